@@ -1,0 +1,55 @@
+"""Visual anomaly detection for industrial inspection, as scikit-learn estimators.
+
+Public names load on first use, so that ``import pyimgano`` costs next to nothing and
+pulls in neither torch nor pyod nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from pyimgano._version import __version__
+
+# name -> the module that defines it
+_PUBLIC = {
+    "ImageFormat": "pyimgano.inputs",
+    "ImageFormatNormalizer": "pyimgano.inputs",
+    "ImageSequence": "pyimgano.inputs",
+    "PatchCoreDetector": "pyimgano.detectors",
+    "ThresholdCalibrator": "pyimgano.calibration",
+    "anomaly_map": "pyimgano.inference",
+    "load": "pyimgano.delivery",
+    "run_benchmark": "pyimgano.pipelines",
+    "save": "pyimgano.delivery",
+    "show_versions": "pyimgano.utils",
+}
+_SUBPACKAGES = (
+    "calibration",
+    "datasets",
+    "delivery",
+    "detectors",
+    "exceptions",
+    "features",
+    "inference",
+    "inputs",
+    "model_selection",
+    "pipelines",
+    "utils",
+)
+
+__all__ = sorted(["__version__", *_PUBLIC, *_SUBPACKAGES])
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _SUBPACKAGES:
+        value = importlib.import_module(f"pyimgano.{name}")
+    else:
+        raise AttributeError(f"module 'pyimgano' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
