@@ -1,0 +1,66 @@
+"""What every feature step shares: images in, blocks of ``PatchGrids`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from pyimgano.features._grids import PatchGrids
+from pyimgano.inputs import check_images
+
+
+class BasePatchFeatures(TransformerMixin, BaseEstimator):
+    """Base of the steps that turn images into patch features.
+
+    A subclass writes ``_extract`` and, if it learns something from the training images,
+    ``_fit_images``. It has a ``batch_size`` parameter: the number of images decoded and
+    held at a time.
+    """
+
+    batch_size: int
+
+    def fit(self, X: object, y: object = None) -> BasePatchFeatures:
+        """Check the parameters and learn what the features need from the images.
+
+        Parameters
+        ----------
+        X : sequence of paths, ImageSequence, or uint8 RGB images
+            Training images, see :func:`pyimgano.inputs.check_images`.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self._validate_params()
+        images = check_images(X)
+        self._fit_images(images)
+        return self
+
+    def transform(self, X: object) -> PatchGrids:
+        """Compute the patch features of all images.
+
+        Parameters
+        ----------
+        X : sequence of paths, ImageSequence, or uint8 RGB images
+            The images.
+
+        Returns
+        -------
+        PatchGrids
+        """
+        return PatchGrids.concatenate(list(self.iter_grids(X)))
+
+    def iter_grids(self, X: object) -> Iterator[PatchGrids]:
+        """Compute the patch features block by block; memory does not grow with ``X``."""
+        for images in check_images(X).iter_blocks(self.batch_size):
+            yield self._extract(images)
+
+    def _fit_images(self, images: object) -> None:
+        """Learn from the training images; most features have nothing to learn."""
+
+    def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
+        """Features of a few uint8 RGB images of any sizes."""
+        raise NotImplementedError
