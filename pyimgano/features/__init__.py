@@ -1,0 +1,8 @@
+"""Images to numbers: steps that turn images into grids of patch features."""
+
+from __future__ import annotations
+
+from pyimgano.features._filterbank import FilterBankFeatures
+from pyimgano.features._grids import PatchGrids
+
+__all__ = ["FilterBankFeatures", "PatchGrids"]
