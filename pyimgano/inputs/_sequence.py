@@ -1,0 +1,411 @@
+"""Collections of images: lazy files, arrays in memory, and the door they come through."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.inputs._formats import (
+    check_resize,
+    check_u16_max,
+    describe,
+    ensure_rgb_u8_hwc,
+    is_torch_tensor,
+    way_out,
+)
+from pyimgano.inputs._reading import SUFFIXES, read_image, read_raw
+
+_BLOCKS_AHEAD = 2
+
+
+class _Collection:
+    """Images by position: what the two kinds of collection share."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def _get(self, i: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _take(self, indices: np.ndarray) -> _Collection:
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int]:
+        """``(n,)``: scikit-learn slices what has a shape by ``X[indices]``."""
+        return (len(self),)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+            n = len(self)
+            if not -n <= key < n:
+                raise IndexError(f"image {key} of {n}")
+            return self._get(int(key) % n)
+        if isinstance(key, slice):
+            return self._take(np.arange(len(self))[key])
+        key = np.asarray(key)
+        if key.size == 0 and key.dtype != bool:
+            key = key.astype(np.intp)  # [] would be an array of floats
+        if key.ndim != 1:
+            raise IndexError("images are indexed by an integer, a slice or a 1-D array")
+        return self._take(np.arange(len(self))[key])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for i in range(len(self)):
+            yield self._get(i)
+
+
+class _ImageList(_Collection):
+    """Canonical images in memory; made by :func:`check_images` only."""
+
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} images in memory>"
+
+    def name(self, i: int) -> str:
+        return f"image {i}"
+
+    def _get(self, i: int) -> np.ndarray:
+        return self._images[i]
+
+    def _take(self, indices: np.ndarray) -> _ImageList:
+        if isinstance(self._images, np.ndarray):
+            return _ImageList(self._images[indices])
+        return _ImageList([self._images[i] for i in indices])
+
+    def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
+        for start in range(0, len(self), batch_size):
+            yield list(self._images[start : start + batch_size])
+
+
+class ImageSequence(_Collection):
+    """Image files as a sequence of images that are decoded when they are asked for.
+
+    ``sequence[3]`` is an image; ``sequence[2:5]``, an index array or a mask gives another
+    sequence and reads nothing, so that scikit-learn's splitters and searches can slice it.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        The image files: PNG, JPEG, TIFF, BMP or WebP; gray, RGB or palette, 8 or 16 bit.
+        Each file says its own layout. They are looked at only when read.
+    resize : int or (height, width), default=None
+        Size of the decoded images in pixels; an integer is both sides. None keeps each
+        file's own. Area averages when shrinking, linear interpolation when growing.
+    u16_max : int, default=None
+        Value of full white in 16-bit files, such as 4095 for a 12-bit sensor. None is
+        65535, unless an :class:`ImageFormatNormalizer` that comes later says otherwise.
+    n_threads : int, default=None
+        Threads that decode ahead in :meth:`iter_blocks`. None takes the number of
+        processors, 8 at most.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        The files.
+    shape : tuple
+        ``(n,)``.
+
+    Notes
+    -----
+    The orientation tag of EXIF is applied, colour profiles are not. An alpha channel is
+    dropped where every pixel is opaque and an error elsewhere.
+
+    The pickled state carries size and modification time of the files, as found at that
+    moment, so that ``joblib.hash`` and ``joblib.Memory`` notice a changed file.
+    A JPEG that lost bytes in its middle has no checksum to tell; one that ends early is an
+    error, as is a PNG with any damage.
+
+    Examples
+    --------
+    >>> from pyimgano.inputs import ImageSequence
+    >>> images = ImageSequence(["a.png", "b.png", "c.png"], resize=256)
+    >>> len(images), images[1:].paths
+    (3, ('b.png', 'c.png'))
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        resize: int | tuple[int, int] | None = None,
+        u16_max: int | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        self.paths = _check_paths(paths)
+        self.resize = check_resize(resize)
+        self.u16_max = None if u16_max is None else check_u16_max(u16_max)
+        if n_threads is not None and n_threads < 1:
+            raise ValueError(f"n_threads={n_threads} must be at least 1")
+        self.n_threads = n_threads
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        pattern: str | None = None,
+        recursive: bool = False,
+        *,
+        resize: int | tuple[int, int] | None = None,
+        u16_max: int | None = None,
+        n_threads: int | None = None,
+    ) -> ImageSequence:
+        """List the images of a folder, in natural order (``2.png`` before ``10.png``).
+
+        Parameters
+        ----------
+        folder : str or Path
+            An existing folder.
+        pattern : str, default=None
+            Glob pattern of the file names, such as ``"*_top.png"``. None takes every file
+            with the suffix of a readable kind. Hidden files are left out.
+        recursive : bool, default=False
+            Whether to go into subfolders.
+        resize, u16_max, n_threads
+            As in :class:`ImageSequence`.
+
+        Returns
+        -------
+        ImageSequence
+
+        Raises
+        ------
+        ImageReadError
+            When the folder does not exist, is a file, or holds no matching image.
+        """
+        root = Path(folder)
+        if root.is_file():
+            raise ImageReadError(root, "is a file, not a folder; pass [path] for one image")
+        if not root.is_dir():
+            raise ImageReadError(root, "this folder does not exist")
+        found = [
+            path
+            for path in (root.rglob if recursive else root.glob)(pattern or "*")
+            if (pattern is not None or path.suffix.lower() in SUFFIXES)
+            and not any(part.startswith(".") for part in path.relative_to(root).parts)
+            and path.is_file()
+        ]
+        if not found:
+            what = f"no file matches {pattern!r}" if pattern else f"no file ends in {SUFFIXES}"
+            hint = "" if recursive else "; recursive=True looks into subfolders"
+            raise ImageReadError(root, f"there is no image in this folder: {what}{hint}")
+        found.sort(key=lambda path: _natural(path.relative_to(root).as_posix()))
+        return cls(found, resize=resize, u16_max=u16_max, n_threads=n_threads)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        first = f", first {self.paths[0]!r}" if self.paths else ""
+        return f"<ImageSequence of {len(self)} files{first}>"
+
+    def name(self, i: int) -> str:
+        """The path of image ``i``, for messages."""
+        return self.paths[i]
+
+    def read_raw(self, i: int) -> np.ndarray:
+        """Decode file ``i`` as it is: no scaling of 16 bits, no resizing.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        ndarray of shape (H, W) or (H, W, 3), uint8 or uint16
+            Gray or RGB, upright.
+        """
+        return read_raw(self.paths[i])
+
+    def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
+        """Decode all images in order, a block at a time, reading ahead in threads.
+
+        Parameters
+        ----------
+        batch_size : int
+            Images per block. About three blocks are in memory at a time.
+
+        Yields
+        ------
+        list of ndarray of shape (H, W, 3), uint8
+
+        Raises
+        ------
+        ImageReadError
+            When the block that holds the unreadable file is asked for.
+        """
+        n_threads = self.n_threads or min(os.cpu_count() or 1, 8)
+        jobs = iter(self.paths)
+        pending: deque[Future[np.ndarray]] = deque()
+        pool = ThreadPoolExecutor(min(n_threads, max(len(self), 1)), "pyimgano-decode")
+        try:
+            ahead = batch_size * (1 + _BLOCKS_AHEAD)
+            while True:
+                for path in itertools.islice(jobs, ahead - len(pending)):
+                    pending.append(pool.submit(self._read, path))
+                if not pending:
+                    return
+                block = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
+                yield [future.result() for future in block]
+        finally:  # also when the caller stops early, or on Ctrl-C
+            for future in pending:
+                future.cancel()
+            pool.shutdown(wait=True)
+
+    def _get(self, i: int) -> np.ndarray:
+        return self._read(self.paths[i])
+
+    def _read(self, path: str) -> np.ndarray:
+        return read_image(path, self.u16_max or 65535, self.resize)
+
+    def _take(self, indices: np.ndarray) -> ImageSequence:
+        return self._with(paths=tuple(self.paths[i] for i in indices))
+
+    def _with(self, **changes: Any) -> ImageSequence:
+        new = object.__new__(ImageSequence)
+        new.__dict__.update(self.__dict__, **changes)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "files_": tuple(_size_and_mtime(path) for path in self.paths)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update((k, v) for k, v in state.items() if k != "files_")
+
+
+ImageCollection = Union[ImageSequence, _ImageList]
+
+
+def check_images(X: object) -> ImageCollection:
+    """Check that ``X`` is what detectors and feature steps take as images.
+
+    Parameters
+    ----------
+    X : sequence of paths, ImageSequence, or uint8 RGB images
+        A list or 1-D array of ``str`` or ``Path``; an :class:`ImageSequence`; a uint8 array
+        of shape (N, H, W, 3); a list or object array of uint8 (H, W, 3) of any sizes; or
+        what this function returned.
+
+    Returns
+    -------
+    collection
+        ``len(c)``, ``c.shape == (n,)``, ``c[i]`` an image, ``c[indices]`` a collection,
+        ``c.iter_blocks(batch_size)`` lists of images, ``c.name(i)`` for messages. Images in
+        memory are not copied; do not write to them.
+
+    Raises
+    ------
+    ImageFormatError
+        When ``X`` is anything else; the message says what came and which
+        ``ImageFormatNormalizer(input_format=...)`` accepts it, where one does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.inputs import check_images
+    >>> images = check_images(np.zeros((4, 8, 8, 3), dtype=np.uint8))
+    >>> [len(block) for block in images.iter_blocks(3)]
+    [3, 1]
+    """
+    if isinstance(X, (ImageSequence, _ImageList)):
+        if not len(X):
+            raise ImageFormatError("X holds no images; at least one is needed")
+        return X
+    if isinstance(X, (str, os.PathLike)):
+        raise ImageFormatError(
+            f"X is the single path {os.fspath(X)!r}; pass a list, [path], or for a folder "
+            "ImageSequence.from_folder(path)"
+        )
+    if hasattr(X, "to_numpy") and getattr(X, "ndim", 0) == 1:  # a column of a table
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray) and X.ndim >= 1 and X.dtype != object and X.dtype.kind != "U":
+        return _check_batch(X)
+    if isinstance(X, np.ndarray) and X.ndim == 1:
+        X = list(X)
+    if not isinstance(X, (list, tuple)):
+        sentence = way_out(X, batch=True) if is_torch_tensor(X) else ""
+        raise ImageFormatError(f"X is {describe(X)}. {_NEEDED} {sentence}".rstrip())
+    if not X:
+        raise ImageFormatError("X holds no images; at least one is needed")
+    if isinstance(X[0], (str, os.PathLike)):
+        return ImageSequence(X)
+    return _ImageList([_check_one(image, i) for i, image in enumerate(X)])
+
+
+_NEEDED = (
+    "Images are a sequence of paths, an ImageSequence, a uint8 RGB array of shape (N, H, W, 3), "
+    "or a list of uint8 RGB arrays of shape (H, W, 3)."
+)
+
+
+def _check_batch(X: np.ndarray) -> _ImageList:
+    if X.shape[0] == 0:
+        raise ImageFormatError(f"X is {describe(X)}: no images; at least one is needed")
+    if X.ndim == 4 and X.dtype == np.uint8 and X.shape[3] == 3 and X.size:
+        return _ImageList(X)
+    if (X.ndim == 3 and X.shape[2] in (3, 4)) or (X.ndim == 3 and X.shape[0] == 3):
+        sentence = f"If it is one image, pass a list, [image]. {way_out(X)}"
+    elif X.ndim == 2:
+        sentence = "Rows of numbers are not images; if it is one gray image, pass [image]."
+    elif X.ndim == 1:
+        sentence = ""
+    else:
+        sentence = way_out(X, batch=True)
+    raise ImageFormatError(f"X is {describe(X)}. {_NEEDED} {sentence}".rstrip())
+
+
+def _check_one(image: object, i: int) -> np.ndarray:
+    if isinstance(image, (str, os.PathLike)):
+        raise ImageFormatError(
+            f"image {i} of X is the path {os.fspath(image)!r}, but image 0 is an array; pass "
+            "either paths or arrays"
+        )
+    return ensure_rgb_u8_hwc(image, f"image {i} of X")  # type: ignore[arg-type]
+
+
+def _check_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if isinstance(paths, (str, os.PathLike)):
+        raise ImageFormatError(
+            f"paths is the single path {os.fspath(paths)!r}; pass a list, [path], or for a "
+            "folder use ImageSequence.from_folder(path)"
+        )
+    checked = []
+    for i, path in enumerate(paths):
+        if not isinstance(path, (str, os.PathLike)):
+            raise ImageFormatError(
+                f"item {i} is {describe(path)}, but item 0 is a path; pass either paths (str or "
+                "Path) or arrays"
+            )
+        checked.append(str(os.fspath(path)))
+    if not checked:
+        raise ImageFormatError("there are no paths; at least one is needed")
+    return tuple(checked)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that takes runs of digits as numbers; ties go by the name itself."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-2, name)]
+
+
+def _size_and_mtime(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
