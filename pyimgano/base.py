@@ -1,0 +1,523 @@
+"""The contract every detector keeps: what goes in, which sign comes out, what is stored.
+
+``BaseImageDetector`` owns validation, the rule for labels, the offset, recognition of
+training images, scikit-learn's methods and the state that is saved. ``BasePatchDetector``
+adds the feature step in front. A detector writes ``_fit`` and ``_score``, little else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from hashlib import blake2b
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    OutlierMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pyimgano._version import __version__
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
+from pyimgano.features import BasePatchFeatures, PatchGrids, make_features
+from pyimgano.inputs import ImageSequence, check_images
+
+__all__ = [
+    "BaseImageDetector",
+    "BasePatchDetector",
+    "TrainingBlocks",
+    "VersionStampMixin",
+    "input_kind",
+    "normal_rows",
+]
+
+# What "auto" flags: one training image in two hundred.
+_AUTO_QUANTILE = 0.995
+# Images held at a time when the feature step does not say.
+_BLOCK = 8
+
+
+def input_kind(X: object) -> str:
+    """Say what kind of input ``X`` is, from its type alone, never from its values.
+
+    Parameters
+    ----------
+    X : object
+        What a user handed to an estimator.
+
+    Returns
+    -------
+    {"images", "grids", "rows"}
+        ``"grids"`` for :class:`~pyimgano.features.PatchGrids`; ``"images"`` for paths, an
+        :class:`~pyimgano.inputs.ImageSequence` and anything made of arrays with two or more
+        dimensions; ``"rows"`` for everything else, which scikit-learn's own validation
+        then accepts (a numeric table) or refuses.
+    """
+    if isinstance(X, PatchGrids):
+        return "grids"
+    if isinstance(X, (ImageSequence, str, Path)) or hasattr(X, "iter_blocks"):
+        return "images"
+    if isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.ndim == 1):
+        if len(X) == 0:
+            return "rows"
+        first = X[0]
+        return "images" if isinstance(first, (str, Path)) or _n_dims(first) >= 2 else "rows"
+    return "images" if _n_dims(X) >= 3 else "rows"
+
+
+def _n_dims(x: object) -> int:
+    # Nested lists are tables or images spelled out by hand; only real arrays are images.
+    return len(getattr(x, "shape", ()))
+
+
+def normal_rows(y: Any, n: int) -> np.ndarray:
+    """Which samples to learn from: all but the known anomalies, ``y == -1``.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or None
+        +1 for normal, -1 for anomalous. Labels of any other kind say nothing about that and
+        are ignored with a ``UserWarning``.
+    n : int
+        Number of samples.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+    """
+    if y is None:
+        return np.ones(n, dtype=bool)
+    labels = np.asarray(y)
+    check_consistent_length(np.empty(n), labels)
+    if labels.ndim != 1 or not np.isin(labels, (1, -1)).all():
+        warnings.warn(
+            "y is ignored: only labels +1 (normal) and -1 (anomalous, left out of training) "
+            f"have a meaning here, got {_preview(labels)}.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return np.ones(n, dtype=bool)
+    keep = labels == 1
+    if not keep.any():
+        raise ValueError(
+            "every label in y is -1: there is no normal sample (+1) to learn from."
+        )
+    return keep
+
+
+def _preview(labels: np.ndarray) -> str:
+    values = ", ".join(repr(v) for v in list(dict.fromkeys(labels.ravel().tolist()))[:4])
+    return f"{values}, ..." if labels.size > 4 else values
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """Fingerprint of one image or one patch grid: 16 bytes of its shape and content."""
+    array = np.ascontiguousarray(array)
+    return blake2b(array, digest_size=16, key=str(array.shape).encode()).digest()
+
+
+class VersionStampMixin:
+    """Stamp library versions into the saved state and warn when they have drifted."""
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()  # type: ignore[misc]
+        return {**state, "_versions": _versions()}
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        saved = state.pop("_versions", {})
+        drifted = {
+            name: (version, now)
+            for name, now in _versions().items()
+            if _minor(version := saved.get(name, now)) != _minor(now)
+        }
+        if drifted:
+            changes = ", ".join(f"{n} {old} (now {new})" for n, (old, new) in drifted.items())
+            warnings.warn(
+                f"this {type(self).__name__} was saved under {changes}; scores may differ. "
+                "Fit and save it again under these versions, or install the old ones.",
+                VersionDriftWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)  # type: ignore[misc]
+
+
+def _versions() -> dict[str, str]:
+    return {"pyimgano": __version__, "scikit-learn": sklearn.__version__}
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+class TrainingBlocks:
+    """The training images in blocks, to be read through once, and who is a copy of whom.
+
+    Attributes
+    ----------
+    n_images : int
+        Number of training images, known from the start.
+    groups : ndarray of shape (n_images,), int
+        Index of the first image with the same content, complete once all blocks are read.
+        Copies of an image must be left out together with it.
+    """
+
+    def __init__(self, blocks: Iterator[tuple[Any, list[bytes]]], n_images: int) -> None:
+        self.n_images = n_images
+        self.known: dict[bytes, int] = {}
+        self._blocks = blocks
+        self._groups: list[int] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for block, digests in self._blocks:
+            for digest in digests:
+                self._groups.append(self.known.setdefault(digest, len(self._groups)))
+            yield block
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.array(self._groups, dtype=np.int64)
+
+
+class BaseImageDetector(
+    ClassNamePrefixFeaturesOutMixin,
+    VersionStampMixin,
+    TransformerMixin,
+    OutlierMixin,
+    BaseEstimator,
+):
+    """Base of all detectors.
+
+    Signs are scikit-learn's on scikit-learn's names (``score_samples``,
+    ``decision_function``: higher = more normal; ``predict``: -1 = anomalous) and the reverse
+    on everything with *anomaly* in its name (``anomaly_map``) and in ``transform``.
+
+    **Training images are recognised.** A model scores what it was trained on better than
+    anything new, so a threshold put on such scores flags good parts. Every detector
+    therefore keeps, for each training image, the score it has when the model has not seen
+    it (``training_scores_``), and gives that score whenever it meets the very same pixels
+    again. Copies of one image are left out together. ``fit_predict(X)``, ``fit(X).predict(X)``
+    and a quantile of ``score_samples(X_train)`` are hence all honest.
+
+    A subclass has the parameters ``contamination`` and ``random_state`` and writes
+
+    ``_fit(blocks) -> scores (n,)``
+        Learn from the :class:`TrainingBlocks`; return the out-of-sample anomaly scores of
+        the training images.
+    ``_score(block, own) -> (values, scores)``
+        ``scores (n,)`` are the anomaly scores of the block's images, ``values`` whatever
+        ``_to_pixels`` turns into maps. ``own (n,)`` is the training image each image is
+        known to be, or -1; what the model learned from that image should be left out.
+
+    and, unless it works on patch grids, ``_blocks`` and ``_to_pixels``.
+    """
+
+    _parameter_constraints: dict = {
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "random_state": ["random_state"],
+    }
+
+    contamination: str | float
+    random_state: Any
+
+    # ---- what a subclass writes -----------------------------------------------------
+    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+        raise NotImplementedError
+
+    def _score(self, block: Any, own: np.ndarray) -> tuple[Any, np.ndarray]:
+        raise NotImplementedError
+
+    def _blocks(self, data: Any) -> Iterator[tuple[Any, list[bytes]]]:
+        """Cut validated input into blocks, each with the fingerprints of its images."""
+        raise NotImplementedError
+
+    def _to_pixels(self, block: Any, values: Any) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def _fit_steps(self, data: Any) -> None:
+        """Fit what stands before the detector's own algorithm; by default nothing."""
+
+    # ---- scikit-learn's methods -----------------------------------------------------
+    def fit(self, X: Any, y: Any = None) -> BaseImageDetector:
+        """Learn what good parts look like.
+
+        Parameters
+        ----------
+        X : sequence of paths, ImageSequence, uint8 RGB images, PatchGrids or feature rows
+            Training samples, see the user guide for each kind. Feature rows are an
+            array-like of shape (n_samples, n_features).
+        y : array-like of shape (n_samples,), default=None
+            +1 for normal, -1 for known anomalies, which are left out of training. Other
+            labels are ignored with a ``UserWarning``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ImageFormatError
+            If ``X`` is neither canonical images nor feature rows.
+        TooFewImagesError
+            If fewer than two samples are left to learn from.
+        """
+        self._fit_scores(X, y)
+        return self
+
+    def _fit_scores(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        """Fit; return the validated input and the mask of samples learned from."""
+        self._validate_params()
+        data = self._validate(X, reset=True)
+        keep = normal_rows(y, len(data))
+        train = data if keep.all() else data[np.flatnonzero(keep)]
+        if len(train) < 2:
+            raise TooFewImagesError(
+                f"{type(self).__name__} needs at least 2 training samples to tell how far an "
+                f"unseen good one may lie, got n_samples={len(train)}."
+            )
+        self._fit_steps(train)
+        blocks = TrainingBlocks(self._blocks(train), len(train))
+        self.training_scores_ = np.asarray(self._fit(blocks), dtype=np.float64)
+        self._known = blocks.known
+        if self.contamination == "auto":
+            self.offset_ = -float(np.quantile(self.training_scores_, _AUTO_QUANTILE))
+        else:
+            share = 100.0 * float(self.contamination)
+            self.offset_ = float(np.percentile(-self.training_scores_, share))
+        return data, keep
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Score samples; the higher, the more normal.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        return -self._anomaly_scores(self._check_fitted_input(X))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """``score_samples(X) - offset_``: negative = anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """+1 for normal, -1 for anomalous samples (``decision_function`` below 0).
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and judge the training samples by their out-of-sample scores.
+
+        Parameters
+        ----------
+        X, y : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 for normal, -1 for anomalous.
+        """
+        return np.where(-self._fit_anomaly_scores(X, y) - self.offset_ < 0, -1, 1)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Anomaly score as a column, the higher the more anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 1), float64
+            ``-score_samples(X)``.
+        """
+        return -self.score_samples(X).reshape(-1, 1)
+
+    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and return the out-of-sample anomaly scores of the training samples.
+
+        Samples with ``y == -1`` were not learned from; their scores are those of
+        ``transform``.
+
+        Parameters
+        ----------
+        X, y : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 1), float64
+        """
+        return self._fit_anomaly_scores(X, y).reshape(-1, 1)
+
+    def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
+        """How anomalous each pixel is, the higher the more anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, height, width), float32
+            In the pixels of the input images; a list of arrays when sizes differ. Feature
+            rows have maps of one pixel.
+        """
+        return self.score_and_map(X)[1]
+
+    def score_and_map(self, X: Any) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
+        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them."""
+        data = self._check_fitted_input(X)
+        scores, maps = [], []
+        for block, own, values, block_scores in self._score_blocks(data):
+            scores.append(self._settle(block_scores, own))
+            maps += self._to_pixels(block, values)
+        same_size = len({m.shape for m in maps}) == 1
+        return -np.concatenate(scores), np.stack(maps) if same_size else maps
+
+    # ---- shared machinery -----------------------------------------------------------
+    def _fit_anomaly_scores(self, X: Any, y: Any) -> np.ndarray:
+        data, keep = self._fit_scores(X, y)
+        scores = np.empty(len(data))
+        scores[keep] = self.training_scores_
+        if not keep.all():
+            scores[~keep] = self._anomaly_scores(data[np.flatnonzero(~keep)])
+        return scores
+
+    def _anomaly_scores(self, data: Any) -> np.ndarray:
+        return np.concatenate(
+            [self._settle(scores, own) for _, own, _, scores in self._score_blocks(data)]
+        )
+
+    def _score_blocks(self, data: Any) -> Iterator[tuple[Any, np.ndarray, Any, np.ndarray]]:
+        for block, digests in self._blocks(data):
+            own = np.array([self._known.get(d, -1) for d in digests], dtype=np.int64)
+            values, scores = self._score(block, own)
+            yield block, own, values, scores
+
+    def _settle(self, scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Give recognised training images their out-of-sample score."""
+        return np.where(own >= 0, self.training_scores_[own], np.asarray(scores, np.float64))
+
+    def _check_fitted_input(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return self._validate(X, reset=False)
+
+    def _validate(self, X: Any, *, reset: bool) -> Any:
+        kind = input_kind(X)
+        if not reset and kind != self.input_kind_:
+            raise ImageFormatError(
+                f"this {type(self).__name__} was fitted on {_KIND_NAMES[self.input_kind_]} and "
+                f"was given {_KIND_NAMES[kind]} ({type(X).__name__}); give it the kind of input "
+                "it was fitted on, or fit it anew."
+            )
+        data: Any
+        if kind == "rows":
+            table = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32))
+            if np.abs(table).max() > np.finfo(np.float32).max:
+                raise ValueError("X holds values too large for dtype('float32').")
+            data = PatchGrids.from_array(np.asarray(table, dtype=np.float32)[:, None, None, :])
+        elif kind == "grids":
+            data = X
+            if not np.isfinite(data.rows).all():
+                raise ValueError("the patch grids hold NaN or infinity.")
+            if reset:
+                self._forget_columns()
+                self.n_features_in_ = data.n_features
+            elif data.n_features != self.n_features_in_:
+                raise ValueError(
+                    f"X has {data.n_features} features per patch, but {type(self).__name__} "
+                    f"was fitted on {self.n_features_in_}."
+                )
+        else:
+            data = check_images(X)
+            if reset:
+                self._forget_columns()
+        if reset:
+            self.input_kind_ = kind
+        return data
+
+    def _forget_columns(self) -> None:
+        # Images have no columns; what an earlier fit on a table left would contradict that.
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def _n_features_out(self) -> int:
+        return 1
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+_KIND_NAMES = {"images": "images", "grids": "patch grids", "rows": "a table of feature rows"}
+
+
+class BasePatchDetector(BaseImageDetector):
+    """Base of detectors that work on patch features.
+
+    Holds the ``features`` step and turns any input into blocks of
+    :class:`~pyimgano.features.PatchGrids`; feature rows are grids of one patch. A subclass
+    also has the parameter ``smoothing_sigma``.
+
+    Attributes
+    ----------
+    features_ : transformer
+        The fitted feature step; absent when fitted on patch grids or rows.
+    """
+
+    _parameter_constraints: dict = {
+        **BaseImageDetector._parameter_constraints,
+        "features": [str, "no_validation"],
+        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+    }
+
+    features: str | BasePatchFeatures
+    smoothing_sigma: float
+
+    def _fit_steps(self, data: Any) -> None:
+        self.__dict__.pop("features_", None)
+        if self.input_kind_ == "images":
+            self.features_ = make_features(self.features).fit(data)
+
+    def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[bytes]]]:
+        if self.input_kind_ == "images":
+            for images in data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK)):
+                yield self.features_.transform(images), [_digest(image) for image in images]
+        else:
+            cuts = data.starts
+            yield data, [_digest(data.rows[a:b]) for a, b in zip(cuts[:-1], cuts[1:])]
+
+    def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
+        return block.to_pixels(values, sigma=self.smoothing_sigma)

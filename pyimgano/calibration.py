@@ -1,0 +1,435 @@
+"""From anomaly scores to a verdict at a stated false-positive rate."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import beta, genpareto
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import BaseCrossValidator, KFold, check_cv
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import (
+    _num_samples,
+    check_is_fitted,
+    check_memory,
+    validate_data,
+)
+
+from pyimgano.base import VersionStampMixin, normal_rows
+from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+
+__all__ = ["ThresholdCalibrator"]
+
+# Folds used by cv="auto" when the estimator has no out-of-sample scores of its own.
+_AUTO_FOLDS = 5
+# Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
+_TAIL_SHARE = 0.1
+_MIN_TAIL = 10
+
+
+class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+    """Put the threshold of an outlier detector where a stated false-positive rate asks for it.
+
+    The threshold comes from scores of good images that the model has not seen. With
+    ``method="conformal"`` the rate then holds on average for any detector and any
+    distribution of scores, as long as future good parts look like the ones calibrated on.
+
+    Parameters
+    ----------
+    estimator : estimator, default=None
+        An outlier detector with ``score_samples``, or a pipeline that ends in one. With None
+        this is the last step of a pipeline, after a detector whose ``transform`` gives the
+        anomaly score as a column; several columns count by their largest value.
+    quantile : float in (0, 1), default=0.995
+        Share of good images that shall pass: 1 minus the target false-positive rate.
+    method : {"conformal", "quantile", "pot"}, default="conformal"
+        ``"conformal"``: the order statistic of the scores that keeps the target for finitely
+        many images; it can promise no rate below ``1 / (n_images + 1)``. ``"quantile"``: the
+        plain empirical quantile. ``"pot"``: peaks over threshold, a generalised Pareto tail
+        fitted to the largest tenth of the scores, which extrapolates to rates that the images
+        alone cannot support; it needs 10 scores in the tail.
+    cv : "auto", "prefit", int, splitter or iterable of splits, default="auto"
+        Where the scores come from. ``"auto"`` uses the out-of-sample scores the detector
+        itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
+        from the same images, and 5 shuffled folds otherwise. An int or a splitter: folds of
+        clones of the estimator; the final estimator is fitted on all images. ``"prefit"``:
+        the estimator is fitted already and ``X`` are held-out good images.
+    memory : str or joblib.Memory, default=None
+        Cache for fitted estimators, so that a search over ``quantile`` or ``method`` fits each
+        of them once.
+    n_jobs : int, default=None
+        Number of folds fitted at a time.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted estimator; None if ``estimator`` is None.
+    threshold_ : float
+        Anomaly score (``-score_samples``) above which an image is judged anomalous.
+    offset_ : float
+        ``-threshold_``.
+    calibration_scores_ : ndarray of shape (n_images,)
+        Out-of-sample anomaly scores of the good images, in their order.
+    expected_false_positive_rate_ : float
+        Share of good images expected above the threshold.
+    false_positive_rate_interval_ : tuple of float
+        Interval that holds the true rate with 95 % probability, given that many images.
+    provenance_ : dict
+        Where the threshold comes from, in plain JSON types.
+
+    Notes
+    -----
+    The conformal threshold is the ``k``-th smallest of the ``n`` scores,
+    ``k = ceil((n + 1) * quantile)``; a new good image exceeds it with probability at most
+    ``1 - k / (n + 1)``, and the rate of a given threshold follows a Beta(n + 1 - k, k)
+    distribution. The stored threshold is the next smaller float, unless two scores tie there:
+    an image of the calibration set is thereby judged as it would be without itself, and new
+    images are judged no differently.
+
+    References
+    ----------
+    .. [1] V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
+    .. [2] J. Pickands, "Statistical inference using extreme order statistics", Annals of
+       Statistics 3(1), 1975.
+    .. [3] R. L. Smith, "Estimating tails of probability distributions", Annals of
+       Statistics 15(3), 1987.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.calibration import ThresholdCalibrator
+    >>> from pyimgano.detectors import PatchCoreDetector
+    >>> rows = np.random.RandomState(0).normal(size=(400, 5))
+    >>> calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.95).fit(rows)
+    >>> round(calibrator.expected_false_positive_rate_, 3)
+    0.05
+    >>> calibrator.predict(np.full((1, 5), 9.0))
+    array([-1])
+    """
+
+    _parameter_constraints: dict = {
+        "estimator": [HasMethods(["fit", "score_samples"]), None],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+        "method": [StrOptions({"conformal", "quantile", "pot"})],
+        "cv": [
+            StrOptions({"auto", "prefit"}),
+            Interval(Integral, 2, None, closed="left"),
+            HasMethods(["split", "get_n_splits"]),
+            "array-like",
+            Iterable,
+        ],
+        "memory": [str, HasMethods(["cache"]), None],
+        "n_jobs": [Integral, None],
+    }
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        *,
+        quantile: float = 0.995,
+        method: str = "conformal",
+        cv: Any = "auto",
+        memory: Any = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.quantile = quantile
+        self.method = method
+        self.cv = cv
+        self.memory = memory
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any = None) -> ThresholdCalibrator:
+        """Fit the estimator and put the threshold.
+
+        Parameters
+        ----------
+        X : input of the estimator
+            Good images (with ``cv="prefit"``: ones the estimator was not fitted on).
+        y : array-like of shape (n_samples,), default=None
+            +1 for normal, -1 for known anomalies, which are left out. Other labels are ignored
+            with a ``UserWarning``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TooFewImagesError
+            If fewer than two good images are left, or too few for ``method="pot"``.
+
+        Warns
+        -----
+        TooFewImagesWarning
+            If that many images cannot support the rate asked for.
+        """
+        self._validate_params()
+        if self.estimator is None:
+            X = validate_data(self, X, dtype=np.float64)
+        else:
+            (X,) = indexable(X)
+        keep = normal_rows(y, _num_samples(X))
+        if keep.sum() < 2:
+            raise TooFewImagesError(
+                f"a threshold needs at least 2 good images, got n_samples={keep.sum()}."
+            )
+        if not keep.all():
+            X = _safe_indexing(X, np.flatnonzero(keep))
+        scores, source = self._out_of_sample(X)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{(~np.isfinite(scores)).sum()} of {len(scores)} calibration scores are not "
+                "finite; no threshold can be put on them."
+            )
+        self.calibration_scores_ = scores
+        self._sorted_scores = np.sort(scores)
+        cut = _METHODS[self.method](self._sorted_scores, float(self.quantile))
+        self.threshold_ = cut.threshold
+        self.offset_ = -cut.threshold
+        self.expected_false_positive_rate_ = cut.rate
+        self.false_positive_rate_interval_ = cut.interval
+        self.provenance_ = {
+            "method": self.method,
+            "scores": source,
+            "n_images": len(scores),
+            "target_false_positive_rate": round(1.0 - float(self.quantile), 12),
+            "expected_false_positive_rate": cut.rate,
+            "false_positive_rate_interval_95": list(cut.interval),
+            "lowest_supported_rate": 1.0 / (len(scores) + 1),
+            "threshold": cut.threshold,
+            "estimator": None if self.estimator is None else type(self.estimator).__name__,
+        }
+        return self
+
+    def _out_of_sample(self, X: Any) -> tuple[np.ndarray, str]:
+        """Anomaly scores of good images that the model has not seen, and their source."""
+        if self.estimator is None:
+            self.estimator_ = None
+            return self._column(X), "the score column as given"
+        named = self.cv if isinstance(self.cv, str) else None  # an array must not be compared
+        if named == "prefit":
+            check_is_fitted(self.estimator)
+            self.estimator_ = self.estimator
+            return -np.asarray(self.estimator_.score_samples(X)), "held-out images (prefit)"
+        memory = check_memory(self.memory)
+        fit = memory.cache(_fit)
+        self.estimator_ = fit(clone(self.estimator), X)
+        if isinstance(self.estimator_, FrozenEstimator):
+            return -np.asarray(self.estimator_.score_samples(X)), "images given to a frozen model"
+        if named == "auto":
+            own = _own_scores(self.estimator_)
+            if own is not None:
+                return own.copy(), "the detector's own out-of-sample scores"
+            splitter: BaseCrossValidator = KFold(_AUTO_FOLDS, shuffle=True, random_state=0)
+            if _num_samples(X) < _AUTO_FOLDS:
+                splitter = KFold(_num_samples(X))
+        else:
+            splitter = check_cv(self.cv)
+        fit_and_score = memory.cache(_fit_and_score)
+        folds = list(splitter.split(X))
+        parts = Parallel(n_jobs=self.n_jobs)(
+            delayed(fit_and_score)(clone(self.estimator), X, train, test) for train, test in folds
+        )
+        scores = np.concatenate(parts)
+        order = np.concatenate([test for _, test in folds])
+        return scores[np.argsort(order, kind="stable")], f"{len(folds)} folds"
+
+    def _column(self, X: np.ndarray) -> np.ndarray:
+        return X.max(axis=1)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Scores of the wrapped estimator; the higher, the more normal.
+
+        Parameters
+        ----------
+        X : input of the estimator
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        check_is_fitted(self)
+        if self.estimator_ is None:
+            return -self._column(validate_data(self, X, dtype=np.float64, reset=False))
+        return np.asarray(self.estimator_.score_samples(X), dtype=np.float64)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """``score_samples(X) - offset_``: negative = anomalous.
+
+        Parameters
+        ----------
+        X : input of the estimator
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """+1 for normal, -1 for anomalous samples.
+
+        Parameters
+        ----------
+        X : input of the estimator
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_value(self, X: Any) -> np.ndarray:
+        """How likely a good image scores at least as high, from the calibration scores.
+
+        With ``method="conformal"``, ``predict`` is -1 exactly where this is at most
+        ``1 - quantile`` (or at most ``1 / (n_images + 1)``, where that is larger). A score
+        equal to a calibration score is taken to be that image, which does not count against
+        itself.
+
+        Parameters
+        ----------
+        X : input of the estimator
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            In ``[1 / (n_images + 1), 1]``.
+        """
+        return self.p_value_of_scores(-self.score_samples(X))
+
+    def p_value_of_scores(self, scores: Any) -> np.ndarray:
+        """``p_value`` for anomaly scores (higher = worse) that are known already.
+
+        Parameters
+        ----------
+        scores : array-like of shape (n_samples,)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        check_is_fitted(self)
+        known = self._sorted_scores
+        at_least = len(known) - np.searchsorted(known, scores, side="left")
+        above = len(known) - np.searchsorted(known, scores, side="right")
+        return (1.0 + np.maximum(above, at_least - 1)) / (len(known) + 1.0)
+
+    def __getattr__(self, name: str) -> Any:
+        # Maps, banks, training scores: whatever the fitted estimator offers, except for its
+        # parameters, which belong to it alone (estimator__...).
+        inner = self.__dict__.get("estimator_")
+        if inner is None or name.startswith("_") or name in inner.get_params(deep=False):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(inner, name)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        if self.estimator is not None:
+            tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
+
+
+def _fit(estimator: Any, X: Any) -> Any:
+    return estimator.fit(X, None)  # FrozenEstimator.fit asks for y
+
+
+def _fit_and_score(estimator: Any, X: Any, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    fitted = _fit(estimator, _safe_indexing(X, train))
+    return -np.asarray(fitted.score_samples(_safe_indexing(X, test)), dtype=np.float64)
+
+
+def _own_scores(estimator: Any) -> np.ndarray | None:
+    """Out-of-sample scores the fitted estimator keeps, if nothing before it spoils them."""
+    if isinstance(estimator, Pipeline):
+        before, last = [step for _, step in estimator.steps[:-1]], estimator.steps[-1][1]
+        return _own_scores(last) if all(_learns_nothing(step) for step in before) else None
+    return getattr(estimator, "training_scores_", None)
+
+
+def _learns_nothing(step: Any) -> bool:
+    if step is None or step == "passthrough" or isinstance(step, FrozenEstimator):
+        return True
+    return not get_tags(step).requires_fit
+
+
+class _Cut(NamedTuple):
+    threshold: float
+    rate: float
+    interval: tuple[float, float]
+
+
+def _cut_at_rank(threshold: float, rank: float, n: int) -> _Cut:
+    """The rate of good images above the rank-th smallest of n scores is Beta distributed."""
+    low, high = beta.ppf([0.025, 0.975], n + 1 - rank, rank)
+    return _Cut(float(threshold), (n + 1 - rank) / (n + 1), (float(low), float(high)))
+
+
+def _conformal(scores: np.ndarray, quantile: float) -> _Cut:
+    n = len(scores)
+    # Rounded first: (n + 1) * quantile may miss a whole number by one bit.
+    rank = math.ceil(round((n + 1) * quantile, 9))
+    if rank > n:
+        asked = 1.0 - quantile
+        warnings.warn(
+            f"{n} good images support a false-positive rate of {1 / (n + 1):.2%} at best, "
+            f"{asked:.2%} was asked for: the threshold is at the largest score. Calibrate on at "
+            f"least {math.ceil(round(1 / asked, 9)) - 1} images, lower the quantile, or "
+            'extrapolate with method="pot".',
+            TooFewImagesWarning,
+            stacklevel=4,
+        )
+        rank = n
+    threshold = scores[rank - 1]
+    if rank == 1 or scores[rank - 2] < threshold:
+        threshold = np.nextafter(threshold, -np.inf)  # see Notes
+    return _cut_at_rank(threshold, rank, n)
+
+
+def _quantile(scores: np.ndarray, quantile: float) -> _Cut:
+    n = len(scores)
+    return _cut_at_rank(np.quantile(scores, quantile), 1 + (n - 1) * quantile, n)
+
+
+def _peaks_over_threshold(scores: np.ndarray, quantile: float) -> _Cut:
+    n = len(scores)
+    n_tail = math.ceil(_TAIL_SHARE * n)
+    if n_tail < _MIN_TAIL:
+        raise TooFewImagesError(
+            f'method="pot" fits a tail to the largest tenth of the scores and needs {_MIN_TAIL} '
+            f"of them, so n_samples={n} is too few: calibrate on at least "
+            f'{math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1} good images or use '
+            'method="conformal".'
+        )
+    start = scores[n - n_tail - 1]
+    excess = scores[n - n_tail :] - start
+    target, share = 1.0 - quantile, n_tail / n
+    if target >= share or not excess.any():  # not in the tail: the images themselves suffice
+        return _quantile(scores, quantile)
+    scale_unit = excess.mean()  # fitted in units of the mean excess: scores have any scale
+    shape, _, scale = genpareto.fit(excess / scale_unit, floc=0)
+    reach = genpareto.ppf(1.0 - target / share, shape, scale=scale)
+    # What the rate at this threshold may be, under the estimates' asymptotic distribution [3].
+    rng = np.random.RandomState(0)
+    bounded = max(shape, -0.49)
+    covariance = (1 + bounded) / n_tail * np.array(
+        [[1 + bounded, -scale], [-scale, 2 * scale**2]]
+    )
+    shapes, scales = rng.multivariate_normal((shape, scale), covariance, size=4000).T
+    shares = rng.beta(n_tail + 0.5, n - n_tail + 0.5, size=4000)
+    rates = shares * genpareto.sf(reach, shapes, scale=np.maximum(scales, 1e-3 * scale))
+    low, high = np.quantile(rates, [0.025, 0.975])
+    return _Cut(float(start + reach * scale_unit), target, (float(low), float(high)))
+
+
+_METHODS = {"conformal": _conformal, "quantile": _quantile, "pot": _peaks_over_threshold}
