@@ -185,7 +185,9 @@ def normalize_numpy_image(
         return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB)
     if declared.colour == "bgr":
         return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_BGR2RGB)
-    return np.array(array, dtype=np.uint8, order="C", copy=True, subok=False)
+    if np.uint8 in declared.dtypes:  # still the caller's memory
+        return np.array(array, order="C", copy=True)
+    return np.ascontiguousarray(array)
 
 
 def ensure_rgb_u8_hwc(image: np.ndarray, where: str | None = None) -> np.ndarray:

@@ -7,12 +7,13 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from PIL import (
     BmpImagePlugin,
-    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -30,6 +31,31 @@ MAX_PIXELS = 2**28
 #: Suffixes of the file kinds that are read, for listing folders.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
+# TIFF and EXIF tags
+_ORIENTATION = 274
+_PIXEL_TAGS = frozenset(
+    (
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        317,
+        322,
+        323,
+        324,
+        325,
+        338,
+        339,
+    )
+)  # size, bits, compression, photometric, strips, samples, planes, predictor, tiles
+
 _SUPPORTED = "PNG, JPEG, TIFF, BMP or WebP"
 
 # The plugins are called directly, not through Image.open: that would warn and refuse by
@@ -41,6 +67,8 @@ _PLUGINS = (
     (b"MM\x00*", TiffImagePlugin.TiffImageFile),
     (b"BM", BmpImagePlugin.BmpImageFile),
 )
+
+_T = TypeVar("_T")
 
 # What Pillow and zlib raise on damaged files.
 _DECODE_ERRORS = (
@@ -83,9 +111,10 @@ def read_raw(path: str) -> np.ndarray:
             f"is {width} x {height} pixels, more than MAX_PIXELS = {MAX_PIXELS}; "
             "cut it into tiles first",
         )
-    if getattr(image, "n_frames", 1) > 1:
+    n_frames = _tolerant(path, lambda: getattr(image, "n_frames", 1))
+    if n_frames > 1:
         raise ImageReadError(
-            path, f"holds {image.n_frames} pages or frames; save each as a file of its own"
+            path, f"holds {n_frames} pages or frames; save each as a file of its own"
         )
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageReadError(
@@ -93,12 +122,7 @@ def read_raw(path: str) -> np.ndarray:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damaged files would be filled up "
             "with grey unnoticed; set it to False",
         )
-    try:
-        return _decode(path, data, image)
-    except ImageReadError:
-        raise
-    except _DECODE_ERRORS as error:
-        raise ImageReadError(path, f"is truncated or damaged ({error})") from error
+    return _tolerant(path, lambda: _decode(path, data, image))
 
 
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:
@@ -111,6 +135,20 @@ def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.nd
         raw, f"{colour}_u{bits}_{axes}", u16_max=u16_max, where=f"file {path}"
     )
     return image if resize is None else resize_image(image, resize)
+
+
+def _tolerant(path: str, step: Callable[[], _T]) -> _T:
+    """Run a step of decoding; whatever the decoder raises is a damaged file."""
+    try:
+        return step()
+    except ImageReadError:
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, for TIFF only
+        raise ImageReadError(
+            path, f"is larger than PIL.Image.MAX_IMAGE_PIXELS allows; raise it ({error})"
+        ) from error
+    except _DECODE_ERRORS as error:
+        raise ImageReadError(path, f"is truncated or damaged ({error})") from error
 
 
 def _read_bytes(path: str) -> bytes:
@@ -135,9 +173,9 @@ def _read_bytes(path: str) -> bytes:
     return data
 
 
-def _open(path: str, data: bytes) -> ImageFile.ImageFile:
+def _open(path: str, data: bytes) -> Any:
     """Parse the header; nothing is decoded yet."""
-    plugin = next((p for magic, p in _PLUGINS if data.startswith(magic)), None)
+    plugin: Any = next((p for magic, p in _PLUGINS if data.startswith(magic)), None)
     if plugin is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         plugin = WebPImagePlugin.WebPImageFile
     if plugin is None:
@@ -148,50 +186,40 @@ def _open(path: str, data: bytes) -> ImageFile.ImageFile:
         raise ImageReadError(path, f"has a damaged or unsupported header ({error})") from error
 
 
-def _decode(path: str, data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
+def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
+    array = None
+    orientation = 1
     if image.format == "PNG":
         critical = _check_png(path, data)
-        if data[24] == 16 and data[25] != 0:  # bit depth, colour type: 16 bit, not gray
+        if data[24] == 16 and data[25] != 0:  # bit depth and colour type: 16 bit, not gray
             image.load()  # finds damage that OpenCV passes over
             array = _opencv_u16(path, critical)
-            return _orient(array, image.getexif().get(274, 1))
-    if image.format == "TIFF":
-        tags = image.tag_v2
-        bits = tags.get(258, (1,))
-        kinds = tags.get(339, (1,))
-        if any(kind != 1 for kind in kinds) or max(bits) > 16:
-            raise ImageReadError(
-                path,
-                f"is a TIFF with {max(bits)} bits of sample format {max(kinds)}; readable are "
-                "unsigned integers of 8 or 16 bits. Load it yourself, pass arrays and declare "
-                "their input_format",
-            )
-        if max(bits) == 16:
-            if tags.get(262) not in (1, 2):
-                raise ImageReadError(
-                    path, "is a 16-bit TIFF that is neither RGB nor gray with zero as black"
-                )
-            if len(bits) > 1:
-                orientation = tags.get(274, 1)
-                image.load()
-                return _orient(_opencv_u16(path, data), orientation)
-    image.load()
-    # Asked after loading: some versions of Pillow turn TIFFs upright themselves.
-    orientation = image.getexif().get(274, 1)
-    return _orient(_pixels(path, image), orientation)
+    elif image.format == "TIFF" and _is_u16_colour_tiff(path, image.tag_v2):
+        orientation = image.tag_v2.get(_ORIENTATION, 1)
+        image.load()
+        return _orient(_opencv_u16(path, _plain_tiff(data)), orientation)
+    if array is None:
+        image.load()
+        array = _pixels(path, image)
+    # Asked after loading: some versions of Pillow turn TIFFs upright themselves, and the
+    # tag of a PNG may come after its pixels.
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    transparent = image.info.get("transparency")
+    if array.dtype == np.uint16 and transparent is not None:  # one colour is see-through
+        hit = array == np.asarray(transparent)
+        _check_opaque(path, not (hit if array.ndim == 2 else hit.all(axis=2)).any())
+    return _orient(array, orientation)
 
 
-def _pixels(path: str, image: Image.Image) -> np.ndarray:
+def _pixels(path: str, image: Any) -> np.ndarray:
+    """The pixels of a loaded image of at most 8 bits, or of 16-bit gray."""
     mode = image.mode
-    if mode.startswith("I;16") and mode != "I;16S":
+    if mode in ("I;16", "I;16L", "I;16B", "I;16N") or (mode == "I" and image.format == "PNG"):
         return np.asarray(image).astype(np.uint16)
-    if mode == "I" and image.format == "PNG":  # 16-bit gray in older versions of Pillow
-        return np.asarray(image).astype(np.uint16)
-    if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        gray = mode in ("L", "LA")
+    if "transparency" in image.info or mode in ("RGBA", "LA", "PA"):
         rgba = np.asarray(image.convert("RGBA"))
-        _check_opaque(path, int(rgba[..., 3].min()), 255)
-        return np.ascontiguousarray(rgba[..., 0] if gray else rgba[..., :3])
+        _check_opaque(path, int(rgba[..., 3].min()) == 255)
+        return rgba[..., 0] if mode in ("1", "L", "LA") else rgba[..., :3]
     if mode == "1":
         image = image.convert("L")
     elif mode == "P":
@@ -202,27 +230,45 @@ def _pixels(path: str, image: Image.Image) -> np.ndarray:
             f"has colour mode {mode}; readable are gray, RGB and palette images of 8 or 16 bits. "
             "Convert it to RGB first",
         )
-    return np.array(image)
+    return np.asarray(image)
 
 
 def _opencv_u16(path: str, data: bytes) -> np.ndarray:
     """Colour of 16 bits, which Pillow would cut to 8."""
-    buffer = np.frombuffer(data, dtype=np.uint8)
     try:
-        array = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        array = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageReadError(path, f"is damaged or unsupported ({error})") from error
     if array is None or array.dtype != np.uint16:
-        raise ImageReadError(path, "is a 16-bit image that OpenCV cannot decode")
+        raise ImageReadError(path, "is a 16-bit colour image of a kind that cannot be decoded")
     if array.ndim == 2:
         return array
     if array.shape[2] == 4:
-        _check_opaque(path, int(array[..., 3].min()), 65535)
-    return np.ascontiguousarray(array[..., 2::-1])
+        _check_opaque(path, int(array[..., 3].min()) == 65535)
+    return array[..., 2::-1]
 
 
-def _check_opaque(path: str, alpha: int, opaque: int) -> None:
-    if alpha < opaque:
+def _is_u16_colour_tiff(path: str, tags: Any) -> bool:
+    """Whether a TIFF is 16-bit colour; kinds that cannot be read exactly are errors."""
+    bits = tags.get(258, (1,))
+    sample_formats = tags.get(339, (1,))
+    if max(bits) > 16 or any(f != 1 for f in sample_formats):
+        names = {1: "unsigned integer", 2: "signed integer", 3: "floating point"}
+        kind = names.get(max(sample_formats), "undefined")
+        raise ImageReadError(
+            path,
+            f"is a TIFF of {max(bits)}-bit {kind} values; readable are unsigned integers of 8 "
+            "or 16 bits. Load it yourself, pass arrays and declare their input_format",
+        )
+    if max(bits) > 8 and tags.get(262) not in (1, 2):
+        raise ImageReadError(
+            path, "is a 16-bit TIFF that is neither RGB nor gray with zero as black"
+        )
+    return max(bits) > 8 and len(bits) > 1
+
+
+def _check_opaque(path: str, opaque: bool) -> None:
+    if not opaque:
         raise ImageReadError(
             path,
             "has transparent pixels, and what is behind them is not known; save it without "
@@ -247,11 +293,28 @@ def _check_png(path: str, data: bytes) -> bytes:
             raise ImageReadError(path, "is truncated: the PNG ends before its end marker")
         if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise ImageReadError(path, f"is damaged: wrong checksum in PNG chunk {kind!r}")
-        if not kind[0] & 32 or kind == b"tRNS":  # upper case first letter: critical
+        if not kind[0] & 32:  # the first letter is upper case: critical
             kept.append(data[at:end])
         if kind == b"IEND":
             return b"".join(kept)
         at = end
+
+
+def _plain_tiff(data: bytes) -> bytes:
+    """The same TIFF with only the tags that concern the pixels.
+
+    OpenCV prints a warning for every tag it does not know. The offsets in the entries are
+    those of the file, so a shorter directory at its end is all it takes.
+    """
+    order = "<" if data[:1] == b"I" else ">"
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    entries = [data[start + 2 + 12 * k : start + 14 + 12 * k] for k in range(count)]
+    kept = [e for e in entries if struct.unpack_from(order + "H", e)[0] in _PIXEL_TAGS]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
+    padding = bytes(len(data) % 2)  # directories start at even offsets
+    header = data[:4] + struct.pack(order + "I", len(data) + len(padding))
+    return header + data[8:] + padding + directory
 
 
 def _orient(array: np.ndarray, orientation: object) -> np.ndarray:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Union
 
+import joblib
 import numpy as np
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
@@ -83,9 +84,7 @@ class _ImageList(_Collection):
         return self._images[i]
 
     def _take(self, indices: np.ndarray) -> _ImageList:
-        if isinstance(self._images, np.ndarray):
-            return _ImageList(self._images[indices])
-        return _ImageList([self._images[i] for i in indices])
+        return _ImageList([self._images[i] for i in indices])  # views, not a copy
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         for start in range(0, len(self), batch_size):
@@ -249,7 +248,9 @@ class ImageSequence(_Collection):
         ImageReadError
             When the block that holds the unreadable file is asked for.
         """
-        n_threads = self.n_threads or min(os.cpu_count() or 1, 8)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        n_threads = self.n_threads or min(joblib.cpu_count(), 8)
         jobs = iter(self.paths)
         pending: deque[Future[np.ndarray]] = deque()
         pool = ThreadPoolExecutor(min(n_threads, max(len(self), 1)), "pyimgano-decode")
@@ -263,9 +264,7 @@ class ImageSequence(_Collection):
                 block = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
                 yield [future.result() for future in block]
         finally:  # also when the caller stops early, or on Ctrl-C
-            for future in pending:
-                future.cancel()
-            pool.shutdown(wait=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _get(self, i: int) -> np.ndarray:
         return self._read(self.paths[i])
@@ -275,6 +274,37 @@ class ImageSequence(_Collection):
 
     def _take(self, indices: np.ndarray) -> ImageSequence:
         return self._with(paths=tuple(self.paths[i] for i in indices))
+
+    def declare(self, *, resize: tuple[int, int] | None, u16_max: int) -> ImageSequence:
+        """The same files, with what an :class:`ImageFormatNormalizer` declares about them.
+
+        Parameters
+        ----------
+        resize : (height, width) or None
+            Size of the decoded images; None leaves this sequence's own.
+        u16_max : int
+            Value of full white in 16-bit files.
+
+        Returns
+        -------
+        ImageSequence
+
+        Raises
+        ------
+        ImageFormatError
+            When this sequence already declares something else.
+        """
+        if self.u16_max not in (None, u16_max):
+            raise ImageFormatError(
+                f"the ImageSequence declares u16_max={self.u16_max}, the ImageFormatNormalizer "
+                f"u16_max={u16_max}; declare the same in both, or only in the normalizer"
+            )
+        if None not in (resize, self.resize) and resize != self.resize:
+            raise ImageFormatError(
+                f"the ImageSequence declares resize={self.resize}, the ImageFormatNormalizer "
+                f"resize={resize}; declare the same in both, or only in the normalizer"
+            )
+        return self._with(resize=resize or self.resize, u16_max=u16_max)
 
     def _with(self, **changes: Any) -> ImageSequence:
         new = object.__new__(ImageSequence)
@@ -331,12 +361,9 @@ def check_images(X: object) -> ImageCollection:
             f"X is the single path {os.fspath(X)!r}; pass a list, [path], or for a folder "
             "ImageSequence.from_folder(path)"
         )
-    if hasattr(X, "to_numpy") and getattr(X, "ndim", 0) == 1:  # a column of a table
-        X = X.to_numpy()
-    if isinstance(X, np.ndarray) and X.ndim >= 1 and X.dtype != object and X.dtype.kind != "U":
+    X = plain(X)
+    if isinstance(X, np.ndarray) and X.ndim >= 1:
         return _check_batch(X)
-    if isinstance(X, np.ndarray) and X.ndim == 1:
-        X = list(X)
     if not isinstance(X, (list, tuple)):
         sentence = way_out(X, batch=True) if is_torch_tensor(X) else ""
         raise ImageFormatError(f"X is {describe(X)}. {_NEEDED} {sentence}".rstrip())
@@ -345,6 +372,15 @@ def check_images(X: object) -> ImageCollection:
     if isinstance(X[0], (str, os.PathLike)):
         return ImageSequence(X)
     return _ImageList([_check_one(image, i) for i, image in enumerate(X)])
+
+
+def plain(X: Any) -> Any:
+    """1-D arrays and table columns of paths or images as lists; all else as it is."""
+    if hasattr(X, "to_numpy") and getattr(X, "ndim", 0) == 1:  # a column of a table
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OU":
+        X = list(X)
+    return X
 
 
 _NEEDED = (

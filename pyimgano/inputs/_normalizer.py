@@ -1,0 +1,172 @@
+"""The first step of a pipeline: images of a declared format become canonical ones."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from pyimgano.exceptions import ImageFormatError
+from pyimgano.inputs._formats import (
+    DECLARED,
+    ImageFormat,
+    check_format,
+    check_resize,
+    check_u16_max,
+    describe,
+    is_torch_tensor,
+    normalize_numpy_image,
+    resize_image,
+)
+from pyimgano.inputs._sequence import ImageSequence, plain
+
+
+class ImageFormatNormalizer(TransformerMixin, BaseEstimator):
+    """Convert images of a declared format to canonical RGB uint8.
+
+    The format of arrays is declared once, here, and never guessed: an array of another
+    dtype, shape or value range is an error.
+
+    Parameters
+    ----------
+    input_format : str or ImageFormat, default="rgb_u8_hwc"
+        Format of each image in arrays, see :class:`ImageFormat`. It does not apply to
+        files, which say their own layout.
+    resize : int, (height, width) or None, default=None
+        Size of the returned images in pixels; an integer is both sides, None keeps the
+        size. Area averages when shrinking, linear interpolation when growing.
+    u16_max : int, default=65535
+        Value of full white in 16-bit images, in arrays and in files: 1023 for a 10-bit
+        sensor, 4095 for 12 bit.
+
+    Notes
+    -----
+    Stateless: nothing is learned in ``fit``, and it need not be called.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.inputs import ImageFormatNormalizer
+    >>> frames = np.full((2, 4, 5), 4095, dtype=np.uint16)
+    >>> images = ImageFormatNormalizer("gray_u16_hw", u16_max=4095).transform(frames)
+    >>> images.shape, images.dtype.name, int(images.min())
+    ((2, 4, 5, 3), 'uint8', 255)
+    """
+
+    _parameter_constraints: dict = {
+        "input_format": [StrOptions({f.value for f in ImageFormat})],
+        "resize": [None, Interval(numbers.Integral, 1, None, closed="left"), tuple, list],
+        "u16_max": [Interval(numbers.Integral, 1, 65535, closed="both")],
+    }
+
+    def __init__(
+        self,
+        input_format: str = "rgb_u8_hwc",
+        resize: int | tuple[int, int] | None = None,
+        u16_max: int = 65535,
+    ) -> None:
+        self.input_format = input_format
+        self.resize = resize
+        self.u16_max = u16_max
+
+    def fit(self, X: object, y: object = None) -> ImageFormatNormalizer:
+        """Check the parameters; there is nothing to learn.
+
+        Parameters
+        ----------
+        X : images or paths
+            Not looked at.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self._validate_params()
+        check_resize(self.resize)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Convert a batch of images.
+
+        Parameters
+        ----------
+        X : ndarray or torch.Tensor of shape (n, ...), list of images, or paths
+            Images in ``input_format``: one array of them, or a list or object array of
+            images of any sizes. Or a sequence of paths or an :class:`ImageSequence`.
+
+        Returns
+        -------
+        ndarray of shape (n, H, W, 3), uint8
+            For one array or tensor.
+        list of ndarray of shape (H, W, 3), uint8
+            For a list or an object array.
+        ImageSequence
+            For files: lazy, with ``resize`` and ``u16_max`` applied on decoding.
+
+        Raises
+        ------
+        ImageFormatError
+            When an image is not in the declared format; the message names its index.
+        """
+        self._validate_params()
+        size = check_resize(self.resize)
+        X = plain(X)
+        if isinstance(X, (list, tuple)) and X and isinstance(X[0], (str, os.PathLike)):
+            X = ImageSequence(X)
+        if isinstance(X, ImageSequence):
+            return X.declare(resize=size, u16_max=check_u16_max(self.u16_max))
+        images = self._batch(X)
+        if isinstance(images, list):
+            return [self._convert(image, i, size) for i, image in enumerate(images)]
+        first = self._convert(images[0], 0, size)
+        out = np.empty((len(images), *first.shape), dtype=np.uint8)
+        out[0] = first
+        for i in range(1, len(images)):
+            out[i] = self._convert(images[i], i, size)
+        return out
+
+    def _convert(self, image: Any, i: int, size: tuple[int, int] | None) -> np.ndarray:
+        out = normalize_numpy_image(
+            image, self.input_format, u16_max=self.u16_max, where=f"image {i} of X"
+        )
+        return out if size is None else resize_image(out, size)
+
+    def _batch(self, X: Any) -> Any:
+        """``X`` as one array or tensor of images, or as a list of images."""
+        fmt = check_format(self.input_format)
+        declared = DECLARED[fmt]
+        wanted = f"input_format={fmt.value!r} declares a batch of images {declared.shape}"
+        if isinstance(X, (str, os.PathLike)):
+            raise ImageFormatError(
+                f"X is the single path {os.fspath(X)!r}; pass a list, [path], or for a folder "
+                "ImageSequence.from_folder(path)"
+            )
+        if isinstance(X, np.ndarray) or is_torch_tensor(X):
+            if X.ndim == declared.ndim:
+                raise ImageFormatError(
+                    f"X is {describe(X)}, but {wanted}. If it is one image, pass [image]."
+                )
+            if X.ndim != declared.ndim + 1:
+                raise ImageFormatError(f"X is {describe(X)}, but {wanted} in one array or a list.")
+        elif isinstance(X, (list, tuple)) or hasattr(X, "iter_blocks"):
+            X = list(X)
+        else:
+            raise ImageFormatError(f"X is {describe(X)}, but {wanted} in one array or a list.")
+        if not len(X):
+            raise ImageFormatError("X holds no images; at least one is needed")
+        return X
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
