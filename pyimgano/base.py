@@ -24,7 +24,7 @@ from sklearn.base import (
     clone,
 )
 from sklearn.utils import check_consistent_length
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pyimgano._version import __version__
@@ -499,7 +499,7 @@ class BasePatchDetector(BaseImageDetector):
 
     _parameter_constraints: dict = {
         **BaseImageDetector._parameter_constraints,
-        "features": [str, "no_validation"],
+        "features": [str, HasMethods(["fit", "transform"])],
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
     }
 

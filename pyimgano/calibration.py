@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -120,13 +119,7 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         "estimator": [HasMethods(["fit", "score_samples"]), None],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "method": [StrOptions({"conformal", "quantile", "pot"})],
-        "cv": [
-            StrOptions({"auto", "prefit"}),
-            Interval(Integral, 2, None, closed="left"),
-            HasMethods(["split", "get_n_splits"]),
-            "array-like",
-            Iterable,
-        ],
+        "cv": [StrOptions({"auto", "prefit"}), "cv_object"],
         "memory": [str, HasMethods(["cache"]), None],
         "n_jobs": [Integral, None],
     }
@@ -387,7 +380,7 @@ def _conformal(scores: np.ndarray, quantile: float) -> _Cut:
             f"least {math.ceil(round(1 / asked, 9)) - 1} images, lower the quantile, or "
             'extrapolate with method="pot".',
             TooFewImagesWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
         rank = n
     threshold = scores[rank - 1]

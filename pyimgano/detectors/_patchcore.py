@@ -160,7 +160,7 @@ class PatchCoreDetector(BasePatchDetector):
         self.coreset_radius_ = coreset.radius
         with progress_callback("out-of-sample scores", self.verbose) as progress:
             refills = leave_one_group_out_banks(points, coreset, group, progress=progress)
-            return self._leave_one_out_scores(patches, refills)
+            return self._leave_one_out_scores(patches, refills.refill, refills.starts)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.

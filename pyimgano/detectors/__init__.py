@@ -1,0 +1,7 @@
+"""Numbers to "how abnormal": the detectors."""
+
+from __future__ import annotations
+
+from pyimgano.detectors._patchcore import PatchCoreDetector
+
+__all__ = ["PatchCoreDetector"]

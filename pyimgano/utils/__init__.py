@@ -1,0 +1,7 @@
+"""Discovery of estimators, contract checks, versions."""
+
+from __future__ import annotations
+
+from pyimgano.utils.discovery import all_estimators
+
+__all__ = ["all_estimators"]

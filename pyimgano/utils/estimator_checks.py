@@ -1,0 +1,403 @@
+"""The contract of image estimators as checks that anyone can run on their own detector.
+
+scikit-learn's ``check_estimator`` feeds tables. These checks state the same contract, and
+what is particular to images, on uint8 images. They raise ``AssertionError`` with what was
+found. A detector under test must be able to learn from a dozen small images.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from sklearn.base import clone, is_outlier_detector
+from sklearn.utils import check_random_state
+
+from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.inference import anomaly_map, threshold
+from pyimgano.inputs import ImageSequence
+
+__all__ = ["check_image_detector", "make_check_images", "yield_image_checks"]
+
+
+def make_check_images(
+    n: int, *, size: tuple[int, int] = (48, 64), defect: bool = False, random_state: Any = 0
+) -> np.ndarray:
+    """Make small images of a striped part, all alike but for phase and noise.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    size : tuple of int, default=(48, 64)
+        Height and width in pixels.
+    defect : bool, default=False
+        Put a bright square of a sixth of the width into each image.
+    random_state : int, RandomState or None, default=0
+
+    Returns
+    -------
+    ndarray of shape (n, height, width, 3), uint8
+    """
+    rng = check_random_state(random_state)
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    images = np.empty((n, height, width, 3), dtype=np.uint8)
+    for image in images:
+        stripes = np.sin((columns + 0.5 * rows) / 4.0 + rng.uniform(0, 2 * np.pi))
+        tint = rng.uniform(0.95, 1.05, size=3)
+        grey = 110 + 40 * stripes + rng.normal(0, 3, size=size)
+        image[:] = np.clip(grey[..., None] * tint, 0, 255)
+        if defect:
+            side = width // 6
+            top, left = rng.randint(0, height - side), rng.randint(0, width - side)
+            image[top : top + side, left : left + side] = 250
+    return images
+
+
+def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
+    """Yield the checks that apply to ``detector``; each takes the unfitted detector.
+
+    Parameters
+    ----------
+    detector : estimator instance
+        Checks of maps are left out where it has no ``anomaly_map``.
+    """
+    yield check_fit_returns_self_and_learns
+    yield check_signs_agree
+    yield check_scores_are_float64
+    yield check_batch_equals_one_by_one
+    yield check_order_does_not_matter
+    yield check_ragged_sizes
+    yield check_read_only_input
+    yield check_input_is_not_changed
+    yield check_paths_equal_arrays
+    yield check_list_equals_array
+    yield check_sequence_slices_stay_lazy
+    yield check_finds_a_defect
+    yield check_training_images_are_scored_out_of_sample
+    yield check_anomalies_are_left_out_of_training
+    yield check_other_labels_are_ignored_with_a_warning
+    yield check_clone_is_unfitted_and_equal
+    yield check_pickle_gives_the_same_scores
+    yield check_refit_is_reproducible
+    yield check_global_generators_are_untouched
+    yield check_parameters_are_not_changed_by_fit
+    yield check_wrong_arrays_are_refused
+    yield check_missing_file_is_an_error
+    yield check_kind_of_input_is_remembered
+    yield check_unfitted_is_an_error
+    yield check_one_image_is_too_few
+    if hasattr(detector, "anomaly_map"):
+        yield check_maps_have_the_shape_of_the_images
+        yield check_maps_are_batch_independent
+        yield check_map_peaks_at_the_defect
+
+
+def check_image_detector(detector: Any) -> list[str]:
+    """Run every check on clones of ``detector``.
+
+    Parameters
+    ----------
+    detector : estimator instance
+        An outlier detector that takes images.
+
+    Returns
+    -------
+    list of str
+        Names of the checks that ran; assert on their number, for a battery that skips
+        itself looks green.
+
+    Raises
+    ------
+    AssertionError
+        If a check fails.
+
+    Examples
+    --------
+    >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.utils.estimator_checks import check_image_detector
+    >>> len(check_image_detector(PatchCoreDetector("filterbank"))) >= 25
+    True
+    """
+    ran = []
+    for check in yield_image_checks(detector):
+        check(clone(detector))
+        ran.append(check.__name__)
+    return ran
+
+
+def _fitted(detector: Any, n: int = 12) -> Any:
+    return detector.fit(make_check_images(n))
+
+
+def _new_images() -> np.ndarray:
+    good = make_check_images(3, random_state=1)
+    return np.concatenate([good, make_check_images(2, defect=True, random_state=2)])
+
+
+def _assert_raises(kind: Any, call: Callable[[], Any], *words: str) -> None:
+    try:
+        call()
+    except kind as error:
+        missing = [word for word in words if word not in str(error)]
+        assert not missing, f"the message lacks {missing}: {error}"
+    else:
+        raise AssertionError(f"expected {kind}, nothing was raised")
+
+
+def check_fit_returns_self_and_learns(detector: Any) -> None:
+    X = make_check_images(12)
+    assert is_outlier_detector(detector), "the estimator type is not outlier_detector"
+    assert detector.fit(X) is detector, "fit must return self"
+    assert np.isfinite(detector.offset_), "offset_ must be finite"
+
+
+def check_signs_agree(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    scores, decision = detector.score_samples(X), detector.decision_function(X)
+    np.testing.assert_array_equal(decision, scores - detector.offset_)
+    np.testing.assert_array_equal(detector.predict(X), np.where(decision < 0, -1, 1))
+    np.testing.assert_array_equal(
+        detector.predict(X) == -1, -scores > threshold(detector), "pred = score > threshold"
+    )
+    if hasattr(detector, "transform"):
+        np.testing.assert_array_equal(detector.transform(X), -scores[:, None])
+
+
+def check_scores_are_float64(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    for method in ("score_samples", "decision_function"):
+        out = getattr(detector, method)(X)
+        assert out.dtype == np.float64, f"{method} gave {out.dtype}"
+        assert out.shape == (len(X),), f"{method} gave shape {out.shape}"
+    assert detector.predict(X).dtype.kind == "i", "predict must give integers"
+
+
+def check_batch_equals_one_by_one(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    single = np.concatenate([detector.score_samples(X[i : i + 1]) for i in range(len(X))])
+    np.testing.assert_allclose(detector.score_samples(X), single, rtol=1e-6)
+
+
+def check_order_does_not_matter(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    order = np.random.RandomState(0).permutation(len(X))
+    np.testing.assert_allclose(
+        detector.score_samples(X)[order], detector.score_samples(X[order]), rtol=1e-6
+    )
+
+
+def check_ragged_sizes(detector: Any) -> None:
+    _fitted(detector)
+    X = [*make_check_images(1, random_state=1), *make_check_images(1, size=(80, 60))]
+    scores = detector.score_samples(X)
+    assert scores.shape == (2,)
+    as_objects = np.empty(2, dtype=object)
+    as_objects[:] = X
+    np.testing.assert_array_equal(detector.score_samples(as_objects), scores)
+    if hasattr(detector, "anomaly_map"):
+        shapes = [m.shape for m in detector.anomaly_map(X)]
+        assert shapes == [(48, 64), (80, 60)], f"maps have shapes {shapes}"
+
+
+def check_read_only_input(detector: Any) -> None:
+    train, X = make_check_images(12), _new_images()
+    expected = clone(detector).fit(train).score_samples(X)
+    train.setflags(write=False)
+    X.setflags(write=False)
+    np.testing.assert_array_equal(detector.fit(train).score_samples(X), expected)
+
+
+def check_input_is_not_changed(detector: Any) -> None:
+    train, X = make_check_images(12), _new_images()
+    before = train.copy(), X.copy()
+    detector.fit(train).predict(X)
+    if hasattr(detector, "anomaly_map"):
+        detector.anomaly_map(X)
+    np.testing.assert_array_equal(train, before[0], "fit changed its input")
+    np.testing.assert_array_equal(X, before[1], "scoring changed its input")
+
+
+def _write(images: np.ndarray, folder: str) -> list[str]:
+    paths = []
+    for i, image in enumerate(images):
+        path = Path(folder) / f"{i:03d}.png"
+        path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+        paths.append(str(path))
+    return paths
+
+
+def check_paths_equal_arrays(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _write(X, folder)
+        expected = detector.score_samples(X)
+        for form in (paths, np.array(paths), [Path(p) for p in paths], ImageSequence(paths)):
+            np.testing.assert_array_equal(detector.score_samples(form), expected)
+
+
+def check_list_equals_array(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    np.testing.assert_array_equal(detector.score_samples(list(X)), detector.score_samples(X))
+
+
+def check_sequence_slices_stay_lazy(detector: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = ImageSequence(_write(make_check_images(12), folder))
+        detector.fit(paths[:8])
+        assert detector.score_samples(paths[np.arange(8, 12)]).shape == (4,)
+
+
+def check_finds_a_defect(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    scores = detector.score_samples(X)
+    assert scores[:3].min() > scores[3:].max(), f"good {scores[:3]}, defective {scores[3:]}"
+
+
+def check_training_images_are_scored_out_of_sample(detector: Any) -> None:
+    X = make_check_images(12)
+    judged = clone(detector).fit_predict(X)
+    np.testing.assert_array_equal(detector.fit(X).predict(X), judged)
+    own, new = detector.score_samples(X), detector.score_samples(make_check_images(40)[12:])
+    # The median of 12 seen images lies inside the range of 28 unseen ones.
+    assert new.min() <= np.median(own) <= new.max(), (
+        f"training images score {np.median(own):.4g}, new good ones {new.min():.4g} to "
+        f"{new.max():.4g}: they are not scored as if unseen"
+    )
+
+
+def check_anomalies_are_left_out_of_training(detector: Any) -> None:
+    good, bad = make_check_images(12), make_check_images(2, defect=True, random_state=2)
+    X, y = np.concatenate([bad[:1], good, bad[1:]]), np.array([-1] + [1] * 12 + [-1])
+    expected = clone(detector).fit(good).score_samples(_new_images())
+    np.testing.assert_array_equal(detector.fit(X, y).score_samples(_new_images()), expected)
+    _assert_raises(ValueError, lambda: clone(detector).fit(good, np.full(12, -1)), "-1")
+
+
+def check_other_labels_are_ignored_with_a_warning(detector: Any) -> None:
+    import warnings
+
+    X = make_check_images(12)
+    expected = clone(detector).fit(X).score_samples(_new_images())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        detector.fit(X, np.arange(12) % 2)
+    assert any("+1" in str(w.message) for w in caught), "labels 0/1 were ignored silently"
+    np.testing.assert_array_equal(detector.score_samples(_new_images()), expected)
+
+
+def check_clone_is_unfitted_and_equal(detector: Any) -> None:
+    from sklearn.exceptions import NotFittedError
+
+    _fitted(detector)
+    fresh = clone(detector)
+    assert str(fresh.get_params()) == str(detector.get_params())
+    _assert_raises(NotFittedError, lambda: fresh.score_samples(_new_images()))
+
+
+def check_pickle_gives_the_same_scores(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    loaded = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
+    train = make_check_images(12)
+    np.testing.assert_array_equal(loaded.predict(train), detector.predict(train))
+
+
+def check_refit_is_reproducible(detector: Any) -> None:
+    X, new = make_check_images(12), _new_images()
+    first, second = clone(detector).fit(X), clone(detector)
+    second.fit(make_check_images(8, random_state=5)).fit(X)  # leaves nothing of the earlier fit
+    np.testing.assert_array_equal(first.score_samples(new), second.score_samples(new))
+    assert first.offset_ == second.offset_
+
+
+def check_global_generators_are_untouched(detector: Any) -> None:
+    np.random.seed(7)  # noqa: NPY002
+    expected = np.random.random_sample(3)  # noqa: NPY002
+    np.random.seed(7)  # noqa: NPY002
+    _fitted(detector).predict(_new_images())
+    np.testing.assert_array_equal(np.random.random_sample(3), expected)  # noqa: NPY002
+
+
+def check_parameters_are_not_changed_by_fit(detector: Any) -> None:
+    before = str(detector.get_params())
+    _fitted(detector)
+    assert str(detector.get_params()) == before
+
+
+def check_wrong_arrays_are_refused(detector: Any) -> None:
+    _fitted(detector)
+    X = _new_images()
+    refuse: Callable[..., None] = partial(_assert_raises, (ImageFormatError, ValueError))
+    refuse(lambda: detector.predict(X / 255.0), "float64")
+    refuse(lambda: detector.predict(X.transpose(0, 3, 1, 2)), "(")
+    refuse(lambda: detector.predict(X[..., 0]), "(")
+    refuse(lambda: detector.predict(np.concatenate([X, X[..., :1]], axis=3)), "4")
+    refuse(lambda: detector.predict(X[0]), "[")
+    refuse(lambda: detector.predict(X[:0]))
+    refuse(lambda: detector.predict([X[0], X[1].astype(np.float32)]), "1", "float32")
+
+
+def check_missing_file_is_an_error(detector: Any) -> None:
+    _fitted(detector)
+    _assert_raises(ImageReadError, lambda: detector.predict(["nowhere/part.png"]), "part.png")
+
+
+def check_kind_of_input_is_remembered(detector: Any) -> None:
+    _fitted(detector)
+    _assert_raises(ValueError, lambda: detector.predict(np.zeros((4, 3))), "fitted on images")
+
+
+def check_unfitted_is_an_error(detector: Any) -> None:
+    from sklearn.exceptions import NotFittedError
+
+    for method in ("predict", "score_samples", "decision_function"):
+        _assert_raises(NotFittedError, partial(getattr(detector, method), _new_images()))
+
+
+def check_one_image_is_too_few(detector: Any) -> None:
+    _assert_raises(ValueError, lambda: detector.fit(make_check_images(1)), "n_samples=1")
+
+
+def check_maps_have_the_shape_of_the_images(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    maps = detector.anomaly_map(X)
+    assert isinstance(maps, np.ndarray) and maps.shape == X.shape[:3], "one map per pixel"
+    assert maps.dtype == np.float32, f"maps are {maps.dtype}"
+    assert np.isfinite(maps).all(), "maps hold NaN or infinity"
+    np.testing.assert_array_equal(anomaly_map(detector, X), maps)
+
+
+def check_maps_are_batch_independent(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    maps = detector.anomaly_map(X)
+    for i in range(len(X)):
+        alone = detector.anomaly_map(X[i : i + 1])[0]
+        np.testing.assert_allclose(maps[i], alone, rtol=1e-5, atol=1e-6 * maps.max())
+
+
+def check_map_peaks_at_the_defect(detector: Any) -> None:
+    X = _new_images()
+    _fitted(detector)
+    good, bad = detector.anomaly_map(X[:3]), detector.anomaly_map(X[3:])
+    assert bad.max() > good.max(), "a defect must stand out in the map: higher = worse"
+    for image, heat in zip(X[3:], bad):
+        inside = (image == 250).all(axis=2)
+        assert heat[inside].mean() > heat[~inside].mean(), "the map is not hottest at the defect"

@@ -1,0 +1,389 @@
+"""Reading one file: exact pixels, upright, and a clear error for whatever is wrong."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.inputs import ImageSequence, _reading
+
+
+@pytest.fixture(autouse=True)
+def nothing_printed(capfd):
+    """Decoders must not talk past the errors, neither from Python nor from C."""
+    yield
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+def read(path):
+    return ImageSequence([path])[0]
+
+
+def read_raw(path):
+    return ImageSequence([path]).read_raw(0)
+
+
+def colours(height=5, width=7):
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def deep_colours(height=5, width=7):
+    return np.random.default_rng(2).integers(0, 65536, (height, width, 3), dtype=np.uint16)
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def tiff(pixels, extra_tags=(), order="<"):
+    """A hand-written uncompressed TIFF of 16-bit pixels, gray or RGB."""
+    height, width = pixels.shape[:2]
+    samples = 1 if pixels.ndim == 2 else 3
+    body = pixels.astype(order + "u2").tobytes()
+    bits_at = 8 + len(body)
+    tags = {
+        256: (3, 1, width),
+        257: (3, 1, height),
+        258: (3, 1, 16) if samples == 1 else (3, 3, bits_at),
+        259: (3, 1, 1),
+        262: (3, 1, 1 if samples == 1 else 2),
+        273: (4, 1, 8),
+        277: (3, 1, samples),
+        278: (3, 1, height),
+        279: (4, 1, len(body)),
+    }
+    tags.update(extra_tags)
+    ifd = struct.pack(order + "H", len(tags))
+    for tag, (kind, count, value) in sorted(tags.items()):
+        inline = "HH" if kind == 3 and count == 1 else "I"
+        values = (value, 0) if inline == "HH" else (value,)
+        ifd += struct.pack(order + "HHI" + inline, tag, kind, count, *values)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", bits_at + 6)
+    return head + body + struct.pack(order + "HHH", 16, 16, 16) + ifd + bytes(4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_lossless_colour(tmp_path, suffix):
+    Image.fromarray(colours()).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}"), colours())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_colour(tmp_path, suffix):
+    image = np.full((16, 16, 3), (200, 100, 50), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / f"a.{suffix}", quality=95)
+    out = read(tmp_path / f"a.{suffix}")
+    assert out.shape == image.shape
+    assert np.abs(out.astype(int) - image).max() <= 4
+
+
+def test_gray_is_repeated(tmp_path):
+    gray = colours()[..., 0]
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), gray)
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), np.dstack([gray] * 3))
+
+
+def test_one_bit_and_palette(tmp_path):
+    bits = np.array([[0, 255, 255], [255, 0, 0]], dtype=np.uint8)
+    Image.fromarray(bits).convert("1").save(tmp_path / "bit.png")
+    np.testing.assert_array_equal(read_raw(tmp_path / "bit.png"), bits)
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "palette.png")
+    assert read(tmp_path / "palette.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
+    alpha = np.full((5, 7, 1), 255, dtype=np.uint8)
+    rgba = np.dstack([colours(), alpha])
+    Image.fromarray(rgba).save(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(read(tmp_path / "opaque.png"), colours())
+    gray = np.dstack([colours()[..., 0], alpha])
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_raw(tmp_path / "gray.png"), gray[..., 0])
+    rgba[2, 3, 3] = 254
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    with pytest.raises(ImageReadError, match=r"clear\.png: has transparent pixels"):
+        read(tmp_path / "clear.png")
+
+
+def test_transparent_colour(tmp_path):
+    image = Image.fromarray(colours())
+    image.save(tmp_path / "used.png", transparency=tuple(int(v) for v in colours()[0, 0]))
+    with pytest.raises(ImageReadError, match="transparent"):
+        read(tmp_path / "used.png")
+    image.save(tmp_path / "unused.png", transparency=(1, 2, 3))
+    np.testing.assert_array_equal(read(tmp_path / "unused.png"), colours())
+
+
+def test_sixteen_bit_gray_is_exact(tmp_path):
+    deep = deep_colours()[..., 0]
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    cv2.imwrite(str(tmp_path / "a.tif"), deep)
+    (tmp_path / "big.tif").write_bytes(tiff(deep, order=">"))
+    for name in ("a.png", "a.tif", "big.tif"):
+        raw = read_raw(tmp_path / name)
+        assert raw.dtype == np.uint16
+        np.testing.assert_array_equal(raw, deep)
+
+
+def test_sixteen_bit_colour_is_exact(tmp_path):
+    deep = deep_colours()
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
+    cv2.imwrite(str(tmp_path / "a.tif"), deep[..., ::-1])
+    (tmp_path / "little.tif").write_bytes(tiff(deep))
+    (tmp_path / "big.tif").write_bytes(tiff(deep, order=">"))
+    for name in ("a.png", "a.tif", "little.tif", "big.tif"):
+        raw = read_raw(tmp_path / name)
+        assert raw.dtype == np.uint16
+        np.testing.assert_array_equal(raw, deep)
+    # 65535 / 255 = 257: the nearest uint8 of v is v / 257 rounded
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), np.rint(deep / 257))
+
+
+def test_sixteen_bit_alpha(tmp_path):
+    deep = np.dstack([deep_colours(), np.full((5, 7), 65535, np.uint16)])
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., [2, 1, 0, 3]])
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), deep[..., :3])
+    deep[0, 0, 3] = 65534
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., [2, 1, 0, 3]])
+    with pytest.raises(ImageReadError, match="transparent"):
+        read(tmp_path / "a.png")
+
+
+def test_tags_and_chunks_unknown_to_opencv_print_nothing(tmp_path):
+    deep = deep_colours()
+    (tmp_path / "a.tif").write_bytes(tiff(deep, {50000: (3, 1, 7), 65000: (4, 1, 9)}))
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.tif"), deep)
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
+    data = (tmp_path / "a.png").read_bytes()
+    odd = chunk(b"iCCP", b"x\0\0" + zlib.compress(b"not a profile"))
+    (tmp_path / "a.png").write_bytes(data[:33] + odd + data[33:])
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), deep)
+
+
+def test_declared_full_white_of_files(tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.array([[0, 4095, 2048]], dtype=np.uint16))
+    assert ImageSequence([path], u16_max=4095)[0][0, :, 0].tolist() == [0, 255, 128]
+    with pytest.raises(ImageFormatError, match=r"a\.png has values up to 4095.*u16_max=1023"):
+        ImageSequence([path], u16_max=1023)[0]
+
+
+# What a viewer shows for a 2 x 3 image stored as [[1, 2, 3], [4, 5, 6]], by orientation.
+UPRIGHT = {
+    1: [[1, 2, 3], [4, 5, 6]],
+    2: [[3, 2, 1], [6, 5, 4]],  # mirrored left to right
+    3: [[6, 5, 4], [3, 2, 1]],  # turned by 180 degrees
+    4: [[4, 5, 6], [1, 2, 3]],  # mirrored top to bottom
+    5: [[1, 4], [2, 5], [3, 6]],  # transposed
+    6: [[4, 1], [5, 2], [6, 3]],  # to be turned clockwise
+    7: [[6, 3], [5, 2], [4, 1]],  # transposed along the other diagonal
+    8: [[3, 6], [2, 5], [1, 4]],  # to be turned counter-clockwise
+}
+
+
+@pytest.mark.parametrize("orientation", sorted(UPRIGHT))
+def test_exif_orientation(tmp_path, orientation):
+    stored = np.array(UPRIGHT[1], dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "a.tif", exif=exif)
+    blocks = np.kron(stored * 40, np.ones((8, 8), dtype=np.uint8))
+    Image.fromarray(blocks).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    tag = {274: (3, 1, orientation)}
+    (tmp_path / "gray16.tif").write_bytes(tiff(stored.astype(np.uint16), tag))
+    (tmp_path / "rgb16.tif").write_bytes(tiff(np.dstack([stored.astype(np.uint16)] * 3), tag))
+    expected = UPRIGHT[orientation]
+    assert read_raw(tmp_path / "a.png").tolist() == expected
+    assert read_raw(tmp_path / "a.tif").tolist() == expected
+    assert read_raw(tmp_path / "gray16.tif").tolist() == expected
+    assert read_raw(tmp_path / "rgb16.tif")[..., 0].tolist() == expected
+    assert np.rint(read_raw(tmp_path / "a.jpg")[4::8, 4::8] / 40).tolist() == expected
+
+
+def test_exif_orientation_of_sixteen_bit_colour_png(tmp_path):
+    deep = deep_colours(2, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
+    data = (tmp_path / "a.png").read_bytes()
+    exif = Image.Exif()
+    exif[274] = 6
+    body = exif.tobytes()[6:]  # without the "Exif\0\0" that JPEG wants
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk(b"eXIf", body) + data[33:])
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), np.rot90(deep, -1))
+
+
+def test_unicode_and_spaces_in_paths(tmp_path):
+    folder = tmp_path / "gute Teile – 良品"
+    folder.mkdir()
+    path = folder / "é 1.png"
+    Image.fromarray(colours()).save(path)
+    np.testing.assert_array_equal(read(path), colours())
+    np.testing.assert_array_equal(ImageSequence.from_folder(folder)[0], colours())
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.98])
+def test_truncated_files(tmp_path, suffix, share):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(colours(60, 70)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: max(12, int(len(data) * share))])
+    with pytest.raises(ImageReadError, match=rf"a\.{suffix}: .*(truncated|header)") as caught:
+        read(path)
+    assert caught.value.path == str(path)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_truncated_compressed_tiff(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    Image.fromarray(colours(60, 70)).save(path, compression=compression)
+    np.testing.assert_array_equal(read(path), colours(60, 70))
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ImageReadError):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_truncated_sixteen_bit_colour(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), deep_colours(40, 50))
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(ImageReadError):
+        read(path)
+
+
+def test_png_with_a_flipped_bit(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(colours(40, 40)).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ImageReadError, match="wrong checksum in PNG chunk b'IDAT'"):
+        read(path)
+
+
+def test_png_whose_pixels_end_early(tmp_path):
+    # Every checksum is right, but the compressed stream holds half the rows.
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(4 * (1 + 8 * 6)))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+    path = tmp_path / "a.png"
+    path.write_bytes(data + chunk(b"IEND", b""))
+    with pytest.raises(ImageReadError, match="truncated or damaged"):
+        read(path)
+
+
+def test_missing_empty_directory_and_not_an_image(tmp_path):
+    with pytest.raises(ImageReadError, match=r"none\.png: does not exist"):
+        read(tmp_path / "none.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageReadError, match=r"empty\.png: is empty"):
+        read(tmp_path / "empty.png")
+    with pytest.raises(ImageReadError, match=r"is a directory.*from_folder"):
+        read(tmp_path)
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(ImageReadError, match=r"text\.png: is not an image file; supported are PNG"):
+        read(tmp_path / "text.png")
+    with pytest.raises(ImageReadError, match="cannot be read"):
+        read("a\0b.png")
+
+
+def test_unsupported_kinds(tmp_path):
+    cmyk = Image.new("CMYK", (4, 4))
+    cmyk.save(tmp_path / "cmyk.jpg")
+    cmyk.save(tmp_path / "cmyk.tif")
+    for name in ("cmyk.jpg", "cmyk.tif"):
+        with pytest.raises(ImageReadError, match="CMYK"):
+            read(tmp_path / name)
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ImageReadError, match="32-bit floating point"):
+        read(tmp_path / "float.tif")
+    Image.fromarray(np.zeros((4, 4), np.int32)).save(tmp_path / "int.tif")
+    with pytest.raises(ImageReadError, match="32-bit signed integer"):
+        read(tmp_path / "int.tif")
+    white_is_zero = tiff(deep_colours()[..., 0], {262: (3, 1, 0)})
+    (tmp_path / "white.tif").write_bytes(white_is_zero)
+    with pytest.raises(ImageReadError, match="zero as black"):
+        read(tmp_path / "white.tif")
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_several_pages(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    pages = [Image.fromarray(colours()), Image.fromarray(255 - colours())]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(ImageReadError, match="holds 2 pages or frames"):
+        read(path)
+
+
+def test_decompression_bomb_is_refused_by_its_header(tmp_path):
+    # 60000 x 60000 in a file of under 100 bytes; decoding would take 10 GB
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    path = tmp_path / "bomb.png"
+    path.write_bytes(data + chunk(b"IEND", b""))
+    with pytest.raises(ImageReadError, match=r"bomb\.png: is 60000 x 60000 .* MAX_PIXELS"):
+        read(path)
+
+
+def test_pixel_limit_is_ours_not_pillows(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.fromarray(colours(5, 7)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    np.testing.assert_array_equal(read(path), colours(5, 7))
+    monkeypatch.setattr(_reading, "MAX_PIXELS", 34)
+    with pytest.raises(ImageReadError, match="more than MAX_PIXELS = 34"):
+        read(path)
+
+
+def test_tolerance_for_truncated_files_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(colours(60, 70)).save(path)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ImageReadError, match="LOAD_TRUNCATED_IMAGES"):
+        read(path)
+
+
+def samples():
+    import io
+
+    deep_png = cv2.imencode(".png", deep_colours())[1].tobytes()
+    out = [deep_png, tiff(deep_colours())]
+    for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP"):
+        file = io.BytesIO()
+        Image.fromarray(colours()).save(file, kind)
+        out.append(file.getvalue())
+    return out
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.sampled_from(samples()), st.data())
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's about metadata
+def test_damage_gives_an_image_or_a_read_error(tmp_path, capfd, data, more):
+    damaged = bytearray(data)
+    for _ in range(more.draw(st.integers(1, 4))):
+        damaged[more.draw(st.integers(4, len(data) - 1))] = more.draw(st.integers(0, 255))
+    path = tmp_path / "damaged"
+    path.write_bytes(bytes(damaged))
+    try:
+        image = read_raw(path)
+    except ImageReadError:
+        pass
+    else:
+        assert image.dtype in (np.uint8, np.uint16)
+    capfd.readouterr()  # what is left of the decoders' own messages is not under test here

@@ -1,0 +1,30 @@
+"""One line per estimator: how the contract tests build it."""
+
+from __future__ import annotations
+
+from sklearn.base import BaseEstimator
+
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.detectors import PatchCoreDetector
+from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
+from pyimgano.inputs import ImageFormatNormalizer
+
+# For scikit-learn's battery, which feeds tables.
+TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "FilterBankFeatures": [FilterBankFeatures()],
+    "ImageFormatNormalizer": [ImageFormatNormalizer()],
+    "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
+    "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
+    "TorchPatchFeatures": [TorchPatchFeatures()],
+}
+
+# For the battery of pyimgano.utils.estimator_checks, which feeds images.
+IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "PatchCoreDetector": [
+        PatchCoreDetector(FilterBankFeatures(resize=64)),
+        PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.01, n_neighbors=1),
+    ],
+    "ThresholdCalibrator": [
+        ThresholdCalibrator(PatchCoreDetector(FilterBankFeatures(resize=64)), quantile=0.9)
+    ],
+}

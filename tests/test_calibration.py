@@ -1,0 +1,336 @@
+"""ThresholdCalibrator: order statistics by hand, sources of scores, reachability."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, genpareto
+from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
+from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.detectors import PatchCoreDetector
+from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+from pyimgano.inference import score, threshold
+from pyimgano.model_selection import anomaly_roc_auc
+
+
+def column(values):
+    return np.asarray(values, dtype=float).reshape(-1, 1)
+
+
+class CountingDetector(OutlierMixin, TransformerMixin, BaseEstimator):
+    """Score = the first feature; counts its fits through all clones and copies."""
+
+    fits = 0
+
+    def fit(self, X, y=None):
+        type(self).fits += 1
+        self.training_scores_ = np.asarray(X)[:, 0] * 1.0
+        self.offset_ = 0.0
+        return self
+
+    def score_samples(self, X):
+        return -np.asarray(X)[:, 0] * 1.0
+
+    def predict(self, X):
+        return np.where(self.score_samples(X) < self.offset_, -1, 1)
+
+
+# ---- the threshold itself ---------------------------------------------------------------
+def test_conformal_takes_the_order_statistic():
+    # (99 + 1) * 0.95 = 95: the 95th smallest of 1..99.
+    calibrator = ThresholdCalibrator(quantile=0.95).fit(column(range(1, 100)))
+    assert calibrator.threshold_ == pytest.approx(95, rel=1e-14)
+    assert calibrator.offset_ == -calibrator.threshold_
+    assert calibrator.expected_false_positive_rate_ == pytest.approx(0.05)
+    np.testing.assert_array_equal(calibrator.predict(column([94, 94.999, 95.001, 96])), [1, 1, -1, -1])
+    np.testing.assert_allclose(
+        calibrator.false_positive_rate_interval_, beta.ppf([0.025, 0.975], 5, 95)
+    )
+
+
+def test_conformal_rounds_the_rank_up():
+    # 101 * 0.95 = 95.95 -> the 96th of 100, expected rate 5 / 101.
+    calibrator = ThresholdCalibrator(quantile=0.95).fit(column(range(1, 101)))
+    assert calibrator.threshold_ == pytest.approx(96, rel=1e-14)
+    assert calibrator.expected_false_positive_rate_ == pytest.approx(5 / 101)
+
+
+def test_too_few_images_say_what_they_support():
+    with pytest.warns(TooFewImagesWarning, match=r"9 good images .* 10.00% at best, 0.50%.* 199"):
+        calibrator = ThresholdCalibrator(quantile=0.995).fit(column(range(9)))
+    assert calibrator.threshold_ == pytest.approx(8)
+    assert calibrator.expected_false_positive_rate_ == pytest.approx(0.1)
+    assert calibrator.provenance_["lowest_supported_rate"] == pytest.approx(0.1)
+
+
+def test_exactly_enough_images_do_not_warn(recwarn):
+    ThresholdCalibrator(quantile=0.995).fit(column(range(199)))
+    assert not [w for w in recwarn if issubclass(w.category, TooFewImagesWarning)]
+
+
+def test_a_calibration_image_is_judged_as_without_itself():
+    calibrator = ThresholdCalibrator(quantile=0.9).fit(column(range(1, 20)))  # k = 18
+    assert calibrator.predict(column([18]))[0] == -1
+    assert calibrator.p_value(column([18]))[0] == pytest.approx(2 / 20)
+    assert calibrator.predict(column([17]))[0] == 1
+
+
+def test_ties_at_the_threshold_pass():
+    calibrator = ThresholdCalibrator(quantile=0.9).fit(column([5.0] * 30))
+    assert (calibrator.predict(column([5.0] * 4)) == 1).all()
+    assert calibrator.threshold_ == 5.0
+
+
+scores = st.lists(st.integers(-50, 50), min_size=3, max_size=60)
+
+
+@given(scores, st.lists(st.integers(-55, 55), min_size=1, max_size=20), st.floats(0.3, 0.97))
+def test_verdict_and_p_value_agree(known, new, quantile):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewImagesWarning)
+        calibrator = ThresholdCalibrator(quantile=quantile).fit(column(known))
+    level = max(1 - quantile, 1 / (len(known) + 1))
+    X = column(list(new) + known)
+    expected = calibrator.p_value(X) <= level * (1 + 1e-12)
+    np.testing.assert_array_equal(calibrator.predict(X) == -1, expected)
+
+
+@given(scores, st.floats(-1e3, 1e3), st.floats(0.1, 10))
+def test_threshold_moves_with_the_scores(known, shift, scale):
+    a = ThresholdCalibrator(quantile=0.6, method="quantile").fit(column(known))
+    b = ThresholdCalibrator(quantile=0.6, method="quantile").fit(column(known) * scale + shift)
+    assert b.threshold_ == pytest.approx(a.threshold_ * scale + shift, rel=1e-9, abs=1e-9)
+
+
+def test_quantile_method_is_the_empirical_quantile():
+    values = np.random.RandomState(0).exponential(size=150)
+    calibrator = ThresholdCalibrator(method="quantile", quantile=0.98).fit(column(values))
+    assert calibrator.threshold_ == np.quantile(values, 0.98)
+
+
+def test_pot_extrapolates_a_known_tail():
+    rng = np.random.RandomState(0)
+    values = genpareto.rvs(0.1, scale=2.0, size=4000, random_state=rng)
+    calibrator = ThresholdCalibrator(method="pot", quantile=0.9999).fit(column(values))
+    # The true 0.9999 quantile; 4000 images alone end at about 0.99975.
+    assert calibrator.threshold_ == pytest.approx(genpareto.ppf(0.9999, 0.1, scale=2), rel=0.25)
+    low, high = calibrator.false_positive_rate_interval_
+    assert low < 1e-4 < high
+    assert calibrator.expected_false_positive_rate_ == pytest.approx(1e-4)
+
+
+def test_pot_inside_the_body_is_the_quantile():
+    values = np.random.RandomState(0).normal(size=200)
+    pot = ThresholdCalibrator(method="pot", quantile=0.8).fit(column(values))
+    assert pot.threshold_ == np.quantile(values, 0.8)
+
+
+def test_pot_needs_a_tail():
+    with pytest.raises(TooFewImagesError, match=r"needs 10 .* n_samples=60 .* at least 91"):
+        ThresholdCalibrator(method="pot").fit(column(range(60)))
+    ThresholdCalibrator(method="pot").fit(column(range(91)))
+
+
+@pytest.mark.parametrize("method", ["conformal", "quantile", "pot"])
+def test_realised_rate_is_the_target(method):
+    rng = np.random.RandomState(1)
+    rates = []
+    for _ in range(200):
+        known, new = rng.gamma(2.0, size=200), rng.gamma(2.0, size=500)
+        calibrator = ThresholdCalibrator(method=method, quantile=0.95).fit(column(known))
+        rates.append(np.mean(calibrator.predict(column(new)) == -1))
+    assert np.mean(rates) == pytest.approx(0.05, abs=0.006)
+
+
+def test_interval_covers_the_true_rate():
+    rng = np.random.RandomState(2)
+    covered = []
+    for _ in range(400):
+        calibrator = ThresholdCalibrator(quantile=0.9).fit(column(rng.uniform(size=80)))
+        low, high = calibrator.false_positive_rate_interval_
+        covered.append(low <= 1 - calibrator.threshold_ <= high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_several_score_columns_count_by_the_largest():
+    X = np.array([[1.0, 5.0], [4.0, 2.0], [3.0, 3.0]])
+    calibrator = ThresholdCalibrator(quantile=0.5).fit(X)
+    np.testing.assert_array_equal(calibrator.calibration_scores_, [5, 4, 3])
+
+
+# ---- where the scores come from ---------------------------------------------------------
+def rows(n=120, seed=0):
+    return np.random.RandomState(seed).normal(size=(n, 4))
+
+
+def test_auto_takes_the_detectors_own_scores_with_one_fit():
+    CountingDetector.fits = 0
+    X = rows()
+    calibrator = ThresholdCalibrator(CountingDetector(), quantile=0.9).fit(X)
+    assert CountingDetector.fits == 1
+    np.testing.assert_array_equal(calibrator.calibration_scores_, X[:, 0])
+    assert "own" in calibrator.provenance_["scores"]
+
+
+def test_auto_looks_through_steps_that_learn_nothing():
+    CountingDetector.fits = 0
+    pipe = make_pipeline(FunctionTransformer(), CountingDetector())
+    ThresholdCalibrator(pipe, quantile=0.9).fit(rows())
+    assert CountingDetector.fits == 1
+
+
+def test_auto_folds_when_an_earlier_step_has_learned_from_the_images():
+    CountingDetector.fits = 0
+    pipe = make_pipeline(StandardScaler(), CountingDetector())
+    calibrator = ThresholdCalibrator(pipe, quantile=0.9).fit(rows())
+    assert CountingDetector.fits == 6
+    assert calibrator.provenance_["scores"] == "5 folds"
+
+
+def test_auto_folds_for_a_detector_without_own_scores():
+    X = rows()
+    calibrator = ThresholdCalibrator(IsolationForest(random_state=0), quantile=0.9).fit(X)
+    expected = np.empty(len(X))
+    for train, test in KFold(5, shuffle=True, random_state=0).split(X):
+        expected[test] = -IsolationForest(random_state=0).fit(X[train]).score_samples(X[test])
+    np.testing.assert_allclose(calibrator.calibration_scores_, expected)
+
+
+def test_int_and_splitter_and_pairs_give_folds():
+    X = rows(30)
+    for cv in (3, KFold(3), list(KFold(3).split(X))):
+        CountingDetector.fits = 0
+        calibrator = ThresholdCalibrator(CountingDetector(), cv=cv, quantile=0.9).fit(X)
+        assert CountingDetector.fits == 4
+        np.testing.assert_array_equal(calibrator.calibration_scores_, X[:, 0])
+
+
+def test_prefit_does_not_fit_and_scores_what_it_is_given():
+    detector = CountingDetector().fit(rows())
+    CountingDetector.fits = 0
+    held_out = rows(seed=1)
+    calibrator = ThresholdCalibrator(detector, cv="prefit", quantile=0.9).fit(held_out)
+    assert CountingDetector.fits == 0
+    assert calibrator.estimator_ is detector
+    np.testing.assert_array_equal(calibrator.calibration_scores_, held_out[:, 0])
+
+
+def test_frozen_model_is_scored_not_fitted():
+    detector = CountingDetector().fit(rows())
+    CountingDetector.fits = 0
+    held_out = rows(seed=1)
+    calibrator = ThresholdCalibrator(FrozenEstimator(detector), quantile=0.9).fit(held_out)
+    assert CountingDetector.fits == 0
+    np.testing.assert_array_equal(calibrator.calibration_scores_, held_out[:, 0])
+
+
+def test_prefit_on_the_training_images_is_still_honest():
+    X = rows()
+    detector = PatchCoreDetector(coreset_ratio=1.0).fit(X)
+    calibrator = ThresholdCalibrator(detector, cv="prefit", quantile=0.95).fit(X)
+    new = calibrator.predict(rows(2000, seed=3))
+    assert np.mean(new == -1) < 0.12  # in-sample scores of a full bank are 0: 100 %
+
+
+def test_known_anomalies_are_left_out():
+    X = np.vstack([rows(), rows(5, seed=2) + 50])
+    y = np.r_[np.ones(120, int), -np.ones(5, int)]
+    with_anomalies = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(X, y)
+    without = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(X[:120])
+    assert with_anomalies.threshold_ == without.threshold_
+
+
+def test_last_step_after_a_detector():
+    X = rows(200)
+    detector = PatchCoreDetector()
+    pipe = make_pipeline(detector, ThresholdCalibrator(quantile=0.95)).fit(X)
+    np.testing.assert_array_equal(
+        pipe[-1].calibration_scores_, detector.fit(X).training_scores_
+    )
+    nested = ThresholdCalibrator(PatchCoreDetector(), quantile=0.95).fit(X)
+    assert pipe[-1].threshold_ == nested.threshold_
+    np.testing.assert_array_equal(pipe.predict(rows(50, 1)), nested.predict(rows(50, 1)))
+    assert threshold(pipe) == nested.threshold_
+    np.testing.assert_array_equal(score(pipe, rows(9, 1)).scores, score(nested, rows(9, 1)).scores)
+
+
+def test_grid_over_quantiles_fits_the_detector_once_per_fold(tmp_path):
+    X = np.vstack([rows(60), rows(12, seed=1) + 4])
+    y = np.r_[np.ones(60, int), -np.ones(12, int)]
+    CountingDetector.fits = 0
+    search = GridSearchCV(
+        ThresholdCalibrator(CountingDetector(), memory=str(tmp_path)),
+        {"quantile": [0.7, 0.8, 0.9, 0.92, 0.95]},
+        cv=StratifiedKFold(3),
+        scoring=anomaly_roc_auc,
+    ).fit(X, y)
+    assert CountingDetector.fits <= 4
+    assert search.cv_results_["mean_test_score"].shape == (5,)
+
+
+# ---- the wrapped estimator stays reachable ----------------------------------------------
+def test_attributes_and_methods_of_the_detector_are_reachable():
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(rows())
+    assert calibrator.bank_.shape == (12, 4)
+    assert calibrator.anomaly_map(rows(3)).shape == (3, 1, 1)
+    assert calibrator.transform(rows(3)).shape == (3, 1)
+    assert calibrator.n_features_in_ == 4
+    assert not hasattr(calibrator, "coreset_ratio")  # a parameter of the detector, not ours
+    assert not hasattr(ThresholdCalibrator(PatchCoreDetector()), "bank_")
+
+
+def test_nested_parameters_are_set():
+    calibrator = ThresholdCalibrator(make_pipeline(FunctionTransformer(), PatchCoreDetector()))
+    calibrator.set_params(estimator__patchcoredetector__coreset_ratio=0.5)
+    assert calibrator.fit(rows()).estimator_[-1].bank_.shape == (60, 4)
+
+
+def test_pickle_keeps_the_verdicts():
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(rows())
+    loaded = pickle.loads(pickle.dumps(calibrator))
+    np.testing.assert_array_equal(loaded.p_value(rows(9, 1)), calibrator.p_value(rows(9, 1)))
+    assert loaded.provenance_ == calibrator.provenance_
+
+
+def test_provenance_is_plain_json():
+    import json
+
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(rows())
+    assert json.loads(json.dumps(calibrator.provenance_)) == calibrator.provenance_
+
+
+# ---- refusals ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "wrong", [{"quantile": 1.0}, {"quantile": 0}, {"method": "max"}, {"cv": 1}, {"cv": "best"}]
+)
+def test_wrong_parameters_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ThresholdCalibrator(**wrong).fit(column(range(30)))
+
+
+def test_scores_that_are_not_finite_are_refused():
+    class Broken(CountingDetector):
+        def fit(self, X, y=None):
+            super().fit(X)
+            self.training_scores_[3] = np.nan
+            return self
+
+    with pytest.raises(ValueError, match="1 of 120 calibration scores"):
+        ThresholdCalibrator(Broken()).fit(rows())
+
+
+def test_one_good_image_is_too_few():
+    with pytest.raises(TooFewImagesError, match="n_samples=1"):
+        ThresholdCalibrator().fit(column([1.0, 2.0]), [1, -1])

@@ -1,0 +1,105 @@
+"""Both batteries of contract tests over every estimator the package has."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import check_estimator
+
+from pyimgano.detectors import PatchCoreDetector
+from pyimgano.features import FilterBankFeatures
+from pyimgano.utils import all_estimators, estimator_checks as checks
+from pyimgano.utils.estimator_checks import yield_image_checks
+from tests.instances import IMAGE_INSTANCES, TABLE_INSTANCES
+
+# Checks that may fail, with the reason. Nothing else may.
+EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
+
+# A battery that skips itself looks green: this many checks must really have passed.
+LEAST_CHECKS = {"outlier_detector": 40}
+
+# Checks scikit-learn itself skips without these.
+ENVIRONMENT_SKIPS = ("SCIPY_ARRAY_API", "pandas", "polars", "pyarrow")
+
+
+def _ids(instances):
+    return [
+        pytest.param(name, instance, id=f"{name}-{i}")
+        for name, several in instances.items()
+        for i, instance in enumerate(several)
+    ]
+
+
+def test_every_estimator_is_on_the_lists():
+    assert {name for name, _ in all_estimators()} == set(TABLE_INSTANCES)
+    assert {name for name, _ in all_estimators("outlier_detector")} == set(IMAGE_INSTANCES)
+
+
+@pytest.mark.parametrize(("name", "instance"), _ids(TABLE_INSTANCES))
+def test_scikit_learn_contract(name, instance):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(
+            clone(instance), expected_failed_checks=EXPECTED_FAILURES.get(name), on_fail=None
+        )
+    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
+    assert not failed, failed
+    skipped = [r for r in results if r["status"] == "skipped"]
+    for result in skipped:
+        assert any(word in str(result["exception"]) for word in ENVIRONMENT_SKIPS), result
+    if name in dict(all_estimators("outlier_detector")):
+        passed = [r for r in results if r["status"] == "passed"]
+        assert len(passed) >= LEAST_CHECKS["outlier_detector"], len(passed)
+
+
+def _image_checks():
+    for name, several in IMAGE_INSTANCES.items():
+        for i, instance in enumerate(several):
+            for check in yield_image_checks(instance):
+                yield pytest.param(instance, check, id=f"{name}-{i}-{check.__name__}")
+
+
+@pytest.mark.parametrize(("instance", "check"), list(_image_checks()))
+def test_image_contract(instance, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(clone(instance))
+
+
+def test_the_image_battery_is_not_empty():
+    for several in IMAGE_INSTANCES.values():
+        for instance in several:
+            assert len(list(yield_image_checks(instance))) >= 25
+
+
+def test_the_image_battery_catches_a_detector_that_looks_at_the_batch():
+    class Relative(PatchCoreDetector):
+        def score_samples(self, X):
+            scores = super().score_samples(X)
+            return scores - scores.mean()
+
+    with pytest.raises(AssertionError):
+        checks.check_batch_equals_one_by_one(Relative(FilterBankFeatures(resize=64)))
+
+
+def test_the_image_battery_catches_in_sample_training_scores():
+    class InSample(PatchCoreDetector):
+        def _settle(self, scores, own):
+            return np.where(own >= 0, 0.0, scores)
+
+    with pytest.raises(AssertionError):
+        checks.check_training_images_are_scored_out_of_sample(
+            InSample(FilterBankFeatures(resize=64))
+        )
+
+
+def test_the_image_battery_catches_float32_scores():
+    class Single(PatchCoreDetector):
+        def score_samples(self, X):
+            return super().score_samples(X).astype(np.float32)
+
+    with pytest.raises(AssertionError, match="float32"):
+        checks.check_scores_are_float64(Single(FilterBankFeatures(resize=64)))
