@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import (
     BmpImagePlugin,
+    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -240,7 +241,9 @@ def _opencv_u16(path: str, data: bytes) -> np.ndarray:
     except cv2.error as error:
         raise ImageReadError(path, f"is damaged or unsupported ({error})") from error
     if array is None or array.dtype != np.uint16:
-        raise ImageReadError(path, "is a 16-bit colour image of a kind that cannot be decoded")
+        raise ImageReadError(
+            path, "is a 16-bit colour image that is damaged or of an unsupported kind"
+        )
     if array.ndim == 2:
         return array
     if array.shape[2] == 4:

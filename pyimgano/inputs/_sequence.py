@@ -126,8 +126,8 @@ class ImageSequence(_Collection):
 
     The pickled state carries size and modification time of the files, as found at that
     moment, so that ``joblib.hash`` and ``joblib.Memory`` notice a changed file.
-    A JPEG that lost bytes in its middle has no checksum to tell; one that ends early is an
-    error, as is a PNG with any damage.
+    A file that ends early is an error, and so is a PNG with a wrong checksum. JPEG, TIFF and
+    BMP have no checksums: altered bytes within them can go unnoticed.
 
     Examples
     --------
