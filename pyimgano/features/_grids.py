@@ -172,20 +172,45 @@ class PatchGrids:
         """Largest value of each image's patches, ``(n,)``."""
         return np.maximum.reduceat(values, self._starts[:-1])
 
+    def smooth(self, values: np.ndarray, sigma: float = 4.0) -> list[np.ndarray]:
+        """Interpolate one value per patch to the resolution of the features, and smooth it.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_patches,)
+            One value per patch.
+        sigma : float, default=4.0
+            Standard deviation of the Gaussian in pixels of ``work_sizes``; 0 leaves it out.
+
+        Returns
+        -------
+        list of ndarray of shape (work_height, work_width), float32
+            A grid of one patch stays one value: it is constant however fine.
+        """
+        maps = []
+        for grid, (height, width) in zip(
+            self.as_grid(np.asarray(values, dtype=np.float32)), self.work_sizes
+        ):
+            if grid.size > 1:
+                grid = _resize(grid, int(height), int(width))
+                if sigma > 0:
+                    grid = cv2.GaussianBlur(grid, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+            maps.append(grid)
+        return maps
+
     def to_pixels(self, values: np.ndarray, sigma: float = 4.0) -> list[np.ndarray]:
         """Bring one value per patch back to the pixels of the input images.
 
-        Each grid is interpolated bilinearly to the resolution the features were computed
-        at, smoothed there, and put where its box lies in the input image. Pixels outside
-        the box (a crop removed them) get the map's minimum.
+        Each map is smoothed at the resolution the features were computed at (see ``smooth``)
+        and put where its box lies in the input image. Pixels outside the box (a crop removed
+        them) get the map's minimum.
 
         Parameters
         ----------
         values : ndarray of shape (n_patches,)
             One value per patch, higher = more anomalous.
         sigma : float, default=4.0
-            Standard deviation of the Gaussian smoothing in pixels of ``work_sizes``; 0
-            leaves it out.
+            Standard deviation of the Gaussian in pixels of ``work_sizes``; 0 leaves it out.
 
         Returns
         -------
@@ -193,15 +218,11 @@ class PatchGrids:
             One map per image, in the size of that image.
         """
         maps = []
-        for i, grid in enumerate(self.as_grid(np.asarray(values, dtype=np.float32))):
-            work_h, work_w = (int(s) for s in self.work_sizes[i])
+        for i, fine in enumerate(self.smooth(values, sigma)):
             height, width = (int(s) for s in self.image_sizes[i])
-            if grid.size == 1:  # one patch: constant, whatever the smoothing
-                maps.append(np.full((height, width), grid.flat[0], dtype=np.float32))
+            if fine.size == 1:
+                maps.append(np.full((height, width), fine.flat[0], dtype=np.float32))
                 continue
-            fine = _resize(grid, work_h, work_w)
-            if sigma > 0:
-                fine = cv2.GaussianBlur(fine, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
             top, left, box_h, box_w = self.boxes[i]
             y0, x0 = max(0, round(top)), max(0, round(left))
             y1, x1 = min(height, round(top + box_h)), min(width, round(left + box_w))
