@@ -46,6 +46,8 @@ class _Collection:
         return (len(self),)
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
+            key = key[0]  # scikit-learn's X[indices, ...]
         if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
             n = len(self)
             if not -n <= key < n:
@@ -53,6 +55,8 @@ class _Collection:
             return self._get(int(key) % n)
         if isinstance(key, slice):
             return self._take(np.arange(len(self))[key])
+        if isinstance(key, tuple):
+            raise IndexError("images are indexed by an integer, a slice or a 1-D array")
         key = np.asarray(key)
         if key.size == 0 and key.dtype != bool:
             key = key.astype(np.intp)  # [] would be an array of floats
@@ -87,6 +91,7 @@ class _ImageList(_Collection):
         return _ImageList([self._images[i] for i in indices])  # views, not a copy
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
+        _check_batch_size(batch_size)
         for start in range(0, len(self), batch_size):
             yield list(self._images[start : start + batch_size])
 
@@ -248,8 +253,7 @@ class ImageSequence(_Collection):
         ImageReadError
             When the block that holds the unreadable file is asked for.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        _check_batch_size(batch_size)
         n_threads = self.n_threads or min(joblib.cpu_count(), 8)
         jobs = iter(self.paths)
         pending: deque[Future[np.ndarray]] = deque()
@@ -431,6 +435,11 @@ def _check_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     if not checked:
         raise ImageFormatError("there are no paths; at least one is needed")
     return tuple(checked)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -81,6 +81,7 @@ def test_items_slices_masks_and_arrays(paths, decoded):
     assert images[np.array([-1])].paths == (paths[9],)
     assert images[np.arange(10) % 2 == 0].paths == tuple(paths[::2])
     assert images[[]].paths == ()
+    assert images[[3, 1], ...].paths == (paths[3], paths[1])
     assert not decoded
     assert values([images[3], images[-1], images[np.int64(4)]]) == [3, 9, 4]
     assert images[0].shape == (4, 5, 3)
@@ -88,7 +89,7 @@ def test_items_slices_masks_and_arrays(paths, decoded):
 
 
 @pytest.mark.parametrize(
-    "key", [10, -11, [0, 10], np.ones(3, bool), [[0, 1]], True, "a", 1.5, None]
+    "key", [10, -11, [0, 10], np.ones(3, bool), [[0, 1]], (0, 1), True, "a", 1.5, None]
 )
 def test_wrong_indices(paths, key):
     for images in (ImageSequence(paths), check_images([np.zeros((2, 2, 3), np.uint8)] * 10)):
