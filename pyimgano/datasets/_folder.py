@@ -18,8 +18,8 @@ from pyimgano.inputs._reading import SUFFIXES
 
 # Pictures that cannot be read: leaving them out in silence would lose data.
 _OTHER_PICTURES = frozenset(
-    {".avif", ".cr2", ".dcm", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jp2", ".jxl", ".nef",
-     ".npy", ".npz", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg"}
+    {".avif", ".cr2", ".dcm", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jp2", ".jxl",
+     ".nef", ".npy", ".npz", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg"}
 )  # fmt: skip
 
 _LAYOUTS = (

@@ -7,6 +7,7 @@ part looks the same in a small and in a large picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class Canvas:
             )
             low = corners.min(axis=1)
             columns, rows = np.ceil(corners.max(axis=1) - low).astype(int) + 5
-            lattice = rng.standard_normal((rows, columns), dtype=np.float32)
+            lattice = bell(rng, (rows, columns))
             shift = 2 + rng.random(2) - low
             total += np.float32(height) * cv2.warpAffine(
                 lattice,
@@ -98,13 +99,13 @@ class Canvas:
         x, y = self.turned(center, rng.uniform(0, np.pi))
         flat = np.float32(rng.uniform(1.0, 1.6))
         x, y = x / flat, y * flat
-        around = np.arctan2(y, x)
+        around = bearing(x, y)
         outline = np.ones_like(around)
         for wave in range(2, 7):
             outline += np.float32(roughness * rng.normal() / wave**0.8) * np.cos(
                 wave * around + np.float32(rng.uniform(0, 2 * np.pi))
             )
-        return np.hypot(x, y) - np.float32(radius) * np.clip(outline, 0.35, 2.0)
+        return length(x, y) - np.float32(radius) * np.clip(outline, 0.35, 2.0)
 
     def stroke(self, points: NDArray[np.float64], width: float, fade: bool = True) -> Picture:
         """A pen line through ``points`` (n, 2): opacity in [0, 1], thinning out at its ends."""
@@ -139,8 +140,8 @@ class Canvas:
     def polygon(
         self, sheet: NDArray[np.uint8], points: NDArray[np.float64], colour: Sequence[float] | float
     ) -> None:
-        """Fill a convex polygon with smooth edges on a uint8 sheet, in place."""
-        cv2.fillConvexPoly(sheet, self.to_pixels(points), colour, cv2.LINE_AA, _FIXED_POINT_BITS)
+        """Fill a polygon with smooth edges on a uint8 sheet, in place."""
+        cv2.fillPoly(sheet, [self.to_pixels(points)], colour, cv2.LINE_AA, _FIXED_POINT_BITS)
 
     def line(
         self,
@@ -244,7 +245,7 @@ class Camera:
         self.light = light[..., None] * cast.astype(np.float32)
         self.blur = float(rng.uniform(0.45, 0.8)) * max(canvas.scale, 0.6)
         grain = rng.uniform(0.008, 0.016)
-        self.noise = rng.standard_normal((*canvas.shape, 3), dtype=np.float32) * np.float32(grain)
+        self.noise = bell(rng, (*canvas.shape, 3)) * np.float32(grain)
 
     def shoot(self, image: Picture) -> NDArray[np.uint8]:
         """Photograph a picture: uint8 RGB of the same size."""
@@ -252,6 +253,24 @@ class Camera:
         np.clip(seen, 0, 1, out=seen)
         seen += self.noise * (np.float32(0.4) + np.sqrt(seen))  # photons: more signal, more noise
         return np.rint(np.clip(seen, 0, 1) * 255).astype(np.uint8)
+
+
+def bell(rng: np.random.Generator, shape: tuple[int, ...]) -> Picture:
+    """Nearly normal numbers of unit variance, an order faster than exactly normal ones."""
+    # Four dice of 256 sides: mean 4 * 127.5, variance 4 * (256**2 - 1) / 12.
+    dice = rng.integers(0, 256, (4, *shape), np.uint8)
+    total = dice.sum(axis=0, dtype=np.int16)
+    return (total - np.float32(510)) * np.float32(math.sqrt(3 / (256**2 - 1)))
+
+
+def length(x: Picture, y: Picture) -> Picture:
+    """Euclidean length; unlike ``np.hypot`` not guarded against overflow, so faster."""
+    return np.sqrt(x * x + y * y)
+
+
+def bearing(x: Picture, y: Picture) -> Picture:
+    """Angle of (x, y) in [0, 2 pi), to about a hundredth of a degree."""
+    return np.asarray(cv2.phase(x, y), np.float32)
 
 
 def blend(image: Picture, colour: object, alpha: Picture) -> Picture:

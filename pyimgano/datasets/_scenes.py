@@ -19,8 +19,10 @@ from pyimgano.datasets._painting import (
     Fault,
     Picture,
     Scene,
+    bearing,
     blend,
     jittered,
+    length,
     plain,
     smoothstep,
     to_colour,
@@ -43,12 +45,11 @@ def woven_fabric(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) 
     x, y = canvas.turned((0, 0), rng.normal(0, 0.10))
     u = (x + np.float32(1.8) * canvas.noise(rng, 70)) / np.float32(pitch) + rng.uniform(50, 60)
     v = (y + np.float32(1.8) * canvas.noise(rng, 70)) / np.float32(pitch) + rng.uniform(50, 60)
-    column, row = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    in_u, in_v = u - column - np.float32(0.5), v - row - np.float32(0.5)
+    in_u, in_v = u - np.floor(u) - np.float32(0.5), v - np.floor(v) - np.float32(0.5)
     # Yarns far outside the picture are only met by very wide pictures: the tables repeat.
     warp_tone, weft_tone = 1 + rng.normal(0, 0.09, (2, 1024)).astype(np.float32)
     warp_width, weft_width = rng.uniform(0.80, 1.0, (2, 1024)).astype(np.float32)
-    column, row = column % 1024, row % 1024
+    column, row = u.astype(np.int32) % 1024, v.astype(np.int32) % 1024
     warp_colour = jittered(rng, [0.22, 0.31, 0.52], 0.08)
     weft_colour = jittered(rng, [0.74, 0.73, 0.69], 0.06)
     fluff = canvas.noise(rng, 2.0, 2)
@@ -119,7 +120,7 @@ def wood(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> Scene
     light = upper_left(rng)
     x, y = canvas.turned((rng.uniform(-110, 110), rng.uniform(-500, 500)), rng.normal(0, 0.06))
     wave = canvas.noise(rng, 70, 2, stretch=2.5, angle=np.pi / 2)
-    rings = np.hypot(x + np.float32(9) * wave, y * np.float32(rng.uniform(0.06, 0.16)))
+    rings = length(x + np.float32(9) * wave, y * np.float32(rng.uniform(0.06, 0.16)))
     rings = rings / np.float32(rng.uniform(9, 17)) + np.float32(0.10) * canvas.noise(rng, 12)
     phase = rings - np.floor(rings)
     late = smoothstep(phase, 0.25, 0.93) * (1 - smoothstep(phase, 0.93, 1.0))
@@ -147,15 +148,16 @@ def terrazzo(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> S
     half = np.array([canvas.width, canvas.height]) / (2 * canvas.scale) + 8
     number = round(260 * half[0] * half[1] / 136**2)
     sizes = np.sort(np.clip(rng.lognormal(1.65, 0.5, number), 1.5, 15))[::-1]
-    for size in sizes:
-        corners = int(rng.integers(4, 8))
-        turn = np.sort(rng.uniform(0, 2 * np.pi, corners) * 0.25
-                       + np.arange(corners) * 2 * np.pi / corners)  # fmt: skip
-        reach = size * rng.uniform(0.7, 1.2, corners)
-        outline = np.column_stack([np.cos(turn), rng.uniform(0.6, 1) * np.sin(turn)])
-        outline = outline * reach[:, None] + rng.uniform(-half, half)
-        tone = palette[int(rng.integers(len(palette)))] * rng.uniform(0.88, 1.1)
-        canvas.polygon(sheet, cv2.convexHull(outline.astype(np.float32))[:, 0], to_colour(tone))
+    corners = 6
+    turns = (np.arange(corners) + rng.uniform(0, 0.9, (number, corners))) * (2 * np.pi / corners)
+    reach = sizes[:, None] * rng.uniform(0.75, 1.2, (number, corners))
+    flat = rng.uniform(0.6, 1, (number, 1))
+    outlines = np.stack([reach * np.cos(turns), reach * flat * np.sin(turns)], axis=2)
+    outlines += rng.uniform(-half, half, (number, 2))[:, None]
+    tones = np.array(palette)[rng.integers(len(palette), size=number)]
+    tones = tones * rng.uniform(0.88, 1.1, (number, 1))
+    for outline, tone in zip(outlines, tones):
+        canvas.polygon(sheet, outline, to_colour(tone))
     image = sheet / np.float32(255)
     image *= (1 + np.float32(0.03) * canvas.noise(rng, 5, 2))[..., None]
     return Scene(image, _everywhere(canvas), light)
@@ -175,7 +177,7 @@ def printed_grid(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) 
     line = np.float32(rng.uniform(0.9, 1.3))
     dot = np.float32(rng.uniform(3.9, 4.7))
     wires = np.minimum(np.abs(du), np.abs(dv)) - line
-    dots = np.hypot(du, dv) - dot
+    dots = length(du, dv) - dot
     ink = canvas.cover(np.minimum(wires, dots) + edge)
     film = jittered(rng, [0.86, 0.87, 0.83], 0.03)
     ink_colour = jittered(rng, [0.20, 0.21, 0.25], 0.10)
@@ -230,8 +232,8 @@ def flange(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> Sce
     turn = rng.uniform(0, 2 * np.pi)
     outer, bore, bolt, circle = 96.0, 30.0, 9.5, 63.0
     x, y = canvas.turned(center, 0)
-    radius = np.hypot(x, y)
-    around = np.arctan2(y, x)
+    radius = length(x, y)
+    around = bearing(x, y)
     belt = jittered(rng, [0.16, 0.17, 0.19], 0.12)
     weave = canvas.noise(rng, 2.0, 2)
     speck = smoothstep(canvas.noise(rng, 2.5), 2.4, 3.4)
@@ -250,7 +252,7 @@ def flange(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> Sce
             continue
         at = turn + number * np.pi / 3
         holes = np.minimum(
-            holes, np.hypot(x - circle * math.cos(at), y - circle * math.sin(at)) - bolt
+            holes, length(x - circle * math.cos(at), y - circle * math.sin(at)) - bolt
         )
     if fault is not None and fault.kind == "chipped_edge":
         at = fault.rng.uniform(0, 2 * np.pi)
@@ -285,8 +287,8 @@ def bottle_cap(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) ->
     center = (float(rng.normal(0, 4)), float(rng.normal(0, 4)))
     turn = rng.uniform(0, 2 * np.pi)
     x, y = canvas.turned(center, turn)
-    radius = np.hypot(x, y)
-    around = np.arctan2(y, x)
+    radius = length(x, y)
+    around = bearing(x, y)
     red = jittered(rng, [0.72, 0.13, 0.13], 0.06)
     white = jittered(rng, [0.93, 0.91, 0.86], 0.03)
     ground = jittered(rng, [0.48, 0.50, 0.52], 0.08)
@@ -309,15 +311,16 @@ def bottle_cap(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) ->
     shade = canvas.slope(relief, light) * np.float32(0.55)
 
     px, py = x - np.float32(shift[0]), y - np.float32(shift[1])
-    reach = np.hypot(px, py)
-    angle = np.arctan2(py, px)
-    point = np.abs(np.mod(angle * 5 / (2 * np.pi), 1) - np.float32(0.5)) * np.float32(2)
+    reach = length(px, py)
+    angle = bearing(px, py)
+    ray = angle * np.float32(5 / (2 * math.pi))
+    point = np.abs(ray - np.floor(ray) - np.float32(0.5)) * 2
     star = reach - (np.float32(17) + np.float32(24) * point**2)
     ring = np.abs(reach - 56) - np.float32(2.4)
     cell = angle * np.float32(9 / math.pi)
     letters = np.abs(cell - np.floor(cell) - np.float32(0.5)) - np.float32(0.26)
     letters = np.maximum(letters * 12, np.abs(reach - 64.5) - np.float32(3.2))
-    arc = np.abs(np.floor(cell) + np.float32(0.5)) < 6
+    arc = cell < 12  # the rest of the way round is free
     letters = np.where(arc, letters, np.float32(9))
     ink = canvas.cover(np.minimum(np.minimum(star, ring), letters).astype(np.float32))
     if fault is not None and fault.kind == "misprint":
