@@ -1,0 +1,250 @@
+"""Pretrained weights: where the files are kept, how they get there, how they are checked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import pickle
+import re
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+
+from pyimgano.exceptions import WeightsError
+from pyimgano.utils._optional import import_optional
+
+_TIMEOUT = 30.0  # seconds without a byte before a download counts as failed
+_BLOCK = 1 << 20
+
+
+def cache_dir() -> Path:
+    """Folder in which downloaded weights are kept; it need not exist yet.
+
+    ``$PYIMGANO_CACHE_DIR/weights`` where that variable is set, else
+    ``$TORCH_HOME/hub/checkpoints`` (shared with torchvision), else ``pyimgano/weights`` in
+    the user's cache folder of the operating system.
+    """
+    if os.environ.get("PYIMGANO_CACHE_DIR"):
+        return Path(os.environ["PYIMGANO_CACHE_DIR"]).expanduser() / "weights"
+    if os.environ.get("TORCH_HOME"):
+        return Path(os.environ["TORCH_HOME"]).expanduser() / "hub" / "checkpoints"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = _xdg_cache()
+    return base / "pyimgano" / "weights"
+
+
+def find_weights(name: str, version: str, url: str) -> Path:
+    """Local file of published weights, downloaded first if need be.
+
+    Looked for in :func:`cache_dir`, then among torchvision's own downloads
+    (``hub/checkpoints`` of ``TORCH_HOME``, by default ``~/.cache/torch``). Whatever is
+    found is checked before it is used: against the sha256 in the json file beside it where
+    there is one, and against the start of the sha256 that torchvision writes into the names
+    of its files.
+
+    Parameters
+    ----------
+    name : str
+        Name of the network, for messages and the json file.
+    version : str
+        Name of this set of weights, such as ``"ResNet18_Weights.IMAGENET1K_V1"``.
+    url : str
+        Where the file can be downloaded (``https``, ``http`` or ``file``).
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    WeightsError
+        When a file does not have the sha256 it must have, or when there is no file and the
+        download fails.
+    """
+    file_name = Path(urlparse(url).path).name
+    cached = cache_dir() / file_name
+    for path in (cached, _torch_hub_dir() / file_name):
+        if path.is_file():
+            _check_file(path)
+            return path
+    try:
+        _download(url, cached, {"name": name, "version": version, "url": url})
+    except WeightsError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise WeightsError(
+            f"there are no ImageNet weights of {name} on this machine, and downloading {url} "
+            f"failed: {error or type(error).__name__}.\n{ways_out(file_name)}"
+        ) from error
+    return cached
+
+
+def ways_out(file_name: str) -> str:
+    """What a user without the weights can do, for the end of an error message."""
+    return (
+        "Three ways out:\n"
+        '  - you have a state dict of this network: weights="path/to/file.pth";\n'
+        f"  - you can copy files to this machine: put {file_name} into {cache_dir()};\n"
+        '  - no pretrained weights: features="filterbank" (made for this case), or '
+        "weights=None for a random network."
+    )
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Tensors of a state-dict file by name; only tensors are unpickled, never code.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File written by ``torch.save(model.state_dict(), path)``, or one that holds this
+        dict under the key ``"state_dict"``.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+
+    Raises
+    ------
+    WeightsError
+        When there is no such file, or when it is not a state dict.
+    """
+    torch = import_optional("torch", "torch", "reading network weights")
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(
+            f"the weights file {path} {what}. Give the path of a state dict, "
+            'weights="imagenet" for torchvision\'s weights, or weights=None for a random network.'
+        )
+    how = "Expected what torch.save(model.state_dict(), path) writes."
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged or holds other objects than tensors, which are not loaded "
+            f"because they could run code. {how}"
+        ) from error
+    # What the reader raises on a damaged file depends on where the damage is.
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} cannot be read as network weights. {how}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict. {how}")
+    strangers = [key for key, value in content.items() if not torch.is_tensor(value)]
+    if strangers:
+        raise WeightsError(
+            f"{path} is not a state dict: {strangers[0]!r} is no tensor. {how} "
+            'A checkpoint may hold that dict under the key "state_dict".'
+        )
+    return content
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(_BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _xdg_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _torch_hub_dir() -> Path:
+    home = os.environ.get("TORCH_HOME")
+    return (Path(home).expanduser() if home else _xdg_cache() / "torch") / "hub" / "checkpoints"
+
+
+def _side_file(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _check_file(path: Path) -> None:
+    """Compare a file with its json file and with the hash in its name."""
+    side = _side_file(path)
+    expected: list[tuple[str, str]] = []
+    if side.is_file():
+        try:
+            expected.append((str(json.loads(side.read_text("utf-8"))["sha256"]), str(side)))
+        except (ValueError, LookupError, TypeError) as error:
+            raise WeightsError(
+                f"{side} should hold the sha256 of {path.name}, but cannot be read as such. "
+                "Delete both files; the weights are then downloaded again."
+            ) from error
+    in_name = _hash_in_name(path.name)
+    if in_name:
+        expected.append((in_name, "the name of the file"))
+    if not expected:
+        return
+    actual = file_sha256(path)
+    for digest, source in expected:
+        if not actual.startswith(digest):
+            raise WeightsError(
+                f"{path} is damaged or was replaced: its sha256 is {actual}, but {source} "
+                f"says {digest}. Delete the file; the weights are then downloaded again."
+            )
+
+
+def _hash_in_name(file_name: str) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,64})\.", file_name)
+    return found.group(1) if found else None
+
+
+def _download(url: str, target: Path, record: dict[str, str]) -> None:
+    """Fetch ``url``; ``target`` appears whole and checked, or not at all."""
+    from tqdm import tqdm
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    received = 0
+    with _atomic(target) as out:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as reply:
+            length = reply.headers.get("Content-Length")
+            total = int(length) if length else None
+            # disable=None: no bar where stderr is not a terminal
+            with tqdm(
+                total=total, desc=target.name, unit="B", unit_scale=True, disable=None
+            ) as bar:
+                for block in iter(lambda: reply.read(_BLOCK), b""):
+                    out.write(block)
+                    digest.update(block)
+                    received += len(block)
+                    bar.update(len(block))
+        # A connection that breaks may end the stream without an error.
+        if total is not None and received != total:
+            raise ConnectionError(f"the connection broke after {received} of {total} bytes")
+        expected = _hash_in_name(target.name)
+        if expected and not digest.hexdigest().startswith(expected):
+            raise WeightsError(
+                f"what {url} delivered is not the published file: its sha256 is "
+                f"{digest.hexdigest()}, which should begin with {expected}. Nothing was kept; "
+                f"a proxy may have answered in its place.\n{ways_out(target.name)}"
+            )
+    with _atomic(_side_file(target)) as out:
+        out.write(json.dumps({**record, "sha256": digest.hexdigest()}, indent=1).encode())
+
+
+@contextmanager
+def _atomic(target: Path) -> Iterator[IO[bytes]]:
+    """Write beside ``target`` and move there at the end; after an error nothing is left."""
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "xb") as out:
+            yield out
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
