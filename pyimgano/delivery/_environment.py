@@ -1,0 +1,73 @@
+"""What a result was made with: interpreter, machine and package versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+from pyimgano._version import __version__
+
+__all__ = ["environment", "package_versions"]
+
+# Distributions whose versions can change a score. OpenCV comes under four names.
+_PACKAGES = (
+    "joblib",
+    "numba",
+    "numpy",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+    "opencv-python",
+    "opencv-python-headless",
+    "pillow",
+    "pyod",
+    "scikit-learn",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+    "tqdm",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of pyimgano and of what is installed of its dependencies; imports none.
+
+    Returns
+    -------
+    dict of str to str
+        Distribution name to version, sorted. What is not installed is left out.
+    """
+    versions = {"pyimgano": __version__}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return dict(sorted(versions.items()))
+
+
+def environment() -> dict[str, object]:
+    """Describe interpreter, machine and packages, in plain JSON types.
+
+    Returns
+    -------
+    dict
+        ``python``, ``implementation``, ``platform``, ``machine``, ``cpu_count`` (logical
+        processors), ``cpu_usable`` (those this process may run on), ``threads`` (the
+        variables that limit threads, where set) and ``packages``.
+    """
+    usable = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        usable = len(os.sched_getaffinity(0))
+    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "cpu_usable": usable,
+        "threads": {name: os.environ[name] for name in limits if name in os.environ},
+        "packages": package_versions(),
+    }
