@@ -1,0 +1,7 @@
+"""How good scores, maps and verdicts are."""
+
+from __future__ import annotations
+
+from pyimgano.evaluation._metrics import PixelAUROC, image_metrics, pixel_auroc, rate
+
+__all__ = ["PixelAUROC", "image_metrics", "pixel_auroc", "rate"]
