@@ -139,22 +139,26 @@ def test_kill_during_save_leaves_a_loadable_file(tmp_path):
         path, scaler, seen = sys.argv[1], StandardScaler(), set()
         scaler.ballast_, scaler.n_ = np.zeros(200_000), -1
         pyimgano.save(scaler, path)
-        for _ in range(25):
+        for _ in range(15):
+            saved, tell = os.pipe()
             pid = os.fork()
             if pid == 0:
                 for scaler.n_ in itertools.count(scaler.n_ + 1):
                     pyimgano.save(scaler, path)
+                    os.write(tell, b".")
+            os.read(saved, 1)
             time.sleep(random.uniform(0.0, 0.04))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             scaler.n_ = pyimgano.load(path).n_
             seen.add(scaler.n_)
+            os.close(saved), os.close(tell)
         print(len(seen))
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "line3.joblib")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 3
+    assert int(done.stdout) == 15
 
 
 def test_every_instant_of_a_save_is_consistent(tmp_path, monkeypatch):
