@@ -34,6 +34,7 @@ class Canvas:
         self.height = height
         self.width = width
         self.scale = min(height, width) / 256.0  # pixels per unit
+        self.middle = np.array([(width - 1) / 2, (height - 1) / 2])
         x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / self.scale
         y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / self.scale
         self.x, self.y = np.meshgrid(x, y)
@@ -133,8 +134,7 @@ class Canvas:
 
     def to_pixels(self, points: NDArray[np.float64]) -> NDArray[np.int32]:
         """Points in units to OpenCV's fixed-point pixel coordinates."""
-        middle = np.array([(self.width - 1) / 2, (self.height - 1) / 2])
-        pixels = np.asarray(points, float) * self.scale + middle
+        pixels = np.asarray(points, float) * self.scale + self.middle
         return np.rint(pixels * 2**_FIXED_POINT_BITS).astype(np.int32)
 
     def polygon(
@@ -308,4 +308,4 @@ def to_sheet(image: Picture) -> NDArray[np.uint8]:
 
 def to_colour(value: object) -> tuple[float, ...]:
     """A colour in [0, 1] as OpenCV's drawing functions want it."""
-    return tuple(float(v) for v in np.clip(np.asarray(value) * 255, 0, 255))
+    return tuple(np.minimum(np.asarray(value, float) * 255, 255).tolist())

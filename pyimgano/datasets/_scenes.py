@@ -105,8 +105,8 @@ def brushed_metal(canvas: Canvas, rng: np.random.Generator, fault: Fault | None)
     for cell, stretch, height in ((1.0, 60, 0.050), (2.2, 70, 0.050), (7.0, 40, 0.022)):
         lines += np.float32(height) * canvas.noise(rng, cell, stretch=stretch, angle=angle)
     deep = canvas.noise(rng, 1.6, stretch=45, angle=angle)
-    lines -= np.float32(0.16) * smoothstep(deep, 2.0, 3.2)
-    lines += np.float32(0.18) * smoothstep(-deep, 2.0, 3.2)
+    lines -= np.float32(0.24) * smoothstep(deep, 1.9, 3.2)
+    lines += np.float32(0.24) * smoothstep(-deep, 1.9, 3.2)
     _, across = canvas.turned((0, rng.uniform(-110, 110)), angle + rng.normal(0, 0.15))
     glare = np.exp(-((across / np.float32(rng.uniform(35, 70))) ** 2))
     tone = rng.uniform(0.44, 0.56) + np.float32(rng.uniform(0.10, 0.30)) * glare + lines

@@ -376,9 +376,11 @@ class _Plan:
 
 
 def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, Integral) else tuple(size)  # type: ignore[arg-type]
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 64 for side in sides):
-        raise ValueError(f"size must be (height, width) of at least 64 pixels each, got {size!r}.")
+        raise ValueError(
+            f"size must be (height, width), or one int for both, at least 64 pixels; got {size!r}."
+        )
     return int(sides[0]), int(sides[1])
 
 

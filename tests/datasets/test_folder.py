@@ -1,0 +1,306 @@
+"""Datasets in folders: both layouts, and every way to get them wrong."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from pyimgano.datasets import list_categories, load_folder, read_mask
+from pyimgano.exceptions import DatasetError, ImageReadError
+from pyimgano.inputs import ImageSequence
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+PNG = cv2.imencode(".png", PIXELS)[1].tobytes()
+
+
+def fill(root, *names, content=PNG):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def mvtec(root):
+    return fill(
+        root,
+        "train/good/000.png",
+        "train/good/001.png",
+        "test/good/000.png",
+        "test/scratch/000.png",
+        "test/scratch/001.png",
+        "test/dent/000.png",
+        "ground_truth/scratch/000_mask.png",
+        "ground_truth/scratch/001_mask.png",
+        "ground_truth/dent/000.png",
+    )
+
+
+def plain(root):
+    return fill(root, "train/normal/a.png", "test/normal/b.png", "test/anomaly/c.png")
+
+
+def relative(root, paths):
+    return [str(path)[len(str(root)) + 1 :].replace("\\", "/") for path in paths]
+
+
+def test_mvtec_layout(tmp_path):
+    root = mvtec(tmp_path / "part")
+    parts = load_folder(root)
+    assert isinstance(parts.X_train, ImageSequence) and isinstance(parts.X_test, ImageSequence)
+    assert relative(root, parts.X_train.paths) == ["train/good/000.png", "train/good/001.png"]
+    assert relative(root, parts.X_test.paths) == [
+        "test/good/000.png",
+        "test/dent/000.png",
+        "test/scratch/000.png",
+        "test/scratch/001.png",
+    ]
+    assert parts.y_train.tolist() == [1, 1] and parts.y_test.tolist() == [1, -1, -1, -1]
+    assert parts.kinds_test == ["good", "dent", "scratch", "scratch"]
+    assert parts.masks_test[0] == 0
+    assert relative(root, parts.masks_test[1:]) == [
+        "ground_truth/dent/000.png",
+        "ground_truth/scratch/000_mask.png",
+        "ground_truth/scratch/001_mask.png",
+    ]
+    assert parts.missing_masks == []
+    assert parts.target_names == ["good", "dent", "scratch"]
+    assert parts.data.paths == parts.X_train.paths + parts.X_test.paths
+    assert parts.target.tolist() == [1, 1, 1, -1, -1, -1]
+    assert parts.masks == [0, 0, *parts.masks_test]
+    assert parts.split.tolist() == ["train"] * 2 + ["test"] * 4
+    assert parts.category == "part" and "MVTec" in parts.DESCR
+    assert np.array_equal(parts.X_test[0], PIXELS[..., ::-1])
+
+
+def test_normal_anomaly_layout(tmp_path):
+    parts = load_folder(plain(tmp_path / "part"))
+    assert parts.kinds_test == ["good", "anomaly"]
+    assert parts.y_test.tolist() == [1, -1]
+    assert parts.target_names == ["good", "anomaly"]
+    assert parts.masks_test == [0, None]
+    assert parts.missing_masks == [str(tmp_path / "part" / "test" / "anomaly" / "c.png")]
+    assert "1 defective images have no mask" in parts.DESCR
+
+    fill(tmp_path / "part", "ground_truth/anomaly/c.png")
+    parts = load_folder(tmp_path / "part")
+    assert parts.masks_test == [0, str(tmp_path / "part" / "ground_truth" / "anomaly" / "c.png")]
+    assert parts.missing_masks == []
+
+
+def test_a_missing_mask_is_listed_and_not_taken_for_an_empty_one(tmp_path):
+    root = mvtec(tmp_path)
+    (root / "ground_truth" / "scratch" / "000_mask.png").unlink()
+    parts = load_folder(root)
+    assert parts.masks_test[2] is None and parts.masks_test[3] is not None
+    assert parts.missing_masks == [str(root / "test" / "scratch" / "000.png")]
+    with pytest.raises(DatasetError, match="missing_masks"):
+        read_mask(parts.masks_test[2], (4, 6))
+
+
+def test_nothing_is_decoded(tmp_path):
+    root = mvtec(tmp_path)
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"no image at all")
+    assert len(load_folder(root).data) == 6
+
+
+def test_natural_order_and_suffixes(tmp_path):
+    root = mvtec(tmp_path)
+    fill(root, "train/good/10.PNG", "train/good/9.JPG", "train/good/b2.tiff", "train/good/b10.bmp")
+    fill(root, "train/good/Thumbs.db", "train/good/.DS_Store", "train/good/notes.txt")
+    fill(root, "train/good/._9.JPG", ".git/x/y.png", "test/notes.txt", "license.txt")
+    found = relative(root / "train" / "good", load_folder(root).X_train.paths)
+    assert found == ["000.png", "001.png", "9.JPG", "10.PNG", "b2.tiff", "b10.bmp"]
+
+
+def test_a_category_inside_a_folder(tmp_path):
+    mvtec(tmp_path / "screw10")
+    plain(tmp_path / "screw9")
+    fill(tmp_path, "readme/notes.txt", "license.txt")
+    assert list_categories(tmp_path) == ["screw9", "screw10"]
+    assert list_categories(str(tmp_path)) == ["screw9", "screw10"]
+    assert load_folder(tmp_path, "screw10").category == "screw10"
+    assert load_folder(str(tmp_path), category="screw9").category == "screw9"
+    with pytest.raises(DatasetError, match=r"no folder 'nut'.*screw9, screw10"):
+        load_folder(tmp_path, "nut")
+
+
+def test_an_unused_folder_is_mentioned(tmp_path):
+    root = fill(mvtec(tmp_path), "validation/good/000.png")
+    assert "not used: validation" in load_folder(root).DESCR
+
+
+def expect(root, *messages):
+    with pytest.raises(DatasetError) as caught:
+        load_folder(root)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_folder_above_the_category(tmp_path):
+    mvtec(tmp_path / "bottle")
+    mvtec(tmp_path / "screw")
+    expect(tmp_path, "several categories", "category='bottle'", "bottle, screw")
+
+
+@pytest.mark.parametrize("inside", ["train", "test", "train/good", "test/scratch"])
+def test_folder_inside_the_category(tmp_path, inside):
+    root = mvtec(tmp_path / "part")
+    expect(root / inside, "Give the folder above it", str(root.resolve()))
+
+
+def test_root_is_missing_or_a_file_or_empty(tmp_path):
+    expect(tmp_path / "nowhere", "does not exist")
+    expect(fill(tmp_path, "a.png") / "a.png", "is a file")
+    (tmp_path / "empty").mkdir()
+    expect(tmp_path / "empty", "found nothing", "Missing: train and test", "train/good")
+
+
+def test_images_straight_in_the_root(tmp_path):
+    expect(fill(tmp_path, "a.png", "b.png", "c.jpg"), "1 file (.jpg), 2 files (.png)", "Missing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "messages"),
+    [
+        ("train", "Train", ("Rename 'Train' to 'train'", "case-sensitive")),
+        ("train/good", "train/Good", ("Rename 'Good' to 'good'", "case-sensitive")),
+        ("test/good", "test/GOOD", ("Rename 'GOOD' to 'good'", "case-sensitive")),
+        ("test/good", "test/normal", ("Both 'good' and 'normal' occur",)),
+        ("train/good", "train/normal", ("Both 'good' and 'normal' occur",)),
+        ("train/good", "train/ok", ("train/good or train/normal", "ok/")),
+        ("test", "testing", ("Missing: test", "testing/")),
+        ("test/dent", "train/dent", ("move dent from train to test",)),
+        ("test/dent", "elsewhere", ("ground_truth", "there is no folder test/dent")),
+        ("ground_truth/dent", "ground_truth/good", ("good images have no masks",)),
+    ],
+)
+def test_folder_names_that_fit_no_layout(tmp_path, old, new, messages):
+    root = mvtec(tmp_path / "part")
+    (root / old).rename(root / "aside")  # in two steps: some file systems ignore case
+    (root / "aside").rename(root / new)
+    expect(root, *messages)
+
+
+def test_normal_anomaly_layout_with_other_test_folders(tmp_path):
+    root = fill(plain(tmp_path), "test/dent/d.png")
+    expect(root, "test must hold normal and anomaly", "dent/", "rename both 'normal'")
+
+
+def test_test_images_without_a_kind(tmp_path):
+    root = fill(tmp_path, "train/good/a.png", "test/b.png")
+    expect(root, "one folder per kind", "1 file (.png)")
+
+
+def test_no_images(tmp_path):
+    root = fill(tmp_path, "train/good/notes.txt", "test/good/a.png")
+    expect(root, "no images for the training set", "1 file (.txt)", ".png")
+    fill(root, "train/good/a.png")
+    (root / "test" / "dent").mkdir()
+    expect(root, "no images for the test images 'dent'", "found nothing")
+
+
+def test_images_that_cannot_be_read_are_not_left_out_in_silence(tmp_path):
+    root = fill(mvtec(tmp_path), "train/good/002.gif")
+    expect(root, "002.gif", "cannot be read", ".png")
+
+
+def test_folders_between_the_images(tmp_path):
+    root = fill(mvtec(tmp_path), "test/scratch/line2/a.png")
+    expect(root, "line2", "Move the images up")
+
+
+def test_mask_without_image(tmp_path):
+    root = fill(mvtec(tmp_path), "ground_truth/scratch/007_mask.png")
+    expect(root, "007_mask.png", "a mask without an image", "000.png")
+
+
+def test_two_masks_for_an_image(tmp_path):
+    root = fill(mvtec(tmp_path), "ground_truth/scratch/000.png")
+    expect(root, "several masks", "000_mask.png")
+
+
+def test_two_images_for_a_mask(tmp_path):
+    root = fill(mvtec(tmp_path), "test/scratch/000.bmp")
+    expect(root, "is the mask of both", "000.bmp")
+
+
+def test_list_categories_without_any(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        list_categories(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="no folder in it is a category"):
+        list_categories(tmp_path)
+    with pytest.raises(DatasetError, match="It is a category itself: give the folder above"):
+        list_categories(mvtec(tmp_path / "part"))
+
+
+# ------------------------------------------------------------------------------- masks
+
+
+def write(path, pixels):
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    return path
+
+
+def test_every_pixel_that_is_not_black_is_defective(tmp_path):
+    expected = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
+    gray = write(tmp_path / "gray.png", np.array([[0, 1, 255], [0, 0, 7]], np.uint8))
+    deep = write(tmp_path / "deep.png", np.array([[0, 1, 65535], [0, 0, 256]], np.uint16))
+    colour = np.zeros((2, 3, 3), np.uint8)
+    colour[0, 1], colour[0, 2], colour[1, 2] = (0, 0, 9), (255, 255, 255), (1, 0, 0)
+    opaque = np.dstack([colour, np.full((2, 3), 255, np.uint8)])
+    for path in (
+        gray,
+        deep,
+        write(tmp_path / "colour.png", colour),
+        write(tmp_path / "opaque.png", opaque),
+    ):
+        for item in (path, str(path)):
+            mask = read_mask(item, (2, 3))
+            assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+    assert np.array_equal(read_mask(np.array([[0, 255]], np.uint8)), [[0, 1]])
+    assert np.array_equal(read_mask(0, (2, 3)), np.zeros((2, 3)))
+
+
+def test_masks_that_do_not_fit_or_cannot_be_read(tmp_path):
+    path = write(tmp_path / "mask.png", np.zeros((2, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"mask\.png has shape \(2, 3\).*\(3, 2\)"):
+        read_mask(path, (3, 2))
+    with pytest.raises(DatasetError, match="shape"):
+        read_mask(np.zeros((2, 3), np.uint8), (3, 2))
+    with pytest.raises(ImageReadError, match=r"gone\.png"):
+        read_mask(tmp_path / "gone.png")
+    path.write_bytes(b"")
+    with pytest.raises(ImageReadError, match="decode"):
+        read_mask(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(ImageReadError, match="decode"):
+        read_mask(path)
+    with pytest.raises(ValueError, match="size="):
+        read_mask(0)
+    with pytest.raises(TypeError, match="path, an array, 0 or None"):
+        read_mask(3, (2, 2))
+
+
+# --------------------------------------------------------------------------- real data
+
+
+@pytest.mark.parametrize(
+    ("category", "n_train", "n_good", "n_defect", "n_kinds"),
+    [("bottle256", 209, 20, 63, 3), ("screw256", 320, 41, 119, 5)],
+)
+def test_real_folders(shared_data, category, n_train, n_good, n_defect, n_kinds):
+    assert category in list_categories(shared_data / "data")
+    parts = load_folder(shared_data / "data", category)
+    assert len(parts.X_train) == n_train
+    assert np.sum(parts.y_test == 1) == n_good and np.sum(parts.y_test == -1) == n_defect
+    assert len(parts.target_names) == 1 + n_kinds
+    assert parts.missing_masks == []
+    masks = [mask for mask in parts.masks_test if mask != 0]
+    assert len(masks) == len(set(masks)) == n_defect
+    worst = int(np.flatnonzero(parts.y_test == -1)[-1])
+    image = parts.X_test[worst]
+    mask = read_mask(parts.masks_test[worst], image.shape[:2])
+    assert 0 < mask.mean() < 0.5
