@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyimgano.detectors._padim import PaDiMDetector
 from pyimgano.detectors._patchcore import PatchCoreDetector
 
-__all__ = ["PatchCoreDetector"]
+__all__ = ["PaDiMDetector", "PatchCoreDetector"]

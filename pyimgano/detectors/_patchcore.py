@@ -10,7 +10,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._coreset import greedy_k_center, leave_one_group_out_banks
+from pyimgano.detectors._coreset import (
+    GroupRefills,
+    greedy_k_center,
+    leave_one_group_out_banks,
+)
 from pyimgano.detectors._neighbors import NearestNeighbors
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
@@ -160,7 +164,7 @@ class PatchCoreDetector(BasePatchDetector):
         self.coreset_radius_ = coreset.radius
         with progress_callback("out-of-sample scores", self.verbose) as progress:
             refills = leave_one_group_out_banks(points, coreset, group, progress=progress)
-            return self._leave_one_out_scores(patches, refills.refill, refills.starts)
+        return self._leave_one_out_scores(patches, coreset.nearest, refills)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.
@@ -187,36 +191,72 @@ class PatchCoreDetector(BasePatchDetector):
         return first if (self.bank_image_ == first).all() else -2
 
     def _leave_one_out_scores(
-        self, patches: PatchStore, refill: np.ndarray, refill_starts: np.ndarray
+        self, patches: PatchStore, nearest: np.ndarray, refills: GroupRefills
     ) -> np.ndarray:
-        """Score each training image against the bank chosen without it."""
-        distance, nearest = self._search.query(patches.rows, k=1, exclude=patches.group_of_row)
-        distance, nearest = distance[:, 0], nearest[:, 0]
+        """Score each training image against the bank chosen without it.
+
+        The score needs an image's worst patch only. The distance to any bank patch of another
+        image bounds a patch's distance to the bank from above, so patches are measured in the
+        order of these bounds until no bound is left above the worst distance found.
+        ``nearest`` is each patch's nearest bank patch (in the projection); where it stems from
+        the same image, the bank patch of another image that is nearest to it takes its place.
+        """
+        elsewhere = self._search.query(self.bank_, k=1, exclude=self.bank_image_)[1][:, 0]
+        own = self.bank_image_[nearest] == patches.group_of_row
+        bound = _row_distances(
+            patches.rows, self.bank_, np.where(own, elsewhere[nearest], nearest)
+        )
         scores = np.empty(len(patches.groups))
         for i, group in enumerate(patches.groups):
             if group != i:  # a copy: the same bank, the same score
                 scores[i] = scores[group]
                 continue
-            image = slice(patches.starts[i], patches.starts[i + 1])
-            added = patches.rows[refill[refill_starts[i] : refill_starts[i + 1]]]
-            to_bank, at = distance[image], self.bank_[nearest[image]]
-            if len(added):
-                to_added, index = NearestNeighbors(added).query(patches.rows[image], k=1)
-                closer = to_added[:, 0] < to_bank
-                to_bank = np.where(closer, to_added[:, 0], to_bank)
-                at[closer] = added[index[closer, 0]]
-            worst = int(np.argmax(to_bank))
-            scores[i] = to_bank[worst]
-            b = min(self.n_neighbors, len(self.bank_))
-            if b > 1:
-                _, index = self._search.query(at[worst : worst + 1], k=b, exclude=[i])
-                around = np.concatenate([self.bank_[index[0][index[0] >= 0]], added])
-                around_distance = np.linalg.norm(around.astype(np.float64) - at[worst], axis=1)
-                around = around[np.argsort(around_distance, kind="stable")[:b]]
-                row = patches.rows[image][worst].astype(np.float64)
-                to_neighbours = np.linalg.norm(row - around, axis=1)
-                scores[i] *= _weight(scores[i : i + 1], to_neighbours[None])[0]
+            rows = patches.rows[patches.starts[i] : patches.starts[i + 1]]
+            limit = bound[patches.starts[i] : patches.starts[i + 1]]
+            added = patches.rows[refills.refill[refills.starts[i] : refills.starts[i + 1]]]
+            scores[i] = self._worst_without(i, rows, limit, added)
         return scores
+
+    def _worst_without(
+        self, image: int, rows: np.ndarray, bound: np.ndarray, added: np.ndarray
+    ) -> float:
+        """Score of one image against the bank less its own patches and plus ``added``."""
+        refill = NearestNeighbors(added) if len(added) else None
+        order = np.argsort(-bound, kind="stable")
+        worst, worst_row, neighbour = -1.0, -1, rows[0]
+        done, step = 0, 16
+        while done < len(order) and bound[order[done]] > worst:
+            part = order[done : done + step]
+            found = self._search.query(rows[part], k=1, exclude=np.full(len(part), image))
+            distance, nearest = found[0][:, 0], self.bank_[found[1][:, 0]]
+            if refill is not None:
+                found = refill.query(rows[part], k=1)
+                closer = found[0][:, 0] < distance
+                distance = np.where(closer, found[0][:, 0], distance)
+                nearest[closer] = added[found[1][closer, 0]]
+            at = int(np.argmax(distance))
+            if distance[at] > worst:
+                worst, worst_row, neighbour = float(distance[at]), int(part[at]), nearest[at]
+            done, step = done + len(part), 2 * step
+        b = min(self.n_neighbors, len(self.bank_))
+        if b == 1:
+            return worst
+        _, index = self._search.query(neighbour[None], k=b, exclude=[image])
+        around = np.concatenate([self.bank_[index[0][index[0] >= 0]], added])
+        to_it = np.linalg.norm(around.astype(np.float64) - neighbour, axis=1)
+        around = around[np.argsort(to_it, kind="stable")[:b]]
+        to_neighbours = np.linalg.norm(rows[worst_row].astype(np.float64) - around, axis=1)
+        return worst * float(_weight(np.array([worst]), to_neighbours[None])[0])
+
+
+def _row_distances(rows: np.ndarray, bank: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Distance of each row to one bank row; infinite where ``index`` is -1."""
+    out = np.empty(len(rows))
+    for start in range(0, len(rows), 4096):
+        part = slice(start, start + 4096)
+        out[part] = np.linalg.norm(rows[part] - bank[index[part]], axis=1)
+    # Rounded up: a bound in float32 must not fall below the distance it bounds.
+    return np.where(index < 0, np.inf, out * (1 + 1e-5))
 
 
 def _row_of_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._filterbank import FilterBankFeatures
 from pyimgano.features._grids import PatchGrids
 from pyimgano.features._registry import make_features
 from pyimgano.features._torch import TorchPatchFeatures
 
-__all__ = ["FilterBankFeatures", "PatchGrids", "TorchPatchFeatures", "make_features"]
+__all__ = [
+    "BasePatchFeatures",
+    "FilterBankFeatures",
+    "PatchGrids",
+    "TorchPatchFeatures",
+    "make_features",
+]

@@ -152,6 +152,12 @@ class PatchGrids:
             self.work_sizes[chosen],
         )
 
+    def without_features(self) -> PatchGrids:
+        """The same grids with no feature left: what is needed to bring values to pixels."""
+        return PatchGrids(
+            self.rows[:, :0], self.grid_shapes, self.image_sizes, self.boxes, self.work_sizes
+        )
+
     def __repr__(self) -> str:
         return (
             f"PatchGrids(n_images={len(self)}, n_patches={len(self.rows)}, "
