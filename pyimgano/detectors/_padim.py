@@ -1,0 +1,242 @@
+"""PaDiM: a Gaussian at each position of the image."""
+
+from __future__ import annotations
+
+import tempfile
+from numbers import Integral, Real
+from typing import Any
+
+import numba
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.features import PatchGrids
+
+__all__ = ["PaDiMDetector"]
+
+# The paper's numbers of channels: 100 of ResNet-18's 448, 550 of WideResNet-50's 1792.
+_FEW, _MANY, _WIDE = 100, 550, 512
+# Positions factorised at a time; bounds the temporaries.
+_POSITIONS = 64
+
+
+class PaDiMDetector(BasePatchDetector):
+    """PaDiM: Mahalanobis distance to the Gaussian of good patches at the same position.
+
+    For parts that lie still: every position has its own mean and full covariance over a random
+    selection of feature channels. The image's score is the largest value of its smoothed map.
+
+    On feature rows there is one position: a Gaussian with regularised covariance.
+
+    Parameters
+    ----------
+    features : str or transformer, default="wide_resnet50_2"
+        Name of a feature step (layers 1 to 3 of a network) or a transformer that returns
+        :class:`~pyimgano.features.PatchGrids` of one shape for all images.
+    n_channels : "auto" or int, default="auto"
+        Feature channels selected at random; ``"auto"`` takes the paper's 100 of up to 512
+        channels and 550 of more. All of them if there are no more.
+    regularization : float, default=0.01
+        Added to the diagonal of each covariance.
+    smoothing_sigma : float, default=4.0
+        Standard deviation of the Gaussian smoothing of the maps, in pixels of the resolution
+        the features are computed at.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        ``"auto"`` puts the threshold at the 0.995 quantile of the training images'
+        out-of-sample scores; a float has that share of the training images flagged.
+    random_state : int, RandomState or None, default=0
+        Seeds the selection of channels.
+
+    Attributes
+    ----------
+    channels_ : ndarray of shape (n_channels,), int
+        The selected channels, ascending.
+    mean_ : ndarray of shape (n_positions, n_channels), float32
+        Mean of each position.
+    factor_ : ndarray of shape (n_positions, n_channels * (n_channels + 1) / 2), float32
+        Lower Cholesky factor of each covariance, row by row, with inverted diagonal.
+    grid_shape_ : tuple of int
+        Rows and columns of positions.
+    training_scores_ : ndarray of shape (n_images,), float64
+        Anomaly score of each training image under the Gaussians estimated without it.
+    offset_ : float
+        Threshold on ``score_samples``.
+
+    Notes
+    -----
+    Leaving one image out changes each covariance by a matrix of rank one, so the
+    out-of-sample distance has a closed form [2]_; it is exact. Memory and the cost of scoring
+    an image are ``n_positions * n_channels ** 2 / 2`` numbers.
+
+    References
+    ----------
+    .. [1] T. Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly
+       Detection and Localization", ICPR Workshops 2021.
+    .. [2] J. Sherman, W. J. Morrison, "Adjustment of an inverse matrix corresponding to a
+       change in one element of a given matrix", Annals of Mathematical Statistics 21, 1950.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.detectors import PaDiMDetector
+    >>> rows = np.random.RandomState(0).normal(size=(200, 3))
+    >>> PaDiMDetector().fit(rows).predict([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **BasePatchDetector._parameter_constraints,
+        "n_channels": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "regularization": [Interval(Real, 0, None, closed="neither")],
+    }
+    _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
+
+    def __init__(
+        self,
+        features: Any = "wide_resnet50_2",
+        *,
+        n_channels: str | int = "auto",
+        regularization: float = 0.01,
+        smoothing_sigma: float = 4.0,
+        contamination: str | float = "auto",
+        random_state: Any = 0,
+    ) -> None:
+        self.features = features
+        self.n_channels = n_channels
+        self.regularization = regularization
+        self.smoothing_sigma = smoothing_sigma
+        self.contamination = contamination
+        self.random_state = random_state
+
+    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+        geometry: list[PatchGrids] = []
+        self.__dict__.pop("channels_", None)
+        # All images are needed at each position, so they wait on disk, image after image.
+        with tempfile.TemporaryFile() as spill:
+            for block in blocks:
+                if not geometry:
+                    self._choose_channels(block)
+                spill.write(self._select(block).tobytes())
+                geometry.append(block.without_features())
+            spill.flush()
+            n, positions = blocks.n_images, int(np.prod(self.grid_shape_))
+            copies = np.bincount(blocks.groups, minlength=n)[blocks.groups]
+            if n - copies.max() < 2:
+                raise TooFewImagesError(
+                    f"PaDiMDetector needs 2 different training samples beside the one it leaves "
+                    f"out, got n_samples={n} with {n - copies.max()} different from one of them."
+                )
+            shape = (n, positions, len(self.channels_))
+            data = np.memmap(spill, dtype=np.float32, mode="r", shape=shape)
+            left_out = self._estimate(data, copies)
+            del data  # unmapped before the file goes
+        self._n_images = n
+        scores, done = [], 0
+        for grids in geometry:
+            scores.append(self._worst(grids, left_out[done : done + len(grids)].ravel()))
+            done += len(grids)
+        return np.concatenate(scores)
+
+    def _choose_channels(self, block: PatchGrids) -> None:
+        available = block.n_features
+        wanted = self.n_channels
+        if wanted == "auto":
+            wanted = _FEW if available <= _WIDE else _MANY
+        rng = check_random_state(self.random_state)
+        n = min(int(wanted), available)
+        self.channels_ = np.sort(rng.choice(available, size=n, replace=False))
+        self.grid_shape_ = tuple(int(s) for s in block.grid_shapes[0])
+
+    def _select(self, block: PatchGrids) -> np.ndarray:
+        """Chosen channels of each image, ``(n, n_positions, n_channels)``."""
+        if (block.grid_shapes != self.grid_shape_).any():
+            other = block.grid_shapes[(block.grid_shapes != self.grid_shape_).any(axis=1)][0]
+            raise ValueError(
+                f"PaDiMDetector compares positions, so all images need the grid "
+                f"{self.grid_shape_} of the first training image, got {tuple(other.tolist())}: "
+                "give the feature step a fixed resize."
+            )
+        return block.rows[:, self.channels_].reshape(len(block), -1, len(self.channels_))
+
+    def _estimate(self, data: np.ndarray, copies: np.ndarray) -> np.ndarray:
+        """Set mean and factor of each position; return squared leave-one-out distances.
+
+        Sums run in float64 over deviations from the mean, some positions at a time.
+        """
+        n, positions, d = data.shape
+        rows, columns = np.tril_indices(d)
+        self.mean_ = np.empty((positions, d), dtype=np.float32)
+        self.factor_ = np.empty((positions, len(rows)), dtype=np.float32)
+        left_out = np.empty((n, positions))
+        ridge = self.regularization * np.eye(d)
+        for start in range(0, positions, _POSITIONS):
+            part = slice(start, start + _POSITIONS)
+            deviation = data[:, part].astype(np.float64).transpose(1, 0, 2)
+            mean = deviation.mean(axis=1)
+            deviation -= mean[:, None]
+            scatter = deviation.transpose(0, 2, 1) @ deviation
+            factor = np.linalg.cholesky(scatter / (n - 1) + ridge)
+            diagonal = np.arange(d)
+            factor[:, diagonal, diagonal] = 1.0 / factor[:, diagonal, diagonal]
+            self.mean_[part] = mean
+            self.factor_[part] = factor[:, rows, columns]
+            for k in np.unique(copies):
+                # k equal images leave together: the scatter loses n k / (n - k) v v'.
+                which = copies == k
+                v = deviation[:, which].transpose(0, 2, 1)
+                solved = np.linalg.solve(scatter / (n - k - 1) + ridge, v)
+                q = np.einsum("pdn,pdn->np", v, solved)
+                shrink = n * k / ((n - k) * (n - k - 1))
+                left_out[which, part] = _left_out(q, n / (n - k), shrink)
+        return np.sqrt(left_out)
+
+    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        selected = self._select(block)
+        squared = np.empty(selected.shape[:2])
+        _mahalanobis(np.ascontiguousarray(selected), self.mean_, self.factor_, squared)
+        n = self._n_images
+        known = own >= 0
+        # Maps of recognised images: their own part taken out of mean and covariance (up to a
+        # factor (n - 2) / (n - 1) on the latter, for which the factor would have to be redone).
+        squared[known] = _left_out(squared[known], n / (n - 1), n / (n - 1) ** 2)
+        distance = np.sqrt(squared).ravel()
+        return distance, self._worst(block, distance)
+
+    def _worst(self, grids: PatchGrids, distance: np.ndarray) -> np.ndarray:
+        maps = grids.smooth(distance, self.smoothing_sigma)
+        return np.array([m.max() for m in maps], dtype=np.float64)
+
+
+def _left_out(q: np.ndarray, away: float, shrink: float) -> np.ndarray:
+    """Squared distance of a sample to the Gaussian without it (Sherman and Morrison).
+
+    ``q`` is its squared distance ``v' M^-1 v`` to the full mean; without it the mean lies
+    ``away`` times as far and ``M`` loses ``shrink v v'``.
+    """
+    return away**2 * q / (1.0 - shrink * q)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _mahalanobis(selected, mean, factor, out):
+    """Squared Mahalanobis distances by forward substitution, position by position.
+
+    A position's factor is read once for all images. Each result depends on its own row alone.
+    """
+    n, positions, d = selected.shape
+    z = np.empty(d, np.float32)
+    for p in range(positions):
+        for i in range(n):
+            total = 0.0
+            at = 0
+            for row in range(d):
+                s = np.float32(0.0)
+                for k in range(row):
+                    s += factor[p, at + k] * z[k]
+                value = (selected[i, p, row] - mean[p, row] - s) * factor[p, at + row]
+                z[row] = value
+                total += np.float64(value) * np.float64(value)
+                at += row + 1
+            out[i, p] = total
