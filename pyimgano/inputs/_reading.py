@@ -154,13 +154,18 @@ def _tolerant(path: str, step: Callable[[], _T]) -> _T:
 
 def _read_bytes(path: str) -> bytes:
     try:
-        mode = os.stat(path).st_mode
+        status = os.stat(path)
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             raise ImageReadError(
                 path, "is a directory, not an image file; use ImageSequence.from_folder"
             )
         if not stat.S_ISREG(mode):  # reading a pipe or a device could block for ever
             raise ImageReadError(path, "is not a regular file")
+        if status.st_size > 8 * MAX_PIXELS:  # bytes per pixel of 16-bit RGB with alpha
+            raise ImageReadError(
+                path, f"is {status.st_size} bytes, more than any image of MAX_PIXELS needs"
+            )
         with open(path, "rb") as file:
             data = file.read()
     except ImageReadError:
@@ -193,7 +198,7 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     if image.format == "PNG":
         critical = _check_png(path, data)
         if data[24] == 16 and data[25] != 0:  # bit depth and colour type: 16 bit, not gray
-            image.load()  # finds damage that OpenCV passes over
+            image.load()  # finds what OpenCV passes over, and tags after the pixels
             array = _opencv_u16(path, critical)
     elif image.format == "TIFF" and _is_u16_colour_tiff(path, image.tag_v2):
         orientation = image.tag_v2.get(_ORIENTATION, 1)
@@ -202,9 +207,8 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     if array is None:
         image.load()
         array = _pixels(path, image)
-    # Asked after loading: some versions of Pillow turn TIFFs upright themselves, and the
-    # tag of a PNG may come after its pixels.
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    if image.format != "TIFF":  # Pillow turns TIFFs upright when it loads them
+        orientation = image.getexif().get(_ORIENTATION, 1)
     transparent = image.info.get("transparency")
     if array.dtype == np.uint16 and transparent is not None:  # one colour is see-through
         hit = array == np.asarray(transparent)

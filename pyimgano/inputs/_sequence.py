@@ -234,7 +234,7 @@ class ImageSequence(_Collection):
         ndarray of shape (H, W) or (H, W, 3), uint8 or uint16
             Gray or RGB, upright.
         """
-        return read_raw(self.paths[i])
+        return np.require(read_raw(self.paths[i]), requirements=["C", "W"])
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         """Decode all images in order, a block at a time, reading ahead in threads.

@@ -353,6 +353,20 @@ def test_pixel_limit_is_ours_not_pillows(tmp_path, monkeypatch):
         read(path)
 
 
+def test_file_too_large_to_be_an_image(tmp_path, monkeypatch):
+    path = tmp_path / "a.bmp"
+    Image.fromarray(colours(5, 7)).save(path)
+    monkeypatch.setattr(_reading, "MAX_PIXELS", 10)
+    with pytest.raises(ImageReadError, match="bytes, more than any image"):
+        read(path)
+
+
+def test_decoded_images_can_be_written_to(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    read(tmp_path / "a.png")[:] = 0
+    read_raw(tmp_path / "a.png")[:] = 0
+
+
 def test_tolerance_for_truncated_files_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     Image.fromarray(colours(60, 70)).save(path)
