@@ -1,0 +1,167 @@
+"""The layout of a run directory, known here and nowhere else.
+
+::
+
+    runs/20260131-142507_synthetic_patchcore/
+      report.json                 all categories in short; written last: it marks a whole run
+      config.json                 what was asked for
+      environment.json            what it ran on
+      categories/<category>/
+        report.json               metrics, verdicts, threshold and its provenance, times
+        per_image.jsonl           one record per test image
+        pipeline.joblib (+ .json) the fitted pipeline, see pyimgano.load
+        overlays/*.png            the worst misses and false alarms
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pyimgano.delivery._files import read_json, read_json_lines, write_json, write_json_lines
+
+__all__ = ["CategoryDirectory", "RunDirectory"]
+
+
+class RunDirectory:
+    """One run on disk. Every file in it is written whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        An existing run directory; :meth:`create` makes a new one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(
+        cls,
+        output_dir: str | os.PathLike[str],
+        dataset: str,
+        model: str,
+        *,
+        now: datetime | None = None,
+    ) -> RunDirectory:
+        """Make ``output_dir/<timestamp>_<dataset>_<model>``, with a number if it exists.
+
+        Parameters
+        ----------
+        output_dir : str or Path
+            Created if need be.
+        dataset, model : str
+            Parts of the name; characters that file systems object to become ``-``.
+        now : datetime, default=None
+            Local time for the timestamp; None is now.
+        """
+        stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+        name = f"{stamp}_{_file_name(dataset)}_{_file_name(model)}"
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = Path(output_dir) / (name if number == 1 else f"{name}_{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:  # another run of this second
+                number += 1
+                continue
+            return cls(path)
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    def categories(self) -> list[CategoryDirectory]:
+        """The categories that are finished, sorted by name."""
+        reports = sorted(self.path.glob("categories/*/report.json"))
+        return [CategoryDirectory(report.parent) for report in reports]
+
+    def category(self, name: str) -> CategoryDirectory:
+        """Folder of one category; nothing is created yet."""
+        return CategoryDirectory(self.path / "categories" / _file_name(name))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_json(self.config, config)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_json(self.environment, environment)
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """The last thing that a run writes."""
+        write_json(self.report, report)
+
+    def read_report(self) -> dict[str, Any]:
+        return read_json(self.report)
+
+    def discard(self) -> None:
+        """Remove the directory of a run that produced nothing."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class CategoryDirectory:
+    """The part of a run that belongs to one category."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def per_image(self) -> Path:
+        return self.path / "per_image.jsonl"
+
+    @property
+    def pipeline(self) -> Path:
+        return self.path / "pipeline.joblib"
+
+    @property
+    def overlays(self) -> Path:
+        return self.path / "overlays"
+
+    def create(self) -> CategoryDirectory:
+        self.path.mkdir(parents=True)
+        return self
+
+    def discard(self) -> None:
+        """Remove what an interrupted category left."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """The last thing that is written for a category."""
+        write_json(self.report, report)
+
+    def write_per_image(self, records: Iterable[Mapping[str, Any]]) -> None:
+        write_json_lines(self.per_image, records)
+
+    def overlay(self, rank: int, verdict: str, kind: str, name: str) -> Path:
+        """Path of the ``rank``-th worst image's picture; creates the folder."""
+        self.overlays.mkdir(exist_ok=True)
+        parts = (f"{rank:02d}", verdict, kind, name)
+        return self.overlays / f"{'_'.join(_file_name(part) for part in parts)}.png"
+
+    def read_report(self) -> dict[str, Any]:
+        return read_json(self.report)
+
+    def read_per_image(self) -> list[dict[str, Any]]:
+        return read_json_lines(self.per_image)
+
+
+def _file_name(text: str) -> str:
+    """A name that every file system takes: no separators, no blanks, no leading dot."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip(".-_")[:80] or "unnamed"
