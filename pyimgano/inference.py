@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.exceptions import ImageReadError
+from pyimgano.exceptions import ImageFormatError, ImageReadError
 
 __all__ = ["Scored", "anomaly_map", "infer", "score", "threshold"]
 
@@ -181,7 +181,9 @@ def infer(
         block = X[start : start + batch_size]
         try:
             parts = [(block, score(estimator, block, maps=maps))]
-        except ImageReadError:
+        except (ImageReadError, ImageFormatError):
+            if None in _paths(block):
+                raise  # not about one file: the caller gave arrays of the wrong kind
             parts = [(item, _score_or_error(estimator, item, maps)) for item in _singles(block)]
         index = start
         for items, result in parts:
@@ -190,7 +192,7 @@ def infer(
                 index += 1
                 if path is not None:
                     record["path"] = path
-                if isinstance(result, ImageReadError):
+                if isinstance(result, Exception):
                     yield {**record, "error": str(result)}, None
                     continue
                 value = float(result.scores[i])
@@ -204,10 +206,10 @@ def _singles(block: Any) -> list[Any]:
     return [block[i : i + 1] for i in range(len(block))]
 
 
-def _score_or_error(estimator: Any, item: Any, maps: bool) -> Scored | ImageReadError:
+def _score_or_error(estimator: Any, item: Any, maps: bool) -> Scored | Exception:
     try:
         return score(estimator, item, maps=maps)
-    except ImageReadError as error:
+    except (ImageReadError, ImageFormatError) as error:
         return error
 
 

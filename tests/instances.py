@@ -5,21 +5,29 @@ from __future__ import annotations
 from sklearn.base import BaseEstimator
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import PatchCoreDetector
+from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
 from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 
 # For scikit-learn's battery, which feeds tables.
 TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
-    "FilterBankFeatures": [FilterBankFeatures()],
-    "ImageFormatNormalizer": [ImageFormatNormalizer()],
+    "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
     "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
-    "TorchPatchFeatures": [TorchPatchFeatures()],
+}
+
+# Steps that take images only: scikit-learn's battery has one check for them, ours the rest.
+TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "FilterBankFeatures": [FilterBankFeatures(resize=64)],
+    "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
+    "TorchPatchFeatures": [
+        TorchPatchFeatures("resnet18", layers=("layer1", "layer2"), weights=None, resize=64, crop=48)
+    ],
 }
 
 # For the battery of pyimgano.utils.estimator_checks, which feeds images.
 IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "PaDiMDetector": [PaDiMDetector(FilterBankFeatures(resize=64))],
     "PatchCoreDetector": [
         PatchCoreDetector(FilterBankFeatures(resize=64)),
         PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.01, n_neighbors=1),

@@ -13,7 +13,7 @@ from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
 from pyimgano.utils import all_estimators, estimator_checks as checks
 from pyimgano.utils.estimator_checks import yield_image_checks
-from tests.instances import IMAGE_INSTANCES, TABLE_INSTANCES
+from tests.instances import IMAGE_INSTANCES, TABLE_INSTANCES, TRANSFORMER_INSTANCES
 
 # Checks that may fail, with the reason. Nothing else may.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
@@ -34,7 +34,7 @@ def _ids(instances):
 
 
 def test_every_estimator_is_on_the_lists():
-    assert {name for name, _ in all_estimators()} == set(TABLE_INSTANCES)
+    assert {name for name, _ in all_estimators()} == {*TABLE_INSTANCES, *TRANSFORMER_INSTANCES}
     assert {name for name, _ in all_estimators("outlier_detector")} == set(IMAGE_INSTANCES)
 
 
@@ -53,6 +53,23 @@ def test_scikit_learn_contract(name, instance):
     if name in dict(all_estimators("outlier_detector")):
         passed = [r for r in results if r["status"] == "passed"]
         assert len(passed) >= LEAST_CHECKS["outlier_detector"], len(passed)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.parametrize(("name", "instance"), _ids(TRANSFORMER_INSTANCES))
+def test_scikit_learn_contract_of_image_transformers(name, instance):
+    # Their tags say that they take no tables, which leaves scikit-learn with the clone check.
+    results = check_estimator(clone(instance), on_fail=None)
+    assert {r["check_name"]: r["status"] for r in results} == {"check_estimator_cloneable": "passed"}
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+@pytest.mark.parametrize("check", list(checks.yield_image_transformer_checks()))
+@pytest.mark.parametrize(("name", "instance"), _ids(TRANSFORMER_INSTANCES))
+def test_image_transformer_contract(name, instance, check):
+    if name == "TorchPatchFeatures":
+        pytest.importorskip("torch", reason="torch is not installed")
+    check(clone(instance))
 
 
 def _image_checks():

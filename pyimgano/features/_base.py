@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 
 from pyimgano.features._grids import PatchGrids
 from pyimgano.inputs import check_images
@@ -57,6 +58,14 @@ class BasePatchFeatures(TransformerMixin, BaseEstimator):
         """Compute the patch features block by block; memory does not grow with ``X``."""
         for images in check_images(X).iter_blocks(self.batch_size):
             yield self._extract(images)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
 
     def _fit_images(self, images: object) -> None:
         """Learn from the training images; most features have nothing to learn."""

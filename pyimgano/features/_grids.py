@@ -164,6 +164,10 @@ class PatchGrids:
             f"n_features={self.n_features})"
         )
 
+    def as_image_rows(self) -> list[np.ndarray]:
+        """The ``(n_patches, n_features)`` rows of each image."""
+        return [self.rows[a:b] for a, b in zip(self._starts[:-1], self._starts[1:])]
+
     def as_grid(self, values: np.ndarray) -> list[np.ndarray]:
         """Cut one value per patch into one ``(h, w)`` array per image."""
         values = np.asarray(values)

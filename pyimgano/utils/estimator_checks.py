@@ -20,10 +20,16 @@ from sklearn.base import clone, is_outlier_detector
 from sklearn.utils import check_random_state
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.features import PatchGrids
 from pyimgano.inference import anomaly_map, threshold
 from pyimgano.inputs import ImageSequence
 
-__all__ = ["check_image_detector", "make_check_images", "yield_image_checks"]
+__all__ = [
+    "check_image_detector",
+    "make_check_images",
+    "yield_image_checks",
+    "yield_image_transformer_checks",
+]
 
 
 def make_check_images(
@@ -98,6 +104,22 @@ def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
         yield check_maps_have_the_shape_of_the_images
         yield check_maps_are_batch_independent
         yield check_map_peaks_at_the_defect
+
+
+def yield_image_transformer_checks() -> Iterator[Callable[[Any], None]]:
+    """Yield the checks of steps that turn images into images or patch features.
+
+    scikit-learn's battery has next to nothing to say of them: it feeds tables only.
+    """
+    yield check_transformer_fit_returns_self
+    yield check_transformer_treats_images_one_by_one
+    yield check_transformer_takes_ragged_and_read_only_input
+    yield check_transformer_does_not_alias_or_change_its_input
+    yield check_transformer_paths_equal_arrays
+    yield check_transformer_clone_and_pickle
+    yield check_transformer_refit_is_reproducible
+    yield check_transformer_refuses_wrong_arrays
+    yield check_parameters_are_not_changed_by_fit
 
 
 def check_image_detector(detector: Any) -> list[str]:
@@ -401,3 +423,82 @@ def check_map_peaks_at_the_defect(detector: Any) -> None:
     for image, heat in zip(X[3:], bad):
         inside = (image == 250).all(axis=2)
         assert heat[inside].mean() > heat[~inside].mean(), "the map is not hottest at the defect"
+
+
+def _parts(output: Any) -> list[np.ndarray]:
+    """What a transformer gave for each image, as comparable arrays."""
+    if isinstance(output, PatchGrids):
+        return output.as_image_rows()
+    return [np.asarray(output[i]) for i in range(len(output))]
+
+
+def _assert_same(actual: Any, expected: Any) -> None:
+    actual, expected = _parts(actual), _parts(expected)
+    assert len(actual) == len(expected), f"{len(actual)} outputs for {len(expected)} images"
+    for one, other in zip(actual, expected):
+        np.testing.assert_array_equal(one, other)
+
+
+def check_transformer_fit_returns_self(transformer: Any) -> None:
+    X = make_check_images(6)
+    assert transformer.fit(X) is transformer
+    assert len(transformer.transform(X)) == 6, "a transformer must not change the number of images"
+    _assert_same(clone(transformer).fit_transform(X), transformer.transform(X))
+
+
+def check_transformer_treats_images_one_by_one(transformer: Any) -> None:
+    transformer.fit(make_check_images(6))
+    X = _new_images()
+    together = _parts(transformer.transform(X))
+    for i in range(len(X)):
+        np.testing.assert_array_equal(_parts(transformer.transform(X[i : i + 1]))[0], together[i])
+
+
+def check_transformer_takes_ragged_and_read_only_input(transformer: Any) -> None:
+    transformer.fit(make_check_images(6))
+    X = [*make_check_images(1, random_state=1), *make_check_images(1, size=(80, 60))]
+    expected = transformer.transform(X)
+    for image in X:
+        image.setflags(write=False)
+    _assert_same(transformer.transform(X), expected)
+
+
+def check_transformer_does_not_alias_or_change_its_input(transformer: Any) -> None:
+    X = make_check_images(6)
+    before = X.copy()
+    output = transformer.fit(X).transform(X)
+    np.testing.assert_array_equal(X, before)
+    assert not any(np.shares_memory(part, X) for part in _parts(output)), "the output is a view"
+
+
+def check_transformer_paths_equal_arrays(transformer: Any) -> None:
+    X = make_check_images(6)
+    transformer.fit(X)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _write(X, folder)
+        _assert_same(transformer.transform(paths), transformer.transform(X))
+        _assert_same(transformer.transform(ImageSequence(paths)), transformer.transform(X))
+
+
+def check_transformer_clone_and_pickle(transformer: Any) -> None:
+    X = make_check_images(6)
+    transformer.fit(X)
+    assert str(clone(transformer).get_params()) == str(transformer.get_params())
+    _assert_same(pickle.loads(pickle.dumps(transformer)).transform(X), transformer.transform(X))
+
+
+def check_transformer_refit_is_reproducible(transformer: Any) -> None:
+    X = make_check_images(6)
+    expected = clone(transformer).fit(X).transform(X)
+    transformer.fit(make_check_images(4, random_state=5)).fit(X)
+    _assert_same(transformer.transform(X), expected)
+
+
+def check_transformer_refuses_wrong_arrays(transformer: Any) -> None:
+    X = make_check_images(4)
+    transformer.fit(X)
+    refuse: Callable[..., None] = partial(_assert_raises, (ImageFormatError, ValueError))
+    refuse(lambda: transformer.transform(X / 255.0), "float64")
+    refuse(lambda: transformer.transform(X[0]), "[")
+    refuse(lambda: transformer.transform(np.zeros((4, 3))))
+    refuse(lambda: transformer.transform([]))
