@@ -118,7 +118,7 @@ class _Board:
         self.canvas = canvas
         self.sheet = to_sheet(plain(canvas, table))
         self.green = jittered(rng, [0.10, 0.36, 0.22], 0.07)
-        self.copper = self.green * np.float32(1.35) + np.float32(0.03)
+        self.copper = self.green * np.float32(1.45) + np.float32(0.07)
         self.solder = jittered(rng, [0.78, 0.78, 0.76], 0.04)
         self.black = jittered(rng, [0.13, 0.13, 0.14], 0.10)
 
@@ -185,7 +185,7 @@ class _Board:
         trace = np.asarray(_TRACES[int(rng.integers(len(_TRACES)))], float)
         piece = int(np.argmax(np.hypot(*np.diff(trace, axis=0).T)))
         way = trace[piece + 1] - trace[piece]
-        size = 3 + 6 * fault.strength * rng.random()
+        size = 4 + 6 * fault.strength * rng.random()
         middle = trace[piece] + way * rng.uniform(0.35, 0.65)
         step = way / np.hypot(*way) * size
         self.line([middle - step, middle + step], self.green * 0.92, 4.6)

@@ -150,7 +150,6 @@ def test_random_state_takes_what_scikit_learn_takes():
 
 
 def test_global_generators_stay_untouched():
-    np.random.seed(0)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     make_inspection_dataset("screw", n_train=1, n_test_good=1, n_test_defect=1, size=64)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
