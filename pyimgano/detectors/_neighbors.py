@@ -93,15 +93,18 @@ def _take_candidates(rows, bank, offset, product, bias, floor, group, exclude, d
     last = distance.shape[1] - 1
     for q in range(rows.shape[0]):
         values = product[q]
+        smallest = _smallest(values, bias)
+        if smallest + floor[q] > distance[q, last]:
+            continue  # most rows, once a few blocks have been seen
         if exclude[q] >= 0:
             for j in range(group.shape[0]):
                 if group[j] == exclude[q]:
                     values[j] = np.inf
-        smallest = _smallest(values, bias)
+            smallest = _smallest(values, bias)
+        if smallest == np.inf or smallest + floor[q] > distance[q, last]:
+            continue
         # The best candidate goes first: it makes the limit tight for all others.
         first = -1
-        if not smallest + floor[q] <= distance[q, last] or smallest == np.inf:
-            continue
         for j in range(values.shape[0]):
             if values[j] + bias[j] == smallest:
                 first = j
