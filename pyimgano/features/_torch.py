@@ -86,8 +86,8 @@ class TorchPatchFeatures(BasePatchFeatures):
         It is looked up when the network is loaded, so that a model fitted on a GPU works
         on a machine without when it says ``"auto"``.
     batch_size : int, default=8
-        Images decoded and computed at a time. On the CPU the features of an image are the
-        same, bit for bit, in any batch.
+        Images decoded at a time, and on a GPU computed at a time. The CPU computes one
+        after another, so that an image has the same features, bit for bit, in any batch.
     embed_weights : bool, default=False
         Keep the weights in the state from ``fit`` on, so that one joblib file holds all
         there is. Otherwise the file stays small and needs the weights where it is loaded.
@@ -174,54 +174,38 @@ class TorchPatchFeatures(BasePatchFeatures):
         """Load the network and note what identifies its weights."""
         for name in ("weights_sha256_", "embedded_weights_", "_loaded"):
             self.__dict__.pop(name, None)  # of an earlier fit
-        network = self._network()
-        self.weights_sha256_ = network.sha256
+        _check_sizes(self.resize, self.crop, self.pool)
+        self.weights_sha256_ = self._network().sha256
         if self.embed_weights:
-            state = _read_state(self.backbone, tuple(self.layers), self._source())
-            self.embedded_weights_ = {name: value.numpy() for name, value in state.items()}
+            _, self.embedded_weights_ = _read(self.backbone, tuple(self.layers), self._source())
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
         network = self._network()
-        resize, crop = _check_sizes(self.resize, self.crop)
+        resize, crop = _check_sizes(self.resize, self.crop, self.pool)
         prepared, boxes = zip(*(_prepare(image, resize, crop) for image in images))
-        work_sizes = [image.shape[:2] for image in prepared]
-        rows: list[Any] = [None] * len(images)
-        grid_shapes: list[Any] = [None] * len(images)
-        for size in dict.fromkeys(work_sizes):  # images of one size go together
-            members = [i for i, other in enumerate(work_sizes) if other == size]
-            maps = network.patch_maps(np.stack([prepared[i] for i in members]), self.pool)
-            if len(members) == len(images):  # the usual case, without another copy
-                rows = [maps.reshape(-1, maps.shape[-1])]
-                grid_shapes = [maps.shape[1:3]] * len(images)
-                break
-            for i, one in zip(members, maps):
-                rows[i] = one.reshape(-1, one.shape[-1])
-                grid_shapes[i] = one.shape[:2]
+        maps = network.patch_maps(prepared, self.pool)
         return PatchGrids(
-            rows[0] if len(rows) == 1 else np.concatenate(rows),
-            grid_shapes,
+            np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps]),
+            [one.shape[:2] for one in maps],
             image_sizes=[image.shape[:2] for image in images],
             boxes=boxes,
-            work_sizes=work_sizes,
+            work_sizes=[image.shape[:2] for image in prepared],
         )
 
     def _network(self) -> _Network:
         """Return the network these parameters describe, loaded if that was not done yet."""
-        parameters = tuple(self.get_params(deep=False).items())
+        names = ("backbone", "layers", "weights", "precision", "device", "random_state")
+        parameters = repr([getattr(self, name) for name in names])
         loaded = self.__dict__.get("_loaded")
         if loaded is not None and loaded[0] == parameters:
             return loaded[1]
         self._validate_params()  # transform works without fit
-        _check_sizes(self.resize, self.crop)
         _check_layers(self.layers)
-        if self.pool % 2 == 0:
-            raise ValueError(f"pool={self.pool} has no center patch; it must be odd.")
         device = _resolve_device(self.device)
         expected = getattr(self, "weights_sha256_", None)
         if hasattr(self, "embedded_weights_"):
-            network = _assemble(
-                self.backbone, tuple(self.layers), self.embedded_weights_, device, self.precision
-            )
+            graph = _build(self.backbone, tuple(self.layers))
+            network = _assemble(graph, self.embedded_weights_, device, self.precision)
         else:
             if self.weights is None and expected is None:
                 warnings.warn(
@@ -268,7 +252,7 @@ class TorchPatchFeatures(BasePatchFeatures):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
+        state = dict(super().__getstate__())  # it may be the very __dict__
         state.pop("_loaded", None)  # a network is found again, never pickled
         return state
 
@@ -300,10 +284,21 @@ class _Network:
         self._mean = torch.tensor(_MEAN, device=device).mul_(255).view(1, 3, 1, 1)
         self._std = torch.tensor(_STD, device=device).mul_(255).view(1, 3, 1, 1)
 
-    def patch_maps(self, images: np.ndarray, pool: int) -> np.ndarray:
-        """Features (n, h, w, d), float32, of uint8 images (n, height, width, 3)."""
+    def patch_maps(self, images: Sequence[np.ndarray], pool: int) -> list[np.ndarray]:
+        """Features (h, w, d), float32, of each uint8 image (height, width, 3)."""
+        if not self.device.startswith("cuda"):
+            # The CPU's convolutions choose their algorithm by the size of the batch, and each
+            # rounds in its own way. One by one, an image is the same in any company.
+            return [self._run(image[None], pool)[0] for image in images]
+        maps: list[Any] = [None] * len(images)
+        for size in {image.shape: None for image in images}:  # images of one size go together
+            members = [i for i, image in enumerate(images) if image.shape == size]
+            for i, one in zip(members, self._run(np.stack([images[i] for i in members]), pool)):
+                maps[i] = one
+        return maps
+
+    def _run(self, images: np.ndarray, pool: int) -> np.ndarray:
         torch = _torch()
-        functional = torch.nn.functional
         cuda = self.device.startswith("cuda")
         # TF32 would cost half the digits; the other flags are their usual values.
         flags = (
@@ -320,27 +315,34 @@ class _Network:
         )
         with torch.inference_mode(), flags:
             # (n, height, width, 3) in memory is what torch calls channels-last.
-            x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-            x = x.float().sub_(self._mean).div_(self._std)
+            x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            x = x.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
             with autocast:
                 outputs = self.module(x)
-            joined: list[Any] = []
-            for layer, output in outputs.items():
-                if output.ndim != 4:
-                    raise ValueError(
-                        f"layer {layer!r} gives an output of shape {tuple(output.shape)}, which "
-                        "is no map; choose layers with outputs (n, channels, height, width)."
-                    )
-                output = output.float()
-                if pool > 1:
-                    output = functional.avg_pool2d(output, pool, stride=1, padding=pool // 2)
-                if joined and output.shape[2:] != joined[0].shape[2:]:
-                    output = functional.interpolate(
-                        output, size=joined[0].shape[2:], mode="bilinear", align_corners=False
-                    )
-                joined.append(output)
-            maps = torch.cat(joined, dim=1).permute(0, 2, 3, 1)
-            return maps.contiguous().cpu().numpy()
+            maps = _join(outputs, pool)
+            return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _join(outputs: tuple[Any, ...], pool: int) -> Any:
+    """Average each layer's map over neighbourhoods and bring it to the grid of the first."""
+    torch = _torch()
+    functional = torch.nn.functional
+    joined: list[Any] = []
+    for i, output in enumerate(outputs):
+        if output.ndim != 4:
+            raise ValueError(
+                f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no map; "
+                "choose layers with outputs (n, channels, height, width)."
+            )
+        output = output.float()
+        if pool > 1:
+            output = functional.avg_pool2d(output, pool, stride=1, padding=pool // 2)
+        if joined and output.shape[2:] != joined[0].shape[2:]:
+            output = functional.interpolate(
+                output, size=joined[0].shape[2:], mode="bilinear", align_corners=False
+            )
+        joined.append(output)
+    return torch.cat(joined, dim=1)
 
 
 def _torch() -> Any:
@@ -364,35 +366,31 @@ def _models(backbone: str) -> Any:
 def _load(
     backbone: str, layers: tuple[str, ...], source: _Source, device: str, precision: str
 ) -> _Network:
-    state = _read_state(backbone, layers, source)
-    return _assemble(backbone, layers, state, device, precision)
+    return _assemble(*_read(backbone, layers, source), device, precision)
 
 
-def _assemble(
-    backbone: str, layers: tuple[str, ...], state: dict[str, Any], device: str, precision: str
-) -> _Network:
-    """Build the network as far as its last layer, fill it, and make it fast."""
+def _assemble(graph: Any, state: dict[str, np.ndarray], device: str, precision: str) -> _Network:
+    """Fill the graph with its weights and make it fast."""
     torch = _torch()
-    graph = _build(backbone, layers, "meta").to_empty(device="cpu")
-    tensors = {name: torch.as_tensor(value) for name, value in state.items()}
+    graph = graph.to_empty(device="cpu")
     for name, target in graph.state_dict().items():
-        if name in tensors:
-            target.copy_(tensors[name])
+        if name in state:
+            target.copy_(torch.tensor(state[name]))
         else:  # the batch norms' counters, see _needed
             target.zero_()
     graph.requires_grad_(False)
     _fold_batch_norms(graph)
     bfloat16 = precision == "bfloat16"
     if bfloat16:
-        # Autocast would convert these weights again for every batch.
+        # Autocast would convert these weights again for every image.
         for module in graph.modules():
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
                 module.to(torch.bfloat16)
     graph = graph.to(device=device, memory_format=torch.channels_last)
-    return _Network(graph, _digest(tensors), device, bfloat16)
+    return _Network(graph, _digest(state), device, bfloat16)
 
 
-def _build(backbone: str, layers: tuple[str, ...], device: str) -> Any:
+def _build(backbone: str, layers: tuple[str, ...], device: str = "meta") -> Any:
     """Graph of the network from its input to the layers, and nothing else."""
     torch = _torch()
     models = _models(backbone)
@@ -404,22 +402,35 @@ def _build(backbone: str, layers: tuple[str, ...], device: str) -> Any:
     with torch.random.fork_rng(devices=[]), torch.device(device):
         model = models.get_model(backbone, weights=None, **_BUILD_OPTIONS.get(backbone, {}))
     model.eval()
-    _, nodes = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)
-    available = _layer_names(nodes)
+    try:
+        extractor = feature_extraction.create_feature_extractor(
+            model, list(layers), suppress_diff_warning=True
+        )
+    except ValueError as error:
+        _, nodes = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)
+        available = _layer_names(nodes)
+        for layer in layers:
+            if layer not in available:
+                top = list(dict.fromkeys(name.split(".")[0] for name in nodes))
+                raise ValueError(
+                    f"layers: {backbone} has no layer {layer!r}."
+                    + _nearest(layer, available)
+                    + f" Its outermost layers are {', '.join(top)}."
+                ) from error
+        raise
+    # Of its two graphs, for training and for evaluation, only the second is wanted, and a
+    # plain module of it can be edited.
+    graph = torch.fx.GraphModule(extractor, extractor.eval_graph).eval()
+    # Outputs in the order of ``layers``, and copied: what follows a layer may work in place.
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    copies = []
     for layer in layers:
-        if layer not in available:
-            top = list(dict.fromkeys(name.split(".")[0] for name in nodes))
-            raise ValueError(
-                f"layers: {backbone} has no layer {layer!r}."
-                + _nearest(layer, available)
-                + f" Its outermost layers are {', '.join(top)}."
-            )
-    extractor = feature_extraction.create_feature_extractor(
-        model, list(layers), suppress_diff_warning=True
-    )
-    # Alone of its two graphs (training, evaluation) the second is wanted, and a plain
-    # module of it can be edited.
-    return torch.fx.GraphModule(extractor, extractor.eval_graph).eval()
+        node = output.args[0][layer]
+        with graph.graph.inserting_after(node):
+            copies.append(graph.graph.call_method("clone", (node,)))
+    output.args = (tuple(copies),)
+    graph.recompile()
+    return graph
 
 
 def _layer_names(nodes: Iterable[str]) -> set[str]:
@@ -440,11 +451,15 @@ def _needed(graph: Any) -> dict[str, Any]:
     }
 
 
-def _read_state(backbone: str, layers: tuple[str, ...], source: _Source) -> dict[str, Any]:
-    """Tensors the layers need, from the file or drawn at random; float32 where floating."""
+def _read(
+    backbone: str, layers: tuple[str, ...], source: _Source
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Graph of the network, and its weights from the file or drawn at random."""
     if source.path is None:
-        return _random_state(_build(backbone, layers, "cpu"), source.seed)
-    needed = _needed(_build(backbone, layers, "meta"))
+        graph = _build(backbone, layers, "cpu")
+        return graph, _random_state(graph, source.seed)
+    graph = _build(backbone, layers)
+    needed = _needed(graph)
     state = read_state_dict(source.path)
     missing = [name for name in needed if name not in state]
     if len(missing) == len(needed):
@@ -464,23 +479,21 @@ def _read_state(backbone: str, layers: tuple[str, ...], source: _Source) -> dict
                 f"{source.path} is not of {backbone}: {name} has shape "
                 f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}."
             )
-    return {
-        name: state[name].detach().to(tensor.dtype).contiguous() for name, tensor in needed.items()
-    }
+    used = {name: state[name].detach().to(tensor.dtype).numpy() for name, tensor in needed.items()}
+    return graph, used
 
 
-def _random_state(graph: Any, seed: int) -> dict[str, Any]:
+def _random_state(graph: Any, seed: int) -> dict[str, np.ndarray]:
     """He initialisation drawn by numpy, which gives the same numbers on every machine."""
-    torch = _torch()
     rng = np.random.default_rng(seed)
-    state = {name: tensor.detach().clone() for name, tensor in _needed(graph).items()}
+    state = {name: tensor.detach().numpy() for name, tensor in _needed(graph).items()}
     for name, tensor in graph.named_parameters():
         if tensor.ndim < 2:
             value = np.full(tensor.shape, 0 if name.endswith("bias") else 1)
         else:
             fan_out = tensor.shape[0] * int(np.prod(tensor.shape[2:]))
             value = rng.standard_normal(tensor.shape) * np.sqrt(2 / fan_out)
-        state[name] = torch.from_numpy(value.astype(np.float32))
+        state[name] = value.astype(np.float32)
     return state
 
 
@@ -510,13 +523,13 @@ def _fold_batch_norms(graph: Any) -> None:
     graph.recompile()
 
 
-def _digest(state: dict[str, Any]) -> str:
+def _digest(state: dict[str, np.ndarray]) -> str:
     """sha256 over names, shapes and values, whatever order or file they came in."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        value = np.ascontiguousarray(state[name].numpy())
+        value = state[name]
         digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
-        digest.update(value.tobytes())
+        digest.update(value.tobytes())  # in C order, whatever the layout in memory
     return digest.hexdigest()
 
 
@@ -551,9 +564,11 @@ def _check_layers(layers: Sequence[str]) -> None:
 
 
 def _check_sizes(
-    resize: int | Sequence[int] | None, crop: int | Sequence[int] | None
+    resize: int | Sequence[int] | None, crop: int | Sequence[int] | None, pool: int
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """``resize`` and ``crop`` as (height, width), if they go together."""
+    if pool % 2 == 0:
+        raise ValueError(f"pool={pool} has no center patch; it must be odd.")
     resize_to, crop_to = _pair("resize", resize), _pair("crop", crop)
     if resize_to and crop_to and (crop_to[0] > resize_to[0] or crop_to[1] > resize_to[1]):
         raise ValueError(
