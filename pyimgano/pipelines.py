@@ -45,6 +45,7 @@ __all__ = ["BenchmarkResult", "run_benchmark"]
 # One good part in fifty may be called bad: a rate that a test set of usual size can check.
 _QUANTILE = 0.98
 _FEATURES = "filterbank"
+_CATEGORY = "brushed_metal"
 _DATASETS = ("synthetic", "folder")
 _MODELS = ("patchcore",)
 
@@ -80,6 +81,7 @@ def run_benchmark(
     root: str | Path | None = None,
     category: str | Sequence[str] | None = None,
     model: Any = "patchcore",
+    model_name: str | None = None,
     features: Any = None,
     quantile: float | None = None,
     output_dir: str | Path | None = "runs",
@@ -105,11 +107,13 @@ def run_benchmark(
     root : str or Path, default=None
         For ``"folder"``: a category's folder, or the folder above several.
     category : str or sequence of str, default=None
-        What to run. None is, for ``"synthetic"``, the default of the generator, and for
-        ``"folder"``, every category below ``root``.
+        What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for ``"folder"``,
+        every category below ``root``.
     model : {"patchcore"} or estimator, default="patchcore"
         An unfitted outlier detector for images; a ``ThresholdCalibrator`` brings its own
         quantile.
+    model_name : str, default=None
+        What to call the model in reports; None is its name or its class.
     features : str or transformer, default=None
         Feature step of a model given by name; None is ``"filterbank"``, which needs no
         weights.
@@ -159,7 +163,8 @@ def run_benchmark(
     pipeline = _make_pipeline(model, features, quantile, random_state, progress)
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
     dataset_name = dataset if isinstance(dataset, str) else "custom"
-    model_name = model if isinstance(model, str) else _innermost_name(model)
+    if model_name is None:
+        model_name = model if isinstance(model, str) else _innermost_name(model)
     result = BenchmarkResult()
     run = None
     if output_dir is not None:
@@ -243,13 +248,9 @@ def _sources(
     elif dataset == "synthetic":
         if root is not None:
             raise ValueError('root belongs to dataset="folder"; "synthetic" reads no files.')
-        for name in [None] if names is None else names:
-            arguments = {"random_state": random_state, **(options or {})}
-            if name is not None:
-                arguments["category"] = name
-            # Names show in the report before anything is made.
-            shown = name or _default_category()
-            yield shown, lambda arguments=arguments: make_inspection_dataset(**arguments)
+        arguments = {"random_state": random_state, **(options or {})}
+        for name in [_CATEGORY] if names is None else names:
+            yield name, lambda name=name: make_inspection_dataset(name, **arguments)
     elif dataset == "folder":
         if root is None:
             raise ValueError('dataset="folder" needs root, the folder of the images.')
@@ -263,12 +264,6 @@ def _sources(
             yield name, lambda name=name: load_folder(folder, name)
     else:
         raise ValueError(f"dataset={dataset!r} is not one of {', '.join(map(repr, _DATASETS))}.")
-
-
-def _default_category() -> str:
-    import inspect
-
-    return inspect.signature(make_inspection_dataset).parameters["category"].default
 
 
 def _innermost_name(model: Any) -> str:

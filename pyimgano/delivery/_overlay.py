@@ -38,12 +38,10 @@ def heat_range(calibration_scores: Any, threshold: float) -> tuple[float, float]
         ``low < high``; they follow any change of the scores' unit or zero.
     """
     scores = np.asarray([] if calibration_scores is None else calibration_scores, dtype=float)
-    middle = float(np.median(scores)) if len(scores) else 0.0
-    reach = threshold - middle
-    if len(scores):
-        reach = max(reach, float(scores.max() - scores.min()))
-    reach = abs(reach) or 1.0
-    return threshold - 2.0 * reach, threshold + 2.0 * reach
+    ordinary = float(np.median(scores)) if len(scores) else 0.0
+    # Zero only where the scores of good images do not differ at all.
+    reach = abs(threshold - ordinary) or abs(threshold) or 1.0
+    return threshold - 1.5 * reach, threshold + 1.5 * reach
 
 
 def overlay(

@@ -1,0 +1,321 @@
+"""``pyimgano-benchmark``: fit on good parts, judge a test set, write a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyimgano.cli import _common
+
+__all__ = ["main"]
+
+_PROG = "pyimgano-benchmark"
+_DESCRIPTION = """\
+Fit an anomaly detector on the good training images of a dataset, put its threshold
+where the false-alarm rate asks for it, judge the test images, and write a run
+directory with reports, one record per image, the fitted pipeline and pictures of
+the worst misses.
+"""
+_EPILOG = """\
+examples:
+  pyimgano-benchmark --dataset synthetic
+      needs no weights, no download and no data
+  pyimgano-benchmark --dataset folder --root data/bottle
+      a folder with train/good, test/good, test/<kind of defect> and, for pixel
+      metrics, ground_truth/<kind of defect>
+  pyimgano-benchmark --dataset folder --root data --category screw \\
+      --features resnet18 --weights resnet18.pth
+
+exit status: 0 done; 1 done, but some test images could not be read; 2 wrong
+options or files.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command; returns its exit status."""
+    options = _parser().parse_args(argv)
+    return _common.run(_PROG, lambda: _benchmark(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _common.make_parser(_PROG, _DESCRIPTION, _EPILOG)
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        choices=("synthetic", "folder"),
+        required=True,
+        help="pictures made by a program, or image files below --root",
+    )
+    data.add_argument(
+        "--root", metavar="DIR", help="folder of a category, or the folder above several"
+    )
+    data.add_argument(
+        "--category",
+        metavar="NAME",
+        nargs="+",
+        help="what to run; by default all categories below --root, or the synthetic brushed_metal",
+    )
+    data.add_argument(
+        "--image-size",
+        metavar="PIXELS",
+        type=_common.count,
+        help="side of the synthetic pictures (default: 256)",
+    )
+    data.add_argument(
+        "--n-train",
+        metavar="N",
+        type=_common.count,
+        help="number of synthetic training pictures (default: 60)",
+    )
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--features",
+        metavar="NAME",
+        default="filterbank",
+        help='"filterbank", which needs no weights (default), or a torchvision network: resnet18, '
+        "wide_resnet50_2, ... (needs the extra: torch)",
+    )
+    model.add_argument(
+        "--weights",
+        metavar="FILE",
+        help='state dict of the network; "imagenet" (default) takes or downloads the published '
+        'one, "none" uses a random network',
+    )
+    model.add_argument(
+        "--layers",
+        metavar="NAME",
+        nargs="+",
+        help="layers of the network to use (default: layer2 layer3)",
+    )
+    model.add_argument(
+        "--resize",
+        metavar="PIXELS",
+        type=_common.count,
+        help="side to which images are brought for the features (default: 256)",
+    )
+    model.add_argument(
+        "--crop",
+        metavar="PIXELS",
+        type=_common.count_or_zero,
+        help="side of the centre crop for a network, 0 for none (default: 224)",
+    )
+    model.add_argument(
+        "--device", help='where a network runs: "cpu", "cuda", ... (default: cuda if there is one)'
+    )
+    model.add_argument(
+        "--coreset-ratio",
+        metavar="SHARE",
+        type=_common.fraction,
+        default=0.1,
+        help="share of the training patches kept in the memory bank (default: %(default)s)",
+    )
+    model.add_argument(
+        "--quantile",
+        metavar="SHARE",
+        type=_common.fraction,
+        default=0.98,
+        help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
+        "(default: %(default)s)",
+    )
+    model.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        default="runs",
+        help="where to make the run directory (default: %(default)s)",
+    )
+    output.add_argument(
+        "--overlays",
+        metavar="N",
+        type=_common.count_or_zero,
+        default=8,
+        help="pictures of the N images judged worst (default: %(default)s)",
+    )
+    output.add_argument("--no-save", action="store_true", help="do not save the fitted pipeline")
+    return parser
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    _check(options)
+    print(f"{options.dataset}: fitting patchcore on {options.features} features ...", flush=True)
+    from pyimgano.detectors import PatchCoreDetector
+    from pyimgano.pipelines import run_benchmark
+
+    progress = sys.stderr.isatty()
+    result = run_benchmark(
+        options.dataset,
+        root=options.root,
+        category=options.category,
+        model=PatchCoreDetector(
+            _features(options),
+            coreset_ratio=options.coreset_ratio,
+            random_state=options.seed,
+            verbose=progress,
+        ),
+        model_name="patchcore",
+        quantile=options.quantile,
+        output_dir=options.output_dir,
+        save_pipeline=not options.no_save,
+        n_overlays=options.overlays,
+        random_state=options.seed,
+        dataset_options=_dataset_options(options),
+        progress=progress,
+    )
+    print(_text(result.report, result.categories))
+    print(f"\nrun directory: {result.path}")
+    n_errors = sum(report["n_errors"] for report in result.categories.values())
+    if n_errors:
+        print(
+            f"{_PROG}: {n_errors} test images could not be read and were left out; "
+            "per_image.jsonl says which and why",
+            file=sys.stderr,
+        )
+        return _common.EXIT_ERRORS
+    return _common.EXIT_OK
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before anything is imported or read."""
+    network_only = [
+        f"--{name}" for name in ("weights", "layers", "crop", "device") if _given(options, name)
+    ]
+    synthetic_only = [f"--{n.replace('_', '-')}" for n in _SYNTHETIC if _given(options, n)]
+    if options.dataset == "folder" and options.root is None:
+        raise _common.UsageError("--dataset folder needs --root DIR, the folder of the images")
+    if options.root is not None and not os.path.isdir(options.root):
+        raise _common.UsageError(f"--root {options.root}: there is no such folder")
+    if options.dataset == "folder" and synthetic_only:
+        raise _common.UsageError(f"{synthetic_only[0]} belongs to --dataset synthetic")
+    if options.dataset == "synthetic" and options.root is not None:
+        raise _common.UsageError("--root belongs to --dataset folder; synthetic reads no files")
+    if options.features == "filterbank" and network_only:
+        raise _common.UsageError(
+            f"{network_only[0]} belongs to a network; give one, such as --features resnet18"
+        )
+    if options.quantile == 1:
+        raise _common.UsageError("--quantile 1 asks for no false alarm ever; give less than 1")
+    if options.dataset == "synthetic":
+        from pyimgano.datasets import list_inspection_categories
+
+        known = list_inspection_categories()
+        for name in options.category or ():
+            if name not in known:
+                raise _common.UsageError(f"--category {name} is not one of {', '.join(known)}")
+        if options.image_size is not None and options.image_size < 64:
+            raise _common.UsageError(f"--image-size {options.image_size} is below 64")
+    repeated = [n for n in options.category or () if options.category.count(n) > 1]
+    if repeated:
+        raise _common.UsageError(f"--category names {repeated[0]} twice")
+
+
+_SYNTHETIC = {"image_size": "size", "n_train": "n_train"}
+
+
+def _given(options: argparse.Namespace, name: str) -> bool:
+    return getattr(options, name) is not None
+
+
+def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        argument: getattr(options, name)
+        for name, argument in _SYNTHETIC.items()
+        if _given(options, name)
+    }
+
+
+def _features(options: argparse.Namespace) -> Any:
+    import numpy as np
+
+    from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
+
+    given: dict[str, Any] = {} if options.resize is None else {"resize": options.resize}
+    if options.features == "filterbank":
+        return FilterBankFeatures(**given)
+    if options.layers is not None:
+        given["layers"] = tuple(options.layers)
+    if options.weights is not None:
+        given["weights"] = None if options.weights == "none" else options.weights
+    if options.crop is not None:
+        given["crop"] = options.crop or None
+    if options.device is not None:
+        given["device"] = options.device
+    features = TorchPatchFeatures(options.features, **given)
+    try:  # loads the network: a wrong name is better said now than after reading the images
+        features.fit(np.zeros((1, 64, 64, 3), np.uint8))
+    except ValueError as error:
+        raise _common.UsageError(str(error)) from error
+    return features
+
+
+# ---- the table ------------------------------------------------------------------------
+_COLUMNS = (
+    ("train", "n_train", "{:d}"),
+    ("good", "n_test_good", "{:d}"),
+    ("defective", "n_test_defect", "{:d}"),
+    ("image AUROC", "image_auroc", "{:.3f}"),
+    ("AP", "average_precision", "{:.3f}"),
+    ("pixel AUROC", "pixel_auroc", "{:.3f}"),
+    ("false alarms", "false_positive_rate", "{:.1%}"),
+    ("found", "true_positive_rate", "{:.1%}"),
+    ("fit s", "fit_seconds", "{:.1f}"),
+    ("ms/image", "ms_per_image", "{:.0f}"),
+)
+
+
+def _text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [["category", *(title for title, _, _ in _COLUMNS)]]
+    rows += [_cells(name, values) for name, values in report["categories"].items()]
+    if len(categories) > 1:
+        rows.append(_cells("mean", report["mean"]))
+    parts = ["\n" + _aligned(rows)]
+    parts += [_details(name, category) for name, category in categories.items()]
+    return "\n\n".join(parts)
+
+
+def _cells(name: str, values: Mapping[str, Any]) -> list[str]:
+    cells = [name]
+    for _, key, form in _COLUMNS:
+        value = values.get(key)
+        cells.append("-" if value is None else form.format(value))
+    return cells
+
+
+def _details(name: str, report: Mapping[str, Any]) -> str:
+    threshold, realised = report["threshold"], report["false_positive_rate"]
+    lines = [
+        f"{name}: threshold {threshold['threshold']:.4g}, set on {threshold['n_images']} good "
+        f"training images; false alarms asked for {threshold['target_false_positive_rate']:.1%}, "
+        f"expected {threshold['expected_false_positive_rate']:.1%}"
+    ]
+    if realised["value"] is not None:
+        low, high = realised["interval_95"]
+        lines.append(
+            f"  false alarms    {realised['count']:>4} of {realised['n']:<4} "
+            f"(95 % interval {low:.1%} to {high:.1%})"
+        )
+    wide = max((len(kind) for kind in report["kinds"]), default=0)
+    lines += [
+        f"  {kind:<{max(wide, 15)}} {found['count']:>4} of {found['n']:<4} found"
+        for kind, found in report["kinds"].items()
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first = row[0].ljust(widths[0])
+        lines.append("  ".join([first, *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
