@@ -24,12 +24,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyimgano.detectors._neighbors import (
-    NearestNeighbors,
-    read_only,
-    row_distances,
-    squared_distance,
-)
+from pyimgano.detectors._neighbors import read_only, row_distances, squared_distance
 
 __all__ = ["CoresetResult", "GroupRefills", "greedy_k_center", "leave_one_group_out_banks"]
 
@@ -502,6 +497,56 @@ def _refill_some(
     return at, n_local, refill.shape[0]
 
 
+@numba.njit(cache=True, nogil=True)
+def _measure_elsewhere(
+    points, margin, float_margin, picks, pick_group, centres, lists, group, begin, stop, out
+):
+    """Squared distance to the nearest pick that is not of the nearest pick's group.
+
+    Fills ``out``, which lies like ``lists.ids``, for lists ``begin .. stop - 1``; points of
+    that same group are left at infinity, as is everything if there is no such pick.
+    """
+    between = np.empty(picks.shape[0], np.float32)
+    near = np.empty(picks.shape[0], np.int64)
+    for j in range(begin, stop):
+        lost = pick_group[j]
+        first = lists.start[j]
+        last = first + lists.size[j]
+        if not np.any(group[lists.ids[first:last]] != lost):
+            continue
+        # Lower bounds of the other picks' distances from pick j. The smallest is a guess
+        # that limits how far from pick j any point of its list needs to look.
+        guess = -1
+        for other in range(picks.shape[0]):
+            between[other] = np.inf
+            if pick_group[other] != lost:
+                between[other] = _quick(centres, other, centres, j)
+                if guess < 0 or between[other] < between[guess]:
+                    guess = other
+        if guess < 0:
+            return
+        reach = 0.0
+        for k in range(first, last):
+            if group[lists.ids[k]] != lost:
+                out[k] = squared_distance(points[lists.ids[k]], points[picks[guess]])
+                reach = max(reach, np.sqrt(lists.dist[k]) + np.sqrt(out[k]))
+        limit = reach * reach * (1.0 + _SKETCH_MARGIN) + margin
+        n_near = 0
+        for other in range(picks.shape[0]):
+            if between[other] <= limit:
+                near[n_near] = other
+                n_near += 1
+        for k in range(first, last):
+            i = lists.ids[k]
+            if group[i] == lost:
+                continue
+            e = out[k]
+            for m in range(n_near):
+                if _quick(centres, near[m], lists.kept, k) <= e * (1.0 + _SKETCH_MARGIN) + margin:
+                    e = _closer(points, i, picks[near[m]], e, float_margin)
+            out[k] = e
+
+
 def leave_one_group_out_banks(
     points: ArrayLike,
     result: CoresetResult,
@@ -581,27 +626,42 @@ def leave_one_group_out_banks(
     )
     # A point loses its nearest pick with one group only: that pick's. Its own group's
     # points do not count then, so only the others need their nearest pick elsewhere.
-    loses = lists.ids[groups[lists.ids] != pick_group[nearest[lists.ids]]]
-    loses = loses[np.argsort(pick_group[nearest[loses]], kind="stable")]
-    lost_with = pick_group[nearest[loses]]
-    elsewhere = NearestNeighbors(rows[picks], bank_group=pick_group).query(
-        rows[loses], exclude=lost_with
-    )[1][:, 0]
-    lost_dist = row_distances(rows, loses, picks[elsewhere])
-    lost_dist[elsewhere < 0] = np.inf
-    lost_starts = np.searchsorted(lost_with, np.arange(n_groups + 1))
+    elsewhere = np.full(len(lists.ids), np.inf)
+    done, chunk = 0, 1
+    while done < len(picks):
+        began = time.perf_counter()
+        stop = min(len(picks), done + chunk)
+        _measure_elsewhere(
+            rows,
+            sketch.margin,
+            _float_margin(d),
+            picks,
+            pick_group,
+            centres,
+            lists,
+            groups,
+            done,
+            stop,
+            elsewhere,
+        )
+        chunk = _next_chunk(stop - done, time.perf_counter() - began)
+        done = stop
+    lost_group = pick_group[nearest[lists.ids]]
+    loses = np.flatnonzero(groups[lists.ids] != lost_group)
+    loses = loses[np.argsort(lost_group[loses], kind="stable")]
+    lost_starts = np.searchsorted(lost_group[loses], np.arange(n_groups + 1))
 
     wanted = np.bincount(pick_group, minlength=n_groups)
     refill = np.empty(len(picks), np.int64)
     starts = np.zeros(n_groups + 1, np.int64)
     tried, chunk = 0, 1
     for i in range(n_groups):
-        lost = slice(lost_starts[i], lost_starts[i + 1])
-        n_local = lost.stop - lost.start
-        local.ids[:n_local] = loses[lost]
-        local.dist[:n_local] = lost_dist[lost]
-        local.kept[:n_local] = sketch.rows[loses[lost]]
-        local.inside[loses[lost]] = True
+        lost = loses[lost_starts[i] : lost_starts[i + 1]]
+        n_local = len(lost)
+        local.ids[:n_local] = lists.ids[lost]
+        local.dist[:n_local] = elsewhere[lost]
+        local.kept[:n_local] = lists.kept[lost]
+        local.inside[lists.ids[lost]] = True
         at, filled, full = 0, starts[i], starts[i] + wanted[i]
         while filled < full:
             began = time.perf_counter()
