@@ -21,7 +21,6 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     OutlierMixin,
     TransformerMixin,
-    clone,
 )
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -109,9 +108,7 @@ def normal_rows(y: Any, n: int) -> np.ndarray:
         return np.ones(n, dtype=bool)
     keep = labels == 1
     if not keep.any():
-        raise ValueError(
-            "every label in y is -1: there is no normal sample (+1) to learn from."
-        )
+        raise ValueError("every label in y is -1: there is no normal sample (+1) to learn from.")
     return keep
 
 
@@ -123,7 +120,7 @@ def _preview(labels: np.ndarray) -> str:
 def _digest(array: np.ndarray) -> bytes:
     """Fingerprint of one image or one patch grid: 16 bytes of its shape and content."""
     array = np.ascontiguousarray(array)
-    return blake2b(array, digest_size=16, key=str(array.shape).encode()).digest()
+    return blake2b(memoryview(array), digest_size=16, key=str(array.shape).encode()).digest()
 
 
 class VersionStampMixin:
@@ -229,6 +226,7 @@ class BaseImageDetector(
 
     contamination: str | float
     random_state: Any
+    input_kind_: str
 
     # ---- what a subclass writes -----------------------------------------------------
     def _fit(self, blocks: TrainingBlocks) -> np.ndarray:

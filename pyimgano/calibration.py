@@ -401,7 +401,7 @@ def _peaks_over_threshold(scores: np.ndarray, quantile: float) -> _Cut:
         raise TooFewImagesError(
             f'method="pot" fits a tail to the largest tenth of the scores and needs {_MIN_TAIL} '
             f"of them, so n_samples={n} is too few: calibrate on at least "
-            f'{math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1} good images or use '
+            f"{math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1} good images or use "
             'method="conformal".'
         )
     start = scores[n - n_tail - 1]
@@ -415,9 +415,7 @@ def _peaks_over_threshold(scores: np.ndarray, quantile: float) -> _Cut:
     # What the rate at this threshold may be, under the estimates' asymptotic distribution [3].
     rng = np.random.RandomState(0)
     bounded = max(shape, -0.49)
-    covariance = (1 + bounded) / n_tail * np.array(
-        [[1 + bounded, -scale], [-scale, 2 * scale**2]]
-    )
+    covariance = (1 + bounded) / n_tail * np.array([[1 + bounded, -scale], [-scale, 2 * scale**2]])
     shapes, scales = rng.multivariate_normal((shape, scale), covariance, size=4000).T
     shares = rng.beta(n_tail + 0.5, n - n_tail + 0.5, size=4000)
     rates = shares * genpareto.sf(reach, shapes, scale=np.maximum(scales, 1e-3 * scale))

@@ -21,8 +21,6 @@ from pyimgano.exceptions import ImageFormatError, ImageReadError
 
 __all__ = ["Scored", "anomaly_map", "infer", "score", "threshold"]
 
-Maps = "np.ndarray | list[np.ndarray]"
-
 
 class Scored(NamedTuple):
     """Anomaly scores ``(n,)``, higher = worse, and the maps, or None where there are none."""
@@ -179,6 +177,7 @@ def infer(
     calibrator = _calibrator(estimator)
     for start in range(0, len(X), batch_size):
         block = X[start : start + batch_size]
+        parts: list[tuple[Any, Scored | Exception]]
         try:
             parts = [(block, score(estimator, block, maps=maps))]
         except (ImageReadError, ImageFormatError):

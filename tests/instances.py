@@ -21,7 +21,9 @@ TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     "FilterBankFeatures": [FilterBankFeatures(resize=64)],
     "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
     "TorchPatchFeatures": [
-        TorchPatchFeatures("resnet18", layers=("layer1", "layer2"), weights=None, resize=64, crop=48)
+        TorchPatchFeatures(
+            "resnet18", layers=("layer1", "layer2"), weights=None, resize=64, crop=48
+        )
     ],
 }
 

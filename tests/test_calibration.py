@@ -52,7 +52,9 @@ def test_conformal_takes_the_order_statistic():
     assert calibrator.threshold_ == pytest.approx(95, rel=1e-14)
     assert calibrator.offset_ == -calibrator.threshold_
     assert calibrator.expected_false_positive_rate_ == pytest.approx(0.05)
-    np.testing.assert_array_equal(calibrator.predict(column([94, 94.999, 95.001, 96])), [1, 1, -1, -1])
+    np.testing.assert_array_equal(
+        calibrator.predict(column([94, 94.999, 95.001, 96])), [1, 1, -1, -1]
+    )
     np.testing.assert_allclose(
         calibrator.false_positive_rate_interval_, beta.ppf([0.025, 0.975], 5, 95)
     )
@@ -256,9 +258,7 @@ def test_last_step_after_a_detector():
     X = rows(200)
     detector = PatchCoreDetector()
     pipe = make_pipeline(detector, ThresholdCalibrator(quantile=0.95)).fit(X)
-    np.testing.assert_array_equal(
-        pipe[-1].calibration_scores_, detector.fit(X).training_scores_
-    )
+    np.testing.assert_array_equal(pipe[-1].calibration_scores_, detector.fit(X).training_scores_)
     nested = ThresholdCalibrator(PatchCoreDetector(), quantile=0.95).fit(X)
     assert pipe[-1].threshold_ == nested.threshold_
     np.testing.assert_array_equal(pipe.predict(rows(50, 1)), nested.predict(rows(50, 1)))

@@ -11,7 +11,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
-from pyimgano.utils import all_estimators, estimator_checks as checks
+from pyimgano.utils import all_estimators
+from pyimgano.utils import estimator_checks as checks
 from pyimgano.utils.estimator_checks import yield_image_checks
 from tests.instances import IMAGE_INSTANCES, TABLE_INSTANCES, TRANSFORMER_INSTANCES
 
@@ -60,7 +61,9 @@ def test_scikit_learn_contract(name, instance):
 def test_scikit_learn_contract_of_image_transformers(name, instance):
     # Their tags say that they take no tables, which leaves scikit-learn with the clone check.
     results = check_estimator(clone(instance), on_fail=None)
-    assert {r["check_name"]: r["status"] for r in results} == {"check_estimator_cloneable": "passed"}
+    assert {r["check_name"]: r["status"] for r in results} == {
+        "check_estimator_cloneable": "passed"
+    }
 
 
 @pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")

@@ -140,7 +140,7 @@ class PatchCoreDetector(BasePatchDetector):
         return self._search.bank
 
     @property
-    def bank_image_(self) -> np.ndarray:
+    def bank_image_(self) -> Any:
         return self._search.bank_group
 
     def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
@@ -176,9 +176,7 @@ class PatchCoreDetector(BasePatchDetector):
         scores = distance[worst]
         b = min(self.n_neighbors, len(self.bank_))
         if b > 1:
-            around, index = self._search.query(
-                self.bank_[nearest[worst]], k=b, exclude=left_out
-            )
+            around, index = self._search.query(self.bank_[nearest[worst]], k=b, exclude=left_out)
             to_neighbours = np.linalg.norm(
                 block.rows[worst][:, None, :].astype(np.float64) - self.bank_[index], axis=2
             )
@@ -203,9 +201,7 @@ class PatchCoreDetector(BasePatchDetector):
         """
         elsewhere = self._search.query(self.bank_, k=1, exclude=self.bank_image_)[1][:, 0]
         own = self.bank_image_[nearest] == patches.group_of_row
-        bound = _row_distances(
-            patches.rows, self.bank_, np.where(own, elsewhere[nearest], nearest)
-        )
+        bound = _row_distances(patches.rows, self.bank_, np.where(own, elsewhere[nearest], nearest))
         scores = np.empty(len(patches.groups))
         for i, group in enumerate(patches.groups):
             if group != i:  # a copy: the same bank, the same score

@@ -172,7 +172,9 @@ class PatchGrids:
         """Cut one value per patch into one ``(h, w)`` array per image."""
         values = np.asarray(values)
         if values.shape != (len(self.rows),):
-            raise ValueError(f"expected one value per patch, ({len(self.rows)},), got {values.shape}.")
+            raise ValueError(
+                f"expected one value per patch, ({len(self.rows)},), got {values.shape}."
+            )
         return [
             values[self._starts[i] : self._starts[i + 1]].reshape(self.grid_shapes[i])
             for i in range(len(self))
