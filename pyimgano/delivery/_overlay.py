@@ -88,7 +88,8 @@ def overlay(
             (np.asarray(mask) != 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
         )
         found = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
-        # On the map alone: an outline hides the faint defect that one wants to see.
+        # Around it, and on the map alone: an outline hides the faint defect one looks for.
+        outline = cv2.dilate(outline, np.ones((7, 7), np.uint8))
         cv2.drawContours(hot, found, -1, _INK, 3, cv2.LINE_AA)
         cv2.drawContours(hot, found, -1, _OUTLINE, 1, cv2.LINE_AA)
     gap = np.full((size[1], _GAP, 3), 255, np.uint8)

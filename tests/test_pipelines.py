@@ -1,0 +1,187 @@
+"""run_benchmark: what it measures, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import pyimgano
+from pyimgano import PatchCoreDetector, ThresholdCalibrator, pipelines, run_benchmark
+from pyimgano.datasets import load_folder, write_inspection_dataset
+from pyimgano.delivery import RunDirectory
+from pyimgano.exceptions import DatasetError, ImageReadError
+
+SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
+MODEL = PatchCoreDetector("filterbank", coreset_ratio=0.02)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name in ("brushed_metal", "wood"):
+        write_inspection_dataset(root, name, random_state=0, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(root, tmp_path_factory):
+    return run_benchmark(
+        "folder",
+        root=root,
+        model=MODEL,
+        quantile=0.9,
+        output_dir=tmp_path_factory.mktemp("runs"),
+        n_overlays=3,
+    )
+
+
+def test_run_directory_holds_what_the_result_says(result):
+    run = RunDirectory(result.path)
+    assert run.read_report() == result.report
+    assert [c.path.name for c in run.categories()] == ["brushed_metal", "wood"]
+    for category in run.categories():
+        name = category.path.name
+        assert category.read_report() == result.categories[name]
+        assert category.read_per_image() == result.records[name]
+        assert len(list(category.overlays.glob("*.png"))) == 3
+    assert json.loads(run.environment.read_text())["packages"]["numpy"] == np.__version__
+    config = json.loads(run.config.read_text())
+    assert config["categories"] == ["brushed_metal", "wood"]
+    calibrator = config["pipeline"]["params"]["thresholdcalibrator"]["params"]
+    assert calibrator["quantile"] == 0.9
+    assert calibrator["estimator"]["params"]["coreset_ratio"] == 0.02
+    assert not list(result.path.rglob("*.tmp"))
+
+
+def test_records_are_the_saved_pipelines_verdicts(result, root):
+    data = load_folder(root, "wood")
+    records = result.records["wood"]
+    pipeline = pyimgano.load(RunDirectory(result.path).category("wood").pipeline)
+    scores = -pipeline.score_samples(data.X_test)
+    assert [r["score"] for r in records] == scores.tolist()
+    assert [r["pred"] for r in records] == (pipeline.predict(data.X_test) == -1).tolist()
+    assert [r["y_true"] for r in records] == (data.y_test == -1).tolist()
+    assert [r["kind"] for r in records] == data.kinds_test
+    assert [r["path"] for r in records] == list(data.X_test.paths)
+    assert set(records[0]) == {
+        "index", "path", "kind", "y_true", "score", "threshold", "pred", "p_value"
+    }  # fmt: skip
+
+
+def test_report_agrees_with_the_records(result):
+    for name, report in result.categories.items():
+        records = result.records[name]
+        y = np.array([r["y_true"] for r in records])
+        pred = np.array([r["pred"] for r in records])
+        auroc = roc_auc_score(y, [r["score"] for r in records])
+        assert report["image"]["auroc"] == pytest.approx(auroc)
+        assert report["false_positive_rate"]["value"] == pred[y == 0].mean()
+        assert report["true_positive_rate"]["value"] == pred[y == 1].mean()
+        assert sum(kind["n"] for kind in report["kinds"].values()) == y.sum()
+        assert (report["n_train"], report["n_test_good"], report["n_test_defect"]) == (14, 4, 5)
+        assert report["pixel"]["n_pixels"] == 9 * 64 * 64
+        assert report["threshold"]["target_false_positive_rate"] == pytest.approx(0.1)
+        assert result.report["categories"][name]["image_auroc"] == report["image"]["auroc"]
+    means = [r["image"]["auroc"] for r in result.categories.values()]
+    assert result.report["mean"]["image_auroc"] == pytest.approx(np.mean(means))
+
+
+def test_overlays_are_of_the_worst(result):
+    category = RunDirectory(result.path).category("wood")
+    wrong = sorted(
+        ((r["score"] - r["threshold"]) * (-1 if r["y_true"] else 1), r["path"])
+        for r in category.read_per_image()
+    )[::-1]
+    shown = sorted(path.stem for path in category.overlays.iterdir())
+    assert [s[:2] for s in shown] == ["01", "02", "03"]
+    for name, (_, path) in zip(shown, wrong):
+        assert name.endswith(path.replace("\\", "/").split("/")[-1][:-4])
+
+
+def test_arrays_without_files_have_no_path_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run_benchmark(
+        category="wood", output_dir=None, model=MODEL, quantile=0.9, dataset_options=SMALL
+    )
+    assert result.path is None
+    assert result.records["wood"][0]["path"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_test_image_is_a_record_and_counts_nowhere(root, tmp_path):
+    folder = write_inspection_dataset(tmp_path, "wood", random_state=0, **SMALL)
+    next((folder / "test").glob("*/*.png")).write_bytes(b"junk")
+    result = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
+    report = result.categories["wood"]
+    assert report["n_errors"] == 1
+    assert report["n_test_good"] + report["n_test_defect"] == 8
+    errors = [r for r in result.records["wood"] if "error" in r]
+    assert len(errors) == 1 and "score" not in errors[0]
+
+
+def test_good_images_alone_leave_metrics_undefined(tmp_path):
+    options = {**SMALL, "n_test_defect": 0}
+    result = run_benchmark(
+        category="wood", model=MODEL, quantile=0.9, dataset_options=options, output_dir=tmp_path
+    )
+    assert result.categories["wood"]["image"]["auroc"] is None
+    assert result.report["mean"]["pixel_auroc"] is None
+
+
+def test_failed_run_leaves_nothing(tmp_path):
+    folder = write_inspection_dataset(tmp_path / "data", "wood", random_state=0, **SMALL)
+    next((folder / "train" / "good").iterdir()).write_bytes(b"junk")
+    with pytest.raises(ImageReadError):
+        run_benchmark("folder", root=folder, model=MODEL, output_dir=tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_interrupted_run_keeps_the_finished_categories(root, tmp_path, monkeypatch):
+    save = pipelines.save
+
+    def interrupt(pipeline, path):
+        if "wood" in str(path):
+            raise KeyboardInterrupt
+        return save(pipeline, path)
+
+    monkeypatch.setattr(pipelines, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark("folder", root=root, model=MODEL, quantile=0.9, output_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    run = RunDirectory(path)
+    assert [p.name for p in (path / "categories").iterdir()] == ["brushed_metal"]
+    assert [c.path.name for c in run.categories()] == ["brushed_metal"]
+    assert not run.report.exists()
+
+
+def test_model_is_left_unfitted():
+    model = ThresholdCalibrator(MODEL, quantile=0.9)
+    run_benchmark(category="wood", model=model, dataset_options=SMALL, output_dir=None)
+    assert not hasattr(model, "threshold_")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"dataset": "mvtec"}, "dataset='mvtec' is not one of 'synthetic', 'folder'"),
+        ({"dataset": "folder"}, "needs root"),
+        ({"root": "x"}, 'root belongs to dataset="folder"'),
+        ({"model": "padim"}, "model='padim' is not one of"),
+        ({"model": MODEL, "features": "resnet18"}, "features belongs to a model given by name"),
+        ({"model": ThresholdCalibrator(MODEL), "quantile": 0.9}, "give the quantile there"),
+        ({"dataset": "folder", "root": ".", "dataset_options": {"size": 9}}, "dataset_options"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(**{"output_dir": tmp_path, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_without_a_layout_is_refused(tmp_path):
+    with pytest.raises(DatasetError):
+        run_benchmark("folder", root=tmp_path, output_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
