@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from pyimgano._version import __version__
+from pyimgano._version import __version__ as __version__
 
 # name -> the module that defines it
 _PUBLIC = {

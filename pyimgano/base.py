@@ -120,7 +120,7 @@ def _preview(labels: np.ndarray) -> str:
 def _digest(array: np.ndarray) -> bytes:
     """Fingerprint of one image or one patch grid: 16 bytes of its shape and content."""
     array = np.ascontiguousarray(array)
-    return blake2b(memoryview(array), digest_size=16, key=str(array.shape).encode()).digest()
+    return blake2b(array.data, digest_size=16, key=str(array.shape).encode()).digest()
 
 
 class VersionStampMixin:
