@@ -587,7 +587,7 @@ def leave_one_group_out_banks(
 
     Examples
     --------
-    Without group 1 the pick 10.0 goes; of the points left, 5.0 is the farthest from 0.0.
+    Without group 0 the pick 0.0 goes and 5.0 comes in; without group 1, 1.0 for 10.0.
 
     >>> import numpy as np
     >>> from pyimgano.detectors._coreset import greedy_k_center, leave_one_group_out_banks
@@ -595,8 +595,8 @@ def leave_one_group_out_banks(
     >>> result = greedy_k_center(points, n_picks=2, first=0)
     >>> result.picks
     array([0, 3])
-    >>> leave_one_group_out_banks(points, result, group=[0, 0, 0, 1])
-    GroupRefills(refill=array([3, 2]), starts=array([0, 1, 2]))
+    >>> leave_one_group_out_banks(points, result, group=[0, 0, 1, 1])
+    GroupRefills(refill=array([2, 1]), starts=array([0, 1, 2]))
     """
     rows = _check_points(points)
     n, d = rows.shape
