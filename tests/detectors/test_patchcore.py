@@ -1,0 +1,209 @@
+"""PatchCoreDetector: faithful to the paper, honest about its training images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+
+from pyimgano.detectors import PatchCoreDetector
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError
+from pyimgano.features import FilterBankFeatures, PatchGrids
+from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.model_selection import anomaly_roc_auc
+from pyimgano.utils.estimator_checks import make_check_images
+
+
+def grids(n=10, shape=(3, 4), d=6, seed=0):
+    return PatchGrids.from_array(np.random.RandomState(seed).normal(size=(n, *shape, d)))
+
+
+def paper_score(rows, bank, b):
+    """Image score as in the paper's equations 6 and 7, from the definition."""
+    distance = cdist(rows, bank)
+    worst = distance.min(axis=1).argmax()
+    nearest = distance[worst].argmin()
+    around = np.argsort(cdist(bank[nearest][None], bank)[0], kind="stable")[:b]
+    soft = np.exp(distance[worst, nearest]) / np.exp(distance[worst, around]).sum()
+    return (1 - soft) * distance[worst, nearest]
+
+
+@pytest.mark.parametrize("b", [2, 9])
+def test_score_is_the_papers(b):
+    detector = PatchCoreDetector(coreset_ratio=0.3, n_neighbors=b).fit(grids())
+    new = grids(4, seed=1)
+    expected = [paper_score(rows, detector.bank_, b) for rows in new.as_image_rows()]
+    np.testing.assert_allclose(-detector.score_samples(new), expected, rtol=1e-6)
+
+
+def test_without_reweighting_the_score_is_the_largest_distance():
+    detector = PatchCoreDetector(coreset_ratio=0.3, n_neighbors=1).fit(grids())
+    new = grids(4, seed=1)
+    expected = [cdist(rows, detector.bank_).min(axis=1).max() for rows in new.as_image_rows()]
+    np.testing.assert_allclose(-detector.score_samples(new), expected, rtol=1e-6)
+
+
+def test_map_holds_the_patch_distances():
+    detector = PatchCoreDetector(coreset_ratio=0.3, smoothing_sigma=0).fit(grids())
+    new = grids(2, seed=1)
+    expected = cdist(new.rows, detector.bank_).min(axis=1).reshape(2, 3, 4)
+    np.testing.assert_allclose(detector.anomaly_map(new), expected, rtol=1e-6)
+
+
+def plain_greedy(points, n_picks, kept, candidates):
+    """Indices of a greedy k-center selection among ``candidates`` that goes on from ``kept``."""
+    picks = list(kept)
+    while len(picks) < n_picks:
+        distance = cdist(points[candidates], points[picks]).min(axis=1)
+        picks.append(candidates[int(distance.argmax())])
+    return picks
+
+
+def test_bank_is_the_greedy_selection():
+    X = grids()
+    detector = PatchCoreDetector(coreset_ratio=0.2).fit(X)
+    first = np.flatnonzero((X.rows == detector.bank_[0]).all(axis=1))[0]
+    expected = plain_greedy(X.rows, 24, [first], list(range(120)))
+    np.testing.assert_array_equal(detector.bank_, X.rows[expected])
+    np.testing.assert_array_equal(detector.bank_image_, X.image_of_row[expected])
+    radius = cdist(X.rows, detector.bank_).min(axis=1).max()
+    assert detector.coreset_radius_ == pytest.approx(radius, rel=1e-5)
+
+
+def test_training_scores_are_against_a_refilled_bank_without_the_image():
+    X = grids(8)
+    detector = PatchCoreDetector(coreset_ratio=0.25).fit(X)
+    picks = [int(np.flatnonzero((X.rows == row).all(axis=1))[0]) for row in detector.bank_]
+    for i in range(8):
+        others = np.flatnonzero(X.image_of_row != i)
+        kept = [p for p in picks if X.image_of_row[p] != i]
+        bank = X.rows[plain_greedy(X.rows, len(picks), kept, list(others))]
+        expected = paper_score(X.rows[X.image_of_row == i], bank, 9)
+        assert detector.training_scores_[i] == pytest.approx(expected, rel=1e-6)
+
+
+def test_copies_of_an_image_are_left_out_together():
+    X = grids(9)
+    doubled = X[[0, 1, 2, 3, 4, 5, 6, 7, 8, 3]]
+    scores = PatchCoreDetector(coreset_ratio=1.0).fit(doubled).training_scores_
+    assert scores[3] == scores[9]
+    assert scores[3] > 0.5 * np.median(scores)  # one copy beside the other would score 0
+
+
+def test_all_images_equal_is_an_error():
+    with pytest.raises(TooFewImagesError, match="copies of one"):
+        PatchCoreDetector().fit(grids(4)[[0, 0, 0]])
+
+
+def test_training_scores_look_like_those_of_unseen_images():
+    rng = np.random.RandomState(0)
+    rows = rng.normal(size=(600, 4))
+    for ratio in (0.02, 0.1, 0.5):
+        detector = PatchCoreDetector(coreset_ratio=ratio).fit(rows[:300])
+        unseen = -detector.score_samples(rows[300:])
+        level = np.quantile(detector.training_scores_, 0.9)
+        assert 0.05 <= np.mean(unseen > level) <= 0.16, ratio
+
+
+def test_a_known_image_is_recognised_in_any_guise():
+    images = make_check_images(8)
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=1.0).fit(images)
+    expected = -detector.training_scores_[2]
+    assert detector.score_samples([images[2].copy()])[0] == expected
+    changed = images[2].copy()
+    changed[0, 0] ^= 1
+    assert detector.score_samples([changed])[0] > expected  # one bit off: scored as new
+
+
+def test_contamination_is_met_on_the_training_images():
+    rows = np.random.RandomState(0).normal(size=(200, 3))
+    assert (PatchCoreDetector(contamination=0.1).fit_predict(rows) == -1).sum() == 20
+    auto = PatchCoreDetector().fit(rows)
+    assert auto.offset_ == -np.quantile(auto.training_scores_, 0.995)
+
+
+def test_step_of_its_own_equals_step_inside():
+    images = make_check_images(8)
+    inside = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(images)
+    pipe = make_pipeline(FilterBankFeatures(resize=64), PatchCoreDetector()).fit(images)
+    new = make_check_images(3, random_state=1)
+    np.testing.assert_array_equal(inside.score_samples(new), pipe.score_samples(new))
+
+
+def test_grid_search_over_a_pipeline():
+    images = np.concatenate([make_check_images(12), make_check_images(6, defect=True)])
+    y = np.array([1] * 12 + [-1] * 6)
+    search = GridSearchCV(
+        make_pipeline(
+            ImageFormatNormalizer(input_format="bgr_u8_hwc"),
+            PatchCoreDetector(FilterBankFeatures(resize=64)),
+        ),
+        {"patchcoredetector__coreset_ratio": [0.01, 0.1]},
+        scoring=anomaly_roc_auc,
+        cv=StratifiedKFold(3),
+    ).fit(images, y)
+    assert search.best_score_ > 0.9
+
+
+def test_bank_of_one_patch_works():
+    detector = PatchCoreDetector(coreset_ratio=1e-9).fit(grids())
+    assert detector.bank_.shape == (1, 6)
+    assert np.isfinite(detector.score_samples(grids())).all()
+    assert np.isfinite(detector.anomaly_map(grids())).all()
+
+
+def test_far_away_rows_get_finite_scores():
+    rows = np.random.RandomState(0).normal(size=(60, 3)) * 1e4
+    scores = PatchCoreDetector().fit(rows).score_samples(rows + 1e6)
+    assert np.isfinite(scores).all()
+
+
+def test_grids_of_different_shapes():
+    X = PatchGrids.concatenate([grids(4), grids(4, shape=(2, 5), seed=2)])
+    detector = PatchCoreDetector(coreset_ratio=0.5).fit(X)
+    assert [m.shape for m in detector.anomaly_map(X)] == [(3, 4)] * 4 + [(2, 5)] * 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"coreset_ratio": 0},
+        {"coreset_ratio": 1.5},
+        {"n_neighbors": 0},
+        {"projection_dim": 0},
+        {"smoothing_sigma": -1},
+        {"contamination": 0.6},
+        {"features": 3},
+    ],
+)
+def test_wrong_parameters_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PatchCoreDetector(**wrong).fit(grids())
+
+
+def test_wrong_number_of_features_is_an_error():
+    detector = PatchCoreDetector().fit(grids())
+    with pytest.raises(ValueError, match="5 features per patch"):
+        detector.score_samples(grids(d=5))
+    with pytest.raises(ImageFormatError, match="fitted on patch grids"):
+        detector.score_samples(np.zeros((3, 6)))
+
+
+def test_grids_that_are_not_finite_are_refused():
+    bad = grids()
+    bad.rows[7, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        PatchCoreDetector().fit(bad)
+
+
+def test_real_bottles(shared_data):
+    from pyimgano.datasets import load_folder
+
+    data = load_folder(shared_data / "data", "bottle256")
+    test = np.r_[0:10, 20:24, 42:46, 62:66]
+    detector = PatchCoreDetector(
+        FilterBankFeatures(resize=128), coreset_ratio=0.02, projection_dim=64
+    ).fit(data.X_train[:40])
+    assert anomaly_roc_auc(detector, data.X_test[test], data.y_test[test]) >= 0.95
