@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.base import is_outlier_detector
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -120,8 +121,10 @@ def _one_level_in(estimator: Any) -> Any:
     if isinstance(estimator, FrozenEstimator):
         return estimator.estimator
     for name in ("best_estimator_", "estimator_"):
-        if getattr(estimator, name, None) is not None:
-            return getattr(estimator, name)
+        inner = estimator.__dict__.get(name)
+        # An ensemble keeps its base estimator, a tree, under the same name.
+        if inner is not None and is_outlier_detector(inner):
+            return inner
     return None
 
 

@@ -1,0 +1,125 @@
+"""What every detector shares: kinds of input, labels, state."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+from pyimgano import base
+from pyimgano.base import input_kind, normal_rows
+from pyimgano.detectors import PatchCoreDetector
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
+from pyimgano.features import FilterBankFeatures, PatchGrids
+from pyimgano.inputs import ImageSequence
+from pyimgano.utils.estimator_checks import make_check_images
+
+
+@pytest.mark.parametrize(
+    ("X", "kind"),
+    [
+        (["a.png"], "images"),
+        (np.array(["a.png"]), "images"),
+        ([Path("a.png")], "images"),
+        (("a.png",), "images"),
+        ("a.png", "images"),
+        (ImageSequence(["a.png"]), "images"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "images"),
+        (np.zeros((4, 4, 3)), "images"),
+        ([np.zeros((4, 4, 3), np.uint8)], "images"),
+        ([np.zeros((4, 4))], "images"),
+        (PatchGrids.from_array(np.zeros((1, 2, 2, 3))), "grids"),
+        (np.zeros((4, 3)), "rows"),
+        ([[1.0, 2.0]], "rows"),
+        ([np.zeros(3)], "rows"),
+        (np.zeros((4, 3), dtype=object), "rows"),
+        ([], "rows"),
+        (np.zeros(3), "rows"),
+    ],
+)
+def test_kind_of_input_follows_from_its_type(X, kind):
+    assert input_kind(X) == kind
+
+
+def test_object_array_of_images():
+    X = np.empty(2, dtype=object)
+    X[:] = list(make_check_images(2))
+    assert input_kind(X) == "images"
+
+
+def test_labels():
+    np.testing.assert_array_equal(normal_rows([1, -1, 1], 3), [True, False, True])
+    np.testing.assert_array_equal(normal_rows(None, 2), [True, True])
+    for other in ([0, 1, 0], ["good", "bad", "good"], [1, 1, 2]):
+        with pytest.warns(UserWarning, match=r"only labels \+1"):
+            assert normal_rows(other, 3).all()
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        normal_rows([1, -1], 3)
+
+
+def test_fit_transform_scores_every_sample():
+    X = np.vstack([np.random.RandomState(0).normal(size=(30, 2)), [[9.0, 9.0]]])
+    y = np.r_[np.ones(30, int), -1]
+    detector = PatchCoreDetector()
+    column = detector.fit_transform(X, y)
+    assert column.shape == (31, 1)
+    np.testing.assert_array_equal(column[:30, 0], detector.training_scores_)
+    assert column[30] > column[:30].max()
+    np.testing.assert_array_equal(column, detector.transform(X))
+    assert detector.fit_predict(X, y)[30] == -1
+    assert list(detector.get_feature_names_out()) == ["patchcoredetector0"]
+
+
+def test_an_image_of_the_wrong_kind_names_the_way_out():
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64))
+    with pytest.raises(ImageFormatError, match="rgb_f32_chw"):
+        detector.fit(np.zeros((3, 3, 64, 64), np.float32))
+    with pytest.raises(ImageFormatError, match="gray_u8_hw"):
+        detector.fit(np.zeros((5, 64, 64), np.uint8))
+    with pytest.raises(ImageFormatError, match=r"\["):
+        detector.fit("part.png")
+
+
+def test_one_sample_is_too_few():
+    with pytest.raises(TooFewImagesError, match="n_samples=1"):
+        PatchCoreDetector().fit([[1.0, 2.0], [3.0, 4.0]], [1, -1])
+
+
+def test_refit_on_images_forgets_the_columns():
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(np.random.rand(9, 2))  # noqa: NPY002
+    assert detector.n_features_in_ == 2
+    detector.fit(make_check_images(4))
+    assert not hasattr(detector, "n_features_in_")
+    detector.fit(np.arange(18.0).reshape(9, 2))
+    assert not hasattr(detector, "features_")
+
+
+def test_state_holds_arrays_and_plain_python_only(tmp_path):
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(make_check_images(6))
+    joblib.dump(detector, tmp_path / "d.joblib")
+    loaded = joblib.load(tmp_path / "d.joblib", mmap_mode="r")
+    new = make_check_images(3, random_state=1)
+    np.testing.assert_array_equal(loaded.score_samples(new), detector.score_samples(new))
+    np.testing.assert_array_equal(loaded.anomaly_map(new), detector.anomaly_map(new))
+
+
+def test_the_bank_is_stored_once():
+    rows = np.random.RandomState(0).normal(size=(2000, 100)).astype(np.float32)
+    detector = PatchCoreDetector(coreset_ratio=0.5, projection_dim=8).fit(rows)
+    assert len(pickle.dumps(detector)) < 1.5 * detector.bank_.nbytes
+
+
+def test_drift_of_versions_warns(monkeypatch):
+    detector = PatchCoreDetector().fit(np.arange(20.0).reshape(10, 2))
+    saved = pickle.dumps(detector)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(saved)
+    monkeypatch.setattr(base, "__version__", "99.0")
+    with pytest.warns(VersionDriftWarning, match=r"pyimgano .* \(now 99.0\)"):
+        loaded = pickle.loads(saved)
+    assert not hasattr(loaded, "_versions")

@@ -1,0 +1,105 @@
+"""Scores, maps and records through any nesting."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.detectors import PatchCoreDetector
+from pyimgano.exceptions import ImageFormatError
+from pyimgano.features import FilterBankFeatures
+from pyimgano.inference import anomaly_map, infer, score, threshold
+from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.utils.estimator_checks import make_check_images
+
+TRAIN = make_check_images(10)
+NEW = np.concatenate(
+    [make_check_images(2, random_state=1), make_check_images(1, defect=True, random_state=2)]
+)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return PatchCoreDetector(FilterBankFeatures(resize=64)).fit(TRAIN)
+
+
+def nestings(detector):
+    frozen = FrozenEstimator(detector)
+    normalizer = ImageFormatNormalizer()
+    yield make_pipeline(normalizer, detector)
+    yield make_pipeline(normalizer, "passthrough", make_pipeline(normalizer, detector))
+    yield ThresholdCalibrator(frozen, quantile=0.5).fit(TRAIN)
+    yield make_pipeline(normalizer, ThresholdCalibrator(frozen, quantile=0.5)).fit(TRAIN)
+    yield ThresholdCalibrator(make_pipeline(normalizer, frozen), quantile=0.5).fit(TRAIN)
+    yield make_pipeline(frozen, ThresholdCalibrator(quantile=0.5)).fit(TRAIN)
+    yield GridSearchCV(
+        ThresholdCalibrator(frozen), {"quantile": [0.5]}, cv=2, scoring=lambda e, X, y=None: 0.0
+    ).fit(TRAIN)
+
+
+def test_every_nesting_gives_the_same_scores_and_maps(detector):
+    maps, scores = detector.anomaly_map(NEW), -detector.score_samples(NEW)
+    for estimator in nestings(detector):
+        np.testing.assert_array_equal(anomaly_map(estimator, NEW), maps)
+        found = score(estimator, NEW, maps=True)
+        np.testing.assert_array_equal(found.scores, scores)
+        np.testing.assert_array_equal(found.maps, maps)
+        assert np.isfinite(threshold(estimator))
+        np.testing.assert_array_equal(score(estimator, NEW).scores, scores)
+
+
+def test_verdicts_agree_with_predict(detector):
+    for estimator in nestings(detector):
+        if isinstance(estimator, GridSearchCV):
+            continue
+        found = score(estimator, NEW).scores > threshold(estimator)
+        np.testing.assert_array_equal(found, estimator.predict(NEW) == -1)
+
+
+def test_a_detector_without_maps_says_so():
+    forest = IsolationForest().fit(np.random.RandomState(0).normal(size=(50, 2)))
+    with pytest.raises(TypeError, match="IsolationForest makes no anomaly maps"):
+        anomaly_map(forest, np.zeros((2, 2)))
+    assert score(forest, np.zeros((2, 2)), maps=True).maps is None
+    with pytest.raises(TypeError, match="no threshold"):
+        threshold(FilterBankFeatures())
+
+
+def test_records(detector):
+    model = ThresholdCalibrator(FrozenEstimator(detector), quantile=0.8).fit(TRAIN)
+    results = list(infer(model, NEW, maps=True, batch_size=2))
+    for i, (record, heat) in enumerate(results):
+        assert record["index"] == i
+        assert record["score"] == score(model, NEW).scores[i]
+        assert record["pred"] == int(record["score"] > record["threshold"])
+        assert record["p_value"] == model.p_value(NEW[i : i + 1])[0]
+        assert heat.shape == NEW.shape[1:3]
+        assert json.loads(json.dumps(record)) == record
+    assert [heat for _, heat in infer(model, NEW)] == [None] * 3
+
+
+def test_an_unreadable_file_never_gets_a_score(detector, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path, image in zip(paths, NEW):
+        path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    paths[3].write_bytes(paths[0].read_bytes()[:200])
+    records = [record for record, _ in infer(detector, [str(p) for p in paths], batch_size=3)]
+    np.testing.assert_array_equal([r["score"] for r in records[:3]], -detector.score_samples(NEW))
+    assert set(records[3]) == {"index", "path", "error"}
+    assert "3.png" in records[3]["error"]
+    # in the middle of a block, too
+    mixed = [str(paths[i]) for i in (0, 3, 1)]
+    assert ["error" in r for r, _ in infer(detector, mixed)] == [False, True, False]
+
+
+def test_arrays_of_the_wrong_kind_are_an_error_not_records(detector):
+    with pytest.raises(ImageFormatError):
+        list(infer(detector, NEW / 255.0))
