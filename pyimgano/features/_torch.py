@@ -40,7 +40,7 @@ _BUILD_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class TorchPatchFeatures(BasePatchFeatures):
-    """Patch features from the layers of a torchvision classification network.
+    """Patch features from the layers of a torchvision network for classification.
 
     Each image is resized, center-cropped, normalised with the ImageNet mean and standard
     deviation and sent through the network as far as the last layer asked for. The map of
@@ -55,7 +55,8 @@ class TorchPatchFeatures(BasePatchFeatures):
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Name of a classification network of torchvision, such as ``"resnet18"``.
+        Name of a convolutional classification network of torchvision, such as
+        ``"resnet18"``.
     layers : tuple of str, default=("layer2", "layer3")
         Names of the layers whose output is used. What follows the last of them is neither
         run nor needed in a weights file. The first one sets the grid.
@@ -352,10 +353,11 @@ def _torch() -> Any:
 def _models(backbone: str) -> Any:
     """Return ``torchvision.models``, which must know the backbone."""
     models = import_optional("torchvision.models", "torch", "TorchPatchFeatures")
-    known = models.list_models(module=models)
+    # Swin's maps have their channels last, which nothing in their shape would tell.
+    known = [name for name in models.list_models(module=models) if not name.startswith("swin")]
     if backbone not in known:
         raise ValueError(
-            f"backbone={backbone!r} is no classification network of torchvision."
+            f"backbone={backbone!r} is no convolutional classification network of torchvision."
             + _nearest(backbone, known)
         )
     return models
@@ -390,18 +392,20 @@ def _assemble(graph: Any, state: dict[str, np.ndarray], device: str, precision: 
     return _Network(graph, _digest(state), device, bfloat16)
 
 
-def _build(backbone: str, layers: tuple[str, ...], device: str = "meta") -> Any:
-    """Graph of the network from its input to the layers, and nothing else."""
+def _build(backbone: str, layers: tuple[str, ...]) -> Any:
+    """Graph of the network from its input to the layers, and nothing else; without values."""
     torch = _torch()
     models = _models(backbone)
     feature_extraction = import_optional(
         "torchvision.models.feature_extraction", "torch", "TorchPatchFeatures"
     )
-    # Building draws initial weights: not on the meta device, and elsewhere the caller's
-    # random state is put back.
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        model = models.get_model(backbone, weights=None, **_BUILD_OPTIONS.get(backbone, {}))
-    model.eval()
+    options = _BUILD_OPTIONS.get(backbone, {})
+    try:  # the meta device has shapes but no values: nothing is drawn, no time is spent
+        with torch.device("meta"):
+            model = models.get_model(backbone, weights=None, **options).eval()
+    except NotImplementedError:  # RegNet computes its widths with tensors
+        with torch.random.fork_rng(devices=[]):
+            model = models.get_model(backbone, weights=None, **options).eval()
     try:
         extractor = feature_extraction.create_feature_extractor(
             model, list(layers), suppress_diff_warning=True
@@ -455,10 +459,9 @@ def _read(
     backbone: str, layers: tuple[str, ...], source: _Source
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Graph of the network, and its weights from the file or drawn at random."""
-    if source.path is None:
-        graph = _build(backbone, layers, "cpu")
-        return graph, _random_state(graph, source.seed)
     graph = _build(backbone, layers)
+    if source.path is None:
+        return graph, _random_state(graph, backbone, source.seed)
     needed = _needed(graph)
     state = read_state_dict(source.path)
     missing = [name for name in needed if name not in state]
@@ -483,16 +486,25 @@ def _read(
     return graph, used
 
 
-def _random_state(graph: Any, seed: int) -> dict[str, np.ndarray]:
+def _random_state(graph: Any, backbone: str, seed: int) -> dict[str, np.ndarray]:
     """He initialisation drawn by numpy, which gives the same numbers on every machine."""
     rng = np.random.default_rng(seed)
-    state = {name: tensor.detach().numpy() for name, tensor in _needed(graph).items()}
-    for name, tensor in graph.named_parameters():
-        if tensor.ndim < 2:
-            value = np.full(tensor.shape, 0 if name.endswith("bias") else 1)
+    parameters = {name for name, _ in graph.named_parameters()}
+    state = {}
+    for name, tensor in _needed(graph).items():
+        shape = tuple(tensor.shape)
+        if name in parameters and len(shape) > 1:
+            fan_out = shape[0] * int(np.prod(shape[2:]))
+            value = rng.standard_normal(shape) * np.sqrt(2 / fan_out)
+        elif name.endswith(("bias", "running_mean")):
+            value = np.zeros(shape)
+        elif name in parameters or name.endswith("running_var"):
+            value = np.ones(shape)
         else:
-            fan_out = tensor.shape[0] * int(np.prod(tensor.shape[2:]))
-            value = rng.standard_normal(tensor.shape) * np.sqrt(2 / fan_out)
+            raise ValueError(
+                f"weights=None: {backbone} keeps {name}, which cannot be drawn at random; "
+                "give the path of a state dict."
+            )
         state[name] = value.astype(np.float32)
     return state
 
