@@ -501,18 +501,27 @@ class BasePatchDetector(BaseImageDetector):
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
     }
 
+    # What a network given by name is asked for: the layers and neighbourhood of the paper.
+    _feature_defaults: dict[str, Any] = {"layers": ("layer2", "layer3"), "pool": 3}
+
     features: str | BasePatchFeatures
     smoothing_sigma: float
 
     def _fit_steps(self, data: Any) -> None:
         self.__dict__.pop("features_", None)
         if self.input_kind_ == "images":
-            self.features_ = make_features(self.features).fit(data)
+            self.features_ = make_features(self.features, **self._feature_defaults).fit(data)
 
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[bytes]]]:
         if self.input_kind_ == "images":
             for images in data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK)):
-                yield self.features_.transform(images), [_digest(image) for image in images]
+                grids = self.features_.transform(images)
+                if not isinstance(grids, PatchGrids):
+                    raise TypeError(
+                        f"the feature step {type(self.features_).__name__} returned "
+                        f"{type(grids).__name__}; a patch detector needs PatchGrids."
+                    )
+                yield grids, [_digest(image) for image in images]
         else:
             cuts = data.starts
             yield data, [_digest(data.rows[a:b]) for a, b in zip(cuts[:-1], cuts[1:])]
