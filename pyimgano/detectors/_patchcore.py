@@ -10,11 +10,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._coreset import (
-    GroupRefills,
-    greedy_k_center,
-    leave_one_group_out_banks,
-)
+from pyimgano.detectors._coreset import greedy_k_center
+from pyimgano.detectors._leave_out import GroupRefills, leave_one_group_out_banks
 from pyimgano.detectors._neighbors import NearestNeighbors
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
