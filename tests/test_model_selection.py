@@ -77,7 +77,7 @@ def test_scorers_work_in_a_search():
         scoring=ms.anomaly_roc_auc,
         cv=ms.OneClassKFold(3),
     ).fit(data, y)
-    assert search.best_score_ > 0.98
+    assert search.best_score_ > 0.9
     results = cross_validate(
         IsolationForest(random_state=0),
         data,
