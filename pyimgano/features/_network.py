@@ -1,0 +1,426 @@
+"""What the steps with a pretrained network share: loading it, checking it, running it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from numbers import Integral
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from pyimgano.exceptions import RandomWeightsWarning, WeightsError
+from pyimgano.features._base import BasePatchFeatures
+from pyimgano.features._weights import read_state_dict
+from pyimgano.utils._optional import import_optional
+
+__all__ = ["BaseNetworkFeatures"]
+
+
+class BaseNetworkFeatures(BasePatchFeatures):
+    """Base of the steps that run a pretrained network.
+
+    The network is no part of the object's state. It is loaded at first use, shared by all
+    steps of one process with the same settings, and found again after unpickling, when the
+    sha256 of its weights must be the one seen in ``fit``.
+
+    A subclass has the parameters listed in ``_parameter_constraints`` and ``layers``, and
+    writes ``_extract`` and
+
+    ``_build(backbone, layers) -> graph``
+        The network from its input to the layers, a torch module that returns the maps of
+        the layers. Its values do not matter, it may lie on the meta device.
+    ``_find_published(backbone) -> Path``
+        Local file of the published weights, downloaded first if need be.
+
+    and, where the defaults do not do, the other methods of that section.
+    """
+
+    _parameter_constraints: dict = {
+        "backbone": [str],
+        "weights": [str, os.PathLike, None],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "device": [str],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "embed_weights": ["boolean"],
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+    }
+
+    # The word that ``weights`` has for the published ones, and whose names files must have.
+    _published = "pretrained"
+    _names_of = "torchvision"
+
+    backbone: str
+    layers: Any
+    weights: str | os.PathLike[str] | None
+    precision: str
+    device: str
+    embed_weights: bool
+    random_state: int
+
+    # ---- what a subclass writes -----------------------------------------------------
+    @classmethod
+    def _build(cls, backbone: str, layers: tuple) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def _find_published(cls, backbone: str) -> Path:
+        raise NotImplementedError
+
+    @classmethod
+    def _convert(cls, graph: Any, state: dict[str, Any]) -> dict[str, Any]:
+        """Bring the tensors of a file to the names and shapes of the graph."""
+        return state
+
+    @classmethod
+    def _optimise(cls, graph: Any) -> None:
+        """Make the filled graph faster without changing what it computes."""
+
+    @classmethod
+    def _colours(cls, graph: Any) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of the colours the network was trained with."""
+        # The statistics every torchvision classification network was trained with.
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters that do not go together."""
+
+    def _layers(self) -> tuple:
+        """Return ``layers`` as a tuple, checked."""
+        return tuple(self.layers)
+
+    # ---- shared machinery -----------------------------------------------------------
+    def _fit_images(self, images: object) -> None:
+        """Load the network and note what identifies its weights."""
+        for name in ("weights_sha256_", "embedded_weights_", "_loaded"):
+            self.__dict__.pop(name, None)  # of an earlier fit
+        self._check_parameters()
+        self.weights_sha256_ = self._network().sha256
+        if self.embed_weights:
+            key = (self.backbone, self._layers())
+            _, self.embedded_weights_ = _read(type(self), *key, self._source())
+
+    def _network(self) -> Network:
+        """Return the network these parameters describe, loaded if that was not done yet."""
+        names = ("backbone", "layers", "weights", "precision", "device", "random_state")
+        parameters = repr([getattr(self, name) for name in names])
+        loaded = self.__dict__.get("_loaded")
+        if loaded is not None and loaded[0] == parameters:
+            return loaded[1]
+        self._validate_params()  # transform works without fit
+        layers = self._layers()
+        device = resolve_device(self.device)
+        expected = getattr(self, "weights_sha256_", None)
+        if hasattr(self, "embedded_weights_"):
+            graph = self._build(self.backbone, layers)
+            network = _assemble(type(self), graph, self.embedded_weights_, device, self.precision)
+        else:
+            if self.weights is None and expected is None:
+                warnings.warn(
+                    f"{type(self).__name__}(weights=None): {self.backbone} gets random weights. "
+                    "It shows that a pipeline runs; its features find few defects. Without "
+                    'pretrained weights features="filterbank" is the better choice.',
+                    RandomWeightsWarning,
+                    stacklevel=2,
+                )
+            step: Any = type(self)
+            network = _load(step, self.backbone, layers, self._source(), device, self.precision)
+        if expected is not None and network.sha256 != expected:
+            raise WeightsError(self._other_weights_message(network.sha256))
+        self._loaded = (parameters, network)
+        return network
+
+    def _source(self) -> _Source:
+        """Where the weights come from now; equal sources give equal weights."""
+        if self.weights is None:
+            return _Source(None, 0, 0, int(self.random_state))
+        if self.weights == self._published:
+            path = self._find_published(self.backbone)
+        else:
+            path = Path(self.weights).expanduser()
+        if not path.exists():
+            return _Source(str(path), 0, 0, 0)  # reading it says what is wrong
+        stat = path.stat()
+        return _Source(str(path.resolve()), stat.st_size, stat.st_mtime_ns, 0)
+
+    def _other_weights_message(self, found: str) -> str:
+        if self.weights is None:
+            return (
+                f"the random weights of {self.backbone} drawn from "
+                f"random_state={self.random_state} are not those of fit: this version of "
+                f"{self._names_of} or numpy builds another network. Fit again, or fit with "
+                "embed_weights=True to keep the weights in the saved file."
+            )
+        return (
+            f"the weights of {self.backbone} from weights={os.fspath(self.weights)!r} are not "
+            f"those this step was fitted with: sha256 {found}, expected "
+            f"{self.weights_sha256_}. Put the file of that time back, point at it with "
+            "set_params(weights=...), or fit again."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())  # it may be the very __dict__
+        state.pop("_loaded", None)  # a network is found again, never pickled
+        return state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+class _Source(NamedTuple):
+    """Identity of a set of weights before it is read: a file as it is now, or a seed."""
+
+    path: str | None
+    size: int
+    mtime_ns: int
+    seed: int
+
+
+class Network:
+    """A frozen network ready to run, with the digest of the weights it was made of."""
+
+    def __init__(
+        self,
+        module: Any,
+        colours: tuple[Sequence[float], Sequence[float]],
+        sha256: str,
+        device: str,
+        bfloat16: bool,
+    ) -> None:
+        torch = torch_module()
+        self.module = module
+        self.sha256 = sha256
+        self.device = device
+        self.bfloat16 = bfloat16
+        # Normalises values 0-255 at once: (x / 255 - mean) / std.
+        self._mean, self._std = (
+            torch.tensor(values, device=device).mul_(255).view(1, 3, 1, 1) for values in colours
+        )
+
+    def patch_maps(self, images: Sequence[np.ndarray], pool: int = 1) -> list[np.ndarray]:
+        """Features (h, w, d), float32, of each uint8 image (height, width, 3)."""
+        if not self.device.startswith("cuda"):
+            # The CPU's convolutions choose their algorithm by the size of the batch, and each
+            # rounds in its own way. One by one, an image is the same in any company.
+            return [self._run(image[None], pool)[0] for image in images]
+        maps: list[Any] = [None] * len(images)
+        for size in {image.shape: None for image in images}:  # images of one size go together
+            members = [i for i, image in enumerate(images) if image.shape == size]
+            for i, one in zip(members, self._run(np.stack([images[i] for i in members]), pool)):
+                maps[i] = one
+        return maps
+
+    def _run(self, images: np.ndarray, pool: int) -> np.ndarray:
+        torch = torch_module()
+        cuda = self.device.startswith("cuda")
+        # TF32 would cost half the digits; the other flags are their usual values.
+        flags = (
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
+            if cuda
+            else nullcontext()
+        )
+        autocast = (
+            torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16)
+            if self.bfloat16
+            else nullcontext()
+        )
+        with torch.inference_mode(), flags:
+            # (n, height, width, 3) in memory is what torch calls channels-last.
+            x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            x = x.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+            with autocast:
+                outputs = self.module(x)
+            maps = _join(outputs, pool)
+            return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _join(outputs: Sequence[Any], pool: int) -> Any:
+    """Average each layer's map over neighbourhoods and bring it to the grid of the first."""
+    torch = torch_module()
+    functional = torch.nn.functional
+    joined: list[Any] = []
+    for i, output in enumerate(outputs):
+        if output.ndim != 4:
+            raise ValueError(
+                f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no map; "
+                "choose layers with outputs (n, channels, height, width)."
+            )
+        output = output.float()
+        if pool > 1:
+            output = functional.avg_pool2d(output, pool, stride=1, padding=pool // 2)
+        if joined and output.shape[2:] != joined[0].shape[2:]:
+            output = functional.interpolate(
+                output, size=joined[0].shape[2:], mode="bilinear", align_corners=False
+            )
+        joined.append(output)
+    return torch.cat(joined, dim=1)
+
+
+def torch_module() -> Any:
+    """``torch``, imported when it is needed."""
+    return import_optional("torch", "torch", "a network")
+
+
+# Two are enough for a teacher beside a student, or for a grid over two backbones.
+@lru_cache(maxsize=2)
+def _load(
+    step: type[BaseNetworkFeatures],
+    backbone: str,
+    layers: tuple,
+    source: _Source,
+    device: str,
+    precision: str,
+) -> Network:
+    return _assemble(step, *_read(step, backbone, layers, source), device, precision)
+
+
+def _assemble(
+    step: type[BaseNetworkFeatures],
+    graph: Any,
+    state: dict[str, np.ndarray],
+    device: str,
+    precision: str,
+) -> Network:
+    """Fill the graph with its weights and make it fast."""
+    torch = torch_module()
+    if any(tensor.is_meta for tensor in graph.state_dict().values()):
+        graph = graph.to_empty(device="cpu")
+    for name, target in graph.state_dict().items():
+        if name in state:
+            target.copy_(torch.tensor(state[name]))
+        else:  # the batch norms' counters, see _needed
+            target.zero_()
+    graph.requires_grad_(False)
+    step._optimise(graph)
+    bfloat16 = precision == "bfloat16"
+    if bfloat16:
+        # Autocast would convert these weights again for every image.
+        for module in graph.modules():
+            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                module.to(torch.bfloat16)
+    graph = graph.to(device=device, memory_format=torch.channels_last)
+    return Network(graph, step._colours(graph), _digest(state), device, bfloat16)
+
+
+def _needed(graph: Any) -> dict[str, Any]:
+    """Tensors of the graph that matter for its output."""
+    return {
+        name: tensor
+        for name, tensor in graph.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # counts training steps
+    }
+
+
+def _read(
+    step: type[BaseNetworkFeatures], backbone: str, layers: tuple, source: _Source
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Graph of the network, and its weights from the file or drawn at random."""
+    graph = step._build(backbone, layers)
+    if source.path is None:
+        return graph, _random_state(graph, backbone, source.seed)
+    needed = _needed(graph)
+    state = step._convert(graph, read_state_dict(source.path))
+    missing = [name for name in needed if name not in state]
+    if len(missing) == len(needed):
+        raise WeightsError(
+            f"{source.path} holds none of the weights of {backbone}, but those of another "
+            f"network or under other names. Its first names are {_some(state)}; expected "
+            f"are {step._names_of}'s: {_some(needed)}."
+        )
+    if missing:
+        raise WeightsError(
+            f"{source.path} lacks {len(missing)} of the {len(needed)} weights that {backbone} "
+            f"needs for layers={layers}: {_some(missing, 10)}."
+        )
+    for name, tensor in needed.items():
+        if state[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{source.path} is not of {backbone}: {name} has shape "
+                f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}."
+            )
+    used = {name: state[name].detach().to(tensor.dtype).numpy() for name, tensor in needed.items()}
+    return graph, used
+
+
+def _random_state(graph: Any, backbone: str, seed: int) -> dict[str, np.ndarray]:
+    """He initialisation drawn by numpy, which gives the same numbers on every machine."""
+    rng = np.random.default_rng(seed)
+    parameters = {name for name, _ in graph.named_parameters()}
+    state = {}
+    for name, tensor in _needed(graph).items():
+        shape = tuple(tensor.shape)
+        if name in parameters and len(shape) > 1:
+            fan_out = shape[0] * int(np.prod(shape[2:]))
+            value = rng.standard_normal(shape) * np.sqrt(2 / fan_out)
+        elif name.endswith(("bias", "running_mean")):
+            value = np.zeros(shape)
+        elif name in parameters or name.endswith("running_var"):
+            value = np.ones(shape)
+        else:
+            raise ValueError(
+                f"weights=None: {backbone} keeps {name}, which cannot be drawn at random; "
+                "give the path of a state dict."
+            )
+        state[name] = value.astype(np.float32)
+    return state
+
+
+def _digest(state: dict[str, np.ndarray]) -> str:
+    """sha256 over names, shapes and values, whatever order or file they came in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value.tobytes())  # in C order, whatever the layout in memory
+    return digest.hexdigest()
+
+
+def resolve_device(device: str) -> str:
+    """Name of the torch device that ``device`` stands for on this machine."""
+    torch = torch_module()
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f'device={device!r}: expected "auto", "cpu", "cuda" or "cuda:0", ...')
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+        raise ValueError(
+            f"device={device!r}: torch sees {count} CUDA devices on this machine"
+            + (f", numbered from 0 to {count - 1}." if count else ".")
+            + ' device="auto" takes what there is, device="cpu" always works.'
+        )
+    return device
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image: pixels are averaged where it shrinks, interpolated where it grows."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """Sentence with the known names that look most like ``name``, or nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f" The nearest names are {', '.join(close)}." if close else ""
+
+
+def _some(names: Iterable[str], n: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:n]) + (", ..." if len(names) > n else "")
