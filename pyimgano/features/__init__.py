@@ -7,11 +7,13 @@ from pyimgano.features._filterbank import FilterBankFeatures
 from pyimgano.features._grids import PatchGrids
 from pyimgano.features._registry import make_features
 from pyimgano.features._torch import TorchPatchFeatures
+from pyimgano.features._vit import ViTPatchFeatures
 
 __all__ = [
     "BasePatchFeatures",
     "FilterBankFeatures",
     "PatchGrids",
     "TorchPatchFeatures",
+    "ViTPatchFeatures",
     "make_features",
 ]

@@ -9,11 +9,12 @@ from sklearn.base import clone
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._filterbank import FilterBankFeatures
 from pyimgano.features._torch import TorchPatchFeatures
+from pyimgano.features._vit import DINOV2, ViTPatchFeatures
 
 __all__ = ["make_features"]
 
 _NETWORKS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
-_NAMES = ("filterbank", *_NETWORKS)
+_NAMES = ("filterbank", *_NETWORKS, *DINOV2)
 
 
 def make_features(
@@ -27,14 +28,15 @@ def make_features(
     Parameters
     ----------
     features : str or transformer
-        A name, or a transformer that returns :class:`PatchGrids`, which is cloned. The names are ``"filterbank"``
-        (:class:`FilterBankFeatures`, needs no weights) and ``"resnet18"``, ``"resnet34"``,
-        ``"resnet50"``, ``"wide_resnet50_2"`` (:class:`TorchPatchFeatures` with ImageNet
-        weights).
+        A name, or a transformer that returns :class:`PatchGrids`, which is cloned. The
+        names are ``"filterbank"`` (:class:`FilterBankFeatures`, needs no weights);
+        ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"wide_resnet50_2"``
+        (:class:`TorchPatchFeatures` with ImageNet weights); ``"dinov2_vits14"`` and its
+        larger kin, and ``"timm:NAME"`` (:class:`ViTPatchFeatures` with published weights).
     layers : tuple of str, default=("layer2", "layer3")
-        Layers of a network given by name: those of the detector's paper.
+        Layers of a convolutional network given by name: those of the detector's paper.
     pool : int, default=3
-        Neighbourhood of a network given by name, likewise.
+        Neighbourhood of a convolutional network given by name, likewise.
 
     Returns
     -------
@@ -63,13 +65,15 @@ def make_features(
             f"{', '.join(map(repr, _NAMES))}; a feature step is a BasePatchFeatures such as "
             'TorchPatchFeatures("resnet18", weights="file.pth").'
         )
+    if features in DINOV2 or features.startswith("timm:"):
+        return ViTPatchFeatures(features)
     if features not in _NAMES:
         nearest = difflib.get_close_matches(features.lower(), _NAMES, n=1, cutoff=0.5)
         guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
             f"features={features!r} is no known name.{guess} The names are "
             f"{', '.join(map(repr, _NAMES))}. Another network of torchvision: "
-            "features=TorchPatchFeatures(backbone, layers=...)."
+            'features=TorchPatchFeatures(backbone, layers=...); a transformer of timm: "timm:NAME".'
         )
     if features == "filterbank":
         return FilterBankFeatures()

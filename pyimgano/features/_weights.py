@@ -84,7 +84,7 @@ def find_weights(name: str, version: str, url: str) -> Path:
         raise
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
-            f"there are no ImageNet weights of {name} on this machine, and downloading {url} "
+            f"there are no pretrained weights of {name} on this machine, and downloading {url} "
             f"failed: {error or type(error).__name__}.\n{ways_out(file_name)}"
         ) from error
     return cached
@@ -108,7 +108,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
     ----------
     path : str or path-like
         File written by ``torch.save(model.state_dict(), path)``, or one that holds this
-        dict under the key ``"state_dict"``.
+        dict under the key ``"state_dict"``, or a ``.safetensors`` file.
 
     Returns
     -------
@@ -124,9 +124,16 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(
-            f"the weights file {path} {what}. Give the path of a state dict, "
-            'weights="imagenet" for torchvision\'s weights, or weights=None for a random network.'
+            f"the weights file {path} {what}. Give the path of a state dict, leave weights out "
+            "for the published ones, or set weights=None for a random network."
         )
+    if path.suffix == ".safetensors":
+        safetensors = import_optional("safetensors", "timm", f"reading {path.name}")
+        load_file = import_optional("safetensors.torch", "timm", f"reading {path.name}").load_file
+        try:
+            return load_file(path)
+        except safetensors.SafetensorError as error:
+            raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
     how = "Expected what torch.save(model.state_dict(), path) writes."
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

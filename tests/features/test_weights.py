@@ -127,7 +127,7 @@ def test_no_weights_and_no_network_names_three_ways_out(server, cache):
     with pytest.raises(WeightsError) as caught:
         find_weights("net", "Net.V1", _url(server, f"missing/{NAME}"))
     message = str(caught.value)
-    assert "no ImageNet weights of net" in message and "404" in message
+    assert "no pretrained weights of net" in message and "404" in message
     assert 'weights="path/to/file.pth"' in message
     assert f"put {NAME} into {cache}" in message
     assert 'features="filterbank"' in message and "weights=None" in message
