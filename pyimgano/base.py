@@ -242,6 +242,14 @@ class BaseImageDetector(
     def _to_pixels(self, block: Any, values: Any) -> list[np.ndarray]:
         raise NotImplementedError
 
+    def _training_blocks(self, data: Any) -> Iterator[tuple[Any, list[bytes]]]:
+        """Blocks to learn from; by default those of the images themselves.
+
+        A detector that also learns from other views of an image, such as rotations, yields
+        them when all images have come, under the fingerprint of the image they show.
+        """
+        return self._blocks(data)
+
     def _fit_steps(self, data: Any) -> None:
         """Fit what stands before the detector's own algorithm; by default nothing."""
 
@@ -284,7 +292,7 @@ class BaseImageDetector(
                 f"unseen good one may lie, got n_samples={len(train)}."
             )
         self._fit_steps(train)
-        blocks = TrainingBlocks(self._blocks(train), len(train))
+        blocks = TrainingBlocks(self._training_blocks(train), len(train))
         self.training_scores_ = np.asarray(self._fit(blocks), dtype=np.float64)
         self._known = blocks.known
         if self.contamination == "auto":
@@ -514,17 +522,23 @@ class BasePatchDetector(BaseImageDetector):
 
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[bytes]]]:
         if self.input_kind_ == "images":
-            for images in data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK)):
-                grids = self.features_.transform(images)
-                if not isinstance(grids, PatchGrids):
-                    raise TypeError(
-                        f"the feature step {type(self.features_).__name__} returned "
-                        f"{type(grids).__name__}; a patch detector needs PatchGrids."
-                    )
-                yield grids, [_digest(image) for image in images]
+            for images in self._image_blocks(data):
+                yield self._grids(images), [_digest(image) for image in images]
         else:
             cuts = data.starts
             yield data, [_digest(data.rows[a:b]) for a, b in zip(cuts[:-1], cuts[1:])]
+
+    def _image_blocks(self, data: Any) -> Iterator[list[np.ndarray]]:
+        return data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK))
+
+    def _grids(self, images: list[np.ndarray]) -> PatchGrids:
+        grids = self.features_.transform(images)
+        if not isinstance(grids, PatchGrids):
+            raise TypeError(
+                f"the feature step {type(self.features_).__name__} returned "
+                f"{type(grids).__name__}; a patch detector needs PatchGrids."
+            )
+        return grids
 
     def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
         return block.to_pixels(values, sigma=self.smoothing_sigma)
