@@ -26,7 +26,7 @@ from sklearn.utils.validation import (
 from pyimgano.base import VersionStampMixin, normal_rows
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 
-__all__ = ["ThresholdCalibrator"]
+__all__ = ["ThresholdCalibrator", "out_of_sample_scores"]
 
 # Folds used by cv="auto" when the estimator has no out-of-sample scores of its own.
 _AUTO_FOLDS = 5
@@ -209,33 +209,14 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         if self.estimator is None:
             self.estimator_ = None
             return self._column(X), "the score column as given"
-        named = self.cv if isinstance(self.cv, str) else None  # an array must not be compared
-        if named == "prefit":
+        if isinstance(self.cv, str) and self.cv == "prefit":  # an array must not be compared
             check_is_fitted(self.estimator)
             self.estimator_ = self.estimator
             return -np.asarray(self.estimator_.score_samples(X)), "held-out images (prefit)"
-        memory = check_memory(self.memory)
-        fit = memory.cache(_fit)
-        self.estimator_ = fit(clone(self.estimator), X)
-        if isinstance(self.estimator_, FrozenEstimator):
-            return -np.asarray(self.estimator_.score_samples(X)), "images given to a frozen model"
-        if named == "auto":
-            own = _own_scores(self.estimator_)
-            if own is not None:
-                return own.copy(), "the detector's own out-of-sample scores"
-            splitter: BaseCrossValidator = KFold(_AUTO_FOLDS, shuffle=True, random_state=0)
-            if _num_samples(X) < _AUTO_FOLDS:
-                splitter = KFold(_num_samples(X))
-        else:
-            splitter = check_cv(self.cv)
-        fit_and_score = memory.cache(_fit_and_score)
-        folds = list(splitter.split(X))
-        parts = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_and_score)(clone(self.estimator), X, train, test) for train, test in folds
+        self.estimator_, scores, source = out_of_sample_scores(
+            self.estimator, X, cv=self.cv, memory=self.memory, n_jobs=self.n_jobs
         )
-        scores = np.concatenate(parts)
-        order = np.concatenate([test for _, test in folds])
-        return scores[np.argsort(order, kind="stable")], f"{len(folds)} folds"
+        return scores, source
 
     def _column(self, X: np.ndarray) -> np.ndarray:
         return X.max(axis=1)
@@ -333,6 +314,57 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         return tags
 
 
+def out_of_sample_scores(
+    estimator: Any, X: Any, *, cv: Any = "auto", memory: Any = None, n_jobs: int | None = None
+) -> tuple[Any, np.ndarray, str]:
+    """Fit an outlier detector, and score its training samples as if it had not seen them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An outlier detector with ``score_samples``, or a pipeline that ends in one. A clone of
+        it is fitted; a ``FrozenEstimator`` stays as it is.
+    X : indexable input of the estimator
+        Good samples.
+    cv : "auto", int, splitter or iterable of splits, default="auto"
+        As in :class:`ThresholdCalibrator`.
+    memory : str or joblib.Memory, default=None
+        Cache for fitted estimators.
+    n_jobs : int, default=None
+        Number of folds fitted at a time.
+
+    Returns
+    -------
+    estimator : estimator
+        Fitted on all of ``X``.
+    scores : ndarray of shape (n_samples,), float64
+        Anomaly scores (``-score_samples``), in the order of ``X``.
+    source : str
+        Where they come from, in words.
+    """
+    memory = check_memory(memory)
+    fitted = memory.cache(_fit)(clone(estimator), X)
+    if isinstance(fitted, FrozenEstimator):
+        return fitted, -np.asarray(fitted.score_samples(X)), "images given to a frozen model"
+    if isinstance(cv, str):
+        own = _own_scores(fitted)
+        if own is not None:
+            return fitted, own.copy(), "the detector's own out-of-sample scores"
+        splitter: BaseCrossValidator = KFold(_AUTO_FOLDS, shuffle=True, random_state=0)
+        if _num_samples(X) < _AUTO_FOLDS:
+            splitter = KFold(_num_samples(X))
+    else:
+        splitter = check_cv(cv)
+    fit_and_score = memory.cache(_fit_and_score)
+    folds = list(splitter.split(X))
+    parts = Parallel(n_jobs=n_jobs)(
+        delayed(fit_and_score)(clone(estimator), X, train, test) for train, test in folds
+    )
+    order = np.concatenate([test for _, test in folds])
+    scores = np.concatenate(parts)[np.argsort(order, kind="stable")]
+    return fitted, scores, f"{len(folds)} folds"
+
+
 def _fit(estimator: Any, X: Any) -> Any:
     return estimator.fit(X, None)  # FrozenEstimator.fit asks for y
 
@@ -347,6 +379,10 @@ def _own_scores(estimator: Any) -> np.ndarray | None:
     if isinstance(estimator, Pipeline):
         before, last = [step for _, step in estimator.steps[:-1]], estimator.steps[-1][1]
         return _own_scores(last) if all(_learns_nothing(step) for step in before) else None
+    if isinstance(estimator, ThresholdCalibrator):
+        return estimator.calibration_scores_
+    if isinstance(estimator, FrozenEstimator):
+        return None  # what it keeps belongs to the images it was once fitted on
     return getattr(estimator, "training_scores_", None)
 
 

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.calibration import ThresholdCalibrator, out_of_sample_scores
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inference import score, threshold
@@ -334,3 +334,21 @@ def test_scores_that_are_not_finite_are_refused():
 def test_one_good_image_is_too_few():
     with pytest.raises(TooFewImagesError, match="n_samples=1"):
         ThresholdCalibrator().fit(column([1.0, 2.0]), [1, -1])
+
+
+# ---- whose out-of-sample scores ---------------------------------------------------------
+def test_a_calibrated_detector_is_scored_by_its_calibration_scores():
+    X = np.random.RandomState(0).normal(size=(40, 3))
+    calibrated = ThresholdCalibrator(make_pipeline(StandardScaler(), PatchCoreDetector()), cv=4)
+    fitted, scores, _ = out_of_sample_scores(calibrated, X)
+    np.testing.assert_array_equal(scores, fitted.calibration_scores_)
+
+
+def test_scores_a_frozen_model_keeps_of_other_images_are_not_taken():
+    rng = np.random.RandomState(0)
+    frozen = FrozenEstimator(PatchCoreDetector().fit(rng.normal(size=(30, 3))))
+    passthrough = FunctionTransformer()
+    X = rng.normal(size=(20, 3))
+    for estimator in (frozen, make_pipeline(passthrough, frozen)):
+        _, scores, _ = out_of_sample_scores(estimator, X)
+        np.testing.assert_allclose(scores, -frozen.score_samples(X))
