@@ -257,11 +257,14 @@ def _sources(
         if options:
             raise ValueError('dataset_options belong to dataset="synthetic".')
         folder = Path(root)
+        # Opened now, which reads no image: a wrong name is better said before the first fit.
         if names is None and (folder / "train").is_dir():
-            yield folder.resolve().name, lambda: load_folder(folder)
-            return
-        for name in list_categories(folder) if names is None else names:
-            yield name, lambda name=name: load_folder(folder, name)
+            opened = [(folder.resolve().name, load_folder(folder))]
+        else:
+            names = list_categories(folder) if names is None else names
+            opened = [(name, load_folder(folder, name)) for name in names]
+        for name, data in opened:
+            yield name, lambda data=data: data
     else:
         raise ValueError(f"dataset={dataset!r} is not one of {', '.join(map(repr, _DATASETS))}.")
 

@@ -1,0 +1,364 @@
+"""The commands, as users call them: output, files, exit statuses, errors in a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+import pyimgano
+from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano.cli import benchmark, infer
+from pyimgano.datasets import load_folder, write_inspection_dataset
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_inspection_dataset(
+        root, "wood", n_train=12, n_test_good=3, n_test_defect=4, size=64, random_state=0
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def pipeline_file(root, tmp_path_factory):
+    from sklearn.pipeline import make_pipeline
+
+    detector = PatchCoreDetector("filterbank", coreset_ratio=0.02)
+    pipeline = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector, quantile=0.9))
+    pipeline.fit(load_folder(root, "wood").X_train)
+    return pyimgano.save(pipeline, tmp_path_factory.mktemp("saved") / "line3.joblib")
+
+
+def read_lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def call(main, *arguments):
+    """Exit status, whether main returned it or argparse raised it."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+# ---- both -----------------------------------------------------------------------------
+@pytest.mark.parametrize("module", ["benchmark", "infer"])
+def test_help_answers_without_heavy_imports(module):
+    code = (
+        f"import sys; from pyimgano.cli.{module} import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'numpy', 'sklearn', 'scipy', 'cv2', 'torch', 'pyod', 'numba', 'joblib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: pyimgano-{module}" in done.stdout
+
+
+def test_version_is_the_packages(capsys):
+    assert call(infer.main, "--version") == 0
+    assert capsys.readouterr().out == f"pyimgano {pyimgano.__version__}\n"
+
+
+def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pyimgano.inference.infer", broken)
+    with pytest.raises(ZeroDivisionError):
+        call(infer.main, "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-")
+
+
+# ---- pyimgano-benchmark ---------------------------------------------------------------
+def test_benchmark_of_a_folder(root, tmp_path, capsys):
+    status = call(
+        benchmark.main,
+        *("--dataset", "folder", "--root", root, "--category", "wood", "--coreset-ratio", "0.02"),
+        *("--quantile", "0.9", "--output-dir", tmp_path / "runs", "--overlays", "2"),
+    )
+    out, err = capsys.readouterr()
+    assert status == 0
+    assert err == ""
+    (run,) = (tmp_path / "runs").iterdir()
+    assert out.endswith(f"\nrun directory: {run}\n")
+    assert run.name.endswith("_folder_patchcore")
+    report = json.loads((run / "report.json").read_text())
+    table = out.split("\n\n")[1].splitlines()
+    assert len({len(line) for line in table}) == 1  # aligned
+    assert table[1].split()[:4] == ["wood", "12", "3", "4"]
+    assert table[1].split()[4] == f"{report['categories']['wood']['image_auroc']:.3f}"
+    category = run / "categories" / "wood"
+    assert len(read_lines(category / "per_image.jsonl")) == 7
+    assert len(list((category / "overlays").iterdir())) == 2
+    pipeline = pyimgano.load(category / "pipeline.joblib")
+    assert pipeline[-1].quantile == 0.9
+    assert pipeline[-1].estimator.coreset_ratio == 0.02
+
+
+def test_benchmark_of_synthetic_images(tmp_path, capsys):
+    status = call(
+        benchmark.main,
+        *("--dataset", "synthetic", "--image-size", 64, "--n-train", "10", "--no-save"),
+        *("--resize", 64, "--seed", 1, "--output-dir", tmp_path, "--quantile", 0.9),
+    )
+    assert status == 0
+    assert "brushed_metal" in capsys.readouterr().out
+    (run,) = tmp_path.iterdir()
+    assert not list(run.rglob("*.joblib"))
+    config = json.loads((run / "config.json").read_text())
+    assert config["random_state"] == 1
+    assert config["dataset_options"] == {"n_train": 10, "size": 64}
+
+
+def test_benchmark_reports_unreadable_test_images(root, tmp_path, capsys):
+    shutil.copytree(root / "wood", tmp_path / "wood")
+    next((tmp_path / "wood" / "test" / "good").iterdir()).write_bytes(b"")
+    status = call(
+        benchmark.main,
+        *("--dataset", "folder", "--root", tmp_path / "wood", "--coreset-ratio", "0.02"),
+        *("--output-dir", tmp_path / "runs", "--quantile", "0.9", "--overlays", 0, "--no-save"),
+    )
+    assert status == 1
+    assert "1 test images could not be read" in capsys.readouterr().err
+
+
+def test_benchmark_shows_warnings_in_a_line(root, tmp_path, capsys):
+    call(
+        benchmark.main,
+        *("--dataset", "folder", "--root", root, "--coreset-ratio", "0.02", "--no-save"),
+        *("--output-dir", tmp_path, "--quantile", "0.99", "--overlays", "0"),
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pyimgano-benchmark: warning: 12 good images support")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "--dataset"),
+        ("--dataset folder", "--dataset folder needs --root DIR"),
+        ("--dataset folder --root {root}/nope", "nope: there is no such folder"),
+        ("--dataset folder --root {root}/wood/train", "no folder in it is a category"),
+        ("--dataset folder --root {root} --category oak", "data has no folder 'oak'|no folder"),
+        ("--dataset folder --root {root} --n-train 5", "--n-train belongs to --dataset synthetic"),
+        ("--dataset synthetic --root {root}", "--root belongs to --dataset folder"),
+        ("--dataset synthetic --category oak", "--category oak is not one of bottle_cap"),
+        ("--dataset synthetic --category wood wood", "names wood twice"),
+        ("--dataset synthetic --image-size 32", "--image-size 32 is below 64"),
+        ("--dataset synthetic --quantile 98", "98 is not above 0 and at most 1"),
+        ("--dataset synthetic --quantile 1", "less than 1"),
+        ("--dataset synthetic --coreset-ratio nan", "nan is not finite"),
+        ("--dataset synthetic --overlays x", "'x' is not an integer"),
+        ("--dataset synthetic --overlays -1", "-1 is not at least 1|expected one argument"),
+        ("--dataset synthetic --weights a.pth", "--weights belongs to a network"),
+        ("--dataset synthetic --crop 0", "--crop belongs to a network"),
+    ],
+)
+def test_benchmark_refuses_wrong_options(arguments, message, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(benchmark.main, *arguments.format(root=root).split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pyimgano-benchmark: error: ")
+    assert any(part in err for part in message.split("|"))
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_benchmark_refuses_wrong_networks(root, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--dataset", "folder", "--root", root]
+    assert call(benchmark.main, *arguments, "--features", "resnet81") == 2
+    assert "resnet81" in capsys.readouterr().err
+    assert call(benchmark.main, *arguments, "--features", "resnet18", "--weights", "no.pth") == 2
+    assert "the weights file no.pth does not exist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_network_options_reach_the_features(root, tmp_path):
+    pytest.importorskip("torch")
+    line = (
+        "--dataset synthetic --features resnet18 --weights none --layers layer1 --resize 64 "
+        "--crop 0 --device cpu"
+    )
+    options = benchmark._parser().parse_args(line.split())
+    with pytest.warns(match="random weights"):
+        features = benchmark._features(options)
+    assert features.get_params()["layers"] == ("layer1",)
+    assert (features.resize, features.crop, features.weights) == (64, None, None)
+
+
+# ---- pyimgano-infer -------------------------------------------------------------------
+def test_infer_writes_the_pipelines_verdicts(pipeline_file, root, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    test = root / "wood" / "test"
+    status = call(infer.main, "--pipeline", pipeline_file, "--input", test, "--save-jsonl", out)
+    assert status == 0
+    records = read_lines(out)
+    paths = [record["path"] for record in records]
+    assert sorted(paths) == sorted(str(path) for path in test.rglob("*.png"))
+    pipeline = joblib.load(pipeline_file)
+    assert [record["score"] for record in records] == (-pipeline.score_samples(paths)).tolist()
+    assert [record["pred"] for record in records] == (pipeline.predict(paths) == -1).tolist()
+    assert [record["index"] for record in records] == list(range(7))
+    assert all(record["threshold"] == pipeline[-1].threshold_ for record in records)
+    assert list(records[0]) == ["index", "path", "score", "threshold", "pred", "p_value"]
+    n = sum(record["pred"] for record in records)
+    err = capsys.readouterr().err
+    assert err.startswith(f"pyimgano-infer: 7 images, {n} anomalous, 0 errors, ")
+
+
+def test_infer_takes_files_and_patterns_in_natural_order(pipeline_file, root, tmp_path, capsys):
+    source = next((root / "wood" / "test" / "good").iterdir())
+    for name in ("2.png", "10.png", "1.png", "x.txt"):
+        shutil.copy(source, tmp_path / name)
+    pattern, one = tmp_path / "*.png", tmp_path / "1.png"
+    arguments = "--pipeline", pipeline_file, "--save-jsonl", "-", "--input"
+    assert call(infer.main, *arguments, pattern, one) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(r["path"]).name for r in records] == ["1.png", "2.png", "10.png"]
+    assert call(infer.main, *arguments, tmp_path / "x.txt") == 0  # what it holds counts
+
+
+def test_infer_makes_error_records(pipeline_file, root, tmp_path, capsys):
+    images = tmp_path / "images"
+    shutil.copytree(root / "wood" / "test" / "good", images)
+    (images / "a.png").write_bytes(b"junk")
+    (images / "b.png").write_bytes(b"")
+    whole = (images / "000.png").read_bytes()
+    (images / "c.png").write_bytes(whole[: len(whole) // 2])
+    arguments = "--pipeline", pipeline_file, "--input", images, "--save-jsonl"
+    assert call(infer.main, *arguments, tmp_path / "o.jsonl", "--save-maps", tmp_path / "m") == 1
+    records = {Path(r["path"]).name: r for r in read_lines(tmp_path / "o.jsonl")}
+    assert len(records) == 6
+    for name in "abc":
+        assert set(records[f"{name}.png"]) == {"index", "path", "error"}
+    assert "score" in records["000.png"]
+    assert "3 errors" in capsys.readouterr().err
+    assert len(list((tmp_path / "m").iterdir())) == 6
+
+
+def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_path):
+    source = next((root / "wood" / "test" / "good").iterdir())
+    images = [tmp_path / "in" / name for name in ("a/x.png", "b/x.png", "b/x.jpg.png", "x.png")]
+    for image in images:
+        image.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, image)
+    maps, out = tmp_path / "maps", tmp_path / "out.jsonl"
+    arguments = "--pipeline", pipeline_file, "--input", tmp_path / "in", "--save-jsonl", out
+    assert call(infer.main, *arguments, "--save-maps", maps) == 0
+    found = sorted(path.relative_to(maps).as_posix() for path in maps.rglob("*.npy"))
+    assert found == ["a/x.png.npy", "b/x.jpg.png.npy", "b/x.png.npy", "x.png.npy"]
+    expected = pyimgano.anomaly_map(joblib.load(pipeline_file), [str(source)])[0]
+    for record in read_lines(out):
+        saved = np.load(record["map"])
+        assert saved.dtype == np.float32
+        np.testing.assert_array_equal(saved, expected)
+        assert Path(record["map"].replace(".npy", ".overlay.png")).is_file()
+
+
+def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):
+    copy = shutil.copy(pipeline_file, tmp_path / "copy.joblib")  # without its side file
+    images = root / "wood" / "test" / "good"
+    arguments = "--pipeline", copy, "--input", images, "--save-jsonl", tmp_path / "o.jsonl"
+    assert call(infer.main, *arguments) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert not (tmp_path / "o.jsonl").exists()
+    assert call(infer.main, *arguments, "--trust") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--input {images}", "--pipeline"),
+        ("--pipeline {tmp}/no.joblib --input {images}", "there is no such file"),
+        ("--pipeline {tmp} --input {images}", "is a folder"),
+        ("--pipeline {tmp}/text --input {images}", "there is no text.json beside it"),
+        ("--pipeline {tmp}/text --input {images} --trust", "is no joblib file"),
+        ("--pipeline {tmp}/list --input {images} --trust", "holds a list, which is no fitted"),
+        ("--pipeline {file} --input {tmp}/empty", "there is no image in this folder"),
+        ("--pipeline {file} --input {tmp}/no/*.png", "no file matches this pattern"),
+        ("--pipeline {file} --input {tmp}/no.png", "there is no such file or folder"),
+        ("--pipeline {file} --input {tmp} --save-maps {tmp}/m", "give a folder elsewhere"),
+    ],
+)
+def test_infer_refuses_wrong_options(arguments, message, pipeline_file, root, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no pipeline")
+    (tmp_path / "image.png").touch()
+    joblib.dump([1], tmp_path / "list")
+    places = {"tmp": tmp_path, "file": pipeline_file, "images": root / "wood" / "test"}
+    filled = [part.format(**places) for part in arguments.split()]
+    assert call(infer.main, *filled, "--save-jsonl", tmp_path / "out.jsonl") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pyimgano-infer: error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_infer_says_which_folder_is_missing(pipeline_file, root, tmp_path, capsys):
+    out = tmp_path / "no" / "out.jsonl"
+    images = root / "wood" / "test"
+    assert (
+        call(infer.main, "--pipeline", pipeline_file, "--input", images, "--save-jsonl", out) == 2
+    )
+    assert f"{out}: No such file or directory" in capsys.readouterr().err
+
+
+def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch, capsys):
+    real = pyimgano.inference.infer
+
+    def interrupted(*arguments, **options):
+        for record, anomaly_map in real(*arguments, **options):
+            if record["index"] == 3:
+                raise KeyboardInterrupt
+            yield record, anomaly_map
+
+    monkeypatch.setattr("pyimgano.inference.infer", interrupted)
+    out = tmp_path / "out.jsonl"
+    images = root / "wood" / "test"
+    status = call(infer.main, "--pipeline", pipeline_file, "--input", images, "--save-jsonl", out)
+    assert status == 130
+    assert "pyimgano-infer: interrupted" in capsys.readouterr().err
+    assert [record["index"] for record in read_lines(out)] == [0, 1, 2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process")
+def test_ctrl_c_at_the_shell(tmp_path):
+    # As a process, because what Ctrl-C meets there may be anywhere, the imports included.
+    code = "import sys; from pyimgano.cli.benchmark import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--dataset", "synthetic", "--output-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        line = b""
+        while b"fitting" not in line:
+            line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.decode().strip() == "pyimgano-benchmark: interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_nobody_reads_is_no_error(pipeline_file, root):
+    code = "import sys; from pyimgano.cli.infer import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--pipeline", str(pipeline_file), "--save-jsonl", "-"]
+    images = str(root / "wood" / "test")
+    with subprocess.Popen(
+        [*command, "--input", images], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert b"Traceback" not in err
+    assert b"Exception" not in err
