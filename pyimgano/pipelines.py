@@ -154,11 +154,11 @@ def run_benchmark(
     >>> result = run_benchmark(
     ...     category="brushed_metal",
     ...     output_dir=None,
-    ...     dataset_options={"n_train": 12, "n_test_good": 4, "n_test_defect": 4, "size": 96},
+    ...     dataset_options={"n_train": 12, "n_test_good": 4, "n_test_defect": 4, "size": 64},
     ...     quantile=0.9,
     ... )
-    >>> sorted(result.report["mean"])[:3]
-    ['average_precision', 'false_positive_rate', 'image_auroc']
+    >>> list(result.categories), len(result.records["brushed_metal"])
+    (['brushed_metal'], 8)
     """
     pipeline = _make_pipeline(model, features, quantile, random_state, progress)
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
