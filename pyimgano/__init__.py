@@ -12,11 +12,13 @@ from pyimgano._version import __version__ as __version__
 
 # name -> the module that defines it
 _PUBLIC = {
+    "AnomalyDINODetector": "pyimgano.detectors",
     "ImageFormat": "pyimgano.inputs",
     "ImageFormatNormalizer": "pyimgano.inputs",
     "ImageSequence": "pyimgano.inputs",
     "PatchCoreDetector": "pyimgano.detectors",
     "ThresholdCalibrator": "pyimgano.calibration",
+    "TilingTransformer": "pyimgano.tiling",
     "anomaly_map": "pyimgano.inference",
     "load": "pyimgano.delivery",
     "run_benchmark": "pyimgano.pipelines",
@@ -34,6 +36,7 @@ _SUBPACKAGES = (
     "inputs",
     "model_selection",
     "pipelines",
+    "tiling",
     "utils",
 )
 

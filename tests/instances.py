@@ -5,12 +5,14 @@ from __future__ import annotations
 from sklearn.base import BaseEstimator
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
-from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
+from pyimgano.detectors import AnomalyDINODetector, PaDiMDetector, PatchCoreDetector
+from pyimgano.features import FilterBankFeatures, TorchPatchFeatures, ViTPatchFeatures
 from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
 TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "AnomalyDINODetector": [AnomalyDINODetector(), AnomalyDINODetector(coreset_ratio=0.1)],
     "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
     "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
@@ -20,15 +22,28 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
 TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     "FilterBankFeatures": [FilterBankFeatures(resize=64)],
     "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
+    "TilingTransformer": [TilingTransformer(tile=32, stride=24)],
     "TorchPatchFeatures": [
         TorchPatchFeatures(
             "resnet18", layers=("layer1", "layer2"), weights=None, resize=64, crop=48
         )
     ],
+    "ViTPatchFeatures": [
+        ViTPatchFeatures("timm:test_vit", weights=None, resize=48),
+        ViTPatchFeatures(
+            "timm:test_vit", weights=None, resize=32, keep_aspect=False, layers=(1, 4)
+        ),
+    ],
 }
 
 # For the battery of pyimgano.utils.estimator_checks, which feeds images.
 IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "AnomalyDINODetector": [
+        AnomalyDINODetector(FilterBankFeatures(resize=64)),
+        AnomalyDINODetector(
+            FilterBankFeatures(resize=64), coreset_ratio=0.1, mask="pca", n_rotations=2
+        ),
+    ],
     "PaDiMDetector": [PaDiMDetector(FilterBankFeatures(resize=64))],
     "PatchCoreDetector": [
         PatchCoreDetector(FilterBankFeatures(resize=64)),

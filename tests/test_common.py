@@ -72,6 +72,8 @@ def test_scikit_learn_contract_of_image_transformers(name, instance):
 def test_image_transformer_contract(name, instance, check):
     if name == "TorchPatchFeatures":
         pytest.importorskip("torch", reason="torch is not installed")
+    if name == "ViTPatchFeatures":
+        pytest.importorskip("timm", reason="timm is not installed")
     check(clone(instance))
 
 

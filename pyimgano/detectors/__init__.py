@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from pyimgano.detectors._anomalydino import AnomalyDINODetector
 from pyimgano.detectors._padim import PaDiMDetector
 from pyimgano.detectors._patchcore import PatchCoreDetector
 
-__all__ = ["PaDiMDetector", "PatchCoreDetector"]
+__all__ = ["AnomalyDINODetector", "PaDiMDetector", "PatchCoreDetector"]

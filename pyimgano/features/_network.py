@@ -240,7 +240,8 @@ class Network:
         )
         with torch.inference_mode(), flags:
             # (n, height, width, 3) in memory is what torch calls channels-last.
-            x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            # torch wants to own what it could write to, even where nothing writes.
+            x = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self.device)
             x = x.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
             with autocast:
                 outputs = self.module(x)

@@ -1,0 +1,341 @@
+"""AnomalyDINO: cosine distance of each transformer token to the nearest token of a good image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.linalg import eigh
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano.detectors._coreset import greedy_k_center
+from pyimgano.detectors._leave_out import leave_one_group_out_banks
+from pyimgano.detectors._neighbors import NearestNeighbors
+from pyimgano.detectors._patches import PatchStore
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.features import PatchGrids
+from pyimgano.utils._progress import progress_callback
+
+__all__ = ["AnomalyDINODetector"]
+
+# Dimensions of the random projection that a coreset is chosen on, as in PatchCore.
+_PROJECTION_DIM = 128
+# Every so many rows of the bank bound the distances to all of it; a prime, so that the rows
+# do not all come from the same columns of the grids.
+_PROBE_STRIDE = 17
+
+
+class AnomalyDINODetector(BasePatchDetector):
+    """AnomalyDINO: a bank of all good patch tokens of a vision transformer.
+
+    Each patch is as anomalous as its token is far, in cosine distance, from the nearest token
+    of a good image. The image's score is the mean over its most anomalous patches, by default
+    one in a hundred. Nothing is trained; a single good image with its rotations is a start.
+
+    On feature rows, each row is one patch: a k-NN novelty detector in cosine distance.
+
+    Parameters
+    ----------
+    features : str or transformer, default="dinov2_vits14"
+        Name of a feature step (see :func:`pyimgano.features.make_features`) or a transformer
+        that returns :class:`~pyimgano.features.PatchGrids`, such as
+        :class:`~pyimgano.features.ViTPatchFeatures`. Not used when fitted on patch grids or
+        feature rows.
+    coreset_ratio : float in (0, 1], default=1.0
+        Share of the training patches kept in the bank. The paper keeps all, for a few
+        training images; with hundreds of them, 0.1 is ten times faster to search. Less than
+        1 chooses a greedy k-center coreset, as PatchCore does.
+    top_fraction : float in (0, 1], default=0.01
+        Share of an image's patches, the most anomalous ones, whose mean is its score; at
+        least one patch.
+    mask : {"none", "pca"}, default="none"
+        ``"pca"`` splits each image into object and background by the first principal
+        component of its tokens. Background patches enter neither the bank nor the score, and
+        their distance is 0. For objects before a plain background, not for textures.
+    n_rotations : int, default=1
+        Views of each training image in the bank, at multiples of 360 / ``n_rotations``
+        degrees. For parts that lie at any angle and few training images; the paper takes 8.
+        1 takes each image as it is. Needs images.
+    smoothing_sigma : float, default=4.0
+        Standard deviation of the Gaussian smoothing of the maps, in pixels of the resolution
+        the features are computed at.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        ``"auto"`` puts the threshold at the 0.995 quantile of the training images'
+        out-of-sample scores; a float has that share of the training images flagged.
+    random_state : int, RandomState or None, default=0
+        Seeds the coreset; not used with ``coreset_ratio=1.0``.
+    verbose : bool, default=False
+        Show a progress bar where fitting takes more than two seconds.
+
+    Attributes
+    ----------
+    bank_ : ndarray of shape (n_bank, n_features), float32
+        The tokens, scaled to length 1.
+    bank_image_ : ndarray of shape (n_bank,), int
+        Training image each token came from (of equal images, the first).
+    training_scores_ : ndarray of shape (n_images,), float64
+        Anomaly score of each training image against the bank without it, its copies and
+        their rotations. A coreset is filled up with other images' tokens to its size.
+    offset_ : float
+        Threshold on ``score_samples``.
+    features_ : transformer
+        The fitted feature step, when fitted on images.
+    n_features_in_ : int
+        Length of the feature vectors, when fitted on patch grids or rows.
+
+    Notes
+    -----
+    Cosine distance is half the squared Euclidean distance of vectors of length 1, so the
+    search is an exact Euclidean one. A vector of zeros stays one.
+
+    The mask follows the paper but for its threshold, which there is a fixed value on the
+    scale of DINOv2's tokens. Here it is Otsu's [2]_, which has no scale. The side with more
+    of the image's middle is the object; it is then dilated and its holes are closed.
+
+    Rotations by right angles are exact. By others, the image keeps its size and is continued
+    by its mirror image at the corners.
+
+    References
+    ----------
+    .. [1] S. Damm et al., "AnomalyDINO: Boosting Patch-based Few-shot Anomaly Detection with
+       DINOv2", WACV 2025.
+    .. [2] N. Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions
+       on Systems, Man, and Cybernetics 9, 1979.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.detectors import AnomalyDINODetector
+    >>> rng = np.random.RandomState(0)
+    >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
+    >>> detector = AnomalyDINODetector(features="filterbank").fit(good)
+    >>> bad = rng.randint(90, 110, size=(1, 64, 64, 3)).astype(np.uint8)
+    >>> bad[0, 20:30, 20:30] = 255
+    >>> detector.predict(bad)
+    array([-1])
+    >>> detector.anomaly_map(bad).shape
+    (1, 64, 64)
+    """
+
+    _parameter_constraints: dict = {
+        **BasePatchDetector._parameter_constraints,
+        "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
+        "top_fraction": [Interval(Real, 0, 1, closed="right")],
+        "mask": [StrOptions({"none", "pca"})],
+        "n_rotations": [Interval(Integral, 1, None, closed="left")],
+        "verbose": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        features: Any = "dinov2_vits14",
+        *,
+        coreset_ratio: float = 1.0,
+        top_fraction: float = 0.01,
+        mask: str = "none",
+        n_rotations: int = 1,
+        smoothing_sigma: float = 4.0,
+        contamination: str | float = "auto",
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.features = features
+        self.coreset_ratio = coreset_ratio
+        self.top_fraction = top_fraction
+        self.mask = mask
+        self.n_rotations = n_rotations
+        self.smoothing_sigma = smoothing_sigma
+        self.contamination = contamination
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @property
+    def bank_(self) -> np.ndarray:
+        return self._search.bank
+
+    @property
+    def bank_image_(self) -> Any:
+        return self._search.bank_group
+
+    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+        if self.n_rotations > 1 and self.input_kind_ != "images":
+            raise ValueError(
+                f"n_rotations={self.n_rotations} rotates images, and X holds their features "
+                "already: fit on images, or set n_rotations=1."
+            )
+        patches = PatchStore(blocks)
+        if (patches.groups == patches.groups[0]).all():
+            raise TooFewImagesError(
+                f"all {blocks.n_images} training samples are copies of one: there is no "
+                "second good one to tell how much good ones differ."
+            )
+        group = patches.group_of_row
+        refill = [np.empty(0, np.int64)] * blocks.n_images
+        if self.coreset_ratio == 1.0:
+            self._search = NearestNeighbors(patches.rows, bank_group=group)
+        else:
+            rng = check_random_state(self.random_state)
+            points = patches.project(_PROJECTION_DIM, rng)
+            n_picks = max(1, round(self.coreset_ratio * len(points)))
+            first = rng.randint(len(points))
+            with progress_callback("coreset", self.verbose) as progress:
+                coreset = greedy_k_center(points, n_picks, first=first, progress=progress)
+            picks = coreset.picks
+            self._search = NearestNeighbors(patches.rows[picks], bank_group=group[picks])
+            added, starts = leave_one_group_out_banks(points, coreset, group)
+            refill[: len(starts) - 1] = np.split(added, starts[1:-1])
+        return self._leave_one_out_scores(patches, refill, blocks.n_images)
+
+    def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[bytes]]]:
+        known: list[bytes] = []
+        for grids, digests in self._blocks(data):
+            known += digests
+            yield self._foreground_tokens(grids), digests
+        for turn in range(1, self.n_rotations):
+            done = 0
+            for images in self._image_blocks(data):
+                angle = 360.0 * turn / self.n_rotations
+                grids = self._grids([_rotate(image, angle) for image in images])
+                yield self._foreground_tokens(grids), known[done : done + len(images)]
+                done += len(images)
+
+    def _foreground_tokens(self, grids: PatchGrids) -> PatchGrids:
+        """What of the grids enters the bank, in a column for each image."""
+        inside = self._inside(grids)
+        counts = np.add.reduceat(inside, grids.starts[:-1], dtype=np.int64)
+        return PatchGrids(
+            _unit_length(grids.rows[inside]), np.column_stack([counts, np.ones_like(counts)])
+        )
+
+    def _inside(self, grids: PatchGrids) -> np.ndarray:
+        """Whether each patch counts, ``(n_patches,)``."""
+        if self.mask == "none":
+            return np.ones(len(grids.rows), dtype=bool)
+        shapes = [(int(h), int(w)) for h, w in grids.grid_shapes]
+        return np.concatenate(
+            [_foreground(rows, *shape) for rows, shape in zip(grids.as_image_rows(), shapes)]
+        )
+
+    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # A bank that stems from one image alone cannot do without it.
+        only = int(self.bank_image_[0]) if np.ptp(self.bank_image_) == 0 else -2
+        exclude = np.where(own == only, -1, own)[block.image_of_row]
+        inside = self._inside(block)
+        found, _ = self._search.query(_unit_length(block.rows[inside]), exclude=exclude[inside])
+        distance = np.zeros(len(block.rows))
+        distance[inside] = _cosine_distance(found[:, 0])
+        scores = []
+        for a, b in zip(block.starts[:-1], block.starts[1:]):
+            counted = distance[a:b][inside[a:b]]
+            scores.append(_mean_of_worst(counted, self._n_worst(len(counted))))
+        return distance, np.array(scores)
+
+    def _n_worst(self, n_patches: int) -> int:
+        return max(1, round(self.top_fraction * n_patches))
+
+    def _leave_one_out_scores(
+        self, patches: PatchStore, refill: list[np.ndarray], n_images: int
+    ) -> np.ndarray:
+        """Score each training image against the bank without it.
+
+        The score needs an image's worst patches only. The distance to a small part of the
+        bank bounds that to all of it from above, so patches are measured in the order of these
+        bounds until none that is left can be among the worst.
+        """
+        probe = NearestNeighbors(
+            self.bank_[::_PROBE_STRIDE], bank_group=self.bank_image_[::_PROBE_STRIDE]
+        )
+        scores = np.empty(n_images)
+        with progress_callback("out-of-sample scores", self.verbose) as progress:
+            for i, group in enumerate(patches.groups[:n_images]):
+                if group != i:  # a copy: the same bank, the same score
+                    scores[i] = scores[group]
+                    continue
+                rows = patches.rows[patches.starts[i] : patches.starts[i + 1]]
+                banks = [self._search]
+                if len(refill[i]):
+                    added = patches.rows[refill[i]]
+                    banks.append(NearestNeighbors(added, np.full(len(added), -1)))
+                scores[i] = self._score_without(i, rows, probe, banks)
+                if progress is not None:
+                    progress(i + 1, n_images)
+        return scores
+
+    def _score_without(
+        self, image: int, rows: np.ndarray, probe: NearestNeighbors, banks: list[NearestNeighbors]
+    ) -> float:
+        """Score of one image, given its tokens, against the banks without that image."""
+        n_worst = self._n_worst(len(rows))
+        exclude = np.full(len(rows), image)
+        bound = probe.query(rows, exclude=exclude)[0][:, 0]
+        order = np.argsort(-bound, kind="stable")
+        measured = np.empty(0)
+        step = max(16, 2 * n_worst)
+        while len(measured) < len(order):
+            part = order[len(measured) : len(measured) + step]
+            found = [bank.query(rows[part], exclude=exclude[part])[0][:, 0] for bank in banks]
+            measured = np.concatenate([measured, np.min(found, axis=0)])
+            rest = bound[order[len(measured) :]]
+            if len(measured) >= n_worst and (rest <= np.sort(measured)[-n_worst]).all():
+                break
+        return _mean_of_worst(_cosine_distance(measured), n_worst)
+
+
+def _mean_of_worst(distance: np.ndarray, n_worst: int) -> float:
+    return float(np.sort(distance)[-n_worst:].mean())
+
+
+def _unit_length(rows: np.ndarray) -> np.ndarray:
+    """Scale rows to Euclidean length 1, float32; zeros stay zeros."""
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    length[length == 0] = 1.0
+    return (rows / length[:, None]).astype(np.float32)
+
+
+def _cosine_distance(distance: np.ndarray) -> np.ndarray:
+    """1 - cos of vectors of length 1, from their Euclidean distance."""
+    return distance**2 / 2
+
+
+def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotate an image counterclockwise about its center."""
+    if degrees % 90 == 0:
+        return np.ascontiguousarray(np.rot90(image, int(degrees // 90)))
+    height, width = image.shape[:2]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _foreground(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Which patches show the object, ``(height * width,)``, bool.
+
+    All of them where the grid has no middle (fewer than 3 rows or columns) or the tokens do
+    not differ.
+    """
+    everything = np.ones(height * width, dtype=bool)
+    if min(height, width) < 3:
+        return everything
+    centred = tokens.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    d = centred.shape[1]
+    _, axis = eigh(centred.T @ centred, subset_by_index=[d - 1, d - 1])
+    component = (centred @ axis).reshape(height, width)
+    low, spread = component.min(), np.ptp(component)
+    if spread == 0:
+        return everything
+    levels = np.round((component - low) * (255 / spread)).astype(np.uint8)
+    _, high = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    # An eigenvector has no sign: the object is what fills more of the middle than of the rim.
+    top, left = -(-height // 4), -(-width // 4)
+    middle = np.zeros((height, width), dtype=bool)
+    middle[top : height - top, left : width - left] = True
+    if high[middle].mean() < high[~middle].mean():
+        high = 1 - high
+    square = np.ones((3, 3), dtype=np.uint8)
+    grown = cv2.morphologyEx(cv2.dilate(high, square), cv2.MORPH_CLOSE, square)
+    return grown.astype(bool).ravel()
