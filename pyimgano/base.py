@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from hashlib import blake2b
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -30,12 +29,16 @@ from pyimgano._version import __version__
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
 from pyimgano.features import BasePatchFeatures, PatchGrids, make_features
 from pyimgano.inputs import ImageSequence, check_images
+from pyimgano.tiling import TileBlock, TiledImages
+from pyimgano.utils._fingerprint import digest
 
 __all__ = [
     "BaseImageDetector",
     "BasePatchDetector",
+    "Fingerprint",
     "TrainingBlocks",
     "VersionStampMixin",
+    "fingerprints",
     "input_kind",
     "normal_rows",
 ]
@@ -117,10 +120,22 @@ def _preview(labels: np.ndarray) -> str:
     return f"{values}, ..." if labels.size > 4 else values
 
 
-def _digest(array: np.ndarray) -> bytes:
-    """Fingerprint of one image or one patch grid: 16 bytes of its shape and content."""
-    array = np.ascontiguousarray(array)
-    return blake2b(array.data, digest_size=16, key=str(array.shape).encode()).digest()
+class Fingerprint(NamedTuple):
+    """What a sample is recognised by: the content of its image, and which tile of it it is."""
+
+    image: bytes
+    tile: int = 0
+
+
+def fingerprints(images: list[np.ndarray]) -> list[Fingerprint]:
+    """Fingerprints of a block of images, or of a block of tiles of one image.
+
+    A tile goes by its whole image: tiles that look alike, such as empty background, say
+    nothing about whether the image was among the training images.
+    """
+    if isinstance(images, TileBlock):
+        return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
+    return [Fingerprint(digest(image)) for image in images]
 
 
 class VersionStampMixin:
@@ -158,32 +173,45 @@ def _minor(version: str) -> list[str]:
 
 
 class TrainingBlocks:
-    """The training images in blocks, to be read through once, and who is a copy of whom.
+    """The training samples in blocks, to be read through once, and who must not vouch for whom.
+
+    A sample is an image, or a tile where images are cut into tiles.
 
     Attributes
     ----------
     n_images : int
-        Number of training images, known from the start.
+        Number of training samples, known from the start.
     groups : ndarray of shape (n_images,), int
-        Index of the first image with the same content, complete once all blocks are read.
-        Copies of an image must be left out together with it.
+        Training image that each sample is or was cut from; of images with the same content,
+        the first. Complete once all blocks are read. A group is left out as a whole.
+    copy_of : ndarray of shape (n_images,), int
+        Index of the first sample that equals each sample because their images are equal.
     """
 
-    def __init__(self, blocks: Iterator[tuple[Any, list[bytes]]], n_images: int) -> None:
+    def __init__(self, blocks: Iterator[tuple[Any, list[Fingerprint]]], n_images: int) -> None:
         self.n_images = n_images
         self.known: dict[bytes, int] = {}
         self._blocks = blocks
         self._groups: list[int] = []
+        self._copy_of: list[int] = []
+        self._first: dict[Fingerprint, int] = {}
+        self._n_begun = 0
 
     def __iter__(self) -> Iterator[Any]:
-        for block, digests in self._blocks:
-            for digest in digests:
-                self._groups.append(self.known.setdefault(digest, len(self._groups)))
+        for block, samples in self._blocks:
+            for sample in samples:
+                self._n_begun += sample.tile == 0
+                self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
+                self._copy_of.append(self._first.setdefault(sample, len(self._copy_of)))
             yield block
 
     @property
     def groups(self) -> np.ndarray:
         return np.array(self._groups, dtype=np.int64)
+
+    @property
+    def copy_of(self) -> np.ndarray:
+        return np.array(self._copy_of, dtype=np.int64)
 
 
 class BaseImageDetector(
@@ -206,11 +234,16 @@ class BaseImageDetector(
     again. Copies of one image are left out together. ``fit_predict(X)``, ``fit(X).predict(X)``
     and a quantile of ``score_samples(X_train)`` are hence all honest.
 
+    **Images in tiles** (:class:`~pyimgano.tiling.TiledImages`) are samples like others. A
+    subclass sees their tiles as so many images, told apart by nothing but ``groups`` and
+    ``own``: all tiles of an image are left out together. Scores are reduced and maps stitched
+    here.
+
     A subclass has the parameters ``contamination`` and ``random_state`` and writes
 
     ``_fit(blocks) -> scores (n,)``
         Learn from the :class:`TrainingBlocks`; return the out-of-sample anomaly scores of
-        the training images.
+        the training samples.
     ``_score(block, own) -> (values, scores)``
         ``scores (n,)`` are the anomaly scores of the block's images, ``values`` whatever
         ``_to_pixels`` turns into maps. ``own (n,)`` is the training image each image is
@@ -227,6 +260,7 @@ class BaseImageDetector(
     contamination: str | float
     random_state: Any
     input_kind_: str
+    tiled_: bool
 
     # ---- what a subclass writes -----------------------------------------------------
     def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
@@ -235,14 +269,14 @@ class BaseImageDetector(
     def _score(self, block: Any, own: np.ndarray) -> tuple[Any, np.ndarray]:
         raise NotImplementedError
 
-    def _blocks(self, data: Any) -> Iterator[tuple[Any, list[bytes]]]:
+    def _blocks(self, data: Any) -> Iterator[tuple[Any, list[Fingerprint]]]:
         """Cut validated input into blocks, each with the fingerprints of its images."""
         raise NotImplementedError
 
     def _to_pixels(self, block: Any, values: Any) -> list[np.ndarray]:
         raise NotImplementedError
 
-    def _training_blocks(self, data: Any) -> Iterator[tuple[Any, list[bytes]]]:
+    def _training_blocks(self, data: Any) -> Iterator[tuple[Any, list[Fingerprint]]]:
         """Blocks to learn from; by default those of the images themselves.
 
         A detector that also learns from other views of an image, such as rotations, yields
@@ -259,7 +293,7 @@ class BaseImageDetector(
 
         Parameters
         ----------
-        X : sequence of paths, ImageSequence, uint8 RGB images, PatchGrids or feature rows
+        X : sequence of paths, ImageSequence, uint8 RGB images, TiledImages, PatchGrids or rows
             Training samples, see the user guide for each kind. Feature rows are an
             array-like of shape (n_samples, n_features).
         y : array-like of shape (n_samples,), default=None
@@ -291,9 +325,11 @@ class BaseImageDetector(
                 f"{type(self).__name__} needs at least 2 training samples to tell how far an "
                 f"unseen good one may lie, got n_samples={len(train)}."
             )
-        self._fit_steps(train)
-        blocks = TrainingBlocks(self._training_blocks(train), len(train))
-        self.training_scores_ = np.asarray(self._fit(blocks), dtype=np.float64)
+        self._fit_steps(train.side_by_side() if self.tiled_ else train)
+        n_samples = int(train.counts.sum()) if self.tiled_ else len(train)
+        blocks = TrainingBlocks(self._training_blocks(train), n_samples)
+        scores = np.asarray(self._fit(blocks), dtype=np.float64)
+        self.training_scores_ = train.reduce(scores) if self.tiled_ else scores
         self._known = blocks.known
         if self.contamination == "auto":
             self.offset_ = -float(np.quantile(self.training_scores_, _AUTO_QUANTILE))
@@ -404,9 +440,11 @@ class BaseImageDetector(
         """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them."""
         data = self._check_fitted_input(X)
         scores, maps = [], []
-        for block, own, values, block_scores in self._score_blocks(data):
-            scores.append(self._settle(block_scores, own))
-            maps += self._to_pixels(block, values)
+        for some_scores, some_maps in self._judge(data, maps=True):
+            scores.append(some_scores)
+            maps += some_maps
+        if len(maps) == 1:
+            return -np.concatenate(scores), maps[0][None]  # it may be large: no copy
         same_size = len({m.shape for m in maps}) == 1
         return -np.concatenate(scores), np.stack(maps) if same_size else maps
 
@@ -420,13 +458,28 @@ class BaseImageDetector(
         return scores
 
     def _anomaly_scores(self, data: Any) -> np.ndarray:
-        return np.concatenate(
-            [self._settle(scores, own) for _, own, _, scores in self._score_blocks(data)]
-        )
+        return np.concatenate([scores for scores, _ in self._judge(data, maps=False)])
+
+    def _judge(self, data: Any, *, maps: bool) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Anomaly scores and, if wanted, maps of some images at a time."""
+        if not self.tiled_:
+            for block, own, values, scores in self._score_blocks(data):
+                yield self._settle(scores, own), self._to_pixels(block, values) if maps else []
+            return
+        for tiles in data.iter_images():
+            canvas = tiles.canvas() if maps else None
+            parts = []
+            for block, _, values, tile_scores in self._score_blocks(tiles):
+                parts.append(tile_scores)
+                if canvas is not None:
+                    canvas.lay(self._to_pixels(block, values))
+            scores = np.array([tiles.reduce(np.concatenate(parts))])
+            own = np.array([self._known.get(tiles.digest, -1)])
+            yield self._settle(scores, own), [canvas.finish()] if canvas else []
 
     def _score_blocks(self, data: Any) -> Iterator[tuple[Any, np.ndarray, Any, np.ndarray]]:
-        for block, digests in self._blocks(data):
-            own = np.array([self._known.get(d, -1) for d in digests], dtype=np.int64)
+        for block, samples in self._blocks(data):
+            own = np.array([self._known.get(s.image, -1) for s in samples], dtype=np.int64)
             values, scores = self._score(block, own)
             yield block, own, values, scores
 
@@ -439,12 +492,13 @@ class BaseImageDetector(
         return self._validate(X, reset=False)
 
     def _validate(self, X: Any, *, reset: bool) -> Any:
-        kind = input_kind(X)
-        if not reset and kind != self.input_kind_:
+        kind, tiled = input_kind(X), isinstance(X, TiledImages)
+        if not reset and (kind, tiled) != (self.input_kind_, self.tiled_):
             raise ImageFormatError(
-                f"this {type(self).__name__} was fitted on {_KIND_NAMES[self.input_kind_]} and "
-                f"was given {_KIND_NAMES[kind]} ({type(X).__name__}); give it the kind of input "
-                "it was fitted on, or fit it anew."
+                f"this {type(self).__name__} was fitted on "
+                f"{_kind_name(self.input_kind_, self.tiled_)} and was given "
+                f"{_kind_name(kind, tiled)} ({type(X).__name__}); give it the kind of input it "
+                "was fitted on, or fit it anew."
             )
         data: Any
         if kind == "rows":
@@ -465,11 +519,11 @@ class BaseImageDetector(
                     f"was fitted on {self.n_features_in_}."
                 )
         else:
-            data = check_images(X)
+            data = check_images(X) if not isinstance(X, TiledImages) else X
             if reset:
                 self._forget_columns()
         if reset:
-            self.input_kind_ = kind
+            self.input_kind_, self.tiled_ = kind, tiled
         return data
 
     def _forget_columns(self) -> None:
@@ -488,6 +542,10 @@ class BaseImageDetector(
 
 
 _KIND_NAMES = {"images": "images", "grids": "patch grids", "rows": "a table of feature rows"}
+
+
+def _kind_name(kind: str, tiled: bool) -> str:
+    return _KIND_NAMES[kind] + " cut into tiles" * tiled
 
 
 class BasePatchDetector(BaseImageDetector):
@@ -520,13 +578,13 @@ class BasePatchDetector(BaseImageDetector):
         if self.input_kind_ == "images":
             self.features_ = make_features(self.features, **self._feature_defaults).fit(data)
 
-    def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[bytes]]]:
+    def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
         if self.input_kind_ == "images":
             for images in self._image_blocks(data):
-                yield self._grids(images), [_digest(image) for image in images]
+                yield self._grids(images), fingerprints(images)
         else:
             cuts = data.starts
-            yield data, [_digest(data.rows[a:b]) for a, b in zip(cuts[:-1], cuts[1:])]
+            yield data, [Fingerprint(digest(data.rows[a:b])) for a, b in zip(cuts[:-1], cuts[1:])]
 
     def _image_blocks(self, data: Any) -> Iterator[list[np.ndarray]]:
         return data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK))

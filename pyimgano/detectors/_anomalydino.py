@@ -253,15 +253,16 @@ class AnomalyDINODetector(BasePatchDetector):
         scores = np.empty(n_images)
         with progress_callback("out-of-sample scores", self.verbose) as progress:
             for i, group in enumerate(patches.groups[:n_images]):
-                if group != i:  # a copy: the same bank, the same score
-                    scores[i] = scores[group]
+                first = patches.copy_of[i]
+                if first != i:  # the same bank, the same score
+                    scores[i] = scores[first]
                     continue
                 rows = patches.rows[patches.starts[i] : patches.starts[i + 1]]
                 banks = [self._search]
-                if len(refill[i]):
-                    added = patches.rows[refill[i]]
+                if len(refill[group]):
+                    added = patches.rows[refill[group]]
                     banks.append(NearestNeighbors(added, np.full(len(added), -1)))
-                scores[i] = self._score_without(i, rows, probe, banks)
+                scores[i] = self._score_without(group, rows, probe, banks)
                 if progress is not None:
                     progress(i + 1, n_images)
         return scores

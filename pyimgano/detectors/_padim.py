@@ -123,15 +123,16 @@ class PaDiMDetector(BasePatchDetector):
                 geometry.append(block.without_features())
             spill.flush()
             n, positions = blocks.n_images, int(np.prod(self.grid_shape_))
-            copies = np.bincount(blocks.groups, minlength=n)[blocks.groups]
-            if n - copies.max() < 2:
+            groups = _groups_by_size(blocks.groups)
+            others = n - groups[-1].shape[1]
+            if others < 2:
                 raise TooFewImagesError(
                     f"PaDiMDetector needs 2 different training samples beside the one it leaves "
-                    f"out, got n_samples={n} with {n - copies.max()} different from one of them."
+                    f"out, got n_samples={n} with {others} different from one of them."
                 )
             shape = (n, positions, len(self.channels_))
             data = np.memmap(spill, dtype=np.float32, mode="r", shape=shape)
-            left_out = self._estimate(data, copies)
+            left_out = self._estimate(data, groups)
             del data  # unmapped before the file goes
         self._n_images = n
         scores, done = [], 0
@@ -161,7 +162,7 @@ class PaDiMDetector(BasePatchDetector):
             )
         return block.rows[:, self.channels_].reshape(len(block), -1, len(self.channels_))
 
-    def _estimate(self, data: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    def _estimate(self, data: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
         """Set mean and factor of each position; return squared leave-one-out distances.
 
         Sums run in float64 over deviations from the mean, some positions at a time.
@@ -183,14 +184,18 @@ class PaDiMDetector(BasePatchDetector):
             factor[:, diagonal, diagonal] = 1.0 / factor[:, diagonal, diagonal]
             self.mean_[part] = mean
             self.factor_[part] = factor[:, rows, columns]
-            for k in np.unique(copies):
-                # k equal images leave together: the scatter loses n k / (n - k) v v'.
-                which = copies == k
-                v = deviation[:, which].transpose(0, 2, 1)
-                solved = np.linalg.solve(scatter / (n - k - 1) + ridge, v)
-                q = np.einsum("pdn,pdn->np", v, solved)
-                shrink = n * k / ((n - k) * (n - k - 1))
-                left_out[which, part] = _left_out(q, n / (n - k), shrink)
+            for members in groups:
+                n_groups, k = members.shape
+                v = deviation[:, members.ravel()]
+                solved = np.linalg.solve(scatter / (n - k - 1) + ridge, v.transpose(0, 2, 1))
+                if k == 1:
+                    q = np.einsum("pnd,pdn->pn", v, solved)
+                    q = _left_out(q, n / (n - 1), n / ((n - 1) * (n - 2)))
+                else:
+                    v = v.reshape(-1, n_groups, k, d)
+                    solved = solved.reshape(-1, d, n_groups, k).transpose(0, 2, 1, 3)
+                    q = _left_out_together(v @ solved, n).reshape(len(v), -1)
+                left_out[members.ravel(), part] = q.T
         return np.sqrt(left_out)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,6 +222,28 @@ def _left_out(q: np.ndarray, away: float, shrink: float) -> np.ndarray:
     ``away`` times as far and ``M`` loses ``shrink v v'``.
     """
     return away**2 * q / (1.0 - shrink * q)
+
+
+def _left_out_together(gram: np.ndarray, n: int) -> np.ndarray:
+    """Squared distances of groups of k samples to the Gaussian without their group (Woodbury).
+
+    ``gram (..., k, k)`` holds the products ``v' M^-1 w`` of the group's deviations from the mean
+    of all ``n`` samples; the result is ``(..., k)``. With C the root of 1 + 11' / (n - k), the
+    others' scatter is that of all less (V C)(V C)', and deviations from their mean are V C C.
+    """
+    k = gram.shape[-1]
+    root = np.eye(k) + ((n / (n - k)) ** 0.5 - 1.0) / k
+    inner = root @ gram @ root
+    c = n - k - 1
+    full = np.linalg.solve(c * np.eye(k) - inner, c * inner)
+    return np.einsum("ij,...jl,li->...i", root, full, root)
+
+
+def _groups_by_size(groups: np.ndarray) -> list[np.ndarray]:
+    """Members of all groups of one size, ``(n_groups, size)``, for each size, ascending."""
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    return [order[size[group[order]] == k].reshape(-1, k) for k in np.unique(size).tolist()]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

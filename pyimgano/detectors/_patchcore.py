@@ -201,13 +201,14 @@ class PatchCoreDetector(BasePatchDetector):
         bound = _row_distances(patches.rows, self.bank_, np.where(own, elsewhere[nearest], nearest))
         scores = np.empty(len(patches.groups))
         for i, group in enumerate(patches.groups):
-            if group != i:  # a copy: the same bank, the same score
-                scores[i] = scores[group]
+            first = patches.copy_of[i]
+            if first != i:  # the same bank, the same score
+                scores[i] = scores[first]
                 continue
             rows = patches.rows[patches.starts[i] : patches.starts[i + 1]]
             limit = bound[patches.starts[i] : patches.starts[i + 1]]
-            added = patches.rows[refills.refill[refills.starts[i] : refills.starts[i + 1]]]
-            scores[i] = self._worst_without(i, rows, limit, added)
+            added = patches.rows[refills.refill[refills.starts[group] : refills.starts[group + 1]]]
+            scores[i] = self._worst_without(group, rows, limit, added)
         return scores
 
     def _worst_without(

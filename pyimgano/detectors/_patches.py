@@ -25,8 +25,8 @@ class PatchStore:
     rows : ndarray of shape (n_patches, n_features), float32
     starts : ndarray of shape (n_images + 1,), int
         Row at which each image's patches begin.
-    groups : ndarray of shape (n_images,), int
-        Index of the first training image with the same content.
+    groups, copy_of : ndarray of shape (n_images,), int
+        Who is left out together and who equals whom, see :class:`TrainingBlocks`.
     """
 
     def __init__(self, blocks: TrainingBlocks) -> None:
@@ -49,6 +49,7 @@ class PatchStore:
         self.rows = rows[:filled]
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         self.groups = blocks.groups
+        self.copy_of = blocks.copy_of
 
     @property
     def group_of_row(self) -> np.ndarray:

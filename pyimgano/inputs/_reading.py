@@ -138,6 +138,27 @@ def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.nd
     return image if resize is None else resize_image(image, resize)
 
 
+def read_size(path: str) -> tuple[int, int]:
+    """Height and width of the image that ``read_raw`` gives, without decoding it."""
+    data = _read_bytes(path)
+    image = _open(path, data)
+    return _tolerant(path, lambda: _upright_size(data, image))
+
+
+def _upright_size(data: bytes, image: Any) -> tuple[int, int]:
+    if image.format == "TIFF":
+        # From the tags: versions of Pillow differ in when they turn image.size.
+        tags = image.tag_v2
+        width, height = int(tags[256]), int(tags[257])
+        orientation = tags.get(_ORIENTATION, 1)
+    else:
+        width, height = image.size
+        if image.format == "PNG" and b"eXIf" in data:
+            image.load()  # the tag may come after the pixels
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
 def _tolerant(path: str, step: Callable[[], _T]) -> _T:
     """Run a step of decoding; whatever the decoder raises is a damaged file."""
     try:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import joblib
 import numpy as np
@@ -23,21 +23,33 @@ from pyimgano.inputs._formats import (
     is_torch_tensor,
     way_out,
 )
-from pyimgano.inputs._reading import SUFFIXES, read_image, read_raw
+from pyimgano.inputs._reading import SUFFIXES, read_image, read_raw, read_size
 
 _BLOCKS_AHEAD = 2
 
 
 class _Collection:
-    """Images by position: what the two kinds of collection share."""
+    """Images by position: what the kinds of collection share."""
+
+    #: What stands where single images are needed, and what to do about it; None for images.
+    why_not_images: str | None = None
 
     def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def size(self, i: int) -> tuple[int, int]:
         raise NotImplementedError
 
     def _get(self, i: int) -> np.ndarray:
         raise NotImplementedError
 
     def _take(self, indices: np.ndarray) -> _Collection:
+        raise NotImplementedError
+
+    def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         raise NotImplementedError
 
     @property
@@ -83,6 +95,10 @@ class _ImageList(_Collection):
 
     def name(self, i: int) -> str:
         return f"image {i}"
+
+    def size(self, i: int) -> tuple[int, int]:
+        height, width = self._images[i].shape[:2]
+        return height, width
 
     def _get(self, i: int) -> np.ndarray:
         return self._images[i]
@@ -221,6 +237,10 @@ class ImageSequence(_Collection):
         """The path of image ``i``, for messages."""
         return self.paths[i]
 
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of image ``i`` in pixels; of the file only the header is parsed."""
+        return self.resize or read_size(self.paths[i])
+
     def read_raw(self, i: int) -> np.ndarray:
         """Decode file ``i`` as it is: no scaling of 16 bits, no resizing.
 
@@ -322,10 +342,7 @@ class ImageSequence(_Collection):
         self.__dict__.update((k, v) for k, v in state.items() if k != "files_")
 
 
-ImageCollection = Union[ImageSequence, _ImageList]
-
-
-def check_images(X: object) -> ImageCollection:
+def check_images(X: object) -> _Collection:
     """Check that ``X`` is what detectors and feature steps take as images.
 
     Parameters
@@ -339,8 +356,8 @@ def check_images(X: object) -> ImageCollection:
     -------
     collection
         ``len(c)``, ``c.shape == (n,)``, ``c[i]`` an image, ``c[indices]`` a collection,
-        ``c.iter_blocks(batch_size)`` lists of images, ``c.name(i)`` for messages. Images in
-        memory are not copied; do not write to them.
+        ``c.iter_blocks(batch_size)`` lists of images, ``c.size(i)`` height and width,
+        ``c.name(i)`` for messages. Images in memory are not copied; do not write to them.
 
     Raises
     ------
@@ -356,7 +373,9 @@ def check_images(X: object) -> ImageCollection:
     >>> [len(block) for block in images.iter_blocks(3)]
     [3, 1]
     """
-    if isinstance(X, (ImageSequence, _ImageList)):
+    if isinstance(X, _Collection):
+        if X.why_not_images:
+            raise ImageFormatError(f"X is {describe(X)}. {X.why_not_images}")
         if not len(X):
             raise ImageFormatError("X holds no images; at least one is needed")
         return X
