@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano.base import BasePatchDetector, Fingerprint, TrainingBlocks
 from pyimgano.detectors._coreset import greedy_k_center
 from pyimgano.detectors._leave_out import leave_one_group_out_banks
 from pyimgano.detectors._neighbors import NearestNeighbors
@@ -191,8 +191,8 @@ class AnomalyDINODetector(BasePatchDetector):
             refill[: len(starts) - 1] = np.split(added, starts[1:-1])
         return self._leave_one_out_scores(patches, refill, blocks.n_images)
 
-    def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[bytes]]]:
-        known: list[bytes] = []
+    def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
+        known: list[Fingerprint] = []
         for grids, digests in self._blocks(data):
             known += digests
             yield self._foreground_tokens(grids), digests
@@ -268,11 +268,11 @@ class AnomalyDINODetector(BasePatchDetector):
         return scores
 
     def _score_without(
-        self, image: int, rows: np.ndarray, probe: NearestNeighbors, banks: list[NearestNeighbors]
+        self, group: int, rows: np.ndarray, probe: NearestNeighbors, banks: list[NearestNeighbors]
     ) -> float:
-        """Score of one image, given its tokens, against the banks without that image."""
+        """Score of one image, given its tokens, against the banks without its group."""
         n_worst = self._n_worst(len(rows))
-        exclude = np.full(len(rows), image)
+        exclude = np.full(len(rows), group)
         bound = probe.query(rows, exclude=exclude)[0][:, 0]
         order = np.argsort(-bound, kind="stable")
         measured = np.empty(0)
