@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
 from pyimgano.detectors._coreset import greedy_k_center
-from pyimgano.detectors._leave_out import GroupRefills, leave_one_group_out_banks
+from pyimgano.detectors._leave_out import leave_one_group_out_banks
 from pyimgano.detectors._neighbors import NearestNeighbors
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
@@ -149,19 +149,30 @@ class PatchCoreDetector(BasePatchDetector):
                 "second good one to tell how much good ones differ."
             )
         points = patches.project(self.projection_dim, rng)
+        kept, weight = self._weigh(patches)
+        if len(kept) < len(points):
+            points = points[kept]
         n_picks = max(1, round(self.coreset_ratio * len(points)))
         with progress_callback("coreset", self.verbose) as progress:
             coreset = greedy_k_center(
                 points, n_picks, first=rng.randint(len(points)), progress=progress
             )
         group = patches.group_of_row
-        self._search = NearestNeighbors(
-            patches.rows[coreset.picks], bank_group=group[coreset.picks]
-        )
+        picks = kept[coreset.picks]
+        self._search = NearestNeighbors(patches.rows[picks], bank_group=group[picks])
+        self._bank_weight = weight[picks]
         self.coreset_radius_ = coreset.radius
         with progress_callback("out-of-sample scores", self.verbose) as progress:
-            refills = leave_one_group_out_banks(points, coreset, group, progress=progress)
-        return self._leave_one_out_scores(patches, coreset.nearest, refills)
+            refills = leave_one_group_out_banks(points, coreset, group[kept], progress=progress)
+        nearest = np.full(len(group), -1)
+        nearest[kept] = coreset.nearest
+        refill = [kept[rows] for rows in np.split(refills.refill, refills.starts[1:-1])]
+        return self._leave_one_out_scores(patches, weight, nearest, refill)
+
+    def _weigh(self, patches: PatchStore) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that may enter the bank, ascending, and the factor of distances to each row."""
+        n = len(patches.rows)
+        return np.arange(n), np.ones(n)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.
@@ -169,8 +180,9 @@ class PatchCoreDetector(BasePatchDetector):
         exclude = np.repeat(left_out, np.diff(block.starts))
         found = self._search.query(block.rows, k=1, exclude=exclude)
         distance, nearest = found[0][:, 0], found[1][:, 0]
-        worst = _row_of_max(distance, block.starts)
-        scores = distance[worst]
+        anomaly = distance * self._bank_weight[nearest]
+        worst = _row_of_max(anomaly, block.starts)
+        scores = anomaly[worst]
         b = min(self.n_neighbors, len(self.bank_))
         if b > 1:
             around, index = self._search.query(self.bank_[nearest[worst]], k=b, exclude=left_out)
@@ -178,59 +190,77 @@ class PatchCoreDetector(BasePatchDetector):
                 block.rows[worst][:, None, :].astype(np.float64) - self.bank_[index], axis=2
             )
             to_neighbours[np.isinf(around)] = -np.inf  # fewer than b are left: no such one
-            scores = scores * _weight(scores, to_neighbours)
-        return distance, scores
+            scores = scores * _density_weight(distance[worst], to_neighbours)
+        return anomaly, scores
 
     def _only_image(self) -> int:
         first = int(self.bank_image_[0])
         return first if (self.bank_image_ == first).all() else -2
 
     def _leave_one_out_scores(
-        self, patches: PatchStore, nearest: np.ndarray, refills: GroupRefills
+        self,
+        patches: PatchStore,
+        weight: np.ndarray,
+        nearest: np.ndarray,
+        refill: list[np.ndarray],
     ) -> np.ndarray:
         """Score each training image against the bank chosen without it.
 
         The score needs an image's worst patch only. The distance to any bank patch of another
-        image bounds a patch's distance to the bank from above, so patches are measured in the
-        order of these bounds until no bound is left above the worst distance found.
-        ``nearest`` is each patch's nearest bank patch (in the projection); where it stems from
-        the same image, the bank patch of another image that is nearest to it takes its place.
+        image, times the largest weight, bounds a patch's anomaly from above, so patches are
+        measured in the order of these bounds until no bound is left above the worst found.
+        ``nearest`` is each patch's nearest bank patch (in the projection), -1 where it is not
+        known and there is no bound; where it stems from the same image, the bank patch of
+        another image that is nearest to it takes its place. ``refill`` has the rows that each
+        group's bank is filled up with.
         """
         elsewhere = self._search.query(self.bank_, k=1, exclude=self.bank_image_)[1][:, 0]
-        own = self.bank_image_[nearest] == patches.group_of_row
+        own = (nearest >= 0) & (self.bank_image_[nearest] == patches.group_of_row)
         bound = _row_distances(patches.rows, self.bank_, np.where(own, elsewhere[nearest], nearest))
+        bound *= weight.max()
         scores = np.empty(len(patches.groups))
         for i, group in enumerate(patches.groups):
             first = patches.copy_of[i]
             if first != i:  # the same bank, the same score
                 scores[i] = scores[first]
                 continue
-            rows = patches.rows[patches.starts[i] : patches.starts[i + 1]]
-            limit = bound[patches.starts[i] : patches.starts[i + 1]]
-            added = patches.rows[refills.refill[refills.starts[group] : refills.starts[group + 1]]]
-            scores[i] = self._worst_without(group, rows, limit, added)
+            part = slice(patches.starts[i], patches.starts[i + 1])
+            # The last groups may have no patch that was to be picked: nothing to fill up.
+            added = refill[group] if group < len(refill) else np.empty(0, np.int64)
+            scores[i] = self._worst_without(
+                group, patches.rows[part], bound[part], patches.rows[added], weight[added]
+            )
         return scores
 
     def _worst_without(
-        self, image: int, rows: np.ndarray, bound: np.ndarray, added: np.ndarray
+        self,
+        image: int,
+        rows: np.ndarray,
+        bound: np.ndarray,
+        added: np.ndarray,
+        added_weight: np.ndarray,
     ) -> float:
         """Score of one image against the bank less its own patches and plus ``added``."""
         refill = NearestNeighbors(added) if len(added) else None
         order = np.argsort(-bound, kind="stable")
-        worst, worst_row, neighbour = -1.0, -1, rows[0]
+        worst, worst_distance, worst_row, neighbour = -1.0, 0.0, -1, rows[0]
         done, step = 0, 16
         while done < len(order) and bound[order[done]] > worst:
             part = order[done : done + step]
             found = self._search.query(rows[part], k=1, exclude=np.full(len(part), image))
-            distance, nearest = found[0][:, 0], self.bank_[found[1][:, 0]]
+            distance, index = found[0][:, 0], found[1][:, 0]
+            nearest, weight = self.bank_[index], self._bank_weight[index]
             if refill is not None:
                 found = refill.query(rows[part], k=1)
                 closer = found[0][:, 0] < distance
                 distance = np.where(closer, found[0][:, 0], distance)
                 nearest[closer] = added[found[1][closer, 0]]
-            at = int(np.argmax(distance))
-            if distance[at] > worst:
-                worst, worst_row, neighbour = float(distance[at]), int(part[at]), nearest[at]
+                weight[closer] = added_weight[found[1][closer, 0]]
+            anomaly = distance * weight
+            at = int(np.argmax(anomaly))
+            if anomaly[at] > worst:
+                worst, worst_distance = float(anomaly[at]), float(distance[at])
+                worst_row, neighbour = int(part[at]), nearest[at]
             done, step = done + len(part), 2 * step
         b = min(self.n_neighbors, len(self.bank_))
         if b == 1:
@@ -240,7 +270,7 @@ class PatchCoreDetector(BasePatchDetector):
         to_it = np.linalg.norm(around.astype(np.float64) - neighbour, axis=1)
         around = around[np.argsort(to_it, kind="stable")[:b]]
         to_neighbours = np.linalg.norm(rows[worst_row].astype(np.float64) - around, axis=1)
-        return worst * float(_weight(np.array([worst]), to_neighbours[None])[0])
+        return worst * float(_density_weight(np.array([worst_distance]), to_neighbours[None])[0])
 
 
 def _row_distances(rows: np.ndarray, bank: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -258,7 +288,7 @@ def _row_of_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.array([a + np.argmax(values[a:b]) for a, b in zip(starts[:-1], starts[1:])])
 
 
-def _weight(distance: np.ndarray, to_neighbours: np.ndarray) -> np.ndarray:
+def _density_weight(distance: np.ndarray, to_neighbours: np.ndarray) -> np.ndarray:
     """The paper's weight, one minus a soft maximum, ``(n,)``.
 
     ``distance (n,)`` is that of the worst patch to its nearest bank patch, ``to_neighbours

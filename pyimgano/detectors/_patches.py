@@ -25,16 +25,18 @@ class PatchStore:
     rows : ndarray of shape (n_patches, n_features), float32
     starts : ndarray of shape (n_images + 1,), int
         Row at which each image's patches begin.
+    grid_shapes : ndarray of shape (n_images, 2), int
+        Rows and columns of each image's grid.
     groups, copy_of : ndarray of shape (n_images,), int
         Who is left out together and who equals whom, see :class:`TrainingBlocks`.
     """
 
     def __init__(self, blocks: TrainingBlocks) -> None:
-        counts: list[np.ndarray] = []
+        shapes: list[np.ndarray] = []
         rows = np.empty((0, 0), dtype=np.float32)
         filled = 0
         for grids in blocks:
-            counts.append(np.diff(grids.starts))
+            shapes.append(grids.grid_shapes)
             if filled == 0:
                 # One array for all, sized by the first block: no second copy at the end.
                 per_image = -(-len(grids.rows) // len(grids))
@@ -47,7 +49,8 @@ class PatchStore:
             rows[filled:needed] = grids.rows
             filled = needed
         self.rows = rows[:filled]
-        self.starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        self.grid_shapes = np.concatenate(shapes)
+        self.starts = np.concatenate([[0], np.cumsum(self.grid_shapes.prod(axis=1))])
         self.groups = blocks.groups
         self.copy_of = blocks.copy_of
 
