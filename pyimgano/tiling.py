@@ -440,7 +440,7 @@ class TilingTransformer(TransformerMixin, BaseEstimator):
     array([-1])
     >>> heat = anomaly_map(pipe, bad)[0]
     >>> row, column = np.unravel_index(heat.argmax(), heat.shape)
-    >>> heat.shape, bool(abs(row - 203) < 8), bool(abs(column - 43) < 8)
+    >>> heat.shape, bool(abs(row - 203) < 16), bool(abs(column - 43) < 16)
     ((256, 256), True, True)
 
     Tiles and back:

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from pyimgano import TilingTransformer
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
+from pyimgano.detectors import AnomalyDINODetector, PaDiMDetector, PatchCoreDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.features import BasePatchFeatures, FilterBankFeatures, PatchGrids
 from pyimgano.inference import anomaly_map, infer, score
@@ -328,6 +328,7 @@ def test_maps_are_those_of_the_tiles_stitched():
         PatchCoreDetector(Means(), coreset_ratio=1.0),
         PatchCoreDetector(Means(), coreset_ratio=1.0, n_neighbors=1),
         PaDiMDetector(Means()),
+        AnomalyDINODetector(Means()),
     ],
 )
 @pytest.mark.parametrize("score_reduce", ["max", "mean"])
@@ -480,17 +481,17 @@ def test_a_small_defect_in_a_large_image_is_found_only_in_tiles():
     def images(n):
         return make_check_images(n, size=(512, 512), random_state=rng)
 
-    train, good = images(5), images(2)
+    train, good = images(4), images(2)
     bad = good.copy()
-    for image, (top, left) in zip(bad, [(300, 430), (410, 90)]):
-        image[top : top + 4, left : left + 4] = 200
+    for image, (top, left) in zip(bad, [(200, 300), (310, 90)]):
+        image[top : top + 4, left : left + 4] = 230
     detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
     tiled = make_pipeline(TilingTransformer(tile=64), clone(detector)).fit(train)
     scores = -tiled.score_samples(np.concatenate([good, bad]))
     assert scores[2:].min() > scores[:2].max()
-    for heat, (top, left) in zip(anomaly_map(tiled, bad), [(300, 430), (410, 90)]):
+    for heat, (top, left) in zip(anomaly_map(tiled, bad), [(200, 300), (310, 90)]):
         row, column = np.unravel_index(heat.argmax(), heat.shape)
         assert abs(row - top) < 16 and abs(column - left) < 16
     whole = clone(detector).fit(train)
-    scores = -whole.score_samples(np.concatenate([good, bad]))
-    assert scores[2:].min() < scores[:2].max()
+    # Shrunk to 64 pixels, the defects change no score.
+    np.testing.assert_allclose(whole.score_samples(bad), whole.score_samples(good), rtol=0.05)
