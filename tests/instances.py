@@ -5,7 +5,13 @@ from __future__ import annotations
 from sklearn.base import BaseEstimator
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import AnomalyDINODetector, PaDiMDetector, PatchCoreDetector
+from pyimgano.detectors import (
+    AnomalyDINODetector,
+    PaDiMDetector,
+    PatchCoreDetector,
+    SoftPatchDetector,
+    SPADEDetector,
+)
 from pyimgano.features import FilterBankFeatures, TorchPatchFeatures, ViTPatchFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.tiling import TilingTransformer
@@ -15,6 +21,11 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [AnomalyDINODetector(), AnomalyDINODetector(coreset_ratio=0.1)],
     "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
+    "SPADEDetector": [SPADEDetector(), SPADEDetector(n_neighbors=5, n_pixel_neighbors=2)],
+    "SoftPatchDetector": [
+        SoftPatchDetector(),
+        SoftPatchDetector(discriminator="gaussian", coreset_ratio=1.0),
+    ],
     "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
 }
 
@@ -49,6 +60,8 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         PatchCoreDetector(FilterBankFeatures(resize=64)),
         PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.01, n_neighbors=1),
     ],
+    "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=64), n_neighbors=5)],
+    "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=64))],
     "ThresholdCalibrator": [
         ThresholdCalibrator(PatchCoreDetector(FilterBankFeatures(resize=64)), quantile=0.9)
     ],

@@ -5,5 +5,13 @@ from __future__ import annotations
 from pyimgano.detectors._anomalydino import AnomalyDINODetector
 from pyimgano.detectors._padim import PaDiMDetector
 from pyimgano.detectors._patchcore import PatchCoreDetector
+from pyimgano.detectors._softpatch import SoftPatchDetector
+from pyimgano.detectors._spade import SPADEDetector
 
-__all__ = ["AnomalyDINODetector", "PaDiMDetector", "PatchCoreDetector"]
+__all__ = [
+    "AnomalyDINODetector",
+    "PaDiMDetector",
+    "PatchCoreDetector",
+    "SPADEDetector",
+    "SoftPatchDetector",
+]

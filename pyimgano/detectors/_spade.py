@@ -1,0 +1,369 @@
+"""SPADE: nearest training images first, then nearest patches among those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import numba
+import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano.detectors._neighbors import _check_range, _squared_norms, read_only
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.features import PatchGrids
+
+__all__ = ["SPADEDetector"]
+
+# Leading principal coordinates that, with the norm of the rest, give the lower bound of a
+# distance. More of them let fewer candidates through and make the product that bounds all
+# pairs dearer.
+_LEAD = 46
+# Coordinates summed before a candidate is compared with the best one again.
+_STEP = 32
+# Rows the principal axes are estimated from.
+_SAMPLE = 8192
+# Bounds the temporaries: one float32 product of 256 x 4096 is 4 MiB.
+_QUERY_BLOCK = 256
+_GALLERY_BLOCK = 4096
+# Bounds looked through at a time, to pass over those without a candidate at once.
+_LOOK = 64
+# What float32 sums may be off by, as a share of the squared norms.
+_MARGIN = 1e-5
+
+# Every half precision number by its bits: numba has no arithmetic on them.
+_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+class SPADEDetector(BasePatchDetector):
+    """SPADE: k nearest training images, and correspondences with their patches.
+
+    An image is as anomalous as it is far, on average, from the most similar training images, by
+    features averaged over the image. Each of its patches is as anomalous as it is far from the
+    nearest patch, at any position, of those same images. So parts may lie anywhere in the
+    image, and a defect is what no similar good image has.
+
+    Image scores come from averages over whole images and overlook small defects, which the
+    maps show: take another detector where only scores are needed. On feature rows it is a k-NN
+    novelty detector.
+
+    Parameters
+    ----------
+    features : str or transformer, default="wide_resnet50_2"
+        Name of a feature step (layers 1 to 3 of a network) or a transformer that returns
+        :class:`~pyimgano.features.PatchGrids`. Not used when fitted on patch grids or rows.
+    n_neighbors : int, default=50
+        Training images an image is compared with; all of them if there are fewer.
+    n_pixel_neighbors : int, default=1
+        Nearest patches whose distances are averaged into the map.
+    n_image_features : "all" or int, default="all"
+        How many of the last features of a patch are averaged over the image to find the
+        nearest training images. The features of a step that joins several layers end with those
+        of the deepest: 256 are layer 3 of ResNet-18, 1024 that of WideResNet-50. The deepest
+        layer says most about the whole image.
+    smoothing_sigma : float, default=4.0
+        Standard deviation of the Gaussian smoothing of the maps, in pixels of the resolution
+        the features are computed at.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        ``"auto"`` puts the threshold at the 0.995 quantile of the training images'
+        out-of-sample scores; a float has that share of the training images flagged.
+    random_state : int, RandomState or None, default=0
+        Has no effect: nothing is random. It is there as in all other detectors.
+
+    Attributes
+    ----------
+    image_features_ : ndarray of shape (n_images, n_image_features), float64
+        Averages over each training image.
+    gallery_ : list of ndarray of shape (n_patches, n_features), float16
+        Patches of each training image in principal coordinates, divided by ``scale_``.
+    scale_ : ndarray of shape (n_images,), float32
+        Powers of two that keep each image's patches in the range of float16.
+    axes_ : ndarray of shape (n_features, n_features), float32
+        Orthonormal principal axes in columns, those of largest variance first.
+    center_ : ndarray of shape (n_features,), float32
+        Origin of the principal coordinates.
+    training_scores_ : ndarray of shape (n_images,), float64
+        Anomaly score of each training image by the other ones.
+    offset_ : float
+        Threshold on ``score_samples``.
+    features_ : transformer
+        The fitted feature step, when fitted on images.
+    n_features_in_ : int
+        Length of the feature vectors, when fitted on patch grids or rows.
+
+    Notes
+    -----
+    Leaving a training image out is exact: it (with its copies) is no neighbour of its own. The
+    scores, those of training images included, cost next to nothing; only ``anomaly_map``
+    compares patches.
+
+    All patches of all training images are kept, two bytes a number: 0.9 GB for 320 images of
+    56 x 56 patches with 448 features. ``joblib.load(file, mmap_mode="r")`` leaves them on disk
+    until they are needed. Rounding to float16 moves a patch by 0.03 % of its distance from
+    the center.
+
+    The nearest patches are found exactly. A distance in the leading principal coordinates
+    never exceeds the whole one, so few of the ``n_neighbors * n_patches ** 2`` pairs are
+    measured in full.
+
+    References
+    ----------
+    .. [1] N. Cohen, Y. Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid
+       Correspondences", arXiv:2005.02357, 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.detectors import SPADEDetector
+    >>> rng = np.random.RandomState(0)
+    >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
+    >>> detector = SPADEDetector(features="filterbank", n_neighbors=5).fit(good)
+    >>> bad = rng.randint(90, 110, size=(1, 64, 64, 3)).astype(np.uint8)
+    >>> bad[0, 20:30, 20:30] = 255
+    >>> detector.predict(bad)
+    array([-1])
+    >>> detector.anomaly_map(bad).shape
+    (1, 64, 64)
+    """
+
+    _parameter_constraints: dict = {
+        **BasePatchDetector._parameter_constraints,
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "n_pixel_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "n_image_features": [StrOptions({"all"}), Interval(Integral, 1, None, closed="left")],
+    }
+    _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
+
+    def __init__(
+        self,
+        features: Any = "wide_resnet50_2",
+        *,
+        n_neighbors: int = 50,
+        n_pixel_neighbors: int = 1,
+        n_image_features: str | int = "all",
+        smoothing_sigma: float = 4.0,
+        contamination: str | float = "auto",
+        random_state: Any = 0,
+    ) -> None:
+        self.features = features
+        self.n_neighbors = n_neighbors
+        self.n_pixel_neighbors = n_pixel_neighbors
+        self.n_image_features = n_image_features
+        self.smoothing_sigma = smoothing_sigma
+        self.contamination = contamination
+        self.random_state = random_state
+
+    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+        self.gallery_: list[np.ndarray] = []
+        self._rest: list[np.ndarray] = []
+        averages, scales = [], []
+        for block in blocks:
+            if not self.gallery_:
+                self.center_, self.axes_ = _principal_axes(block.rows)
+            averages.append(self._average(block))
+            for rows in block.as_image_rows():
+                half, scale = _to_half(self._rotate(rows, "the training patches"))
+                self.gallery_.append(half)
+                self._rest.append(_rest(half.astype(np.float32) * scale))
+                scales.append(scale)
+        self.image_features_ = np.concatenate(averages)
+        self.scale_ = np.array(scales, dtype=np.float32)
+        self._groups = blocks.groups
+        if (self._groups == self._groups[0]).all():
+            raise TooFewImagesError(
+                f"all {len(self._groups)} training samples are copies of one: there is no "
+                "second good one to tell how much good ones differ."
+            )
+        distance, neighbours = self._nearest_images(self.image_features_, self._groups)
+        return _mean_distance(distance, neighbours)
+
+    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distance, neighbours = self._nearest_images(self._average(block), own)
+        # The neighbours stand for the map until someone asks for it.
+        return neighbours, _mean_distance(distance, neighbours)
+
+    def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
+        distance = [
+            self._patch_distances(rows, neighbours[neighbours >= 0])
+            for rows, neighbours in zip(block.as_image_rows(), values)
+        ]
+        return super()._to_pixels(block, np.concatenate(distance))
+
+    def _average(self, block: PatchGrids) -> np.ndarray:
+        """Features averaged over each image, ``(n, n_image_features)``, float64."""
+        d = block.n_features
+        n = d if self.n_image_features == "all" else int(self.n_image_features)
+        if n > d:
+            raise ValueError(f"n_image_features={n} is more than the {d} features of a patch.")
+        return np.stack(
+            [rows[:, d - n :].mean(axis=0, dtype=np.float64) for rows in block.as_image_rows()]
+        )
+
+    def _nearest_images(
+        self, averages: np.ndarray, left_out: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest training images without group ``left_out (n,)``: distances and indices.
+
+        Both ``(n, k)``, the nearest first; infinite and -1 where fewer are left.
+        """
+        k = min(self.n_neighbors, len(self.image_features_))
+        distance = np.empty((len(averages), k))
+        neighbours = np.empty((len(averages), k), dtype=np.int64)
+        for start in range(0, len(averages), _QUERY_BLOCK):
+            part = slice(start, start + _QUERY_BLOCK)
+            every = cdist(averages[part], self.image_features_)
+            every[self._groups == left_out[part, None]] = np.inf
+            nearest = np.argsort(every, axis=1, kind="stable")[:, :k]
+            distance[part] = np.take_along_axis(every, nearest, axis=1)
+            neighbours[part] = np.where(np.isinf(distance[part]), -1, nearest)
+        return distance, neighbours
+
+    def _rotate(self, rows: np.ndarray, what: str) -> np.ndarray:
+        centred = rows - self.center_
+        _check_range(_squared_norms(centred), what)
+        return centred @ self.axes_
+
+    def _patch_distances(self, rows: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+        """Mean distance of each row to its nearest patches of the images ``neighbours``."""
+        queries = self._rotate(rows, "the patches")
+        available = sum(len(self.gallery_[i]) for i in neighbours)
+        best = np.full((len(rows), min(self.n_pixel_neighbors, available)), np.inf)
+        sketch, floor = _sketch(queries, _rest(queries))
+        sketch[:, -1] = 1.0  # so that the product adds the gallery's part of the bound
+        for gallery, scale, rest in self._gallery_blocks(neighbours):
+            lead = gallery[:, :_LEAD].astype(np.float32) * scale[:, None]
+            candidates, candidates_floor = _sketch(lead, rest)
+            candidates *= np.float32(-2.0)
+            candidates[:, -1] = candidates_floor
+            bits = read_only(gallery.view(np.uint16))
+            for start in range(0, len(rows), _QUERY_BLOCK):
+                part = slice(start, start + _QUERY_BLOCK)
+                bound = sketch[part] @ candidates.T
+                _measure(queries[part], bits, scale, _HALF, bound, floor[part], _LEAD, best[part])
+        return np.sqrt(best).mean(axis=1)
+
+    def _gallery_blocks(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+        """Patches of training images, in order, with each one's scale and norm of the rest."""
+        first = 0
+        while first < len(images):
+            last, n = first, 0
+            while last < len(images) and (
+                last == first or n + len(self.gallery_[images[last]]) <= _GALLERY_BLOCK
+            ):
+                n += len(self.gallery_[images[last]])
+                last += 1
+            chosen = images[first:last]
+            rows = [self.gallery_[i] for i in chosen]
+            joined = rows[0] if len(rows) == 1 else np.concatenate(rows)
+            scale = np.repeat(self.scale_[chosen], [len(one) for one in rows])
+            rest = np.concatenate([self._rest[i] for i in chosen])
+            for start in range(0, n, _GALLERY_BLOCK):
+                part = slice(start, start + _GALLERY_BLOCK)
+                yield joined[part], scale[part], rest[part]
+            first = last
+
+
+def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and orthonormal axes of some of the rows; any axes would give correct distances."""
+    sample = rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64)
+    _check_range(np.einsum("ij,ij->i", sample, sample), "the training patches")
+    center = sample.mean(axis=0).astype(np.float32)
+    sample -= center
+    axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
+    return center, np.ascontiguousarray(axes, dtype=np.float32)
+
+
+def _to_half(rows: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Rows as float16 after division by a power of two that makes them fit."""
+    largest = max(float(np.abs(rows).max()), 1e-30)
+    scale = np.float32(2.0 ** (np.ceil(np.log2(largest)) - 10))
+    return (rows / scale).astype(np.float16), scale
+
+
+def _rest(rows: np.ndarray) -> np.ndarray:
+    """Norm of all but the leading coordinates of each row, ``(n,)``, float32."""
+    return np.linalg.norm(rows[:, _LEAD:], axis=1)
+
+
+def _sketch(rows: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leading coordinates, norm of the rest and an empty column; and the squared norm.
+
+    The distance of two sketches never exceeds that of the rows. The squared norms are a bit too
+    small, by what rounding may take from the distance.
+    """
+    lead = rows[:, :_LEAD]
+    sketch = np.column_stack([lead, rest, np.zeros(len(rows))]).astype(np.float32)
+    return sketch, _squared_norms(sketch) * (1.0 - _MARGIN)
+
+
+def _mean_distance(distance: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    found = neighbours >= 0
+    return np.where(found, distance, 0.0).sum(axis=1) / found.sum(axis=1)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+def _smallest(values):
+    smallest = np.float32(np.inf)
+    for j in range(values.shape[0]):
+        smallest = min(smallest, values[j])
+    return smallest
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nsz", "reassoc", "contract"})
+def _part_of_distance(query, row, scale, half, begin, stop):
+    total = np.float32(0.0)
+    for k in range(begin, stop):
+        t = query[k] - half[row[k]] * scale
+        total += t * t
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _distance(query, row, scale, half, lead, than):
+    """Squared distance of a query and a row of the gallery, or ``than`` if it is not below."""
+    d = query.shape[0]
+    total = 0.0
+    begin, stop = 0, min(d, lead)
+    while begin < d and total < than:
+        total += _part_of_distance(query, row, scale, half, begin, stop)
+        begin, stop = stop, min(d, stop + _STEP)
+    return min(total, than)
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure(queries, gallery, scale, half, bound, floor, lead, best):
+    """Keep each query's smallest squared distances in ``best``, ascending.
+
+    ``bound[q, j] + floor[q]`` is a lower bound of a squared distance; only where it is not
+    above the last of the best ones, the distance itself is measured.
+    """
+    n = gallery.shape[0]
+    last = best.shape[1] - 1
+    n_looks = (n + _LOOK - 1) // _LOOK
+    smallest = np.empty(n_looks, np.float32)
+    for q in range(queries.shape[0]):
+        first = 0
+        for look in range(n_looks):
+            smallest[look] = _smallest(bound[q, look * _LOOK : (look + 1) * _LOOK])
+            if smallest[look] < smallest[first]:
+                first = look
+        # The most promising ones go first: they make the limit tight for all others.
+        for turn in range(n_looks + 1):
+            look = first if turn == 0 else turn - 1
+            limit = best[q, last] * (1.0 + _MARGIN) - floor[q]
+            if smallest[look] > limit or (turn > 0 and look == first):
+                continue
+            for j in range(look * _LOOK, min(n, (look + 1) * _LOOK)):
+                if bound[q, j] > limit:
+                    continue
+                total = _distance(queries[q], gallery[j], scale[j], half, lead, best[q, last])
+                if total < best[q, last]:
+                    place = last
+                    while place > 0 and total < best[q, place - 1]:
+                        best[q, place] = best[q, place - 1]
+                        place -= 1
+                    best[q, place] = total
+                    limit = best[q, last] * (1.0 + _MARGIN) - floor[q]
