@@ -1,4 +1,4 @@
-"""What leaves the session: saved pipelines, run directories, pictures of results."""
+"""What leaves the process: saved pipelines, run directories, pictures of results."""
 
 from __future__ import annotations
 
