@@ -26,8 +26,10 @@ from sklearn.utils.validation import (
 from pyimgano.base import VersionStampMixin, normal_rows
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 
-__all__ = ["ThresholdCalibrator", "out_of_sample_scores"]
+__all__ = ["ThresholdCalibrator", "out_of_sample_scores", "own_scores"]
 
+# What out_of_sample_scores calls training_scores_ and their like.
+OWN_SCORES = "the detector's own out-of-sample scores"
 # Folds used by cv="auto" when the estimator has no out-of-sample scores of its own.
 _AUTO_FOLDS = 5
 # Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
@@ -347,9 +349,9 @@ def out_of_sample_scores(
     if isinstance(fitted, FrozenEstimator):
         return fitted, -np.asarray(fitted.score_samples(X)), "images given to a frozen model"
     if isinstance(cv, str):
-        own = _own_scores(fitted)
+        own = own_scores(fitted)
         if own is not None:
-            return fitted, own.copy(), "the detector's own out-of-sample scores"
+            return fitted, own.copy(), OWN_SCORES
         splitter: BaseCrossValidator = KFold(_AUTO_FOLDS, shuffle=True, random_state=0)
         if _num_samples(X) < _AUTO_FOLDS:
             splitter = KFold(_num_samples(X))
@@ -374,11 +376,23 @@ def _fit_and_score(estimator: Any, X: Any, train: np.ndarray, test: np.ndarray) 
     return -np.asarray(fitted.score_samples(_safe_indexing(X, test)), dtype=np.float64)
 
 
-def _own_scores(estimator: Any) -> np.ndarray | None:
-    """Out-of-sample scores the fitted estimator keeps, if nothing before it spoils them."""
+def own_scores(estimator: Any) -> np.ndarray | None:
+    """Out-of-sample scores the fitted estimator keeps, if nothing before it spoils them.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector, or a pipeline that ends in one.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), float64, or None
+        Anomaly scores of its training samples; None if an earlier step learned from the same
+        samples, or the detector keeps none.
+    """
     if isinstance(estimator, Pipeline):
         before, last = [step for _, step in estimator.steps[:-1]], estimator.steps[-1][1]
-        return _own_scores(last) if all(_learns_nothing(step) for step in before) else None
+        return own_scores(last) if all(_learns_nothing(step) for step in before) else None
     if isinstance(estimator, ThresholdCalibrator):
         return estimator.calibration_scores_
     if isinstance(estimator, FrozenEstimator):

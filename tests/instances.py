@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyod.models.knn import KNN
 from sklearn.base import BaseEstimator
 
 from pyimgano.calibration import ThresholdCalibrator
@@ -9,9 +10,12 @@ from pyimgano.detectors import (
     AnomalyDINODetector,
     PaDiMDetector,
     PatchCoreDetector,
+    PyODDetector,
     SoftPatchDetector,
     SPADEDetector,
+    as_pyod,
 )
+from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.features import FilterBankFeatures, TorchPatchFeatures, ViTPatchFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.tiling import TilingTransformer
@@ -25,6 +29,11 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "SoftPatchDetector": [
         SoftPatchDetector(),
         SoftPatchDetector(discriminator="gaussian", coreset_ratio=1.0),
+    ],
+    "PyODDetector": [PyODDetector(KNN())],
+    "PyODView": [as_pyod(PatchCoreDetector())],
+    "ScoreEnsemble": [
+        ScoreEnsemble([("bank", PatchCoreDetector()), ("gauss", PaDiMDetector())]),
     ],
     "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
 }
@@ -62,7 +71,18 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     ],
     "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=64), n_neighbors=5)],
     "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=64))],
+    "ScoreEnsemble": [
+        ScoreEnsemble(
+            [
+                ("bank", PatchCoreDetector(FilterBankFeatures(resize=64))),
+                ("gauss", PaDiMDetector(FilterBankFeatures(resize=64))),
+            ]
+        )
+    ],
     "ThresholdCalibrator": [
         ThresholdCalibrator(PatchCoreDetector(FilterBankFeatures(resize=64)), quantile=0.9)
     ],
 }
+
+# Detectors of feature rows alone, which have no part in that battery.
+ROW_DETECTORS = {"PyODDetector"}

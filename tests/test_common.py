@@ -14,7 +14,12 @@ from pyimgano.features import FilterBankFeatures
 from pyimgano.utils import all_estimators
 from pyimgano.utils import estimator_checks as checks
 from pyimgano.utils.estimator_checks import yield_image_checks
-from tests.instances import IMAGE_INSTANCES, TABLE_INSTANCES, TRANSFORMER_INSTANCES
+from tests.instances import (
+    IMAGE_INSTANCES,
+    ROW_DETECTORS,
+    TABLE_INSTANCES,
+    TRANSFORMER_INSTANCES,
+)
 
 # Checks that may fail, with the reason. Nothing else may.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
@@ -36,7 +41,10 @@ def _ids(instances):
 
 def test_every_estimator_is_on_the_lists():
     assert {name for name, _ in all_estimators()} == {*TABLE_INSTANCES, *TRANSFORMER_INSTANCES}
-    assert {name for name, _ in all_estimators("outlier_detector")} == set(IMAGE_INSTANCES)
+    assert {name for name, _ in all_estimators("outlier_detector")} == {
+        *IMAGE_INSTANCES,
+        *ROW_DETECTORS,
+    }
 
 
 @pytest.mark.parametrize(("name", "instance"), _ids(TABLE_INSTANCES))

@@ -1,0 +1,474 @@
+"""Several detectors, one score: each on the scale of its own good images, then combined."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import rankdata
+from sklearn.base import MetaEstimatorMixin, is_outlier_detector
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import _BaseComposition, available_if
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples
+
+from pyimgano.base import BaseImageDetector, TrainingBlocks
+from pyimgano.calibration import OWN_SCORES, ThresholdCalibrator, out_of_sample_scores
+from pyimgano.inference import score
+
+__all__ = ["ScoreEnsemble"]
+
+# Training scores are normalised by the others in this many turns: leave-one-out up to there.
+_MOST_TURNS = 200
+
+
+class _Samples:
+    """Any input that scikit-learn can index, as the base class wants to see it."""
+
+    def __init__(self, X: Any) -> None:
+        self.X = X
+
+    def __len__(self) -> int:
+        return _num_samples(self.X)
+
+    def __getitem__(self, index: np.ndarray) -> _Samples:
+        return _Samples(_safe_indexing(self.X, index))
+
+
+def _makes_maps(estimator: Any) -> bool:
+    """Whether a detector, fitted or not, has anomaly maps, looking into what wraps it."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            steps = [step for _, step in estimator.steps]
+            last = steps[-1]
+            verdict_only = isinstance(last, ThresholdCalibrator) and last.estimator is None
+            estimator = steps[-2] if verdict_only and len(steps) > 1 else last
+        elif isinstance(estimator, (ThresholdCalibrator, FrozenEstimator)):
+            estimator = estimator.estimator
+        else:
+            return hasattr(estimator, "anomaly_map")
+
+
+def _some_member_makes_maps(ensemble: ScoreEnsemble) -> bool:
+    if any(e != "drop" and _makes_maps(e) for _, e in ensemble.estimators):
+        return True
+    raise AttributeError("no member of this ScoreEnsemble makes anomaly maps.")
+
+
+class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
+    """Fuse the scores and maps of several detectors.
+
+    Every member's scores are put on the scale of that member's own *out-of-sample* training
+    scores before they are combined, so that a distance and a likelihood can be averaged, and
+    an image alone scores as it does in any batch.
+
+    Parameters
+    ----------
+    estimators : list of (str, estimator) tuples
+        Outlier detectors with ``score_samples``: those of this package, of scikit-learn, or
+        pipelines that end in one. ``"drop"`` in place of a detector leaves it out; one wrapped
+        in ``FrozenEstimator`` is used as fitted. Each is given ``X`` as it comes.
+    combination : {"mean", "median", "max", "trimmed_mean", "rank_mean"}, default="mean"
+        ``"trimmed_mean"`` leaves out the lowest and the highest of at least three members.
+        ``"rank_mean"`` averages the image's ranks among each member's training scores; it
+        asks for ``normalization="ecdf"``.
+    weights : array-like of shape (n_members,), default=None
+        Weight of each entry of ``estimators``, dropped ones included; equal by default. The
+        maximum knows no weights.
+    normalization : {"ecdf", "z", "robust_z"}, default="ecdf"
+        ``"ecdf"``: the negative logarithm of the share of training scores above, see Notes.
+        ``"z"``: distance to the mean in standard deviations. ``"robust_z"``: distance to the
+        median in median absolute deviations times 1.4826.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        ``"auto"`` puts the threshold at the 0.995 quantile of the training images'
+        out-of-sample scores; a float has that share of the training images flagged.
+    n_jobs : int, default=None
+        Number of members fitted at a time.
+
+    Attributes
+    ----------
+    estimators_ : list of estimators
+        The fitted members, without dropped ones.
+    named_estimators_ : Bunch
+        Fitted members by name; ``"drop"`` for dropped ones.
+    training_scores_ : ndarray of shape (n_images,), float64
+        Out-of-sample anomaly score of each training image: its members' out-of-sample
+        scores, each normalised by those of the other images, combined.
+    offset_ : float
+        Threshold on ``score_samples``.
+    n_features_in_ : int
+        Number of columns, when the members were fitted on a table.
+
+    Notes
+    -----
+    With ``"ecdf"`` the ``k``-th smallest of ``n`` training scores becomes
+    ``-log(1 - k / (n + 1))``, and scores between two of them are interpolated. Their mean over
+    members is the statistic of Fisher's method [1]_. Beyond the largest and below the
+    smallest training score the line goes on with the slope of an exponential tail, one unit
+    per mean excess over the median: no two anomalies are tied for being worse than all
+    training images. ``"rank_mean"`` is the negative logarithm of the mean share above, which
+    puts images in the order of their mean rank.
+
+    The members' out-of-sample scores are ``training_scores_`` where they have them and come
+    from 5 folds otherwise, as in :class:`~pyimgano.calibration.ThresholdCalibrator`. Up to 200
+    images, each is normalised by all others; more take turns in 200 groups.
+
+    A training image is recognised by the members that recognise it, those of this package,
+    when all of them give exactly the scores they have for it. An ensemble of scikit-learn's
+    detectors alone recognises none.
+
+    Anomaly maps go through the same normalisation, pixel by pixel, and the same combination.
+    Members that make no maps have no part in them.
+
+    References
+    ----------
+    .. [1] R. A. Fisher, "Statistical Methods for Research Workers", 4th ed., 1932.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
+    >>> from pyimgano.ensemble import ScoreEnsemble
+    >>> rows = np.random.RandomState(0).normal(size=(60, 3))
+    >>> ensemble = ScoreEnsemble(
+    ...     [
+    ...         ("bank", PatchCoreDetector()),
+    ...         ("gauss", PaDiMDetector()),
+    ...         ("forest", IsolationForest(n_estimators=20, random_state=0)),
+    ...     ]
+    ... ).fit(rows)
+    >>> ensemble.predict([[0.0, 0.0, 0.0], [6.0, 0.0, 0.0]])
+    array([ 1, -1])
+    >>> ensemble.set_params(forest="drop", bank__coreset_ratio=0.5).fit(rows).estimators_
+    [PatchCoreDetector(coreset_ratio=0.5), PaDiMDetector()]
+    """
+
+    _parameter_constraints: dict = {
+        "estimators": [list],
+        "combination": [StrOptions({"mean", "median", "max", "trimmed_mean", "rank_mean"})],
+        "weights": ["array-like", None],
+        "normalization": [StrOptions({"ecdf", "z", "robust_z"})],
+        "contamination": BaseImageDetector._parameter_constraints["contamination"],
+        "n_jobs": [Integral, None],
+    }
+
+    def __init__(
+        self,
+        estimators: list[tuple[str, Any]],
+        *,
+        combination: str = "mean",
+        weights: Any = None,
+        normalization: str = "ecdf",
+        contamination: str | float = "auto",
+        n_jobs: int | None = None,
+    ) -> None:
+        self.estimators = estimators
+        self.combination = combination
+        self.weights = weights
+        self.normalization = normalization
+        self.contamination = contamination
+        self.n_jobs = n_jobs
+
+    # Tiles are put together by the members.
+    tiled_ = False
+
+    # ---- named access ---------------------------------------------------------------
+    @property
+    def named_estimators(self) -> Bunch:
+        """The members as given, by name."""
+        return Bunch(**dict(self.estimators))
+
+    def get_params(self, deep: bool = True) -> dict:
+        """Parameters of the ensemble and, with ``deep``, its members and theirs.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+
+        Returns
+        -------
+        dict
+        """
+        return self._get_params("estimators", deep=deep)
+
+    def set_params(self, **params: Any) -> ScoreEnsemble:
+        """Set parameters; a member by its name, a member's as ``name__parameter``.
+
+        Parameters
+        ----------
+        **params
+            Names as in ``get_params``. ``name="drop"`` leaves a member out.
+
+        Returns
+        -------
+        self
+        """
+        self._set_params("estimators", **params)
+        return self
+
+    # ---- what the base class asks for -------------------------------------------------
+    def _validate(self, X: Any, *, reset: bool) -> _Samples:
+        return _Samples(*indexable(X))  # what it holds is the members' business
+
+    def _blocks(self, data: _Samples) -> Any:
+        yield data.X, []  # no fingerprints: the members recognise training images
+
+    def _fit_steps(self, data: _Samples) -> None:
+        active = self._check_members()
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+        found = Parallel(n_jobs=self.n_jobs)(
+            delayed(out_of_sample_scores)(self.estimators[i][1], data.X) for i in active
+        )
+        self.estimators_ = [estimator for estimator, _, _ in found]
+        fitted = iter(self.estimators_)
+        self.named_estimators_ = Bunch(
+            **{name: "drop" if e == "drop" else next(fitted) for name, e in self.estimators}
+        )
+        weights = np.ones(len(self.estimators)) if self.weights is None else self.weights
+        self._weights = np.asarray(weights, dtype=np.float64)[active]
+        self._member_scores = np.stack([scores for _, scores, _ in found])
+        self._knows_own = np.array([source == OWN_SCORES for _, _, source in found])
+        for member in self.estimators_:
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(member, name) and name not in self.__dict__:
+                    setattr(self, name, getattr(member, name))
+
+    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+        for name, scores in zip(self._names(), self._member_scores):
+            if not np.isfinite(scores).all():
+                raise ValueError(
+                    f"{(~np.isfinite(scores)).sum()} of {len(scores)} out-of-sample training "
+                    f"scores of the member {name!r} are not finite; nothing can be put on "
+                    "their scale."
+                )
+        make = _NORMALIZERS[self.normalization]
+        self._scales = [make(scores) for scores in self._member_scores]
+        normalised = np.stack([_by_the_others(make, scores) for scores in self._member_scores])
+        combined = self._combine(normalised, self._weights)
+        recognising = self._member_scores[self._knows_own]
+        self._own_index = {
+            column.tobytes(): i for i, column in reversed(list(enumerate(recognising.T.copy())))
+        }
+        return combined
+
+    def _anomaly_scores(self, data: _Samples) -> np.ndarray:
+        scores = Parallel(n_jobs=self.n_jobs, require="sharedmem")(
+            delayed(score)(member, data.X) for member in self.estimators_
+        )
+        return self._fuse_scores(np.stack([found.scores for found in scores]))
+
+    def _fuse_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Member scores ``(n_members, n)`` to scores ``(n,)``."""
+        normalised = np.stack([scale(s) for scale, s in zip(self._scales, scores)])
+        fused = self._combine(normalised, self._weights)
+        if self._knows_own.any():
+            columns = scores[self._knows_own].T.copy()
+            own = [self._own_index.get(column.tobytes(), -1) for column in columns]
+            fused = self._settle(fused, np.array(own, dtype=np.int64))
+        return fused
+
+    @available_if(_some_member_makes_maps)
+    def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
+        """How anomalous each pixel is, the higher the more anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, height, width), float32
+            The members' normalised maps, combined; a list of arrays when sizes differ.
+        """
+        return self.score_and_map(X)[1]
+
+    @available_if(_some_member_makes_maps)
+    def score_and_map(self, X: Any) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
+        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them."""
+        data = self._check_fitted_input(X)
+        found = [score(member, data.X, maps=True) for member in self.estimators_]
+        makers = [k for k, member in enumerate(found) if member.maps is not None]
+        maps = []
+        for i in range(len(data)):
+            shapes = {found[k].maps[i].shape for k in makers}
+            if len(shapes) > 1:
+                sizes = ", ".join(f"{self._names()[k]} {found[k].maps[i].shape}" for k in makers)
+                raise ValueError(
+                    f"the members' maps of image {i} differ in size ({sizes}): they cannot be "
+                    "fused. Let one step before the ensemble resize the images, not steps "
+                    "inside its members."
+                )
+            normalised = np.stack([self._scales[k](found[k].maps[i]) for k in makers])
+            maps.append(self._combine(normalised, self._weights[makers]).astype(np.float32))
+        same_size = len({m.shape for m in maps}) == 1
+        scores = self._fuse_scores(np.stack([member.scores for member in found]))
+        return -scores, np.stack(maps) if same_size else maps
+
+    # ---- checks and combinations ------------------------------------------------------
+    def _names(self) -> list[str]:
+        return [name for name, estimator in self.estimators if estimator != "drop"]
+
+    def _check_members(self) -> list[int]:
+        """Positions of the members that are not dropped, after all checks."""
+        items = self.estimators
+        if not items or not all(
+            isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str)
+            for item in items
+        ):
+            raise ValueError("estimators must be a non-empty list of (name, detector) tuples.")
+        self._validate_names([name for name, _ in items])
+        for name, estimator in items:
+            if estimator == "drop":
+                continue
+            if isinstance(estimator, type):
+                raise TypeError(
+                    f"the member {name!r} is the class {estimator.__name__}; give an instance, "
+                    f"{estimator.__name__}(...)."
+                )
+            if not (is_outlier_detector(estimator) and hasattr(estimator, "score_samples")):
+                raise TypeError(
+                    f"the member {name!r} ({type(estimator).__name__}) is no outlier detector "
+                    "with score_samples. Wrap a PyOD model in PyODDetector; use "
+                    "LocalOutlierFactor with novelty=True."
+                )
+        active = [i for i, (_, estimator) in enumerate(items) if estimator != "drop"]
+        if not active:
+            raise ValueError("all estimators are dropped; at least one member is needed.")
+        if self.combination == "trimmed_mean" and len(active) < 3:
+            raise ValueError(
+                'combination="trimmed_mean" leaves out two members and needs at least 3, got '
+                f'{len(active)}; use "mean" or "median".'
+            )
+        if self.combination == "rank_mean" and self.normalization != "ecdf":
+            raise ValueError(
+                'combination="rank_mean" averages ranks and asks for normalization="ecdf", got '
+                f"{self.normalization!r}."
+            )
+        if self.weights is not None:
+            self._check_weights(active)
+        return active
+
+    def _check_weights(self, active: list[int]) -> None:
+        if self.combination == "max":
+            raise ValueError('combination="max" knows no weights; leave weights=None.')
+        weights = np.asarray(self.weights, dtype=np.float64)
+        if weights.shape != (len(self.estimators),):
+            raise ValueError(
+                f"weights must hold one number for each of the {len(self.estimators)} "
+                f"estimators, got shape {weights.shape}."
+            )
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights[active].any()):
+            raise ValueError(
+                "weights must be finite, not negative, and not all 0 for the members that "
+                f"are not dropped, got {weights.tolist()}."
+            )
+
+    def _combine(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Normalised scores or maps ``(n_members, ...)`` to ``(...)``."""
+        if self.combination == "max":
+            return values.max(axis=0)
+        weights = weights.reshape(-1, *[1] * (values.ndim - 1))
+        if not weights.any():  # of maps: those who make them have no weight
+            weights = np.ones_like(weights)
+        if self.combination == "rank_mean":
+            return -logsumexp(-values, axis=0, b=weights / weights.sum())
+        if self.combination in ("median", "trimmed_mean"):
+            order = np.argsort(values, axis=0, kind="stable")
+            values = np.take_along_axis(values, order, axis=0)
+            weights = np.take_along_axis(np.broadcast_to(weights, values.shape), order, axis=0)
+            if self.combination == "median":
+                return _weighted_median(values, weights)
+            if len(values) >= 3:
+                values, weights = values[1:-1], weights[1:-1]
+        total = weights.sum(axis=0)
+        # Where all that is left has no weight, the members left count alike.
+        weights = np.where(total > 0, weights, 1.0)
+        return (weights * values).sum(axis=0) / weights.sum(axis=0)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        members = self.estimators if isinstance(self.estimators, list) else []
+        inner = [get_tags(item[1]).input_tags for item in members if _is_estimator(item)]
+        tags.input_tags.allow_nan = bool(inner) and all(t.allow_nan for t in inner)
+        tags.input_tags.sparse = bool(inner) and all(t.sparse for t in inner)
+        return tags
+
+
+def _is_estimator(item: Any) -> bool:
+    return isinstance(item, (tuple, list)) and hasattr(item[-1], "__sklearn_tags__")
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of values ascending along axis 0; the middle of the lower and the upper median."""
+    below = np.cumsum(weights, axis=0)
+    half = 0.5 * below[-1]
+    low = np.argmax(below >= half * (1 - 1e-12), axis=0)[None]
+    high = np.argmax(below > half * (1 + 1e-12), axis=0)[None]
+    pick = np.take_along_axis
+    return (0.5 * (pick(values, low, axis=0) + pick(values, high, axis=0)))[0]
+
+
+class _Ecdf:
+    """Negative log share of training scores above, going on linearly outside their range."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        n = len(scores)
+        self.knots, first = np.unique(scores, return_index=True)
+        self.values = -np.log1p(-rankdata(scores)[first] / (n + 1))
+        median = float(np.median(scores))
+        above = scores[scores > median]
+        self.spread = _positive(float((above - median).mean()) if len(above) else 0.0, median)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        scores = np.asarray(scores, dtype=np.float64)
+        inside = np.interp(scores, self.knots, self.values)
+        outside = scores - np.clip(scores, self.knots[0], self.knots[-1])
+        return inside + outside / self.spread
+
+
+class _Affine:
+    """Distance to a center in units of a spread."""
+
+    def __init__(self, center: float, spread: float) -> None:
+        self.center = center
+        self.spread = _positive(spread, center)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        return (np.asarray(scores, dtype=np.float64) - self.center) / self.spread
+
+
+def _z(scores: np.ndarray) -> _Affine:
+    return _Affine(float(scores.mean()), float(scores.std()))
+
+
+def _robust_z(scores: np.ndarray) -> _Affine:
+    median = float(np.median(scores))
+    spread = 1.4826 * float(np.median(np.abs(scores - median)))
+    # More than half of the scores may be equal.
+    return _Affine(median, spread or float(scores.std()))
+
+
+def _positive(spread: float, location: float) -> float:
+    """A spread to divide by; scores that are all equal have none of their own."""
+    return spread or abs(location) or 1.0
+
+
+def _by_the_others(make: Any, scores: np.ndarray) -> np.ndarray:
+    """Normalise each training score on the scale of the others."""
+    turns = min(len(scores), _MOST_TURNS)
+    order = np.argsort(scores, kind="stable")
+    out = np.empty(len(scores))
+    for turn in range(turns):
+        part = order[turn::turns]  # spread over the range: what is left keeps its shape
+        out[part] = make(np.delete(scores, part))(scores[part])
+    return out
+
+
+_NORMALIZERS: dict[str, Any] = {"ecdf": _Ecdf, "z": _z, "robust_z": _robust_z}

@@ -1,0 +1,251 @@
+"""PyOD's models as detectors here, and the way back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from pyod.models.base import BaseDetector
+from pyod.models.copod import COPOD
+from pyod.models.ecod import ECOD
+from pyod.models.iforest import IForest
+from pyod.models.kde import KDE
+from pyod.models.knn import KNN
+from pyod.models.pca import PCA
+from scipy.special import erf
+from scipy.stats import binom
+from sklearn.base import clone, is_outlier_detector
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector, as_pyod
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError
+from pyimgano.inference import infer
+from pyimgano.inputs import check_images
+from pyimgano.utils.estimator_checks import make_check_images
+
+
+def rows(n=60, seed=0):
+    return np.random.RandomState(seed).normal(size=(n, 4))
+
+
+class Noise(BaseDetector):
+    """Draws its scores from the global generator; keeps and then spoils what it is given."""
+
+    def __init__(self, contamination=0.1):
+        super().__init__(contamination=contamination)
+
+    def fit(self, X, y=None):
+        self.weights_ = np.random.random_sample(X.shape[1])  # noqa: NPY002
+        X[:] = 0
+        return self
+
+    def decision_function(self, X):
+        scores = X @ self.weights_ + np.random.random_sample(len(X))  # noqa: NPY002
+        X[:] = 0
+        return scores
+
+
+class Transductive(BaseDetector):
+    """Scores rows by their distance to the mean of the batch."""
+
+    def __init__(self, contamination=0.1):
+        super().__init__(contamination=contamination)
+
+    def fit(self, X, y=None):
+        return self
+
+    def decision_function(self, X):
+        return np.linalg.norm(X - X.mean(axis=0), axis=1)
+
+
+# benchmarks/pyod_models.py runs the battery over every model there is.
+@pytest.mark.parametrize("model", [PCA(), KDE()], ids=lambda m: type(m).__name__)
+def test_scikit_learn_contract(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(PyODDetector(model, cv=2), on_fail=None)
+    assert not [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"]
+    assert sum(r["status"] == "passed" for r in results) >= 40
+
+
+def test_signs_and_scores_are_those_of_the_model():
+    X, new = rows(), rows(10, seed=1)
+    detector = PyODDetector(KNN(n_neighbors=3)).fit(X)
+    expected = KNN(n_neighbors=3).fit(X).decision_function(new)
+    np.testing.assert_array_equal(-detector.score_samples(new), expected)
+    assert detector.predict([[0.0] * 4, [50.0] * 4]).tolist() == [1, -1]
+    assert is_outlier_detector(detector) and not detector.one_by_one_
+
+
+def test_training_rows_are_scored_by_a_model_that_has_not_seen_them():
+    # Within a fold's model the nearest neighbour is another row; in-sample it is the row itself.
+    X = rows()
+    detector = PyODDetector(KNN(n_neighbors=1), cv=60).fit(X)
+    gaps = np.linalg.norm(X[:, None] - X, axis=2) + np.diag(np.full(60, np.inf))
+    np.testing.assert_allclose(detector.training_scores_, gaps.min(axis=1))
+    np.testing.assert_array_equal(-detector.score_samples(X[5:7]), detector.training_scores_[5:7])
+    np.testing.assert_array_equal(detector.predict(X), clone(detector).fit_predict(X))
+
+
+def test_copies_of_a_row_stay_in_one_fold():
+    X = np.repeat(rows(20), 2, axis=0)
+    detector = PyODDetector(KNN(n_neighbors=1), cv=4).fit(X)
+    assert detector.training_scores_.min() > 0.0
+    with pytest.raises(TooFewImagesError, match="copies of one"):
+        PyODDetector(KNN()).fit(np.ones((10, 3)))
+
+
+def test_false_positive_rate_on_new_rows_is_near_the_target():
+    X, new = rows(300), rows(3000, seed=1)
+    detector = PyODDetector(KNN(), contamination=0.1).fit(X)
+    assert (detector.predict(X) == -1).mean() == pytest.approx(0.1)
+    assert 0.06 < (detector.predict(new) == -1).mean() < 0.14
+
+
+@pytest.mark.parametrize("model", [ECOD(), COPOD()], ids=lambda m: type(m).__name__)
+def test_models_that_rank_the_batch_score_rows_one_at_a_time(model):
+    X, new = rows(), rows(8, seed=1)
+    together = clone(model).fit(X).decision_function(new)
+    detector = PyODDetector(model).fit(X)
+    assert detector.one_by_one_
+    scores = -detector.score_samples(new)
+    alone = [-detector.score_samples(new[i : i + 1])[0] for i in range(8)]
+    np.testing.assert_array_equal(scores, alone)
+    assert np.abs(scores - together).max() > 1e-3
+
+
+def test_models_without_a_score_for_one_row_are_refused():
+    with pytest.raises(ValueError, match=r"Transductive .* same score when it comes alone"):
+        PyODDetector(Transductive()).fit(rows())
+
+
+def test_what_is_not_pyod_is_refused():
+    with pytest.raises(TypeError, match=r"PyOD model.*got IsolationForest"):
+        PyODDetector(IsolationForest()).fit(rows())
+    with pytest.raises(ValueError, match="detector"):
+        PyODDetector(StandardScaler()).fit(rows())
+
+
+def test_global_generators_and_input_stay_untouched_and_scores_repeat():
+    X, new = rows(), rows(5, seed=1)
+    before = X.copy()
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    detector = PyODDetector(Noise()).fit(X)
+    first = detector.score_samples(new)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(detector.score_samples(new), first)
+    np.testing.assert_array_equal(detector.score_samples(new[2:3]), first[2:3])
+    np.testing.assert_array_equal(clone(detector).fit(X).score_samples(new), first)
+
+
+def test_the_models_own_random_state_is_seeded_unless_given():
+    X, new = rows(), rows(5, seed=1)
+    fit = lambda model: PyODDetector(model, random_state=1).fit(X).score_samples(new)  # noqa: E731
+    np.testing.assert_array_equal(fit(IForest(n_estimators=5)), fit(IForest(n_estimators=5)))
+    given = PyODDetector(IForest(n_estimators=5, random_state=7)).fit(X)
+    assert given.detector_.random_state == 7
+    assert given.detector.random_state == 7
+
+
+def test_images_need_a_step_before():
+    with pytest.raises(ImageFormatError, match="turns each image into one row"):
+        PyODDetector(KNN()).fit(make_check_images(6))
+
+
+def _tints(images):
+    return np.stack([image.reshape(-1, 3).std(axis=0) for image in check_images(images)])
+
+
+def test_behind_a_step_that_makes_rows_of_images():
+    detector = make_pipeline(FunctionTransformer(_tints), PyODDetector(KDE()))
+    calibrated = ThresholdCalibrator(detector, quantile=0.9).fit(make_check_images(20))
+    assert calibrated.provenance_["scores"] == "the detector's own out-of-sample scores"
+    X = make_check_images(3, defect=True, random_state=2)
+    assert (calibrated.predict(X) == -1).all()
+    record, heat = next(infer(calibrated, X, maps=True))
+    assert record["pred"] == 1 and heat is None
+    assert not hasattr(PyODDetector(KDE()), "anomaly_map")
+
+
+def test_importing_detectors_does_not_import_pyod():
+    code = "import pyimgano.detectors, sys; sys.exit('pyod' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- the way back -----------------------------------------------------------------------
+def test_view_in_pyods_terms():
+    X, new = rows(), rows(20, seed=1)
+    detector = PatchCoreDetector(contamination=0.1)
+    view = as_pyod(detector).fit(X, np.zeros(60))
+    np.testing.assert_array_equal(view.decision_scores_, view.detector_.training_scores_)
+    assert view.threshold_ == -view.detector_.offset_
+    assert view.labels_.sum() == 6 and set(view.labels_) == {0, 1}
+    scores = view.decision_function(new)
+    np.testing.assert_array_equal(scores, -view.detector_.score_samples(new))
+    np.testing.assert_array_equal(view.predict(new), (view.detector_.predict(new) == -1) * 1)
+    np.testing.assert_array_equal(clone(view).fit_predict(X), view.labels_)
+    assert not hasattr(detector, "offset_")
+    assert not is_outlier_detector(view)
+
+
+def test_view_of_a_fitted_detector_needs_no_fit():
+    X = rows()
+    view = as_pyod(PaDiMDetector().fit(X))
+    np.testing.assert_array_equal(view.decision_function(X), view.decision_scores_)
+    with pytest.raises(NotFittedError):
+        _ = as_pyod(PaDiMDetector()).decision_scores_
+    scaled = make_pipeline(StandardScaler(), PatchCoreDetector()).fit(X)
+    with pytest.raises(AttributeError, match="fit the view itself"):
+        _ = as_pyod(scaled).labels_
+    view = as_pyod(scaled).fit(X)
+    assert len(view.decision_scores_) == 60 and view.threshold_ > 0
+
+
+def test_view_of_a_calibrator_has_its_scores_and_threshold():
+    X = rows(100)
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(X)
+    view = as_pyod(calibrator)
+    np.testing.assert_array_equal(view.decision_scores_, calibrator.calibration_scores_)
+    assert view.threshold_ == calibrator.threshold_
+
+
+def test_probabilities_and_confidence_follow_pyods_definitions():
+    X, new = rows(), rows(20, seed=1)
+    view = as_pyod(PatchCoreDetector(contamination=0.1)).fit(X)
+    known, scores = view.decision_scores_, view.decision_function(new)
+    linear = view.predict_proba(new)
+    expected = np.clip((scores - known.min()) / (known.max() - known.min()), 0, 1)
+    np.testing.assert_allclose(linear, np.column_stack([1 - expected, expected]))
+    unified = view.predict_proba(new, method="unify")[:, 1]
+    expected = erf((scores - known.mean()) / (known.std() * np.sqrt(2))).clip(0, 1)
+    np.testing.assert_allclose(unified, expected)
+    with pytest.raises(ValueError, match="softmax"):
+        view.predict_proba(new, method="softmax")
+    labels, confidence = view.predict(new, return_confidence=True)
+    for score, label, value in zip(scores, labels, confidence):
+        chance = 1 - binom.cdf(60 - 6, 60, (1 + (known <= score).sum()) / 62)
+        assert value == pytest.approx(chance if label else 1 - chance)
+
+
+def test_view_agrees_with_pyods_own_formulas():
+    # KNN's own methods, given the same training scores and threshold.
+    X, new = rows(), rows(20, seed=1)
+    model = KNN(contamination=0.1).fit(X)
+    view = as_pyod(PyODDetector(KNN(), contamination=0.1)).fit(X)
+    model.decision_scores_, model.threshold_ = view.decision_scores_, view.threshold_
+    model._mu, model._sigma = view.decision_scores_.mean(), view.decision_scores_.std()
+    np.testing.assert_array_equal(model.predict(new), view.predict(new))
+    for method in ("linear", "unify"):
+        np.testing.assert_allclose(
+            model.predict_proba(new, method=method), view.predict_proba(new, method=method)
+        )
+    np.testing.assert_allclose(model.predict_confidence(new), view.predict_confidence(new))
