@@ -25,7 +25,7 @@ from pyimgano.detectors import PyODDetector
 # Module, class, parameters where the defaults do not fit the battery's small tables.
 MODELS = [
     ("abod", "ABOD", {}),
-    ("cblof", "CBLOF", {}),
+    ("cblof", "CBLOF", {"n_clusters": 2, "alpha": 0.5, "beta": 2}),
     ("cd", "CD", {}),
     ("cof", "COF", {}),
     ("copod", "COPOD", {}),
@@ -53,8 +53,8 @@ MODELS = [
     ("sampling", "Sampling", {"subset_size": 5}),
     ("sod", "SOD", {}),
     ("sos", "SOS", {}),
-    ("auto_encoder", "AutoEncoder", {"epoch_num": 1}),
-    ("vae", "VAE", {"epoch_num": 1}),
+    ("auto_encoder", "AutoEncoder", {"epoch_num": 1, "batch_size": 4, "verbose": 0}),
+    ("vae", "VAE", {"epoch_num": 1, "batch_size": 4, "verbose": 0}),
 ]
 
 
