@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._neighbors import _check_range, _squared_norms, read_only
+from pyimgano.detectors._neighbors import _check_range, _squared_norms
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
 
@@ -33,9 +33,6 @@ _GALLERY_BLOCK = 4096
 _LOOK = 64
 # What float32 sums may be off by, as a share of the squared norms.
 _MARGIN = 1e-5
-
-# Every half precision number by its bits: numba has no arithmetic on them.
-_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 class SPADEDetector(BasePatchDetector):
@@ -106,8 +103,10 @@ class SPADEDetector(BasePatchDetector):
     the center.
 
     The nearest patches are found exactly. A distance in the leading principal coordinates
-    never exceeds the whole one, so few of the ``n_neighbors * n_patches ** 2`` pairs are
-    measured in full.
+    never exceeds the whole one, so few of the ``n_neighbors * n_patches ** 2`` pairs, half a
+    billion for 56 x 56 patches, are measured in full. A map still costs one to two seconds of
+    one core at that size, most of it for defective images, whose patches have no near
+    neighbour.
 
     References
     ----------
@@ -233,20 +232,18 @@ class SPADEDetector(BasePatchDetector):
         best = np.full((len(rows), min(self.n_pixel_neighbors, available)), np.inf)
         sketch, floor = _sketch(queries, _rest(queries))
         sketch[:, -1] = 1.0  # so that the product adds the gallery's part of the bound
-        for gallery, scale, rest in self._gallery_blocks(neighbours):
-            lead = gallery[:, :_LEAD].astype(np.float32) * scale[:, None]
-            candidates, candidates_floor = _sketch(lead, rest)
+        for gallery, rest in self._gallery_blocks(neighbours):
+            candidates, candidates_floor = _sketch(gallery, rest)
             candidates *= np.float32(-2.0)
             candidates[:, -1] = candidates_floor
-            bits = read_only(gallery.view(np.uint16))
             for start in range(0, len(rows), _QUERY_BLOCK):
                 part = slice(start, start + _QUERY_BLOCK)
                 bound = sketch[part] @ candidates.T
-                _measure(queries[part], bits, scale, _HALF, bound, floor[part], _LEAD, best[part])
+                _measure(queries[part], gallery, bound, floor[part], _LEAD, best[part])
         return np.sqrt(best).mean(axis=1)
 
-    def _gallery_blocks(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """Patches of training images, in order, with each one's scale and norm of the rest."""
+    def _gallery_blocks(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Patches of training images, in order, as float32, and the norm of each one's rest."""
         first = 0
         while first < len(images):
             last, n = first, 0
@@ -258,11 +255,11 @@ class SPADEDetector(BasePatchDetector):
             chosen = images[first:last]
             rows = [self.gallery_[i] for i in chosen]
             joined = rows[0] if len(rows) == 1 else np.concatenate(rows)
-            scale = np.repeat(self.scale_[chosen], [len(one) for one in rows])
+            scale = np.repeat(self.scale_[chosen], [len(one) for one in rows])[:, None]
             rest = np.concatenate([self._rest[i] for i in chosen])
             for start in range(0, n, _GALLERY_BLOCK):
                 part = slice(start, start + _GALLERY_BLOCK)
-                yield joined[part], scale[part], rest[part]
+                yield joined[part].astype(np.float32) * scale[part], rest[part]
             first = last
 
 
@@ -313,28 +310,28 @@ def _smallest(values):
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nsz", "reassoc", "contract"})
-def _part_of_distance(query, row, scale, half, begin, stop):
+def _part_of_distance(query, row, begin, stop):
     total = np.float32(0.0)
     for k in range(begin, stop):
-        t = query[k] - half[row[k]] * scale
+        t = query[k] - row[k]
         total += t * t
     return total
 
 
 @numba.njit(cache=True, nogil=True)
-def _distance(query, row, scale, half, lead, than):
-    """Squared distance of a query and a row of the gallery, or ``than`` if it is not below."""
+def _distance(query, row, lead, than):
+    """Squared distance of two rows, or ``than`` if it is not below."""
     d = query.shape[0]
     total = 0.0
     begin, stop = 0, min(d, lead)
     while begin < d and total < than:
-        total += _part_of_distance(query, row, scale, half, begin, stop)
+        total += _part_of_distance(query, row, begin, stop)
         begin, stop = stop, min(d, stop + _STEP)
     return min(total, than)
 
 
 @numba.njit(cache=True, nogil=True)
-def _measure(queries, gallery, scale, half, bound, floor, lead, best):
+def _measure(queries, gallery, bound, floor, lead, best):
     """Keep each query's smallest squared distances in ``best``, ascending.
 
     ``bound[q, j] + floor[q]`` is a lower bound of a squared distance; only where it is not
@@ -359,7 +356,7 @@ def _measure(queries, gallery, scale, half, bound, floor, lead, best):
             for j in range(look * _LOOK, min(n, (look + 1) * _LOOK)):
                 if bound[q, j] > limit:
                     continue
-                total = _distance(queries[q], gallery[j], scale[j], half, lead, best[q, last])
+                total = _distance(queries[q], gallery[j], lead, best[q, last])
                 if total < best[q, last]:
                     place = last
                     while place > 0 and total < best[q, place - 1]:
