@@ -34,6 +34,7 @@ _SUBPACKAGES = (
     "delivery",
     "detectors",
     "ensemble",
+    "evaluation",
     "exceptions",
     "features",
     "inference",

@@ -31,6 +31,7 @@ from pyimgano.features import BasePatchFeatures, PatchGrids, make_features
 from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TileBlock, TiledImages
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._progress import progress_callback
 
 __all__ = [
     "BaseImageDetector",
@@ -188,8 +189,14 @@ class TrainingBlocks:
         Index of the first sample that equals each sample because their images are equal.
     """
 
-    def __init__(self, blocks: Iterator[tuple[Any, list[Fingerprint]]], n_images: int) -> None:
+    def __init__(
+        self,
+        blocks: Iterator[tuple[Any, list[Fingerprint]]],
+        n_images: int,
+        verbose: bool = False,
+    ) -> None:
         self.n_images = n_images
+        self._verbose = verbose
         self.known: dict[bytes, int] = {}
         self._blocks = blocks
         self._groups: list[int] = []
@@ -198,12 +205,15 @@ class TrainingBlocks:
         self._n_begun = 0
 
     def __iter__(self) -> Iterator[Any]:
-        for block, samples in self._blocks:
-            for sample in samples:
-                self._n_begun += sample.tile == 0
-                self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
-                self._copy_of.append(self._first.setdefault(sample, len(self._copy_of)))
-            yield block
+        with progress_callback("training images", self._verbose) as progress:
+            for block, samples in self._blocks:
+                for sample in samples:
+                    self._n_begun += sample.tile == 0
+                    self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
+                    self._copy_of.append(self._first.setdefault(sample, len(self._copy_of)))
+                if progress is not None:
+                    progress(len(self._groups), self.n_images)
+                yield block
 
     @property
     def groups(self) -> np.ndarray:
@@ -327,7 +337,9 @@ class BaseImageDetector(
             )
         self._fit_steps(train.side_by_side() if self.tiled_ else train)
         n_samples = int(train.counts.sum()) if self.tiled_ else len(train)
-        blocks = TrainingBlocks(self._training_blocks(train), n_samples)
+        blocks = TrainingBlocks(
+            self._training_blocks(train), n_samples, getattr(self, "verbose", False)
+        )
         scores = np.asarray(self._fit(blocks), dtype=np.float64)
         self.training_scores_ = train.reduce(scores) if self.tiled_ else scores
         self._known = blocks.known

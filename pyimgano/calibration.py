@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -301,11 +302,49 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         above = len(known) - np.searchsorted(known, scores, side="right")
         return (1.0 + np.maximum(above, at_least - 1)) / (len(known) + 1.0)
 
+    def anomaly_map(self, X: Any) -> Any:
+        """Anomaly maps of the detector inside, see :func:`pyimgano.inference.anomaly_map`.
+
+        Parameters
+        ----------
+        X : input of the estimator
+
+        Returns
+        -------
+        ndarray of shape (n_samples, height, width), float32, or list of such arrays
+            Higher = more anomalous.
+        """
+        from pyimgano.inference import anomaly_map  # it knows the way into any nesting
+
+        return anomaly_map(self, X)
+
+    def score_and_map(self, X: Any) -> tuple[np.ndarray, Any]:
+        """``score_samples(X)`` and ``anomaly_map(X)`` in one pass.
+
+        Parameters
+        ----------
+        X : input of the estimator
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+        maps : as from ``anomaly_map``, or None if the detector makes none
+        """
+        from pyimgano.inference import score
+
+        found = score(self, X, maps=True)
+        return -found.scores, found.maps
+
     def __getattr__(self, name: str) -> Any:
-        # Maps, banks, training scores: whatever the fitted estimator offers, except for its
-        # parameters, which belong to it alone (estimator__...).
+        # Banks, training scores: whatever the fitted estimator offers, except for its
+        # parameters, which belong to it alone (estimator__...), and for its fits, which would
+        # leave the threshold behind.
         inner = self.__dict__.get("estimator_")
-        if inner is None or name.startswith("_") or name in inner.get_params(deep=False):
+        if (
+            inner is None
+            or name.startswith(("_", "fit", "partial_fit"))
+            or name in inner.get_params(deep=False)
+        ):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(inner, name)
 
@@ -344,8 +383,9 @@ def out_of_sample_scores(
     source : str
         Where they come from, in words.
     """
+    stamps = None if memory is None else _file_stamps(X)
     memory = check_memory(memory)
-    fitted = memory.cache(_fit)(clone(estimator), X)
+    fitted = memory.cache(_fit)(clone(estimator), X, stamps)
     if isinstance(fitted, FrozenEstimator):
         return fitted, -np.asarray(fitted.score_samples(X)), "images given to a frozen model"
     if isinstance(cv, str):
@@ -360,18 +400,37 @@ def out_of_sample_scores(
     fit_and_score = memory.cache(_fit_and_score)
     folds = list(splitter.split(X))
     parts = Parallel(n_jobs=n_jobs)(
-        delayed(fit_and_score)(clone(estimator), X, train, test) for train, test in folds
+        delayed(fit_and_score)(clone(estimator), X, train, test, stamps) for train, test in folds
     )
     order = np.concatenate([test for _, test in folds])
+    if not np.array_equal(np.sort(order), np.arange(_num_samples(X))):
+        raise ValueError(
+            f"cv={cv!r} does not test every sample exactly once, so its scores are not those of "
+            "so many images: use folds, such as KFold(5, shuffle=True)."
+        )
     scores = np.concatenate(parts)[np.argsort(order, kind="stable")]
     return fitted, scores, f"{len(folds)} folds"
 
 
-def _fit(estimator: Any, X: Any) -> Any:
+def _file_stamps(X: Any) -> list[tuple[int, int]] | None:
+    """Size and modification time of each file, if ``X`` are paths.
+
+    An argument of the cached functions only: a path stays the same when its file changes.
+    """
+    if not isinstance(X, (list, tuple, np.ndarray)):
+        return None
+    if not all(isinstance(x, (str, os.PathLike)) and os.path.isfile(x) for x in X):
+        return None
+    return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, X)]
+
+
+def _fit(estimator: Any, X: Any, stamps: Any = None) -> Any:
     return estimator.fit(X, None)  # FrozenEstimator.fit asks for y
 
 
-def _fit_and_score(estimator: Any, X: Any, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+def _fit_and_score(
+    estimator: Any, X: Any, train: np.ndarray, test: np.ndarray, stamps: Any = None
+) -> np.ndarray:
     fitted = _fit(estimator, _safe_indexing(X, train))
     return -np.asarray(fitted.score_samples(_safe_indexing(X, test)), dtype=np.float64)
 

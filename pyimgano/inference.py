@@ -63,7 +63,7 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     (4, 64, 64)
     """
     detector, data = _innermost(estimator, X)
-    if not hasattr(detector, "anomaly_map"):
+    if not _makes_maps(detector):
         raise TypeError(
             f"{type(detector).__name__} makes no anomaly maps: it gives one score per image."
         )
@@ -88,7 +88,7 @@ def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
     """
     if maps:
         detector, data = _innermost(estimator, X)
-        if hasattr(detector, "score_and_map"):
+        if _makes_maps(detector):
             samples, found = detector.score_and_map(data)
             return Scored(-samples, found)
     return Scored(-np.asarray(estimator.score_samples(X), dtype=np.float64), None)
@@ -126,6 +126,11 @@ def _one_level_in(estimator: Any) -> Any:
         if inner is not None and is_outlier_detector(inner):
             return inner
     return None
+
+
+def _makes_maps(detector: Any) -> bool:
+    # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
+    return hasattr(detector, "score_and_map") and not isinstance(detector, ThresholdCalibrator)
 
 
 def _innermost(estimator: Any, X: Any) -> tuple[Any, Any]:

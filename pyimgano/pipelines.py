@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, _safe_indexing
 
 from pyimgano._version import __version__
 from pyimgano.calibration import ThresholdCalibrator
@@ -87,6 +87,7 @@ def run_benchmark(
     output_dir: str | Path | None = "runs",
     save_pipeline: bool = True,
     n_overlays: int = 8,
+    u16_max: int = 65535,
     random_state: int | None = 0,
     batch_size: int = 8,
     dataset_options: Mapping[str, Any] | None = None,
@@ -126,6 +127,8 @@ def run_benchmark(
     n_overlays : int, default=8
         Pictures per category of the test images that were judged worst: misses and false
         alarms, then the closest calls.
+    u16_max : int, default=65535
+        Value of full scale in 16-bit files: 4095 for a 12-bit camera.
     random_state : int or None, default=0
         Seeds the synthetic images and a model given by name.
     batch_size : int, default=8
@@ -160,7 +163,7 @@ def run_benchmark(
     >>> list(result.categories), len(result.records["brushed_metal"])
     (['brushed_metal'], 8)
     """
-    pipeline = _make_pipeline(model, features, quantile, random_state, progress)
+    pipeline = _make_pipeline(model, features, quantile, u16_max, random_state, progress)
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
     dataset_name = dataset if isinstance(dataset, str) else "custom"
     if model_name is None:
@@ -210,7 +213,12 @@ def run_benchmark(
 
 # ---- what to run ----------------------------------------------------------------------
 def _make_pipeline(
-    model: Any, features: Any, quantile: float | None, random_state: Any, progress: bool
+    model: Any,
+    features: Any,
+    quantile: float | None,
+    u16_max: int,
+    random_state: Any,
+    progress: bool,
 ) -> Pipeline:
     if isinstance(model, str):
         if model not in _MODELS:
@@ -229,7 +237,7 @@ def _make_pipeline(
         model = ThresholdCalibrator(model, quantile=_QUANTILE if quantile is None else quantile)
     elif quantile is not None:
         raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
-    return make_pipeline(ImageFormatNormalizer(), model)
+    return make_pipeline(ImageFormatNormalizer(u16_max=u16_max), model)
 
 
 def _sources(
@@ -398,7 +406,6 @@ class _CategoryRun:
     def _write_overlays(self, folder: CategoryDirectory) -> None:
         calibrator = self.pipeline[-1]
         limits = heat_range(calibrator.calibration_scores_, calibrator.threshold_)
-        images = check_images(self.pipeline[0].transform(self.data.X_test))
         for rank, (_, negative, anomaly_map) in enumerate(sorted(self._worst, reverse=True)):
             if anomaly_map is None:
                 continue
@@ -410,8 +417,9 @@ class _CategoryRun:
                 f"score {record['score']:.4g}, threshold {record['threshold']:.4g}\n"
                 f"{record['path'] or 'test image ' + str(record['index'])}"
             )
+            one = _safe_indexing(self.data.X_test, [record["index"]])
             picture = overlay(
-                images[record["index"]],
+                check_images(self.pipeline[0].transform(one))[0],
                 anomaly_map,
                 limits,
                 caption,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from scipy.stats import beta, genpareto
 from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -352,3 +353,47 @@ def test_scores_a_frozen_model_keeps_of_other_images_are_not_taken():
     for estimator in (frozen, make_pipeline(passthrough, frozen)):
         _, scores, _ = out_of_sample_scores(estimator, X)
         np.testing.assert_allclose(scores, -frozen.score_samples(X))
+
+
+def test_folds_must_test_every_image_once():
+    with pytest.raises(ValueError, match="every sample exactly once"):
+        ThresholdCalibrator(CountingDetector(), cv=ShuffleSplit(4, test_size=0.5)).fit(rows(40))
+
+
+def test_a_fitted_calibrator_does_not_offer_the_fits_of_its_detector():
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(rows())
+    assert not hasattr(calibrator, "fit_transform")
+    before = calibrator.predict(rows(9, 1))
+    np.testing.assert_array_equal(calibrator.predict(rows(9, 1)), before)
+
+
+def test_maps_through_a_pipeline_inside():
+    pipe = make_pipeline(FunctionTransformer(), PatchCoreDetector())
+    calibrator = ThresholdCalibrator(pipe, quantile=0.9).fit(rows())
+    assert calibrator.anomaly_map(rows(3)).shape == (3, 1, 1)
+    samples, maps = calibrator.score_and_map(rows(3, 1))
+    np.testing.assert_array_equal(samples, calibrator.score_samples(rows(3, 1)))
+    assert maps.shape == (3, 1, 1)
+    alone = ThresholdCalibrator(quantile=0.5).fit(column(range(9)))
+    with pytest.raises(TypeError, match="makes no anomaly maps"):
+        alone.anomaly_map(column([1.0]))
+
+
+def test_memory_notices_a_changed_file(tmp_path):
+    from pyimgano.features import FilterBankFeatures
+    from pyimgano.utils.estimator_checks import make_check_images
+
+    paths = [str(tmp_path / f"{i}.png") for i in range(6)]
+
+    def write(images):
+        for path, image in zip(paths, images):
+            with open(path, "wb") as file:
+                file.write(cv2.imencode(".png", image)[1].tobytes())
+
+    calibrator = ThresholdCalibrator(
+        PatchCoreDetector(FilterBankFeatures(resize=64)), quantile=0.5, memory=str(tmp_path / "m")
+    )
+    write(make_check_images(6))
+    first = calibrator.fit(paths).threshold_
+    write(make_check_images(6, defect=True, random_state=9))
+    assert calibrator.fit(paths).threshold_ != first

@@ -122,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
         help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
         "(default: %(default)s)",
     )
+    model.add_argument(
+        "--u16-max",
+        metavar="VALUE",
+        type=_common.count,
+        default=65535,
+        help="full scale of 16-bit files; 4095 for a 12-bit camera (default: %(default)s)",
+    )
     model.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
     output = parser.add_argument_group("output")
@@ -161,6 +168,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         ),
         model_name="patchcore",
         quantile=options.quantile,
+        u16_max=options.u16_max,
         output_dir=options.output_dir,
         save_pipeline=not options.no_save,
         n_overlays=options.overlays,

@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-maps",
         metavar="DIR",
-        help="also write each anomaly map: float32 .npy in the pixels of the image, and a picture",
+        help="also write each anomaly map: float32 .npy in the pixels of the image (after the "
+        "pipeline's own resize, if it has one), and a picture",
     )
     parser.add_argument(
         "--trust",
@@ -192,6 +193,23 @@ def _progress(n: int) -> Iterator[Any]:
         yield progress or (lambda done, total: None)
 
 
+def _as_normalized(pipeline: Any, path: str) -> Any:
+    """The image as the pipeline's ImageFormatNormalizer declares it, or as the file says."""
+    from sklearn.pipeline import Pipeline
+
+    from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
+
+    step = pipeline
+    while not isinstance(step, ImageFormatNormalizer):
+        if isinstance(step, Pipeline):
+            step = step.steps[0][1]
+        elif getattr(step, "estimator_", None) is not None:
+            step = step.estimator_
+        else:
+            return ImageSequence([path])[0]
+    return step.transform([path])[0]
+
+
 class _MapWriter:
     """Writes ``<name>.npy`` and ``<name>.png``, in folders like those of the images."""
 
@@ -213,7 +231,6 @@ class _MapWriter:
 
         from pyimgano.delivery import overlay, write_overlay
         from pyimgano.delivery._files import atomic_write
-        from pyimgano.inputs import ImageSequence
 
         # The suffix stays: a.png and a.jpg are two images.
         path = self.folder / f"{name}.npy"
@@ -226,7 +243,7 @@ class _MapWriter:
         caption = (
             f"{verdict}\nscore {record['score']:.4g}, threshold {record['threshold']:.4g}\n{name}"
         )
-        image = ImageSequence([record["path"]])[0]
+        image = _as_normalized(self.pipeline, record["path"])
         write_overlay(
             self.folder / f"{name}.overlay.png", overlay(image, anomaly_map, self.limits, caption)
         )

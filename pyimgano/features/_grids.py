@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from pyimgano.inputs._formats import resize_image
+
 __all__ = ["PatchGrids"]
 
 
@@ -204,7 +206,7 @@ class PatchGrids:
             self.as_grid(np.asarray(values, dtype=np.float32)), self.work_sizes
         ):
             if grid.size > 1:
-                grid = _resize(grid, int(height), int(width))
+                grid = resize_image(grid, (int(height), int(width)))
                 if sigma > 0:
                     grid = cv2.GaussianBlur(grid, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
             maps.append(grid)
@@ -238,7 +240,7 @@ class PatchGrids:
             top, left, box_h, box_w = self.boxes[i]
             y0, x0 = max(0, round(top)), max(0, round(left))
             y1, x1 = min(height, round(top + box_h)), min(width, round(left + box_w))
-            inside = _resize(fine, y1 - y0, x1 - x0)
+            inside = resize_image(fine, (y1 - y0, x1 - x0))
             if inside.shape == (height, width):
                 maps.append(inside)
                 continue
@@ -246,12 +248,3 @@ class PatchGrids:
             canvas[y0:y1, x0:x1] = inside
             maps.append(canvas)
         return maps
-
-
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    if image.shape == (height, width):
-        return image
-    # Averaging when it shrinks, so that no small peak falls between the samples.
-    shrinks = height < image.shape[0] and width < image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)

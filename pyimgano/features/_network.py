@@ -14,7 +14,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -405,15 +404,6 @@ def resolve_device(device: str) -> str:
             + ' device="auto" takes what there is, device="cpu" always works.'
         )
     return device
-
-
-def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image: pixels are averaged where it shrinks, interpolated where it grows."""
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

@@ -16,10 +16,10 @@ from pyimgano.features._grids import PatchGrids
 from pyimgano.features._network import (
     BaseNetworkFeatures,
     nearest_names,
-    resize_image,
     torch_module,
 )
 from pyimgano.features._weights import find_weights
+from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._optional import import_optional
 
 __all__ = ["TorchPatchFeatures"]
@@ -324,7 +324,7 @@ def _prepare(
     """Resize and crop an image; also the box of the crop in pixels of the input."""
     height, width = image.shape[:2]
     work_h, work_w = resize or (height, width)
-    image = resize_image(image, work_h, work_w)
+    image = resize_image(image, (work_h, work_w))
     if crop is None:
         return image, (0.0, 0.0, float(height), float(width))
     crop_h, crop_w = crop

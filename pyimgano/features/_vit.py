@@ -17,10 +17,10 @@ from pyimgano.features._grids import PatchGrids
 from pyimgano.features._network import (
     BaseNetworkFeatures,
     nearest_names,
-    resize_image,
     torch_module,
 )
 from pyimgano.features._weights import cache_dir, find_weights, ways_out
+from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._optional import import_optional
 
 __all__ = ["DINOV2", "ViTPatchFeatures"]
@@ -170,7 +170,7 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         network = self._network()
         patch = network.module.patch_embed.patch_size
         prepared = [
-            resize_image(image, *_work_size(image.shape, self.resize, self.keep_aspect, patch))
+            resize_image(image, _work_size(image.shape, self.resize, self.keep_aspect, patch))
             for image in images
         ]
         maps = network.patch_maps(prepared)

@@ -261,7 +261,7 @@ def to_torch_chw_float(image: np.ndarray) -> torch.Tensor:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a uint8 image to (height, width): area averages down, linear up.
+    """Resize an image or a map to (height, width): area averages down, linear up.
 
     The two directions are taken one after the other when one side shrinks and the other
     grows, so that the shrinking side is not aliased.

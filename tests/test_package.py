@@ -1,0 +1,61 @@
+"""The package as a whole: what it exports, what importing it costs, its examples."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import pyimgano
+
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages(pyimgano.__path__, prefix="pyimgano.")
+    if not info.name.startswith("pyimgano.cli")
+)
+
+
+def test_import_loads_nothing_heavy():
+    code = (
+        "import sys, pyimgano; "
+        "print([m for m in ('numpy', 'sklearn', 'torch', 'pyod', 'matplotlib', 'cv2') "
+        "if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_importing_every_module_loads_neither_torch_nor_pyod_nor_matplotlib():
+    code = (
+        "import sys, importlib, pkgutil, pyimgano\n"
+        "for info in pkgutil.walk_packages(pyimgano.__path__, prefix='pyimgano.'):\n"
+        "    importlib.import_module(info.name)\n"
+        "print([m for m in ('torch', 'timm', 'pyod', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_and_subpackage_is_there():
+    for name in pyimgano.__all__:
+        assert getattr(pyimgano, name) is not None
+    public = {m.split(".")[1] for m in MODULES if not m.split(".")[1].startswith("_")}
+    assert public - {"base"} == set(pyimgano._SUBPACKAGES)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pyimgano.nothing
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    if name.startswith("pyimgano.features._"):
+        pytest.importorskip("torch", reason="torch is not installed")
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
