@@ -110,3 +110,13 @@ def test_shrinking_averages():
     values = np.zeros(16)
     values[5] = 4.0
     np.testing.assert_allclose(grids.to_pixels(values, sigma=0)[0], [[1, 0], [0, 0]])
+
+
+def test_a_side_that_shrinks_is_averaged_though_the_other_grows():
+    grids = PatchGrids.from_array(np.zeros((1, 8, 2, 1)), image_sizes=[(2, 8)])
+    for row in range(8):
+        values = np.zeros((8, 2))
+        values[row] = 4.0
+        heat = grids.to_pixels(values.ravel(), sigma=0)[0]
+        # Four rows become one: whichever row is hot, a quarter of it is seen.
+        np.testing.assert_allclose(heat.max(axis=1), [1, 0] if row < 4 else [0, 1], atol=1e-6)
