@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
 
 from pyimgano.base import VersionStampMixin, normal_rows
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+from pyimgano.inference import anomaly_map, score
 
 __all__ = ["ThresholdCalibrator", "out_of_sample_scores", "own_scores"]
 
@@ -314,8 +315,6 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         ndarray of shape (n_samples, height, width), float32, or list of such arrays
             Higher = more anomalous.
         """
-        from pyimgano.inference import anomaly_map  # it knows the way into any nesting
-
         return anomaly_map(self, X)
 
     def score_and_map(self, X: Any) -> tuple[np.ndarray, Any]:
@@ -330,8 +329,6 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         scores : ndarray of shape (n_samples,), float64
         maps : as from ``anomaly_map``, or None if the detector makes none
         """
-        from pyimgano.inference import score
-
         found = score(self, X, maps=True)
         return -found.scores, found.maps
 

@@ -17,7 +17,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 
 __all__ = ["Scored", "anomaly_map", "infer", "score", "threshold"]
@@ -128,9 +127,14 @@ def _one_level_in(estimator: Any) -> Any:
     return None
 
 
+def _is_calibrator(estimator: Any) -> bool:
+    # Known by what it does: ThresholdCalibrator builds on this module.
+    return hasattr(type(estimator), "p_value_of_scores")
+
+
 def _makes_maps(detector: Any) -> bool:
     # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
-    return hasattr(detector, "score_and_map") and not isinstance(detector, ThresholdCalibrator)
+    return hasattr(detector, "score_and_map") and not _is_calibrator(detector)
 
 
 def _innermost(estimator: Any, X: Any) -> tuple[Any, Any]:
@@ -140,7 +144,7 @@ def _innermost(estimator: Any, X: Any) -> tuple[Any, Any]:
         if isinstance(estimator, Pipeline):
             steps = list(estimator.steps)
             last = steps[-1][1]
-            if isinstance(last, ThresholdCalibrator) and last.estimator is None:
+            if _is_calibrator(last) and last.estimator is None:
                 steps.pop()  # it turns the score column of the step before into a verdict
             for _, step in steps[:-1]:
                 if step is not None and step != "passthrough":
@@ -225,7 +229,7 @@ def _paths(block: Any) -> Sequence[str | None]:
     return [str(item) if isinstance(item, (str, Path)) else None for item in items]
 
 
-def _calibrator(estimator: Any) -> ThresholdCalibrator | None:
-    while estimator is not None and not isinstance(estimator, ThresholdCalibrator):
+def _calibrator(estimator: Any) -> Any:
+    while estimator is not None and not _is_calibrator(estimator):
         estimator = _one_level_in(estimator)
     return estimator
