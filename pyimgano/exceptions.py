@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 __all__ = [
+    "AlignmentWarning",
     "DatasetError",
     "ImageFormatError",
     "ImageReadError",
     "MissingExtraError",
+    "PluginError",
+    "PluginWarning",
     "RandomWeightsWarning",
     "TooFewImagesError",
     "TooFewImagesWarning",
+    "UnknownModelError",
+    "UnknownParameterError",
     "UntrustedFileError",
     "VersionDriftWarning",
     "WeightsError",
@@ -57,8 +62,24 @@ class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message names the extra."""
 
 
+class UnknownModelError(ValueError):
+    """The registry has no model of that name, tag or family; the message names the nearest."""
+
+
+class UnknownParameterError(TypeError):
+    """A model has no parameter of that name; the message names the nearest."""
+
+
+class PluginError(ImportError):
+    """A plug-in that adds a model cannot be loaded; the message names it and says why."""
+
+
 class UntrustedFileError(ValueError):
     """A saved pipeline is damaged or holds types that are not on the allow-list."""
+
+
+class AlignmentWarning(UserWarning):
+    """An image could not be brought to the reference and is compared as it lies."""
 
 
 class RandomWeightsWarning(UserWarning):
@@ -67,6 +88,10 @@ class RandomWeightsWarning(UserWarning):
 
 class TooFewImagesWarning(UserWarning):
     """The images cannot support the false-positive rate that was asked for."""
+
+
+class PluginWarning(UserWarning):
+    """A plug-in cannot be loaded; its model is left out of the list."""
 
 
 class VersionDriftWarning(UserWarning):
