@@ -1,18 +1,34 @@
-"""Images to numbers: steps that turn images into grids of patch features."""
+"""Images to numbers: steps that turn images into grids of patch features, or into rows."""
 
 from __future__ import annotations
 
 from pyimgano.features._base import BasePatchFeatures
+from pyimgano.features._color import ColorHistogram, ColorMoments, PatchStatistics
 from pyimgano.features._filterbank import FilterBankFeatures
+from pyimgano.features._gradients import EdgeFeatures, HOGFeatures
 from pyimgano.features._grids import PatchGrids
+from pyimgano.features._pooling import PatchPooling
 from pyimgano.features._registry import make_features
+from pyimgano.features._rows import BaseRowFeatures
+from pyimgano.features._texture import FFTBandFeatures, GaborFeatures, GLCMFeatures, LBPFeatures
 from pyimgano.features._torch import TorchPatchFeatures
 from pyimgano.features._vit import ViTPatchFeatures
 
 __all__ = [
     "BasePatchFeatures",
+    "BaseRowFeatures",
+    "ColorHistogram",
+    "ColorMoments",
+    "EdgeFeatures",
+    "FFTBandFeatures",
     "FilterBankFeatures",
+    "GLCMFeatures",
+    "GaborFeatures",
+    "HOGFeatures",
+    "LBPFeatures",
     "PatchGrids",
+    "PatchPooling",
+    "PatchStatistics",
     "TorchPatchFeatures",
     "ViTPatchFeatures",
     "make_features",
