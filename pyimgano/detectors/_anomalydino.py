@@ -13,21 +13,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.base import BasePatchDetector, Fingerprint, TrainingBlocks
-from pyimgano.detectors._coreset import greedy_k_center
-from pyimgano.detectors._leave_out import leave_one_group_out_banks
-from pyimgano.detectors._neighbors import NearestNeighbors
+from pyimgano.detectors._bank import LeftOut, choose_bank
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
-from pyimgano.utils._progress import progress_callback
 
 __all__ = ["AnomalyDINODetector"]
 
 # Dimensions of the random projection that a coreset is chosen on, as in PatchCore.
 _PROJECTION_DIM = 128
-# Every so many rows of the bank bound the distances to all of it; a prime, so that the rows
-# do not all come from the same columns of the grids.
-_PROBE_STRIDE = 17
 
 
 class AnomalyDINODetector(BasePatchDetector):
@@ -122,6 +115,9 @@ class AnomalyDINODetector(BasePatchDetector):
     (1, 64, 64)
     """
 
+    _registry_name = "vision_anomalydino"
+    _family = "memory bank"
+    _tags = ("any pose", "few-shot")
     _parameter_constraints: dict = {
         **BasePatchDetector._parameter_constraints,
         "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
@@ -168,28 +164,18 @@ class AnomalyDINODetector(BasePatchDetector):
                 f"n_rotations={self.n_rotations} rotates images, and X holds their features "
                 "already: fit on images, or set n_rotations=1."
             )
-        patches = PatchStore(blocks)
-        if (patches.groups == patches.groups[0]).all():
-            raise TooFewImagesError(
-                f"all {blocks.n_images} training samples are copies of one: there is no "
-                "second good one to tell how much good ones differ."
-            )
-        group = patches.group_of_row
-        refill = [np.empty(0, np.int64)] * blocks.n_images
-        if self.coreset_ratio == 1.0:
-            self._search = NearestNeighbors(patches.rows, bank_group=group)
-        else:
-            rng = check_random_state(self.random_state)
-            points = patches.project(_PROJECTION_DIM, rng)
-            n_picks = max(1, round(self.coreset_ratio * len(points)))
-            first = rng.randint(len(points))
-            with progress_callback("coreset", self.verbose) as progress:
-                coreset = greedy_k_center(points, n_picks, first=first, progress=progress)
-            picks = coreset.picks
-            self._search = NearestNeighbors(patches.rows[picks], bank_group=group[picks])
-            added, starts = leave_one_group_out_banks(points, coreset, group)
-            refill[: len(starts) - 1] = np.split(added, starts[1:-1])
-        return self._leave_one_out_scores(patches, refill, blocks.n_images)
+        bank = choose_bank(
+            PatchStore(blocks),
+            ratio=self.coreset_ratio,
+            projection_dim=_PROJECTION_DIM,
+            rng=check_random_state(self.random_state),
+            verbose=self.verbose,
+        )
+        self._search = bank.search
+        n = blocks.n_images  # the rotations come after them
+        return bank.out_of_sample(
+            self._score_without, blocks.groups[:n], blocks.copy_of[:n], self.verbose
+        )
 
     def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
         known: list[Fingerprint] = []
@@ -238,50 +224,20 @@ class AnomalyDINODetector(BasePatchDetector):
     def _n_worst(self, n_patches: int) -> int:
         return max(1, round(self.top_fraction * n_patches))
 
-    def _leave_one_out_scores(
-        self, patches: PatchStore, refill: list[np.ndarray], n_images: int
-    ) -> np.ndarray:
-        """Score each training image against the bank without it.
+    def _score_without(self, image: LeftOut) -> float:
+        """Score of a training image against the bank without it.
 
-        The score needs an image's worst patches only. The distance to a small part of the
-        bank bounds that to all of it from above, so patches are measured in the order of these
-        bounds until none that is left can be among the worst.
+        The score needs the image's worst patches only: patches are measured in the order of
+        their bounds until none that is left can be among the worst.
         """
-        probe = NearestNeighbors(
-            self.bank_[::_PROBE_STRIDE], bank_group=self.bank_image_[::_PROBE_STRIDE]
-        )
-        scores = np.empty(n_images)
-        with progress_callback("out-of-sample scores", self.verbose) as progress:
-            for i, group in enumerate(patches.groups[:n_images]):
-                first = patches.copy_of[i]
-                if first != i:  # the same bank, the same score
-                    scores[i] = scores[first]
-                    continue
-                rows = patches.rows[patches.starts[i] : patches.starts[i + 1]]
-                banks = [self._search]
-                if len(refill[group]):
-                    added = patches.rows[refill[group]]
-                    banks.append(NearestNeighbors(added, np.full(len(added), -1)))
-                scores[i] = self._score_without(group, rows, probe, banks)
-                if progress is not None:
-                    progress(i + 1, n_images)
-        return scores
-
-    def _score_without(
-        self, group: int, rows: np.ndarray, probe: NearestNeighbors, banks: list[NearestNeighbors]
-    ) -> float:
-        """Score of one image, given its tokens, against the banks without its group."""
-        n_worst = self._n_worst(len(rows))
-        exclude = np.full(len(rows), group)
-        bound = probe.query(rows, exclude=exclude)[0][:, 0]
-        order = np.argsort(-bound, kind="stable")
+        n_worst = self._n_worst(len(image.rows))
+        order = np.argsort(-image.bound, kind="stable")
         measured = np.empty(0)
         step = max(16, 2 * n_worst)
         while len(measured) < len(order):
             part = order[len(measured) : len(measured) + step]
-            found = [bank.query(rows[part], exclude=exclude[part])[0][:, 0] for bank in banks]
-            measured = np.concatenate([measured, np.min(found, axis=0)])
-            rest = bound[order[len(measured) :]]
+            measured = np.concatenate([measured, image.nearest(part)[0]])
+            rest = image.bound[order[len(measured) :]]
             if len(measured) >= n_worst and (rest <= np.sort(measured)[-n_worst]).all():
                 break
         return _mean_of_worst(_cosine_distance(measured), n_worst)

@@ -10,13 +10,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._coreset import greedy_k_center
-from pyimgano.detectors._leave_out import leave_one_group_out_banks
-from pyimgano.detectors._neighbors import NearestNeighbors
-from pyimgano.detectors._patches import PatchStore
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.detectors._bank import LeftOut, MemoryBank, choose_bank, stream_bank
+from pyimgano.detectors._patches import PatchFile, PatchStore
 from pyimgano.features import PatchGrids
-from pyimgano.utils._progress import progress_callback
 
 __all__ = ["PatchCoreDetector"]
 
@@ -41,6 +37,9 @@ class PatchCoreDetector(BasePatchDetector):
     coreset_ratio : float in (0, 1], default=0.1
         Share of the training patches kept in the bank. 0.01 is ten times faster to search and
         nearly as accurate on most data.
+    max_bank_patches : int or None, default=None
+        Largest size of the bank. A number also bounds the memory that fitting needs to about
+        four times as many patches, however many training images there are; see the notes.
     n_neighbors : int, default=9
         Bank patches around the nearest one that enter the re-weighting; 1 leaves it out.
     projection_dim : int, default=128
@@ -84,6 +83,13 @@ class PatchCoreDetector(BasePatchDetector):
     Choosing m of n patches costs O(n m) distances at worst; the triangle inequality spares
     most of them, without changing a pick. Scoring costs O(m) distances per patch.
 
+    Without ``max_bank_patches`` all training patches are in memory while fitting. With it,
+    ``4 * max_bank_patches`` (at least 16 384) candidates are, and each time they have filled
+    up, a coreset of half of them remains. As long as all patches fit, the bank is the one chosen
+    with all at hand; beyond that it covers them less evenly, which ``coreset_radius_`` tells.
+    All training patches pass through a temporary file of ``4 * n_patches * n_features`` bytes
+    in the folder of :mod:`tempfile` (set ``TMPDIR`` to choose it).
+
     References
     ----------
     .. [1] K. Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
@@ -103,19 +109,27 @@ class PatchCoreDetector(BasePatchDetector):
     (1, 64, 64)
     """
 
+    _registry_name = "vision_patchcore"
+    _family = "memory bank"
+    _tags = ("any pose",)
     _parameter_constraints: dict = {
         **BasePatchDetector._parameter_constraints,
         "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
+        "max_bank_patches": [Interval(Integral, 1, None, closed="left"), None],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "projection_dim": [Interval(Integral, 1, None, closed="left")],
         "verbose": ["boolean"],
     }
+
+    # A subclass that has to see all patches at once does not take it.
+    max_bank_patches: int | None = None
 
     def __init__(
         self,
         features: Any = "wide_resnet50_2",
         *,
         coreset_ratio: float = 0.1,
+        max_bank_patches: int | None = None,
         n_neighbors: int = 9,
         projection_dim: int = 128,
         smoothing_sigma: float = 4.0,
@@ -125,6 +139,7 @@ class PatchCoreDetector(BasePatchDetector):
     ) -> None:
         self.features = features
         self.coreset_ratio = coreset_ratio
+        self.max_bank_patches = max_bank_patches
         self.n_neighbors = n_neighbors
         self.projection_dim = projection_dim
         self.smoothing_sigma = smoothing_sigma
@@ -141,33 +156,25 @@ class PatchCoreDetector(BasePatchDetector):
         return self._search.bank_group
 
     def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
-        rng = check_random_state(self.random_state)
-        patches = PatchStore(blocks)
-        if (patches.groups == patches.groups[0]).all():
-            raise TooFewImagesError(
-                f"all {len(patches.groups)} training samples are copies of one: there is no "
-                "second good one to tell how much good ones differ."
-            )
-        points = patches.project(self.projection_dim, rng)
-        kept, weight = self._weigh(patches)
-        if len(kept) < len(points):
-            points = points[kept]
-        n_picks = max(1, round(self.coreset_ratio * len(points)))
-        with progress_callback("coreset", self.verbose) as progress:
-            coreset = greedy_k_center(
-                points, n_picks, first=rng.randint(len(points)), progress=progress
-            )
-        group = patches.group_of_row
-        picks = kept[coreset.picks]
-        self._search = NearestNeighbors(patches.rows[picks], bank_group=group[picks])
-        self._bank_weight = weight[picks]
-        self.coreset_radius_ = coreset.radius
-        with progress_callback("out-of-sample scores", self.verbose) as progress:
-            refills = leave_one_group_out_banks(points, coreset, group[kept], progress=progress)
-        nearest = np.full(len(group), -1)
-        nearest[kept] = coreset.nearest
-        refill = [kept[rows] for rows in np.split(refills.refill, refills.starts[1:-1])]
-        return self._leave_one_out_scores(patches, weight, nearest, refill)
+        options: dict[str, Any] = {
+            "ratio": self.coreset_ratio,
+            "projection_dim": self.projection_dim,
+            "rng": check_random_state(self.random_state),
+            "verbose": self.verbose,
+        }
+        if self.max_bank_patches is None:
+            return self._keep(choose_bank(PatchStore(blocks), weigh=self._weigh, **options), blocks)
+        with PatchFile() as file:
+            options["max_patches"] = self.max_bank_patches
+            return self._keep(stream_bank(blocks, file, **options), blocks)
+
+    def _keep(self, bank: MemoryBank, blocks: TrainingBlocks) -> np.ndarray:
+        self._search, self._bank_weight = bank.search, bank.weight
+        scores = bank.out_of_sample(
+            self._score_without, blocks.groups, blocks.copy_of, self.verbose
+        )
+        self.coreset_radius_ = bank.radius  # known for certain once every patch has been met
+        return scores
 
     def _weigh(self, patches: PatchStore) -> tuple[np.ndarray, np.ndarray]:
         """Rows that may enter the bank, ascending, and the factor of distances to each row."""
@@ -197,65 +204,20 @@ class PatchCoreDetector(BasePatchDetector):
         first = int(self.bank_image_[0])
         return first if (self.bank_image_ == first).all() else -2
 
-    def _leave_one_out_scores(
-        self,
-        patches: PatchStore,
-        weight: np.ndarray,
-        nearest: np.ndarray,
-        refill: list[np.ndarray],
-    ) -> np.ndarray:
-        """Score each training image against the bank chosen without it.
+    def _score_without(self, image: LeftOut) -> float:
+        """Score of a training image against the bank chosen without it.
 
-        The score needs an image's worst patch only. The distance to any bank patch of another
-        image, times the largest weight, bounds a patch's anomaly from above, so patches are
-        measured in the order of these bounds until no bound is left above the worst found.
-        ``nearest`` is each patch's nearest bank patch (in the projection), -1 where it is not
-        known and there is no bound; where it stems from the same image, the bank patch of
-        another image that is nearest to it takes its place. ``refill`` has the rows that each
-        group's bank is filled up with.
+        The score needs the image's worst patch only. A patch's bound, times the largest weight,
+        is at least its anomaly, so patches are measured in the order of these bounds until no
+        bound is left above the worst found.
         """
-        elsewhere = self._search.query(self.bank_, k=1, exclude=self.bank_image_)[1][:, 0]
-        own = (nearest >= 0) & (self.bank_image_[nearest] == patches.group_of_row)
-        bound = _row_distances(patches.rows, self.bank_, np.where(own, elsewhere[nearest], nearest))
-        bound *= weight.max()
-        scores = np.empty(len(patches.groups))
-        for i, group in enumerate(patches.groups):
-            first = patches.copy_of[i]
-            if first != i:  # the same bank, the same score
-                scores[i] = scores[first]
-                continue
-            part = slice(patches.starts[i], patches.starts[i + 1])
-            # The last groups may have no patch that was to be picked: nothing to fill up.
-            added = refill[group] if group < len(refill) else np.empty(0, np.int64)
-            scores[i] = self._worst_without(
-                group, patches.rows[part], bound[part], patches.rows[added], weight[added]
-            )
-        return scores
-
-    def _worst_without(
-        self,
-        image: int,
-        rows: np.ndarray,
-        bound: np.ndarray,
-        added: np.ndarray,
-        added_weight: np.ndarray,
-    ) -> float:
-        """Score of one image against the bank less its own patches and plus ``added``."""
-        refill = NearestNeighbors(added) if len(added) else None
+        bound = image.bound * image.largest_weight
         order = np.argsort(-bound, kind="stable")
-        worst, worst_distance, worst_row, neighbour = -1.0, 0.0, -1, rows[0]
+        worst, worst_distance, worst_row, neighbour = -1.0, 0.0, -1, image.rows[0]
         done, step = 0, 16
         while done < len(order) and bound[order[done]] > worst:
             part = order[done : done + step]
-            found = self._search.query(rows[part], k=1, exclude=np.full(len(part), image))
-            distance, index = found[0][:, 0], found[1][:, 0]
-            nearest, weight = self.bank_[index], self._bank_weight[index]
-            if refill is not None:
-                found = refill.query(rows[part], k=1)
-                closer = found[0][:, 0] < distance
-                distance = np.where(closer, found[0][:, 0], distance)
-                nearest[closer] = added[found[1][closer, 0]]
-                weight[closer] = added_weight[found[1][closer, 0]]
+            distance, nearest, weight = image.nearest(part)
             anomaly = distance * weight
             at = int(np.argmax(anomaly))
             if anomaly[at] > worst:
@@ -265,22 +227,9 @@ class PatchCoreDetector(BasePatchDetector):
         b = min(self.n_neighbors, len(self.bank_))
         if b == 1:
             return worst
-        _, index = self._search.query(neighbour[None], k=b, exclude=[image])
-        around = np.concatenate([self.bank_[index[0][index[0] >= 0]], added])
-        to_it = np.linalg.norm(around.astype(np.float64) - neighbour, axis=1)
-        around = around[np.argsort(to_it, kind="stable")[:b]]
-        to_neighbours = np.linalg.norm(rows[worst_row].astype(np.float64) - around, axis=1)
+        around = image.around(neighbour, b)
+        to_neighbours = np.linalg.norm(image.rows[worst_row].astype(np.float64) - around, axis=1)
         return worst * float(_density_weight(np.array([worst_distance]), to_neighbours[None])[0])
-
-
-def _row_distances(rows: np.ndarray, bank: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Distance of each row to one bank row; infinite where ``index`` is -1."""
-    out = np.empty(len(rows))
-    for start in range(0, len(rows), 4096):
-        part = slice(start, start + 4096)
-        out[part] = np.linalg.norm(rows[part] - bank[index[part]], axis=1)
-    # Rounded up: a bound in float32 must not fall below the distance it bounds.
-    return np.where(index < 0, np.inf, out * (1 + 1e-5))
 
 
 def _row_of_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

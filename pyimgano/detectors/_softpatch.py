@@ -137,8 +137,14 @@ class SoftPatchDetector(PatchCoreDetector):
     6
     """
 
+    _registry_name = "vision_softpatch"
+    _tags = ("fixed pose", "noisy training")
     _parameter_constraints: dict = {
-        **PatchCoreDetector._parameter_constraints,
+        **{
+            name: constraint
+            for name, constraint in PatchCoreDetector._parameter_constraints.items()
+            if name != "max_bank_patches"  # its weights compare all images at each position
+        },
         "discriminator": [StrOptions({"lof", "nearest", "gaussian"})],
         "lof_neighbors": [Interval(Integral, 1, None, closed="left")],
         "drop_ratio": [Interval(Real, 0, 1, closed="left")],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import tempfile
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -205,3 +208,66 @@ def test_real_bottles(shared_data):
     test = np.r_[0:10, 20:24, 42:46, 62:66]
     detector = PatchCoreDetector("filterbank", coreset_ratio=0.02).fit(data.X_train[:60])
     assert anomaly_roc_auc(detector, data.X_test[test], data.y_test[test]) >= 0.95
+
+
+def clustered_grids(n=300, seed=0):
+    """``n`` images of 100 patches in three dimensions: more than candidates are held."""
+    rng = np.random.RandomState(seed)
+    centers = rng.normal(size=(7, 3)) * 4
+    rows = centers[rng.randint(7, size=(n, 100))] + rng.normal(size=(n, 100, 3))
+    return PatchGrids.from_array(rows.reshape(n, 10, 10, 3).astype(np.float32))
+
+
+def test_a_streamed_bank_is_the_exact_one_while_all_candidates_fit():
+    X = grids(8)
+    exact = PatchCoreDetector(coreset_ratio=0.25).fit(X)
+    streamed = PatchCoreDetector(coreset_ratio=0.25, max_bank_patches=1000).fit(X)
+    np.testing.assert_array_equal(streamed.bank_, exact.bank_)
+    np.testing.assert_array_equal(streamed.bank_image_, exact.bank_image_)
+    np.testing.assert_array_equal(streamed.training_scores_, exact.training_scores_)
+    assert streamed.coreset_radius_ == pytest.approx(exact.coreset_radius_, rel=1e-6)
+
+
+def test_a_streamed_bank_of_many_patches_covers_them_all():
+    X = clustered_grids()
+    streamed = PatchCoreDetector(coreset_ratio=0.1, max_bank_patches=500).fit(X)
+    assert len(streamed.bank_) == 500
+    assert len(np.unique(streamed.bank_image_)) > 200  # not just the first or the last images
+    radius = cdist(X.rows, streamed.bank_).min(axis=1).max()
+    assert streamed.coreset_radius_ == pytest.approx(radius, rel=1e-5)
+    exact = PatchCoreDetector(coreset_ratio=500 / 30_000).fit(X)
+    assert exact.coreset_radius_ < radius < 2 * exact.coreset_radius_
+    for row, image in zip(streamed.bank_[:50], streamed.bank_image_[:50]):
+        assert (X[int(image)].rows == row).all(axis=1).any()
+
+
+def test_training_scores_of_a_streamed_bank_say_as_much_as_those_of_an_exact_one():
+    both = clustered_grids(600)
+    train, unseen = both[np.arange(300)], both[np.arange(300, 600)]
+
+    def share_above_the_90_percent_quantile(detector):
+        detector.fit(train)
+        level = np.quantile(detector.training_scores_, 0.9)
+        return np.mean(-detector.score_samples(unseen) > level)
+
+    streamed = share_above_the_90_percent_quantile(PatchCoreDetector(max_bank_patches=500))
+    exact = share_above_the_90_percent_quantile(PatchCoreDetector(coreset_ratio=500 / 30_000))
+    assert streamed == pytest.approx(exact, abs=0.04)
+    assert 0.02 <= streamed <= 0.16
+
+
+@pytest.mark.parametrize("wrong", [0, 2.5, "many"])
+def test_max_bank_patches_is_a_number_of_patches(wrong):
+    with pytest.raises(ValueError, match="max_bank_patches"):
+        PatchCoreDetector(max_bank_patches=wrong).fit(grids())
+
+
+def test_a_full_disk_says_where_it_is_and_what_to_do(monkeypatch, tmp_path):
+    full = pathlib.Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full.open("r+b", buffering=0))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match=r"No space left.*TMPDIR") as caught:
+        PatchCoreDetector(max_bank_patches=10).fit(grids())
+    assert str(tmp_path) in str(caught.value)

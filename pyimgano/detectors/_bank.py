@@ -1,0 +1,373 @@
+"""The memory bank: which training patches are kept, and what it is without each image.
+
+All patches may be at hand, or only as many as fit: a bank with a stated largest size is
+chosen while the images stream by, in memory that does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from pyimgano.base import TrainingBlocks
+from pyimgano.detectors._coreset import greedy_k_center
+from pyimgano.detectors._leave_out import GroupRefills, leave_one_group_out_banks
+from pyimgano.detectors._neighbors import NearestNeighbors
+from pyimgano.detectors._patches import PatchFile, PatchStore, Projection
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.utils._progress import progress_callback
+
+__all__ = ["LeftOut", "MemoryBank", "choose_bank", "stream_bank"]
+
+# Every so many rows of a bank bound the distances to all of it; a prime, so that the rows do
+# not all come from the same columns of the grids.
+_PROBE_STRIDE = 17
+# Candidates held while images stream by: this many times the bank, but not fewer than this.
+_CANDIDATES = 4
+_FEWEST_CANDIDATES = 16_384
+
+
+class LeftOut(NamedTuple):
+    """A training image and the bank that would have been chosen without it.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n, d), float32
+        The image's patches.
+    bound : ndarray of shape (n,), float64
+        At least each patch's distance to that bank; infinite where nothing is known.
+    group : int
+        Its group, whose patches are not in that bank.
+    bank : MemoryBank
+        The bank of all images.
+    added : ndarray of shape (r, d), float32
+        Patches of other images that fill the bank up to its size.
+    added_weight : ndarray of shape (r,), float64
+    """
+
+    rows: np.ndarray
+    bound: np.ndarray
+    group: int
+    bank: MemoryBank
+    added: np.ndarray
+    added_weight: np.ndarray
+
+    @property
+    def largest_weight(self) -> float:
+        return float(max(self.bank.weight.max(), self.added_weight.max(initial=0.0)))
+
+    def nearest(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distance of the rows ``part`` to the bank without the image, neighbour and weight."""
+        search = self.bank.search
+        found = search.query(self.rows[part], k=1, exclude=np.full(len(part), self.group))
+        distance, index = found[0][:, 0], found[1][:, 0]
+        neighbour, weight = search.bank[index], self.bank.weight[index]
+        if len(self.added):
+            found = NearestNeighbors(self.added).query(self.rows[part], k=1)
+            closer = found[0][:, 0] < distance
+            distance = np.where(closer, found[0][:, 0], distance)
+            neighbour[closer] = self.added[found[1][closer, 0]]
+            weight[closer] = self.added_weight[found[1][closer, 0]]
+        return distance, neighbour, weight
+
+    def around(self, row: np.ndarray, k: int) -> np.ndarray:
+        """Return the at most k rows of the bank without the image that are nearest to ``row``."""
+        _, index = self.bank.search.query(row[None], k=k, exclude=[self.group])
+        near = np.concatenate([self.bank.search.bank[index[0][index[0] >= 0]], self.added])
+        to_it = np.linalg.norm(near.astype(np.float64) - row, axis=1)
+        return near[np.argsort(to_it, kind="stable")[:k]]
+
+
+class _Sources(NamedTuple):
+    """Where the images' patches are, and which bank patch each is (about) nearest to.
+
+    Attributes
+    ----------
+    rows_of : callable
+        ``rows_of(i)`` are the patches of image i.
+    nearest : callable
+        ``nearest(i, rows)`` is, for each of them, a position in the bank, or None.
+    pool : ndarray of shape (p, d), float32
+        Patches that ``refills`` refers to.
+    pool_weight : ndarray of shape (p,)
+    refills : GroupRefills
+    """
+
+    rows_of: Callable[[int], np.ndarray]
+    nearest: Callable[[int, np.ndarray], np.ndarray | None]
+    pool: np.ndarray
+    pool_weight: np.ndarray
+    refills: GroupRefills
+
+
+class MemoryBank:
+    """A chosen bank; it lives as long as the fit.
+
+    Attributes
+    ----------
+    search : NearestNeighbors
+        Over the bank's rows, with the image each came from as their group.
+    weight : ndarray of shape (n_bank,), float64
+        Factor of distances to each.
+    radius : float
+        Largest distance of a training patch to the bank, in the projection.
+    """
+
+    def __init__(
+        self,
+        search: NearestNeighbors,
+        weight: np.ndarray,
+        radius: float,
+        elsewhere: np.ndarray | None,
+        sources: _Sources,
+    ) -> None:
+        self.search, self.weight, self.radius = search, weight, radius
+        self._elsewhere, self._sources = elsewhere, sources
+        self._probe: NearestNeighbors | None = None
+
+    def out_of_sample(
+        self,
+        score: Callable[[LeftOut], float],
+        groups: np.ndarray,
+        copy_of: np.ndarray,
+        verbose: bool,
+    ) -> np.ndarray:
+        """Score each image by ``score`` against the bank without it, ``(n_images,)``."""
+        scores = np.empty(len(groups))
+        with progress_callback("out-of-sample scores", verbose) as progress:
+            for i, group in enumerate(groups.tolist()):
+                first = copy_of[i]
+                # Of equal images the bank loses all: the same bank, the same score.
+                scores[i] = scores[first] if first != i else score(self._without(i, group))
+                if progress is not None:
+                    progress(i + 1, len(groups))
+        return scores
+
+    def _without(self, i: int, group: int) -> LeftOut:
+        source = self._sources
+        starts = source.refills.starts
+        # The last groups may have no patch that was to be picked: nothing to fill up.
+        last = group + 1 < len(starts)
+        part = slice(starts[group], starts[group + 1]) if last else slice(0)
+        added = source.refills.refill[part]
+        rows = source.rows_of(i)
+        nearest = source.nearest(i, rows)
+        if nearest is None:
+            bound = self._probed(rows, group)
+        else:
+            assert self._elsewhere is not None
+            known = nearest >= 0
+            own = known & (self._image[nearest] == group)
+            other = np.where(own, self._elsewhere[nearest], nearest)
+            bound = _row_distances(rows, self.search.bank, other)
+        return LeftOut(rows, bound, group, self, source.pool[added], source.pool_weight[added])
+
+    @property
+    def _image(self) -> np.ndarray:
+        assert self.search.bank_group is not None
+        return self.search.bank_group
+
+    def _probed(self, rows: np.ndarray, group: int) -> np.ndarray:
+        if self._probe is None:
+            some = slice(None, None, _PROBE_STRIDE)
+            self._probe = NearestNeighbors(self.search.bank[some], bank_group=self._image[some])
+        return self._probe.query(rows, exclude=np.full(len(rows), group))[0][:, 0]
+
+
+Weigh = Callable[[PatchStore], "tuple[np.ndarray, np.ndarray]"]
+
+
+def choose_bank(
+    patches: PatchStore,
+    *,
+    ratio: float,
+    projection_dim: int,
+    rng: np.random.RandomState,
+    verbose: bool,
+    weigh: Weigh | None = None,
+) -> MemoryBank:
+    """Choose a coreset of all patches; all of them if ``ratio`` is 1.
+
+    ``weigh(patches)`` may say which rows can enter the bank, ascending, and give a factor for
+    the distances to each row.
+    """
+    _check_not_one(patches.groups)
+    n = len(patches.rows)
+    group = patches.group_of_row
+    kept, weight = (np.arange(n), np.ones(n)) if weigh is None else weigh(patches)
+    if ratio == 1.0:
+        search = NearestNeighbors(patches.rows[kept], bank_group=group[kept])
+        none = GroupRefills(np.empty(0, np.int64), np.zeros(1, np.int64))
+        sources = _Sources(patches.rows_of, lambda i, rows: None, patches.rows, weight, none)
+        return MemoryBank(search, weight[kept], 0.0, None, sources)
+    points = patches.project(Projection(patches.rows.shape[1], projection_dim, rng))
+    if len(kept) < n:
+        points = points[kept]
+    n_picks = max(1, round(ratio * len(points)))
+    first = rng.randint(len(points))
+    chosen = _Chosen(points, group[kept], n_picks, first, verbose)
+    nearest = np.full(n, -1)
+    nearest[kept] = chosen.nearest
+    picks = kept[chosen.picks]
+    sources = _Sources(
+        patches.rows_of,
+        lambda i, rows: nearest[patches.starts[i] : patches.starts[i + 1]],
+        patches.rows,
+        weight,
+        GroupRefills(kept[chosen.refills.refill], chosen.refills.starts),
+    )
+    search = NearestNeighbors(patches.rows[picks], bank_group=group[picks])
+    return MemoryBank(search, weight[picks], chosen.radius, chosen.elsewhere, sources)
+
+
+def stream_bank(
+    blocks: TrainingBlocks,
+    file: PatchFile,
+    *,
+    ratio: float,
+    max_patches: int,
+    projection_dim: int,
+    rng: np.random.RandomState,
+    verbose: bool,
+) -> MemoryBank:
+    """Choose a coreset of at most ``max_patches`` patches while the blocks stream by.
+
+    A few times as many candidates are held. When there is no more room, a greedy k-center
+    coreset of them, half as many, takes their place (merge and reduce [1]_); the bank is the
+    coreset of the last candidates. While everything fits, it is the very one that is chosen
+    with all patches at hand. All patches go through ``file``, from which each image is read
+    again to be scored without itself.
+
+    References
+    ----------
+    .. [1] S. Har-Peled and S. Mazumdar, "On coresets for k-means and k-median clustering",
+       STOC 2004.
+    """
+    capacity = max(_CANDIDATES * max_patches, _FEWEST_CANDIDATES)
+    candidates: _Candidates | None = None
+    projection: Projection | None = None
+    n_samples = 0
+    for grids in blocks:
+        if candidates is None or projection is None:
+            projection = Projection(grids.n_features, projection_dim, rng)
+            candidates = _Candidates(capacity, projection)
+        groups = blocks.groups[n_samples:]
+        n_samples += len(grids)
+        file.append(grids)
+        candidates.add(grids.rows, np.repeat(groups, grids.grid_shapes.prod(axis=1)))
+    assert candidates is not None and projection is not None
+    groups = blocks.groups
+    _check_not_one(groups)
+    rows, group = candidates.rows, candidates.group
+    if (group == group[0]).all():
+        raise TooFewImagesError(
+            f"max_bank_patches={max_patches} left candidates of one training image only: the "
+            "others look like it everywhere. Use a larger one, or None."
+        )
+    n_picks = min(max(1, round(ratio * file.n_patches)), max_patches)
+    chosen = _Chosen(candidates.points, group, n_picks, rng.randint(len(rows)), verbose)
+    in_projection = NearestNeighbors(candidates.points[chosen.picks])
+
+    def nearest(i: int, patches: np.ndarray) -> np.ndarray:
+        distance, index = in_projection.query(projection(patches), k=1)
+        # What candidates stood for may lie farther away than any of them.
+        bank.radius = max(bank.radius, float(distance.max(initial=0.0)))
+        return index[:, 0]
+
+    bank = MemoryBank(
+        NearestNeighbors(rows[chosen.picks], bank_group=group[chosen.picks]),
+        np.ones(n_picks),
+        chosen.radius,
+        chosen.elsewhere,
+        _Sources(file.rows_of, nearest, rows, np.ones(len(rows)), chosen.refills),
+    )
+    return bank
+
+
+class _Chosen:
+    """A coreset of points, what fills it up without each group, and neighbours elsewhere."""
+
+    def __init__(
+        self, points: np.ndarray, group: np.ndarray, n_picks: int, first: int, verbose: bool
+    ) -> None:
+        with progress_callback("coreset", verbose) as progress:
+            coreset = greedy_k_center(points, n_picks, first=first, progress=progress)
+        self.picks, self.nearest, self.radius = coreset.picks, coreset.nearest, coreset.radius
+        with progress_callback("banks without each image", verbose) as progress:
+            self.refills = leave_one_group_out_banks(points, coreset, group, progress=progress)
+        image = group[self.picks]
+        search = NearestNeighbors(points[self.picks], bank_group=image)
+        # For each pick the nearest one of another group; -1 if there is none.
+        self.elsewhere = search.query(search.bank, k=1, exclude=image)[1][:, 0]
+
+
+class _Candidates:
+    """At most ``capacity`` patches that stand for all that were added."""
+
+    def __init__(self, capacity: int, projection: Projection) -> None:
+        self._capacity, self._projection = capacity, projection
+        self._n = 0
+        self._rows = np.empty((0, projection.n_features), np.float32)
+        self._points = np.empty((0, projection.n_dims), np.float32)
+        self._group = np.empty(0, np.int64)
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._rows[: self._n]
+
+    @property
+    def points(self) -> np.ndarray:
+        return self._points[: self._n]
+
+    @property
+    def group(self) -> np.ndarray:
+        return self._group[: self._n]
+
+    def add(self, rows: np.ndarray, group: np.ndarray) -> None:
+        done = 0
+        while done < len(rows):
+            if self._n == self._capacity:
+                self._reduce()
+            stop = min(len(rows), done + self._capacity - self._n)
+            self._append(rows[done:stop], group[done:stop])
+            done = stop
+
+    def _append(self, rows: np.ndarray, group: np.ndarray) -> None:
+        end = self._n + len(rows)
+        if end > len(self._group):  # few images may not need the whole capacity
+            room = min(self._capacity, max(end, 2 * len(self._group)))
+            for name in ("_rows", "_points", "_group"):
+                old = getattr(self, name)
+                grown = np.empty((room, *old.shape[1:]), old.dtype)
+                grown[: self._n] = old[: self._n]
+                setattr(self, name, grown)
+        self._rows[self._n : end] = rows
+        self._points[self._n : end] = self._projection(rows)
+        self._group[self._n : end] = group
+        self._n = end
+
+    def _reduce(self) -> None:
+        half = self._capacity // 2
+        picks = np.sort(greedy_k_center(self.points, half, first=0).picks)
+        for values in (self._rows, self._points, self._group):
+            for start in range(0, half, 4096):  # picks ascend: nothing unread is overwritten
+                some = picks[start : start + 4096]
+                values[start : start + len(some)] = values[some]
+        self._n = half
+
+
+def _check_not_one(groups: np.ndarray) -> None:
+    if (groups == groups[0]).all():
+        raise TooFewImagesError(
+            f"all {len(groups)} training samples are copies of one: there is no second good one "
+            "to tell how much good ones differ."
+        )
+
+
+def _row_distances(rows: np.ndarray, bank: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Distance of each row to one bank row; infinite where ``index`` is -1."""
+    out = np.linalg.norm(rows - bank[index], axis=1)
+    # Rounded up: a bound in float32 must not fall below the distance it bounds.
+    return np.where(index < 0, np.inf, out * (1 + 1e-5))
