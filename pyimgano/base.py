@@ -267,6 +267,12 @@ class BaseImageDetector(
         "random_state": ["random_state"],
     }
 
+    # For the registry, pyimgano.models. The name is each class's own, None for what is no model
+    # by itself; the other two are inherited.
+    _registry_name: str | None
+    _family: str
+    _tags: tuple[str, ...]
+
     contamination: str | float
     random_state: Any
     input_kind_: str

@@ -234,7 +234,7 @@ _PLAIN = {
 _ADMITTED = {(module, name) for module, names in _PLAIN.items() for name in names.split()}
 
 # Parts of the package that act on the outside world; a pipeline has no business with them.
-_NOT_STATE = ("cli", "datasets", "delivery", "evaluation", "pipelines", "utils")
+_NOT_STATE = ("cli", "datasets", "delivery", "evaluation", "models", "pipelines", "utils")
 
 
 class _ArrayWrapper(numpy_pickle.NumpyArrayWrapper):

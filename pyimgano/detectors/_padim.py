@@ -87,6 +87,9 @@ class PaDiMDetector(BasePatchDetector):
     array([ 1, -1])
     """
 
+    _registry_name = "vision_padim"
+    _family = "gaussian"
+    _tags = ("fixed pose",)
     _parameter_constraints: dict = {
         **BasePatchDetector._parameter_constraints,
         "n_channels": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],

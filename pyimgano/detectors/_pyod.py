@@ -97,6 +97,7 @@ class PyODDetector(BaseImageDetector):
     array([ 1, -1])
     """
 
+    _registry_name = None  # pyimgano.models has a name for each of PyOD's models
     _parameter_constraints: dict = {
         **BaseImageDetector._parameter_constraints,
         "detector": [HasMethods(["fit", "decision_function"])],

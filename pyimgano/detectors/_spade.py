@@ -128,6 +128,9 @@ class SPADEDetector(BasePatchDetector):
     (1, 64, 64)
     """
 
+    _registry_name = "vision_spade"
+    _family = "memory bank"
+    _tags = ("any pose",)
     _parameter_constraints: dict = {
         **BasePatchDetector._parameter_constraints,
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],

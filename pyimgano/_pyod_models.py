@@ -1,0 +1,119 @@
+"""PyOD's models in the registry: what PyOD's classes do not say of themselves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["PYOD", "PyODRow"]
+
+
+class PyODRow(NamedTuple):
+    """A line for people, the family of the model, and where it is described."""
+
+    title: str
+    family: str
+    paper: str
+
+
+# By class; it is in the module of pyod.models that has its name in lower case. Left out are
+# models that cannot score a new row by itself, and those that fail scikit-learn's contract:
+# benchmarks/pyod_models.py tries them all.
+PYOD = {
+    "ABOD": PyODRow(
+        "Angle-based outlier detection: variance of the angles to pairs of neighbours",
+        "neighbors",
+        'H.-P. Kriegel, M. Schubert, A. Zimek, "Angle-Based Outlier Detection in '
+        'High-dimensional Data", KDD 2008.',
+    ),
+    "CBLOF": PyODRow(
+        "Cluster-based local outlier factor: distance to the nearest large cluster",
+        "clusters",
+        'Z. He, X. Xu, S. Deng, "Discovering Cluster-based Local Outliers", Pattern Recognition '
+        "Letters 24, 2003.",
+    ),
+    "COPOD": PyODRow(
+        "Copula-based outlier detection: tail probabilities of each feature, by skewness",
+        "tails",
+        'Z. Li et al., "COPOD: Copula-Based Outlier Detection", ICDM 2020.',
+    ),
+    "ECOD": PyODRow(
+        "Empirical cumulative distributions: tail probabilities of each feature",
+        "tails",
+        'Z. Li et al., "ECOD: Unsupervised Outlier Detection Using Empirical Cumulative '
+        'Distribution Functions", IEEE Transactions on Knowledge and Data Engineering, 2022.',
+    ),
+    "GMM": PyODRow(
+        "Gaussian mixture: likelihood under a few Gaussians",
+        "gaussian",
+        'S. Roberts, L. Tarassenko, "A Probabilistic Resource Allocating Network for Novelty '
+        'Detection", Neural Computation 6, 1994.',
+    ),
+    "HBOS": PyODRow(
+        "Histogram-based outlier score: features are rare or common one by one",
+        "density",
+        'M. Goldstein, A. Dengel, "Histogram-based Outlier Score (HBOS): A Fast Unsupervised '
+        'Anomaly Detection Algorithm", KI 2012.',
+    ),
+    "IForest": PyODRow(
+        "Isolation forest: how few random cuts set an image apart",
+        "isolation",
+        'F. T. Liu, K. M. Ting, Z.-H. Zhou, "Isolation Forest", ICDM 2008.',
+    ),
+    "INNE": PyODRow(
+        "Isolation by nearest-neighbour ensembles of small samples",
+        "isolation",
+        'T. Bandaragoda et al., "Isolation-based Anomaly Detection Using Nearest-Neighbor '
+        'Ensembles", Computational Intelligence 34, 2018.',
+    ),
+    "KDE": PyODRow(
+        "Kernel density: how dense training images lie around",
+        "density",
+        'L. J. Latecki, A. Lazarevic, D. Pokrajac, "Outlier Detection with Kernel Density '
+        'Functions", MLDM 2007.',
+    ),
+    "KNN": PyODRow(
+        "Distance to the k-th nearest training image",
+        "neighbors",
+        'S. Ramaswamy, R. Rastogi, K. Shim, "Efficient Algorithms for Mining Outliers from Large '
+        'Data Sets", SIGMOD 2000.',
+    ),
+    "KPCA": PyODRow(
+        "Kernel PCA: reconstruction error in the kernel's feature space",
+        "subspace",
+        'H. Hoffmann, "Kernel PCA for Novelty Detection", Pattern Recognition 40, 2007.',
+    ),
+    "LODA": PyODRow(
+        "Lightweight on-line detector: histograms of sparse random projections",
+        "density",
+        'T. Pevny, "Loda: Lightweight On-line Detector of Anomalies", Machine Learning 102, 2016.',
+    ),
+    "LOF": PyODRow(
+        "Local outlier factor: density compared with that of the neighbours",
+        "neighbors",
+        'M. M. Breunig et al., "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000.',
+    ),
+    "MCD": PyODRow(
+        "Minimum covariance determinant: robust Mahalanobis distance",
+        "gaussian",
+        'P. J. Rousseeuw, K. Van Driessen, "A Fast Algorithm for the Minimum Covariance '
+        'Determinant Estimator", Technometrics 41, 1999.',
+    ),
+    "OCSVM": PyODRow(
+        "One-class support vector machine: a boundary around the training images",
+        "boundary",
+        'B. Scholkopf et al., "Estimating the Support of a High-Dimensional Distribution", Neural '
+        "Computation 13, 2001.",
+    ),
+    "PCA": PyODRow(
+        "Principal components: distance along them, weighted by their variance",
+        "subspace",
+        'M.-L. Shyu et al., "A Novel Anomaly Detection Scheme Based on Principal Component '
+        'Classifier", ICDM Foundations and New Directions of Data Mining Workshop, 2003.',
+    ),
+    "Sampling": PyODRow(
+        "Distance to the nearest of a few random training images",
+        "neighbors",
+        'M. Sugiyama, K. Borgwardt, "Rapid Distance-Based Outlier Detection via Sampling", '
+        "NIPS 2013.",
+    ),
+}

@@ -1,0 +1,715 @@
+"""The registry: every model by name, what it accepts, and a way to add your own.
+
+Nothing is listed here that a class can say itself. A detector is a model by its class attribute
+``_registry_name``; its summary and paper are those of its docstring, its parameters those of its
+constructor. Only PyOD's models have a table, of what PyOD's classes do not tell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, cached_property
+from importlib import metadata
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from pyimgano._pyod_models import PYOD, PyODRow
+from pyimgano.base import BaseImageDetector, BasePatchDetector
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.detectors import PyODDetector, as_pyod
+from pyimgano.ensemble import _makes_maps
+from pyimgano.exceptions import (
+    PluginError,
+    PluginWarning,
+    UnknownModelError,
+    UnknownParameterError,
+)
+from pyimgano.features import (
+    BasePatchFeatures,
+    FilterBankFeatures,
+    PatchPooling,
+    ViTPatchFeatures,
+    make_features,
+)
+from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.utils.discovery import all_estimators
+
+__all__ = ["create_model", "list_models", "model_info", "register_model"]
+
+_GROUP = "pyimgano.models"
+_OWN = "custom"  # family of models that name none
+_KINDS = ("images", "patch grids", "rows")
+_EMPTY = inspect.Parameter.empty
+
+
+# ---- what users call ------------------------------------------------------------------
+def create_model(name: str, /, *, contract: str = "sklearn", **params: Any) -> Any:
+    """Make a model by its name, not fitted.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_models`.
+    contract : {"sklearn", "pyod"}, default="sklearn"
+        ``"pyod"`` wraps the model in :func:`~pyimgano.detectors.as_pyod`: labels 0 and 1,
+        ``decision_function`` higher = worse.
+    **params
+        Parameters of the model in place of its defaults; :func:`model_info` lists them. Those
+        of its parts have scikit-learn's names: ``features__resize=128``. A part that is given
+        by a name is made first, so ``features="resnet18", features__weights="file.pth"`` works.
+
+    Returns
+    -------
+    estimator
+        A detector, or a pipeline that ends in one.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no model of that name.
+    UnknownParameterError
+        If the model, or the part of it, has no parameter of that name.
+    PluginError
+        If the model is that of a plug-in which cannot be loaded.
+
+    Examples
+    --------
+    >>> from pyimgano import create_model
+    >>> create_model("vision_patchcore", features="filterbank", coreset_ratio=0.01)
+    PatchCoreDetector(coreset_ratio=0.01, features='filterbank')
+    >>> create_model("vision_patchcoer")
+    Traceback (most recent call last):
+    ...
+    pyimgano.exceptions.UnknownModelError: there is no model 'vision_patchcoer'. Did you mean \
+'vision_patchcore'? list_models() has all names.
+    """
+    if contract not in ("sklearn", "pyod"):
+        raise ValueError(f"contract must be 'sklearn' or 'pyod', got {contract!r}.")
+    estimator = _find(name).create(params)
+    return as_pyod(estimator) if contract == "pyod" else estimator
+
+
+def list_models(
+    *,
+    tags: str | Iterable[str] | None = None,
+    family: str | None = None,
+    input_kind: str | None = None,
+    supports_pixel_map: bool | None = None,
+    requires_checkpoint: bool | None = None,
+) -> list[str]:
+    """Names of all models that fit.
+
+    Neither torch nor PyOD is imported for that.
+
+    Parameters
+    ----------
+    tags : str or iterable of str, default=None
+        Only models with all of these tags, such as ``"preset"`` or ``"pyod"``.
+    family : str, default=None
+        Only models of this family, such as ``"memory bank"``.
+    input_kind : {"images", "patch grids", "rows"}, default=None
+        Only models that take this kind of input.
+    supports_pixel_map : bool, default=None
+        Only models that make anomaly maps, or only those that make none.
+    requires_checkpoint : bool, default=None
+        Only models that need pretrained weights as they come, or only those that need none.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Raises
+    ------
+    UnknownModelError
+        If no model at all has that tag, family or kind of input.
+
+    Warns
+    -----
+    PluginWarning
+        For each plug-in that cannot be loaded; the other models are listed.
+
+    Examples
+    --------
+    >>> from pyimgano import list_models
+    >>> list_models(tags="preset")
+    ['embedded', 'industrial-accurate', 'industrial-balanced', 'industrial-fast']
+    >>> "vision_padim" in list_models(family="gaussian", supports_pixel_map=True)
+    True
+    """
+    models = _all_models()
+    wanted_tags = {tags} if isinstance(tags, str) else set(tags or ())
+    wanted_families = set() if family is None else {family}
+    wanted_kinds = set() if input_kind is None else {input_kind}
+    for what, wanted, known in (
+        ("tag", wanted_tags, {tag for model in models.values() for tag in model.tags}),
+        ("family", wanted_families, {model.family for model in models.values()}),
+        ("input kind", wanted_kinds, {k for model in models.values() for k in model.input_kinds}),
+    ):
+        for one in sorted(wanted - known):
+            raise UnknownModelError(
+                f"no model has the {what} {one!r}.{_guess(one, known)} There are "
+                f"{', '.join(map(repr, sorted(known)))}."
+            )
+    return sorted(
+        name
+        for name, model in models.items()
+        if wanted_tags <= set(model.tags)
+        and family in (None, model.family)
+        and wanted_kinds <= set(model.input_kinds)
+        and supports_pixel_map in (None, model.supports_pixel_map)
+        and requires_checkpoint in (None, model.requires_checkpoint)
+    )
+
+
+def model_info(name: str, /) -> dict[str, Any]:
+    """What there is to know about a model, in plain JSON types.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_models`.
+
+    Returns
+    -------
+    dict
+        ``name``; ``summary``; ``family``; ``tags``; ``paper`` and ``year`` (None where there
+        is none); ``made_of``, the class or classes; ``preset_of``, the model a preset is made
+        from, or None; ``input_kinds``; ``supports_pixel_map``; ``requires_checkpoint``,
+        whether it needs pretrained weights as it comes; ``needs_extra``, the extra of pyimgano
+        it needs, or None; ``save_load``, how to save and load it; and ``parameters``. Those
+        have, by name, ``required``, ``default`` (repr of what JSON has no type for) and
+        ``accepts``, a list of what is accepted, or None where the class does not declare it.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no model of that name.
+
+    Examples
+    --------
+    >>> from pyimgano import model_info
+    >>> info = model_info("vision_patchcore")
+    >>> info["year"], info["input_kinds"]
+    (2022, ['images', 'patch grids', 'rows'])
+    >>> info["parameters"]["coreset_ratio"]
+    {'required': False, 'default': 0.1, 'accepts': ['float in (0, 1]']}
+    """
+    model = _find(name)
+    accepted = model.constraints()
+    parameters = {
+        key: {
+            "required": parameter.default is _EMPTY,
+            "default": None if parameter.default is _EMPTY else _plain(parameter.default),
+            "accepts": [text for one in accepted[key] for text in _readable(one)]
+            if key in accepted
+            else None,
+        }
+        for key, parameter in model.parameters().items()
+    }
+    return {
+        "name": name,
+        "summary": model.summary,
+        "family": model.family,
+        "tags": list(model.tags),
+        "paper": model.paper,
+        "year": _year(model.paper),
+        "made_of": list(model.made_of),
+        "preset_of": model.preset_of,
+        "input_kinds": list(model.input_kinds),
+        "supports_pixel_map": model.supports_pixel_map,
+        "requires_checkpoint": model.requires_checkpoint,
+        "needs_extra": model.needs_extra,
+        "save_load": _save_load(model.made_of),
+        "parameters": parameters,
+    }
+
+
+def register_model(
+    name: str,
+    factory: Callable[..., Any] | None = None,
+    /,
+    *,
+    family: str | None = None,
+    tags: Iterable[str] | None = None,
+    paper: str | None = None,
+    overwrite: bool = False,
+) -> Any:
+    """Add a model of your own, in this process.
+
+    Parameters
+    ----------
+    name : str
+        What it shall be called.
+    factory : class or function, default=None
+        A detector class, or a function that returns an estimator; its parameters are those of
+        the model. What can be known about the model is taken from it: the first line of its
+        docstring and, of an estimator made with the defaults, whether it makes anomaly maps
+        and needs weights. Without it, the result is a decorator.
+    family : str, default=None
+        A family; None is the class's own ``_family``, or "custom".
+    tags : iterable of str, default=None
+        Tags; None is the class's own ``_tags``, or none.
+    paper : str, default=None
+        Where it is described; None is the first reference of the docstring.
+    overwrite : bool, default=False
+        Replace a model of that name; otherwise it is an error.
+
+    Returns
+    -------
+    class or function
+        The factory, or a decorator that returns it.
+
+    Raises
+    ------
+    ValueError
+        If there is a model of that name already.
+
+    Notes
+    -----
+    An installed package adds models to every process through entry points of the group
+    ``pyimgano.models``: the name is that of the model, the object a factory as here. It is
+    loaded when it is needed.
+
+    Examples
+    --------
+    >>> from pyimgano import PatchCoreDetector, create_model, register_model
+    >>> @register_model("line3", tags=["ours"])
+    ... def line3(coreset_ratio=0.02):
+    ...     '''PatchCore as it runs on line 3.'''
+    ...     return PatchCoreDetector("filterbank", coreset_ratio=coreset_ratio)
+    >>> create_model("line3")
+    PatchCoreDetector(coreset_ratio=0.02, features='filterbank')
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"the name of a model must be a string, got {name!r}.")
+    if factory is None:
+
+        def decorator(factory: Callable[..., Any]) -> Callable[..., Any]:
+            return register_model(
+                name, factory, family=family, tags=tags, paper=paper, overwrite=overwrite
+            )
+
+        return decorator
+    if not callable(factory):
+        raise TypeError(
+            f"{name}: a model is registered as a class or a function that makes it, got a "
+            f"{type(factory).__name__}."
+        )
+    if not overwrite and (name in _registered or name in _builtin() or name in _entry_points()):
+        raise ValueError(
+            f"there is a model {name!r} already; choose another name, or replace it with "
+            "overwrite=True."
+        )
+    _registered[name] = _Model(name, factory, family=family, tags=tags, paper=paper)
+    return factory
+
+
+# ---- one model ------------------------------------------------------------------------
+class _Model:
+    """A name and what makes its estimator; everything else is read off these."""
+
+    preset_of: str | None = None
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[..., Any],
+        *,
+        family: str | None = None,
+        tags: Iterable[str] | None = None,
+        paper: str | None = None,
+    ) -> None:
+        self.name = name
+        self.factory = factory
+        self.family: str = getattr(factory, "_family", _OWN) if family is None else family
+        given = getattr(factory, "_tags", ()) if tags is None else tags
+        self.tags = tuple(sorted({given} if isinstance(given, str) else set(given)))
+        self._paper = paper
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        found = inspect.signature(self.factory).parameters
+        return {key: value for key, value in found.items() if value.kind in named}
+
+    def constraints(self) -> Mapping[str, Sequence[Any]]:
+        return getattr(self.factory, "_parameter_constraints", {})
+
+    def build(self, params: Mapping[str, Any]) -> Any:
+        return self.factory(**params)
+
+    def create(self, params: Mapping[str, Any]) -> Any:
+        known = self.parameters()
+        own = {key: value for key, value in params.items() if "__" not in key or key in known}
+        for key in own:
+            if key not in known:
+                raise UnknownParameterError(
+                    f"{self.name} has no parameter {key!r}.{_guess(key, known)} It has "
+                    f"{', '.join(known) or 'none'}."
+                )
+        estimator = self.build(own)
+        nested = {key: value for key, value in params.items() if key not in own}
+        if any(key.startswith("features__") for key in nested):
+            _make_named_features(estimator)
+        if nested:
+            names = estimator.get_params(deep=True)
+            for key in nested:
+                if key not in names:
+                    raise UnknownParameterError(
+                        f"{self.name} has no parameter {key!r}.{_guess(key, names)} "
+                        f"create_model({self.name!r}).get_params() has all names."
+                    )
+            estimator.set_params(**nested)
+        return estimator
+
+    @cached_property
+    def _as_it_comes(self) -> Any:
+        """The estimator with all defaults; None where it has parameters without."""
+        if any(parameter.default is _EMPTY for parameter in self.parameters().values()):
+            return None
+        return self.build({})
+
+    @cached_property
+    def _network(self) -> BaseNetworkFeatures | None:
+        """The first step that runs a network, if there is one."""
+        if not hasattr(self._as_it_comes, "get_params"):
+            return None
+        parts = [self._as_it_comes, *self._as_it_comes.get_params(deep=True).values()]
+        for part in parts:
+            step = getattr(part, "features", part)
+            if isinstance(step, str) and isinstance(part, BasePatchDetector):
+                step = make_features(step, **part._feature_defaults)
+            if isinstance(step, BaseNetworkFeatures):
+                return step
+        return None
+
+    @property
+    def summary(self) -> str:
+        return (self._doc.strip().splitlines() or [self.name])[0]
+
+    @property
+    def paper(self) -> str | None:
+        return self._paper or _first_reference(self._doc)
+
+    @property
+    def _doc(self) -> str:
+        return inspect.cleandoc(self.factory.__doc__ or "")
+
+    @property
+    def made_of(self) -> list[str]:
+        return _classes(self._as_it_comes)
+
+    @property
+    def supports_pixel_map(self) -> bool | None:
+        return None if self._as_it_comes is None else _makes_maps(self._as_it_comes)
+
+    @property
+    def requires_checkpoint(self) -> bool | None:
+        if self._as_it_comes is None:
+            return None
+        return self._network is not None and self._network.weights is not None
+
+    @property
+    def needs_extra(self) -> str | None:
+        if self._network is None:
+            return None
+        return "timm" if isinstance(self._network, ViTPatchFeatures) else "torch"
+
+    @property
+    def input_kinds(self) -> list[str]:
+        first = self._as_it_comes
+        while isinstance(first, (Pipeline, ThresholdCalibrator)):
+            first = first.steps[0][1] if isinstance(first, Pipeline) else first.estimator
+        if first is None:
+            return []
+        if isinstance(first, BaseImageDetector) and not isinstance(first, PyODDetector):
+            return list(_KINDS)
+        tags = get_tags(first).input_tags
+        taken = tags.three_d_array, False, tags.two_d_array
+        return [kind for kind, takes in zip(_KINDS, taken) if takes]
+
+
+def _make_named_features(estimator: Any) -> None:
+    """Put the feature step in the place of its name, so that its parameters can be set."""
+    named = estimator.get_params(deep=False).get("features")
+    if isinstance(named, str):
+        defaults = getattr(estimator, "_feature_defaults", {})
+        estimator.set_params(features=make_features(named, **defaults))
+
+
+# ---- PyOD's models --------------------------------------------------------------------
+# Parameters of the pipeline's own parts that are parameters of the model as well.
+_WRAPPER = ("contamination", "cv", "n_jobs", "random_state")
+_STEPS = {"features": "filterbank", "pooling": None}
+# The mean over all patches would drown a small defect.
+_POOLED = "max"
+
+
+class _PyODModel(_Model):
+    """Features, pooled to one row for each image, and one of PyOD's models."""
+
+    # Known without making the pipeline: listing must not import PyOD.
+    supports_pixel_map = False
+    requires_checkpoint = False
+    needs_extra = None
+
+    def __init__(self, class_name: str, row: PyODRow) -> None:
+        self.class_name = class_name
+        self._title = row.title
+        super().__init__(
+            f"vision_{class_name.lower()}",
+            PyODDetector,
+            family=row.family,
+            tags=("pyod", "image-level"),
+            paper=row.paper,
+        )
+
+    @property
+    def input_kinds(self) -> list[str]:
+        return ["images"]
+
+    @property
+    def summary(self) -> str:
+        return f"{self._title}; PyOD's {self.class_name} on pooled patch features."
+
+    @cached_property
+    def _class(self) -> type:
+        module = importlib.import_module(f"pyod.models.{self.class_name.lower()}")
+        return getattr(module, self.class_name)
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        def keyword(key: str, default: Any) -> inspect.Parameter:
+            return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
+
+        wrapper = inspect.signature(PyODDetector).parameters
+        found = {key: keyword(key, default) for key, default in _STEPS.items()}
+        for key, parameter in inspect.signature(self._class).parameters.items():
+            if key not in _WRAPPER:
+                found[key] = keyword(key, parameter.default)
+        return {**found, **{key: wrapper[key] for key in _WRAPPER}}
+
+    def constraints(self) -> Mapping[str, Sequence[Any]]:
+        own = {key: PyODDetector._parameter_constraints[key] for key in _WRAPPER}
+        step = HasMethods(["fit", "transform"])
+        return {
+            "features": [str, step],
+            "pooling": [StrOptions({"passthrough"}), step, None],
+            **own,
+        }
+
+    def build(self, params: Mapping[str, Any]) -> Any:
+        steps = {key: params.get(key, default) for key, default in _STEPS.items()}
+        wrapper = {key: params[key] for key in _WRAPPER if key in params}
+        own = {k: v for k, v in params.items() if k not in steps and k not in wrapper}
+        features = make_features(steps["features"])
+        pooling = steps["pooling"]
+
+        if pooling is None:  # only grids have something to pool
+            pooling = PatchPooling(_POOLED) if isinstance(features, BasePatchFeatures) else "passthrough"
+        detector = PyODDetector(self._class(**own), **wrapper)
+        return Pipeline([("features", features), ("pooling", pooling), ("detector", detector)])
+
+
+# ---- presets --------------------------------------------------------------------------
+class _Preset(_Model):
+    """Another model with chosen parameters."""
+
+    def __init__(
+        self, name: str, base: _Model, summary: str, params: Callable[[], dict[str, Any]]
+    ) -> None:
+        super().__init__(
+            name, base.factory, family=base.family, tags=(*base.tags, "preset"), paper=base.paper
+        )
+        self._base = base
+        self._chosen = params
+        self._summary = summary
+        self.preset_of = base.name
+
+    @property
+    def summary(self) -> str:
+        return self._summary
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        found = self._base.parameters()
+        return {**found, **{k: found[k].replace(default=v) for k, v in self._chosen().items()}}
+
+    def build(self, params: Mapping[str, Any]) -> Any:
+        return self._base.build({**self._chosen(), **params})
+
+
+# Name, the model it is made from, what it is, and the parameters, made anew for each model.
+_PRESETS: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
+    "industrial-fast": (
+        "vision_patchcore",
+        "PatchCore without network weights: the filter bank's features and a small bank.",
+        lambda: {"features": FilterBankFeatures(), "coreset_ratio": 0.01},
+    ),
+    "industrial-balanced": (
+        "vision_patchcore",
+        "PatchCore on ResNet-18 with a small bank: near the best, fit for a CPU.",
+        lambda: {"features": "resnet18", "coreset_ratio": 0.01},
+    ),
+    "industrial-accurate": (
+        "vision_patchcore",
+        "PatchCore as in the paper: WideResNet-50 and a tenth of all patches; wants a GPU.",
+        lambda: {"features": "wide_resnet50_2", "coreset_ratio": 0.1},
+    ),
+    "embedded": (
+        "vision_patchcore",
+        "PatchCore for small computers: short filter-bank features at 128 pixels, no weights.",
+        lambda: {
+            "features": FilterBankFeatures(resize=128, n_components=32),
+            "coreset_ratio": 0.01,
+        },
+    ),
+}
+
+
+# ---- all models -----------------------------------------------------------------------
+_registered: dict[str, _Model] = {}
+
+
+@cache
+def _builtin() -> dict[str, _Model]:
+    models: list[_Model] = []
+    for _, cls in all_estimators("outlier_detector"):
+        # Its own attribute: a subclass is another model, or none.
+        name = vars(cls).get("_registry_name")
+        if name is not None:
+            models.append(_Model(name, cls))
+    models += [_PyODModel(class_name, row) for class_name, row in PYOD.items()]
+    found = {model.name: model for model in models}
+    for name, (base, summary, params) in _PRESETS.items():
+        found[name] = _Preset(name, found[base], summary, params)
+    return found
+
+
+@cache
+def _entry_points() -> dict[str, Any]:
+    """Entry points by name, not loaded."""
+    if sys.version_info >= (3, 10):
+        points = metadata.entry_points(group=_GROUP)
+    else:  # a plain dict of groups
+        points = metadata.entry_points().get(_GROUP, ())
+    return {point.name: point for point in points if point.name not in _builtin()}
+
+
+@cache
+def _plugin(name: str) -> _Model:
+    point = _entry_points()[name]
+    try:
+        factory = point.load()
+    # Whatever a foreign module raises on import, the other models must stay in reach.
+    except Exception as error:
+        raise PluginError(
+            f"the plug-in for the model {name!r} ({_GROUP}: {point.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not callable(factory):
+        raise PluginError(
+            f"the plug-in for the model {name!r} ({_GROUP}: {point.value}) is a "
+            f"{type(factory).__name__}; it must be a class or a function that makes the model."
+        )
+    return _Model(name, factory)
+
+
+def _find(name: str) -> _Model:
+    for models in (_registered, _builtin()):
+        if name in models:
+            return models[name]
+    if name in _entry_points():
+        return _plugin(name)
+    known = [*_registered, *_builtin(), *_entry_points()]
+    raise UnknownModelError(
+        f"there is no model {name!r}.{_guess(name, known)} list_models() has all names."
+    )
+
+
+def _all_models() -> dict[str, _Model]:
+    models = dict(_builtin())
+    for name in _entry_points():
+        try:
+            models[name] = _plugin(name)
+        except PluginError as error:
+            warnings.warn(f"{error} It is left out.", PluginWarning, stacklevel=3)
+    return {**models, **_registered}
+
+
+# ---- in words -------------------------------------------------------------------------
+def _guess(name: object, known: Iterable[str]) -> str:
+    """A sentence with the nearest known name, to stand after another sentence."""
+    nearest = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _first_reference(doc: str) -> str | None:
+    found = re.search(r"^\.\. \[1\] (.*(?:\n   .*)*)", doc, flags=re.MULTILINE)
+    return None if found is None else " ".join(found.group(1).split())
+
+
+def _year(paper: str | None) -> int | None:
+    years = re.findall(r"\b(?:19|20)\d\d\b", paper or "")
+    return int(years[-1]) if years else None
+
+
+def _classes(estimator: Any) -> list[str]:
+    if estimator is None or isinstance(estimator, str):  # "passthrough"
+        return []
+    if isinstance(estimator, Pipeline):
+        return [name for _, step in estimator.steps for name in _classes(step)]
+    cls = type(estimator)
+    # Modules whose name starts with an underscore are not where users import it from.
+    module = re.sub(r"\._.*", "", cls.__module__)
+    inner = [getattr(estimator, name, None) for name in ("detector", "estimator")]
+    return [f"{module}.{cls.__qualname__}", *(name for one in inner for name in _classes(one))]
+
+
+def _save_load(classes: Iterable[str]) -> str:
+    foreign = [name for name in classes if name.split(".")[0] not in ("pyimgano", "sklearn")]
+    if not foreign:
+        return "pyimgano.save and pyimgano.load"
+    return f"pyimgano.save; {', '.join(foreign)} is on no allow-list: joblib.load files you trust"
+
+
+_TYPES: dict[type, str] = {Integral: "int", Real: "float"}
+_WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}
+
+
+def _readable(constraint: Any) -> list[str]:
+    """What one of scikit-learn's parameter constraints accepts."""
+    if isinstance(constraint, StrOptions):
+        return [repr(option) for option in sorted(constraint.options)]
+    if isinstance(constraint, Interval):
+        low = "(-inf" if constraint.left is None else f"({constraint.left}"
+        high = "inf)" if constraint.right is None else f"{constraint.right})"
+        if constraint.closed in ("left", "both") and constraint.left is not None:
+            low = f"[{constraint.left}"
+        if constraint.closed in ("right", "both") and constraint.right is not None:
+            high = f"{constraint.right}]"
+        return [f"{_TYPES.get(constraint.type, 'float')} in {low}, {high}"]
+    if isinstance(constraint, HasMethods):
+        return [f"object with {' and '.join(constraint.methods)}"]
+    if isinstance(constraint, type):
+        return [_TYPES.get(constraint, constraint.__name__)]
+    return _WORDS.get(constraint, [str(constraint)])
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types, or its repr."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:  # JSON has no infinity and no NaN
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
