@@ -306,7 +306,7 @@ def register_model(
             f"{name}: a model is registered as a class or a function that makes it, got a "
             f"{type(factory).__name__}."
         )
-    if not overwrite and (name in _registered or name in _builtin() or name in _entry_points()):
+    if not overwrite and (name in _registered or name in _builtin() or name in _entry_points()[0]):
         raise ValueError(
             f"there is a model {name!r} already; choose another name, or replace it with "
             "overwrite=True."
@@ -515,7 +515,8 @@ class _PyODModel(_Model):
         pooling = steps["pooling"]
 
         if pooling is None:  # only grids have something to pool
-            pooling = PatchPooling(_POOLED) if isinstance(features, BasePatchFeatures) else "passthrough"
+            grids = isinstance(features, BasePatchFeatures)
+            pooling = PatchPooling(_POOLED) if grids else "passthrough"
         detector = PyODDetector(self._class(**own), **wrapper)
         return Pipeline([("features", features), ("pooling", pooling), ("detector", detector)])
 
@@ -595,18 +596,30 @@ def _builtin() -> dict[str, _Model]:
 
 
 @cache
-def _entry_points() -> dict[str, Any]:
-    """Entry points by name, not loaded."""
+def _entry_points() -> tuple[dict[str, Any], list[str]]:
+    """Entry points by name, not loaded; and what is to be said about names given twice."""
     if sys.version_info >= (3, 10):
         points = metadata.entry_points(group=_GROUP)
     else:  # a plain dict of groups
         points = metadata.entry_points().get(_GROUP, ())
-    return {point.name: point for point in points if point.name not in _builtin()}
+    found: dict[str, Any] = {}
+    problems = []
+    # A distribution that lies twice on the path has its entry points twice.
+    for name, value in dict.fromkeys((point.name, point.value) for point in points):
+        if name in _builtin() or name in found:
+            other = "of pyimgano" if name in _builtin() else f"in {found[name].value}"
+            problems.append(
+                f"the plug-in for the model {name!r} ({_GROUP}: {value}) is left out: there is a "
+                f"model of that name {other}."
+            )
+        else:
+            found[name] = metadata.EntryPoint(name, value, _GROUP)
+    return found, problems
 
 
 @cache
 def _plugin(name: str) -> _Model:
-    point = _entry_points()[name]
+    point = _entry_points()[0][name]
     try:
         factory = point.load()
     # Whatever a foreign module raises on import, the other models must stay in reach.
@@ -618,7 +631,7 @@ def _plugin(name: str) -> _Model:
     if not callable(factory):
         raise PluginError(
             f"the plug-in for the model {name!r} ({_GROUP}: {point.value}) is a "
-            f"{type(factory).__name__}; it must be a class or a function that makes the model."
+            f"{type(factory).__name__}; it must be a class or a function that makes the model"
         )
     return _Model(name, factory)
 
@@ -627,9 +640,10 @@ def _find(name: str) -> _Model:
     for models in (_registered, _builtin()):
         if name in models:
             return models[name]
-    if name in _entry_points():
+    plugins, _ = _entry_points()
+    if name in plugins:
         return _plugin(name)
-    known = [*_registered, *_builtin(), *_entry_points()]
+    known = [*_registered, *_builtin(), *plugins]
     raise UnknownModelError(
         f"there is no model {name!r}.{_guess(name, known)} list_models() has all names."
     )
@@ -637,11 +651,14 @@ def _find(name: str) -> _Model:
 
 def _all_models() -> dict[str, _Model]:
     models = dict(_builtin())
-    for name in _entry_points():
+    plugins, problems = _entry_points()
+    for name in plugins:
         try:
             models[name] = _plugin(name)
         except PluginError as error:
-            warnings.warn(f"{error} It is left out.", PluginWarning, stacklevel=3)
+            problems = [*problems, f"{error}. It is left out."]
+    for problem in problems:
+        warnings.warn(problem, PluginWarning, stacklevel=3)
     return {**models, **_registered}
 
 

@@ -1,0 +1,397 @@
+"""The registry: names, what is said about them, and that each of them does what is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import MetaEstimatorMixin
+from sklearn.ensemble import IsolationForest
+from sklearn.pipeline import Pipeline
+
+import pyimgano.models
+from pyimgano import anomaly_map, create_model, list_models, model_info, register_model
+from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
+from pyimgano.exceptions import (
+    MissingExtraError,
+    UnknownModelError,
+    UnknownParameterError,
+    WeightsError,
+)
+from pyimgano.features import FilterBankFeatures, LBPFeatures, PatchPooling, TorchPatchFeatures
+from pyimgano.utils import all_estimators
+from pyimgano.utils.estimator_checks import make_check_images
+
+NAMES = list_models()
+WITHOUT_WEIGHTS = list_models(requires_checkpoint=False)
+
+# Small images and few of them; models whose defaults ask for more say so here.
+SMALL = {
+    "vision_cblof": {"n_clusters": 2, "alpha": 0.5, "beta": 2},
+    "vision_iforest": {"n_estimators": 10},
+    "vision_inne": {"n_estimators": 20},
+    "vision_sampling": {"subset_size": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    good = make_check_images(12)
+    bad = make_check_images(3, defect=True, random_state=1)
+    return good, bad
+
+
+@pytest.fixture
+def own_models(monkeypatch):
+    """Models registered in a test are gone after it."""
+    monkeypatch.setattr(pyimgano.models, "_registered", {})
+
+
+def small(name):
+    """A model with parameters that suit the images of these tests."""
+    params = dict(SMALL.get(name, {}))
+    known = model_info(name)["parameters"]
+    if "cv" in known:
+        params["cv"] = 2
+    if "features" in known:
+        params["features"] = FilterBankFeatures(resize=64, n_components=8)
+    return create_model(name, **params)
+
+
+# ---- what there is --------------------------------------------------------------------
+def test_every_detector_says_what_the_registry_calls_it():
+    names = {}
+    for name, cls in all_estimators("outlier_detector"):
+        if issubclass(cls, MetaEstimatorMixin):  # needs another detector
+            continue
+        assert "_registry_name" in vars(cls), (
+            f"{name} has no name in the registry: add class attributes to it, such as "
+            '_registry_name = "vision_...", _family = "memory bank" and _tags = ("any pose",); or '
+            "_registry_name = None if it is no model by itself."
+        )
+        registry_name = cls._registry_name
+        if registry_name is None:
+            continue
+        assert registry_name.startswith("vision_"), name
+        assert registry_name not in names, f"{name} and {names[registry_name]} share a name"
+        names[registry_name] = name
+        info = model_info(registry_name)
+        assert info["made_of"] == [f"pyimgano.detectors.{name}"]
+        assert info["family"] != "custom", f"{name} needs a class attribute _family"
+        assert (info["paper"] is None) == (info["year"] is None), (
+            f"{name}: the first reference of its docstring should end with the year"
+        )
+    assert (
+        {
+            "vision_patchcore",
+            "vision_padim",
+            "vision_spade",
+            "vision_softpatch",
+            "vision_anomalydino",
+        }
+        <= set(names)
+        <= set(NAMES)
+    )
+
+
+def test_lists_filter():
+    assert sorted(NAMES) == NAMES and len(set(NAMES)) == len(NAMES)
+    assert list_models(tags=["pyod"], family="tails") == ["vision_copod", "vision_ecod"]
+    assert set(list_models(supports_pixel_map=True)) | set(
+        list_models(supports_pixel_map=False)
+    ) == set(NAMES)
+    assert "vision_knn" not in list_models(supports_pixel_map=True)
+    assert "vision_patchcore" in list_models(requires_checkpoint=True, input_kind="rows")
+    assert "vision_knn" not in list_models(input_kind="rows")
+    assert "embedded" in list_models(tags={"preset", "any pose"}, requires_checkpoint=False)
+    with pytest.raises(UnknownModelError, match=r"no model has the tag 'presets'.*'preset'\?"):
+        list_models(tags="presets")
+    with pytest.raises(UnknownModelError, match=r"family 'gausian'\. Did you mean 'gaussian'\?"):
+        list_models(family="gausian")
+    with pytest.raises(UnknownModelError, match="input kind 'frames'"):
+        list_models(input_kind="frames")
+
+
+def test_listing_imports_neither_torch_nor_pyod():
+    code = (
+        "import sys, pyimgano; pyimgano.list_models(supports_pixel_map=True, tags='preset'); "
+        "print([m for m in ('torch', 'timm', 'pyod') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_info_is_json_and_its_defaults_are_those_of_the_model(name):
+    info = model_info(name)
+    assert json.loads(json.dumps(info, allow_nan=False)) == info
+    assert info["name"] == name and info["summary"].endswith(".")
+    assert info["family"] and set(info["input_kinds"]) <= {"images", "patch grids", "rows"}
+    assert "images" in info["input_kinds"]
+    assert all(not parameter["required"] for parameter in info["parameters"].values())
+    if "pyod" in info["tags"]:
+        assert info["paper"] and 1990 <= info["year"] <= 2030
+        assert "joblib.load" in info["save_load"]
+        return
+    made = create_model(name).get_params(deep=False)
+    assert set(made) == set(info["parameters"])
+    for key, parameter in info["parameters"].items():
+        assert parameter["accepts"], key
+        if parameter["default"] is None or isinstance(parameter["default"], (bool, int, str)):
+            assert parameter["default"] in (made[key], repr(made[key]))
+
+
+def test_accepted_values_are_readable():
+    parameters = model_info("vision_anomalydino")["parameters"]
+    assert parameters["mask"]["accepts"] == ["'none'", "'pca'"]
+    assert parameters["coreset_ratio"]["accepts"] == ["float in (0, 1]"]
+    assert parameters["n_rotations"]["accepts"] == ["int in [1, inf)"]
+    assert parameters["contamination"]["accepts"] == ["'auto'", "float in (0, 0.5]"]
+    assert parameters["features"]["accepts"] == ["str", "object with fit and transform"]
+    assert parameters["verbose"]["accepts"] == ["bool"]
+    assert model_info("vision_knn")["parameters"]["n_neighbors"] == {
+        "required": False,
+        "default": 5,
+        "accepts": None,
+    }
+
+
+def test_papers_are_those_of_the_docstrings():
+    info = model_info("vision_spade")
+    assert info["paper"].startswith("N. Cohen, Y. Hoshen") and info["paper"].endswith("2020.")
+    assert info["year"] == 2020  # not the 2005 of its number at arXiv
+    assert model_info("vision_anomalydino")["needs_extra"] == "timm"
+    assert model_info("vision_padim")["needs_extra"] == "torch"
+    assert model_info("industrial-fast")["needs_extra"] is None
+
+
+# ---- each of them works ---------------------------------------------------------------
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_models_without_weights_fit_and_judge(name, images):
+    good, bad = images
+    model = small(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few rows for so many columns
+        model.fit(good)
+    scores = model.score_samples(bad)
+    assert scores.shape == (3,) and np.isfinite(scores).all()
+    assert set(model.predict(bad)) <= {1, -1}
+    if model_info(name)["supports_pixel_map"]:
+        maps = anomaly_map(model, bad)
+        assert maps.shape == (3, *bad[0].shape[:2]) and maps.dtype == np.float32
+    else:
+        with pytest.raises(TypeError, match="makes no anomaly maps"):
+            anomaly_map(model, bad)
+
+
+@pytest.mark.parametrize("name", list_models(requires_checkpoint=True))
+def test_models_with_weights_say_where_to_get_them(name, images, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="torch is not installed")
+    if model_info(name)["needs_extra"] == "timm":
+        pytest.importorskip("timm", reason="timm is not installed")
+    monkeypatch.setenv("PYIMGANO_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+    def no_network(*arguments, **options):
+        raise OSError("there is no network here")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    with pytest.raises(WeightsError, match="Three ways out"):
+        create_model(name).fit(images[0])
+
+
+def test_a_missing_extra_is_named(monkeypatch, images):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises((MissingExtraError, WeightsError)) as caught:
+        create_model("vision_padim").fit(images[0])
+    assert "torch" in str(caught.value)
+
+
+# ---- create_model ---------------------------------------------------------------------
+def test_parameters_reach_the_model():
+    model = create_model("vision_padim", n_channels=7, contamination=0.1)
+    assert isinstance(model, PaDiMDetector)
+    assert (model.n_channels, model.contamination, model.features) == (7, 0.1, "wide_resnet50_2")
+
+
+def test_pyod_models_are_features_and_a_detector():
+    model = create_model("vision_knn", n_neighbors=3, contamination=0.2, detector__cv=3)
+    assert isinstance(model, Pipeline)
+    features, pooling, detector = (step for _, step in model.steps)
+    assert isinstance(features, FilterBankFeatures) and isinstance(pooling, PatchPooling)
+    assert isinstance(detector, PyODDetector)
+    assert (detector.detector.n_neighbors, detector.contamination, detector.cv) == (3, 0.2, 3)
+    rows = create_model("vision_knn", features=LBPFeatures())
+    assert rows["pooling"] == "passthrough"
+    assert create_model("vision_knn", pooling=PatchPooling("std"))["pooling"].statistics == "std"
+
+
+def test_features_given_by_name_have_parameters():
+    model = create_model(
+        "vision_padim", features="resnet18", features__weights=None, features__crop=None
+    )
+    assert isinstance(model.features, TorchPatchFeatures)
+    assert model.features.layers == ("layer1", "layer2", "layer3")  # those of PaDiM's paper
+    assert model.features.weights is None and model.features.crop is None
+    model = create_model("vision_pca", features__resize=64)
+    assert model["features"].resize == 64
+
+
+def test_presets_are_other_models_with_chosen_parameters():
+    info = model_info("embedded")
+    assert info["preset_of"] == "vision_patchcore"
+    assert info["parameters"]["features"]["default"] == (
+        "FilterBankFeatures(n_components=32, resize=128)"
+    )
+    model = create_model("embedded", coreset_ratio=0.5, features__resize=64)
+    assert isinstance(model, PatchCoreDetector) and model.coreset_ratio == 0.5
+    assert (model.features.resize, model.features.n_components) == (64, 32)
+    assert create_model("embedded").features.resize == 128  # the preset stays as it was
+    assert create_model("embedded", features="resnet18").features == "resnet18"
+
+
+def test_models_in_pyods_terms(images):
+    good, bad = images
+    features = FilterBankFeatures(resize=64)
+    view = create_model("industrial-fast", contract="pyod", features=features).fit(good)
+    assert set(view.predict(bad)) <= {0, 1}
+    model = create_model("industrial-fast", features=features).fit(good)
+    np.testing.assert_array_equal(view.decision_function(bad), -model.score_samples(bad))
+    with pytest.raises(ValueError, match="contract must be 'sklearn' or 'pyod'"):
+        create_model("vision_knn", contract="keras")
+
+
+@pytest.mark.parametrize(
+    "name, params, message",
+    [
+        ("vision_patchcoer", {}, r"no model 'vision_patchcoer'\. Did you mean 'vision_patchcore'"),
+        ("patchcore", {}, "Did you mean 'vision_patchcore'"),
+        ("xyzzy", {}, r"no model 'xyzzy'\. list_models\(\) has all names"),
+        (
+            "vision_patchcore",
+            {"coreset": 0.1},
+            r"no parameter 'coreset'\. Did you mean 'coreset_ratio'\? It has features, ",
+        ),
+        ("vision_knn", {"n_neighbours": 3}, "Did you mean 'n_neighbors'"),
+        ("embedded", {"n_neighbour": 3}, "Did you mean 'n_neighbors'"),
+        ("embedded", {"features__resise": 3}, "Did you mean 'features__resize'"),
+        ("vision_knn", {"detector__cw": 3}, "Did you mean 'detector__cv'"),
+    ],
+)
+def test_wrong_names_suggest_the_nearest(name, params, message):
+    error = UnknownParameterError if params else UnknownModelError
+    with pytest.raises(error, match=message):
+        create_model(name, **params)
+
+
+# ---- models of users' own -------------------------------------------------------------
+def test_functions_and_classes_are_registered(own_models):
+    @register_model("ours", tags="lab")
+    def ours(coreset_ratio=0.3, *, n_neighbors=1):
+        """PatchCore as we use it.
+
+        Not in the summary.
+        """
+        return PatchCoreDetector("filterbank", coreset_ratio=coreset_ratio, n_neighbors=n_neighbors)
+
+    assert ours().coreset_ratio == 0.3  # the decorator returns the function
+    assert create_model("ours", coreset_ratio=0.5).coreset_ratio == 0.5
+    info = model_info("ours")
+    assert info["summary"] == "PatchCore as we use it."
+    assert (info["family"], info["tags"], info["paper"]) == ("custom", ["lab"], None)
+    assert (info["supports_pixel_map"], info["requires_checkpoint"]) == (True, False)
+    assert list(info["parameters"]) == ["coreset_ratio", "n_neighbors"]
+    assert list_models(tags="lab") == ["ours"]
+
+    class Theirs(IsolationForest):
+        pass
+
+    register_model("theirs", Theirs, paper="A. Body, 1999.")
+    info = model_info("theirs")
+    assert (info["year"], info["input_kinds"]) == (1999, ["rows"])
+    assert (info["supports_pixel_map"], info["requires_checkpoint"]) == (False, False)
+    assert info["parameters"]["n_estimators"]["accepts"] == ["int in [1, inf)"]
+    with pytest.raises(UnknownParameterError, match="'n_estimators'"):
+        create_model("theirs", n_estimator=3)
+
+
+def test_names_are_taken_once(own_models):
+    register_model("ours", PaDiMDetector)
+    for name in ("ours", "vision_knn"):
+        with pytest.raises(ValueError, match="already; choose another name, or replace it"):
+            register_model(name, PatchCoreDetector)
+    register_model("ours", PatchCoreDetector, overwrite=True)
+    assert isinstance(create_model("ours"), PatchCoreDetector)
+    with pytest.raises(TypeError, match="a class or a function that makes it, got a PaDiM"):
+        register_model("instance", PaDiMDetector())
+
+
+def test_a_model_that_needs_an_argument(own_models):
+    register_model("wrapper", PyODDetector)
+    info = model_info("wrapper")
+    assert info["parameters"]["detector"]["required"]
+    assert info["supports_pixel_map"] is None
+    assert "wrapper" not in list_models(supports_pixel_map=False)
+
+
+PLUGINS = """
+[pyimgano.models]
+broken_import = nowhere_to_be_found:Model
+broken_code = plugin_broken:Model
+no_factory = plugin_good:VALUE
+plugged_in = plugin_good:model
+vision_padim = plugin_good:model
+"""
+
+
+def test_plug_ins_are_loaded_when_needed_and_broken_ones_hide_nothing(tmp_path):
+    meta = tmp_path / "plugin-1.0.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (meta / "entry_points.txt").write_text(PLUGINS)
+    (tmp_path / "plugin_broken.py").write_text("1 / 0\n")
+    (tmp_path / "plugin_good.py").write_text(
+        "from pyimgano import PatchCoreDetector\n"
+        "VALUE = 1\n"
+        "def model(coreset_ratio=0.1):\n"
+        "    'From a plug-in.'\n"
+        "    return PatchCoreDetector('filterbank', coreset_ratio=coreset_ratio)\n"
+    )
+    code = f"""
+import json, sys, warnings
+sys.path.insert(0, {str(tmp_path)!r})
+from pyimgano import create_model, list_models, model_info
+from pyimgano.exceptions import PluginError, PluginWarning
+found = {{}}
+create_model("vision_patchcore")
+found["loaded"] = [m for m in ("plugin_broken", "plugin_good") if m in sys.modules]
+found["made"] = create_model("plugged_in", coreset_ratio=0.2).coreset_ratio
+found["padim"] = type(create_model("vision_padim")).__name__
+try:
+    create_model("broken_code")
+except PluginError as error:
+    found["error"] = str(error)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found["names"] = list_models()
+found["warnings"] = [str(w.message) for w in caught if w.category is PluginWarning]
+found["summary"] = model_info("plugged_in")["summary"]
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["loaded"] == []
+    assert (found["made"], found["padim"]) == (0.2, "PaDiMDetector")
+    assert "'broken_code' (pyimgano.models: plugin_broken:Model)" in found["error"]
+    assert "ZeroDivisionError: division by zero" in found["error"]
+    assert sorted(found["names"]) == sorted([*NAMES, "plugged_in"])
+    assert found["summary"] == "From a plug-in."
+    for name in ("broken_import", "broken_code", "no_factory", "vision_padim"):
+        assert sum(repr(name) in text for text in found["warnings"]) == 1, name
+    assert len(found["warnings"]) == 4
