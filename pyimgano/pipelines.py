@@ -33,21 +33,20 @@ from pyimgano.delivery import (
     write_overlay,
 )
 from pyimgano.delivery._run import CategoryDirectory
-from pyimgano.detectors import PatchCoreDetector
 from pyimgano.evaluation import PixelAUROC, image_metrics, rate
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import ImageFormatNormalizer, check_images
+from pyimgano.models import create_model, model_info
 from pyimgano.utils._progress import progress_callback
 
 __all__ = ["BenchmarkResult", "run_benchmark"]
 
 # One good part in fifty may be called bad: a rate that a test set of usual size can check.
 _QUANTILE = 0.98
-_FEATURES = "filterbank"
+_MODEL = "industrial-fast"
 _CATEGORY = "brushed_metal"
 _DATASETS = ("synthetic", "folder")
-_MODELS = ("patchcore",)
 
 
 @dataclass
@@ -80,9 +79,9 @@ def run_benchmark(
     *,
     root: str | Path | None = None,
     category: str | Sequence[str] | None = None,
-    model: Any = "patchcore",
+    model: Any = _MODEL,
     model_name: str | None = None,
-    features: Any = None,
+    model_options: Mapping[str, Any] | None = None,
     quantile: float | None = None,
     output_dir: str | Path | None = "runs",
     save_pipeline: bool = True,
@@ -110,14 +109,14 @@ def run_benchmark(
     category : str or sequence of str, default=None
         What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for ``"folder"``,
         every category below ``root``.
-    model : {"patchcore"} or estimator, default="patchcore"
-        An unfitted outlier detector for images; a ``ThresholdCalibrator`` brings its own
-        quantile.
+    model : str or estimator, default="industrial-fast"
+        A name of :func:`~pyimgano.models.list_models`; the default needs no weights. Or an
+        unfitted outlier detector for images; a ``ThresholdCalibrator`` brings its own quantile.
     model_name : str, default=None
         What to call the model in reports; None is its name or its class.
-    features : str or transformer, default=None
-        Feature step of a model given by name; None is ``"filterbank"``, which needs no
-        weights.
+    model_options : dict, default=None
+        Parameters of a model given by name, as :func:`~pyimgano.models.create_model` takes
+        them.
     quantile : float in (0, 1), default=None
         Share of good images that shall pass; None is 0.98.
     output_dir : str, Path or None, default="runs"
@@ -163,11 +162,19 @@ def run_benchmark(
     >>> list(result.categories), len(result.records["brushed_metal"])
     (['brushed_metal'], 8)
     """
-    pipeline = _make_pipeline(model, features, quantile, u16_max, random_state, progress)
+    if isinstance(model, str):
+        name, model = model, make_model(model, model_options, random_state, progress)
+    elif model_options:
+        raise ValueError(
+            "model_options belong to a model given by name; this model is an estimator and has "
+            "its own parameters: set them there."
+        )
+    else:
+        name = _innermost_name(model)
+    pipeline = _make_pipeline(model, quantile, u16_max)
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
     dataset_name = dataset if isinstance(dataset, str) else "custom"
-    if model_name is None:
-        model_name = model if isinstance(model, str) else _innermost_name(model)
+    model_name = name if model_name is None else model_name
     result = BenchmarkResult()
     run = None
     if output_dir is not None:
@@ -212,27 +219,20 @@ def run_benchmark(
 
 
 # ---- what to run ----------------------------------------------------------------------
-def _make_pipeline(
-    model: Any,
-    features: Any,
-    quantile: float | None,
-    u16_max: int,
-    random_state: Any,
-    progress: bool,
-) -> Pipeline:
-    if isinstance(model, str):
-        if model not in _MODELS:
-            raise ValueError(f"model={model!r} is not one of {', '.join(map(repr, _MODELS))}.")
-        model = PatchCoreDetector(
-            _FEATURES if features is None else features,
-            random_state=random_state,
-            verbose=progress,
-        )
-    elif features is not None:
-        raise ValueError(
-            "features belongs to a model given by name; this model is an estimator and brings its "
-            "own: give it there."
-        )
+def make_model(
+    name: str, options: Mapping[str, Any] | None, random_state: Any, progress: bool
+) -> Any:
+    """A model by name; seed and progress bars go to models that have such parameters."""
+    parameters = model_info(name)["parameters"]
+    given = {}
+    if "random_state" in parameters:
+        given["random_state"] = random_state
+    if parameters.get("verbose", {}).get("accepts") == ["bool"]:
+        given["verbose"] = progress
+    return create_model(name, **{**given, **(options or {})})
+
+
+def _make_pipeline(model: Any, quantile: float | None, u16_max: int) -> Pipeline:
     if not isinstance(model, ThresholdCalibrator):
         model = ThresholdCalibrator(model, quantile=_QUANTILE if quantile is None else quantile)
     elif quantile is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyimgano.cli import _common
@@ -27,7 +28,9 @@ examples:
       a folder with train/good, test/good, test/<kind of defect> and, for pixel
       metrics, ground_truth/<kind of defect>
   pyimgano-benchmark --dataset folder --root data --category screw \\
-      --features resnet18 --weights resnet18.pth
+      --model vision_padim --features resnet18 --weights resnet18.pth
+  pyimgano-benchmark --dataset synthetic --model vision_patchcore \\
+      --features filterbank --set coreset_ratio=0.05
 
 exit status: 0 done; 1 done, but some test images could not be read; 2 wrong
 options or files.
@@ -38,6 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns its exit status."""
     options = _parser().parse_args(argv)
     return _common.run(_PROG, lambda: _benchmark(options))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A parameter and its value from NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,11 +88,26 @@ def _parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument(
+        "--model",
+        metavar="NAME",
+        default="industrial-fast",
+        help='a name that "pyimgano-models list" prints (default: %(default)s, which needs no '
+        "weights)",
+    )
+    model.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=_setting,
+        help="a parameter of the model; VALUE in JSON, or else taken as text; may be repeated "
+        '("pyimgano-models info NAME" prints the parameters)',
+    )
+    model.add_argument(
         "--features",
         metavar="NAME",
-        default="filterbank",
-        help='"filterbank", which needs no weights (default), or a torchvision network: resnet18, '
-        "wide_resnet50_2, ... (needs the extra: torch)",
+        help='in place of the model\'s own features: "filterbank", which needs no weights, or a '
+        "torchvision network: resnet18, wide_resnet50_2, ... (needs the extra: torch)",
     )
     model.add_argument(
         "--weights",
@@ -90,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--layers",
         metavar="NAME",
         nargs="+",
-        help="layers of the network to use (default: layer2 layer3)",
+        help="layers of the network to use (default: those of the model's paper)",
     )
     model.add_argument(
         "--resize",
@@ -106,13 +135,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--device", help='where a network runs: "cpu", "cuda", ... (default: cuda if there is one)'
-    )
-    model.add_argument(
-        "--coreset-ratio",
-        metavar="SHARE",
-        type=_common.fraction,
-        default=0.1,
-        help="share of the training patches kept in the memory bank (default: %(default)s)",
     )
     model.add_argument(
         "--quantile",
@@ -151,8 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _benchmark(options: argparse.Namespace) -> int:
     _check(options)
-    print(f"{options.dataset}: fitting patchcore on {options.features} features ...", flush=True)
-    from pyimgano.detectors import PatchCoreDetector
+    print(f"{options.dataset}: fitting {options.model} ...", flush=True)
     from pyimgano.pipelines import run_benchmark
 
     progress = sys.stderr.isatty()
@@ -160,13 +181,8 @@ def _benchmark(options: argparse.Namespace) -> int:
         options.dataset,
         root=options.root,
         category=options.category,
-        model=PatchCoreDetector(
-            _features(options),
-            coreset_ratio=options.coreset_ratio,
-            random_state=options.seed,
-            verbose=progress,
-        ),
-        model_name="patchcore",
+        model=_model(options, progress),
+        model_name=options.model,
         quantile=options.quantile,
         u16_max=options.u16_max,
         output_dir=options.output_dir,
@@ -191,9 +207,6 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is imported or read."""
-    network_only = [
-        f"--{name}" for name in ("weights", "layers", "crop", "device") if _given(options, name)
-    ]
     synthetic_only = [f"--{n.replace('_', '-')}" for n in _SYNTHETIC if _given(options, n)]
     if options.dataset == "folder" and options.root is None:
         raise _common.UsageError("--dataset folder needs --root DIR, the folder of the images")
@@ -203,10 +216,6 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError(f"{synthetic_only[0]} belongs to --dataset synthetic")
     if options.dataset == "synthetic" and options.root is not None:
         raise _common.UsageError("--root belongs to --dataset folder; synthetic reads no files")
-    if options.features == "filterbank" and network_only:
-        raise _common.UsageError(
-            f"{network_only[0]} belongs to a network; give one, such as --features resnet18"
-        )
     if options.quantile == 1:
         raise _common.UsageError("--quantile 1 asks for no false alarm ever; give less than 1")
     if options.dataset == "synthetic":
@@ -238,28 +247,66 @@ def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _features(options: argparse.Namespace) -> Any:
-    import numpy as np
+# Options for the feature step, and what an option's value means to it.
+_FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "weights": lambda text: None if text == "none" else text,
+    "layers": tuple,
+    "resize": int,
+    "crop": lambda side: side or None,
+    "device": str,
+}
 
-    from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
 
-    given: dict[str, Any] = {} if options.resize is None else {"resize": options.resize}
-    if options.features == "filterbank":
-        return FilterBankFeatures(**given)
-    if options.layers is not None:
-        given["layers"] = tuple(options.layers)
-    if options.weights is not None:
-        given["weights"] = None if options.weights == "none" else options.weights
-    if options.crop is not None:
-        given["crop"] = options.crop or None
-    if options.device is not None:
-        given["device"] = options.device
-    features = TorchPatchFeatures(options.features, **given)
-    try:  # loads the network: a wrong name is better said now than after reading the images
-        features.fit(np.zeros((1, 64, 64, 3), np.uint8))
+def _model(options: argparse.Namespace, progress: bool) -> Any:
+    from pyimgano.pipelines import make_model
+
+    chosen = dict(options.set)
+    if options.features is not None:
+        chosen["features"] = _named_features(options.features)
+    asked = {
+        name: meaning(getattr(options, name))
+        for name, meaning in _FEATURE_OPTIONS.items()
+        if _given(options, name)
+    }
+    try:
+        model = make_model(options.model, chosen, options.seed, progress)
+        step = _feature_step(model, asked)
     except ValueError as error:
         raise _common.UsageError(str(error)) from error
-    return features
+    return model if step is None else model.set_params(features=step)
+
+
+def _named_features(name: str) -> Any:
+    from pyimgano.features import TorchPatchFeatures, make_features
+
+    try:
+        make_features(name)
+    except ValueError:  # no name of ours: one of torchvision's other networks, or of none
+        return TorchPatchFeatures(name)
+    return name
+
+
+def _feature_step(model: Any, asked: Mapping[str, Any]) -> Any:
+    """The model's feature step as asked for; its network is loaded, which finds mistakes early."""
+    import numpy as np
+
+    from pyimgano.features import make_features
+
+    step = model.get_params().get("features")
+    if step is not None:
+        step = make_features(step, **getattr(model, "_feature_defaults", {}))
+    for name in asked:
+        if step is None:
+            raise _common.UsageError(f"--{name} belongs to features, and this model has none")
+        if name not in step.get_params():
+            raise _common.UsageError(
+                f"--{name} belongs to a network; give one, such as --features resnet18"
+            )
+    if asked:
+        step.set_params(**asked)
+    if hasattr(step, "weights"):
+        step.fit(np.zeros((1, 64, 64, 3), np.uint8))
+    return step
 
 
 # ---- the table ------------------------------------------------------------------------

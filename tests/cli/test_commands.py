@@ -16,7 +16,7 @@ import pytest
 
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
-from pyimgano.cli import benchmark, infer
+from pyimgano.cli import benchmark, infer, models
 from pyimgano.datasets import load_folder, write_inspection_dataset
 
 
@@ -52,7 +52,7 @@ def call(main, *arguments):
 
 
 # ---- both -----------------------------------------------------------------------------
-@pytest.mark.parametrize("module", ["benchmark", "infer"])
+@pytest.mark.parametrize("module", ["benchmark", "infer", "models"])
 def test_help_answers_without_heavy_imports(module):
     code = (
         f"import sys; from pyimgano.cli.{module} import main\n"
@@ -84,7 +84,16 @@ def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch):
 def test_benchmark_of_a_folder(root, tmp_path, capsys):
     status = call(
         benchmark.main,
-        *("--dataset", "folder", "--root", root, "--category", "wood", "--coreset-ratio", "0.02"),
+        *(
+            "--dataset",
+            "folder",
+            "--root",
+            root,
+            "--category",
+            "wood",
+            "--set",
+            "coreset_ratio=0.02",
+        ),
         *("--quantile", "0.9", "--output-dir", tmp_path / "runs", "--overlays", "2"),
     )
     out, err = capsys.readouterr()
@@ -92,7 +101,7 @@ def test_benchmark_of_a_folder(root, tmp_path, capsys):
     assert err == ""
     (run,) = (tmp_path / "runs").iterdir()
     assert out.endswith(f"\nrun directory: {run}\n")
-    assert run.name.endswith("_folder_patchcore")
+    assert run.name.endswith("_folder_industrial-fast")
     report = json.loads((run / "report.json").read_text())
     table = out.split("\n\n")[1].splitlines()
     assert len({len(line) for line in table}) == 1  # aligned
@@ -126,7 +135,7 @@ def test_benchmark_reports_unreadable_test_images(root, tmp_path, capsys):
     next((tmp_path / "wood" / "test" / "good").iterdir()).write_bytes(b"")
     status = call(
         benchmark.main,
-        *("--dataset", "folder", "--root", tmp_path / "wood", "--coreset-ratio", "0.02"),
+        *("--dataset", "folder", "--root", tmp_path / "wood"),
         *("--output-dir", tmp_path / "runs", "--quantile", "0.9", "--overlays", 0, "--no-save"),
     )
     assert status == 1
@@ -136,7 +145,7 @@ def test_benchmark_reports_unreadable_test_images(root, tmp_path, capsys):
 def test_benchmark_shows_warnings_in_a_line(root, tmp_path, capsys):
     call(
         benchmark.main,
-        *("--dataset", "folder", "--root", root, "--coreset-ratio", "0.02", "--no-save"),
+        *("--dataset", "folder", "--root", root, "--no-save"),
         *("--output-dir", tmp_path, "--quantile", "0.99", "--overlays", "0"),
     )
     (line,) = capsys.readouterr().err.splitlines()
@@ -158,7 +167,10 @@ def test_benchmark_shows_warnings_in_a_line(root, tmp_path, capsys):
         ("--dataset synthetic --image-size 32", "--image-size 32 is below 64"),
         ("--dataset synthetic --quantile 98", "98 is not above 0 and at most 1"),
         ("--dataset synthetic --quantile 1", "less than 1"),
-        ("--dataset synthetic --coreset-ratio nan", "nan is not finite"),
+        ("--dataset synthetic --quantile nan", "nan is not finite"),
+        ("--dataset synthetic --model patchcor", "Did you mean 'vision_patchcore'?"),
+        ("--dataset synthetic --set coreset=1", "Did you mean 'coreset_ratio'?"),
+        ("--dataset synthetic --set coreset_ratio", "is not of the form NAME=VALUE"),
         ("--dataset synthetic --overlays x", "'x' is not an integer"),
         ("--dataset synthetic --overlays -1", "-1 is not at least 1|expected one argument"),
         ("--dataset synthetic --weights a.pth", "--weights belongs to a network"),
@@ -194,9 +206,55 @@ def test_network_options_reach_the_features(root, tmp_path):
     )
     options = benchmark._parser().parse_args(line.split())
     with pytest.warns(match="random weights"):
-        features = benchmark._features(options)
-    assert features.get_params()["layers"] == ("layer1",)
-    assert (features.resize, features.crop, features.weights) == (64, None, None)
+        model = benchmark._model(options, progress=False)
+    assert model.coreset_ratio == 0.01  # industrial-fast's own
+    assert model.features.get_params()["layers"] == ("layer1",)
+    assert (model.features.resize, model.features.crop, model.features.weights) == (64, None, None)
+
+
+def test_models_are_chosen_by_name_and_set(root, tmp_path, capsys):
+    status = call(
+        benchmark.main,
+        *("--dataset", "folder", "--root", root, "--output-dir", tmp_path, "--quantile", 0.9),
+        *("--model", "vision_knn", "--resize", 64, "--set", "n_neighbors=3", "--seed", 5),
+        *("--set", "method=mean", "--set", "cv=2", "--set", "features__n_components=8"),
+    )
+    assert status == 0
+    (run,) = tmp_path.iterdir()
+    assert run.name.endswith("_folder_vision_knn")
+    report = json.loads((run / "report.json").read_text())
+    assert report["categories"]["wood"]["pixel_auroc"] is None  # it makes no maps
+    pipeline = joblib.load(run / "categories" / "wood" / "pipeline.joblib")
+    features, _, detector = (step for _, step in pipeline[-1].estimator_.steps)
+    assert (features.resize, features.n_components) == (64, 8)
+    assert (detector.random_state, detector.cv) == (5, 2)
+    assert (detector.detector.n_neighbors, detector.detector.method) == (3, "mean")
+    capsys.readouterr()
+
+
+# ---- pyimgano-models ------------------------------------------------------------------
+def test_models_prints_json(capsys):
+    assert call(models.main, "list", "--tag", "preset", "--no-checkpoint") == 0
+    assert json.loads(capsys.readouterr().out) == ["embedded", "industrial-fast"]
+    assert call(models.main, "list", "--maps", "--family", "gaussian", "--checkpoint") == 0
+    assert json.loads(capsys.readouterr().out) == ["vision_padim"]
+    assert call(models.main, "info", "vision_padim") == 0
+    assert json.loads(capsys.readouterr().out) == pyimgano.model_info("vision_padim")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "required: list|info"),
+        ("info padim", "there is no model 'padim'. Did you mean 'vision_padim'?"),
+        ("list --family trees", "no model has the family 'trees'"),
+        ("list --maps --no-maps", "not allowed with argument"),
+    ],
+)
+def test_models_refuses_wrong_options(arguments, message, capsys):
+    assert call(models.main, *arguments.split()) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) == 1
 
 
 # ---- pyimgano-infer -------------------------------------------------------------------
