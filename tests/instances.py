@@ -8,24 +8,46 @@ from sklearn.base import BaseEstimator
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import (
     AnomalyDINODetector,
+    NCCTemplateDetector,
     PaDiMDetector,
     PatchCoreDetector,
+    PixelGaussianDetector,
+    PixelMADDetector,
     PyODDetector,
     SoftPatchDetector,
     SPADEDetector,
+    SSIMTemplateDetector,
     as_pyod,
 )
 from pyimgano.ensemble import ScoreEnsemble
-from pyimgano.features import FilterBankFeatures, TorchPatchFeatures, ViTPatchFeatures
+from pyimgano.features import (
+    ColorHistogram,
+    ColorMoments,
+    EdgeFeatures,
+    FFTBandFeatures,
+    FilterBankFeatures,
+    GaborFeatures,
+    GLCMFeatures,
+    HOGFeatures,
+    LBPFeatures,
+    PatchPooling,
+    PatchStatistics,
+    TorchPatchFeatures,
+    ViTPatchFeatures,
+)
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
 TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [AnomalyDINODetector(), AnomalyDINODetector(coreset_ratio=0.1)],
+    "NCCTemplateDetector": [NCCTemplateDetector()],
     "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
+    "PixelGaussianDetector": [PixelGaussianDetector()],
+    "PixelMADDetector": [PixelMADDetector()],
     "SPADEDetector": [SPADEDetector(), SPADEDetector(n_neighbors=5, n_pixel_neighbors=2)],
+    "SSIMTemplateDetector": [SSIMTemplateDetector()],
     "SoftPatchDetector": [
         SoftPatchDetector(),
         SoftPatchDetector(discriminator="gaussian", coreset_ratio=1.0),
@@ -56,6 +78,27 @@ TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     ],
 }
 
+# Steps that make one row of numbers of each image.
+ROW_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "ColorHistogram": [ColorHistogram(), ColorHistogram(4, color_space="hsv", joint=True)],
+    "ColorMoments": [ColorMoments(), ColorMoments("hsv", resize=32)],
+    "EdgeFeatures": [EdgeFeatures(resize=64)],
+    "FFTBandFeatures": [
+        FFTBandFeatures(resize=64),
+        FFTBandFeatures(4, n_orientations=4, spacing="linear", resize=None),
+    ],
+    "GLCMFeatures": [GLCMFeatures(resize=64), GLCMFeatures(2, pool_angles=False, resize=None)],
+    "GaborFeatures": [GaborFeatures((0.2, 0.4), resize=64)],
+    "HOGFeatures": [HOGFeatures(64), HOGFeatures((48, 32), pixels_per_cell=8, cells_per_block=1)],
+    "LBPFeatures": [LBPFeatures(resize=64), LBPFeatures(1, method="nri_uniform", resize=None)],
+    "PatchStatistics": [PatchStatistics(), PatchStatistics((2, 3), color_space="lab")],
+}
+
+# Steps that make one row of the patch grids of each image; tested behind a step that makes grids.
+POOLING_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "PatchPooling": [PatchPooling(), PatchPooling("max")],
+}
+
 # For the battery of pyimgano.utils.estimator_checks, which feeds images.
 IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [
@@ -68,6 +111,15 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "PatchCoreDetector": [
         PatchCoreDetector(FilterBankFeatures(resize=64)),
         PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.01, n_neighbors=1),
+    ],
+    # The stripes of the check images lie in no fixed phase, so templates need their tolerance.
+    "NCCTemplateDetector": [
+        NCCTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
+    ],
+    "PixelGaussianDetector": [PixelGaussianDetector(resize=64)],
+    "PixelMADDetector": [PixelMADDetector(resize=64, max_shift=1, smoothing_sigma=2)],
+    "SSIMTemplateDetector": [
+        SSIMTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
     ],
     "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=64), n_neighbors=5)],
     "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=64))],

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from pyimgano.calibration import ThresholdCalibrator
@@ -17,7 +18,9 @@ from pyimgano.utils import estimator_checks as checks
 from pyimgano.utils.estimator_checks import yield_image_checks
 from tests.instances import (
     IMAGE_INSTANCES,
+    POOLING_INSTANCES,
     ROW_DETECTORS,
+    ROW_INSTANCES,
     TABLE_INSTANCES,
     TRANSFORMER_INSTANCES,
 )
@@ -41,7 +44,12 @@ def _ids(instances):
 
 
 def test_every_estimator_is_on_the_lists():
-    assert {name for name, _ in all_estimators()} == {*TABLE_INSTANCES, *TRANSFORMER_INSTANCES}
+    assert {name for name, _ in all_estimators()} == {
+        *TABLE_INSTANCES,
+        *TRANSFORMER_INSTANCES,
+        *ROW_INSTANCES,
+        *POOLING_INSTANCES,
+    }
     assert {name for name, _ in all_estimators("outlier_detector")} == {
         *IMAGE_INSTANCES,
         *ROW_DETECTORS,
@@ -66,7 +74,10 @@ def test_scikit_learn_contract(name, instance):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@pytest.mark.parametrize(("name", "instance"), _ids(TRANSFORMER_INSTANCES))
+@pytest.mark.parametrize(
+    ("name", "instance"),
+    _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES}),
+)
 def test_scikit_learn_contract_of_image_transformers(name, instance):
     # Their tags say that they take no tables, which leaves scikit-learn with the clone check.
     results = check_estimator(clone(instance), on_fail=None)
@@ -84,6 +95,25 @@ def test_image_transformer_contract(name, instance, check):
     if name == "ViTPatchFeatures":
         pytest.importorskip("timm", reason="timm is not installed")
     check(clone(instance))
+
+
+@pytest.mark.parametrize("check", list(checks.yield_image_row_checks()))
+@pytest.mark.parametrize(("name", "instance"), _ids(ROW_INSTANCES))
+def test_image_row_contract(name, instance, check):
+    check(clone(instance))
+
+
+@pytest.mark.parametrize(
+    "check", [*checks.yield_image_transformer_checks(), checks.check_rows_are_finite_numbers]
+)
+@pytest.mark.parametrize(("name", "instance"), _ids(POOLING_INSTANCES))
+def test_pooled_row_contract(name, instance, check):
+    check(make_pipeline(FilterBankFeatures(resize=32, n_components=8), clone(instance)))
+
+
+def test_the_batteries_of_image_transformers_are_not_empty():
+    assert len(list(checks.yield_image_transformer_checks())) == 9
+    assert len(list(checks.yield_image_row_checks())) == 13
 
 
 def _image_checks():

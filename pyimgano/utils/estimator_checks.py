@@ -28,6 +28,7 @@ __all__ = [
     "check_image_detector",
     "make_check_images",
     "yield_image_checks",
+    "yield_image_row_checks",
     "yield_image_transformer_checks",
 ]
 
@@ -120,6 +121,15 @@ def yield_image_transformer_checks() -> Iterator[Callable[[Any], None]]:
     yield check_transformer_refit_is_reproducible
     yield check_transformer_refuses_wrong_arrays
     yield check_parameters_are_not_changed_by_fit
+
+
+def yield_image_row_checks() -> Iterator[Callable[[Any], None]]:
+    """Yield the checks of steps that turn each image into one row of numbers."""
+    yield from yield_image_transformer_checks()
+    yield check_rows_are_finite_numbers
+    yield check_rows_have_names
+    yield check_rows_as_a_data_frame
+    yield check_rows_of_a_missing_file_are_an_error
 
 
 def check_image_detector(detector: Any) -> list[str]:
@@ -504,3 +514,44 @@ def check_transformer_refuses_wrong_arrays(transformer: Any) -> None:
     refuse(lambda: transformer.transform(X[0]), "[")
     refuse(lambda: transformer.transform(np.zeros((4, 3))))
     refuse(lambda: transformer.transform([]))
+
+
+def check_rows_are_finite_numbers(transformer: Any) -> None:
+    transformer.fit(make_check_images(6))
+    plain = np.full((1, 48, 64, 3), 128, dtype=np.uint8)  # no contrast to divide by
+    for X in (_new_images(), plain, np.zeros_like(plain)):
+        rows = transformer.transform(X)
+        assert isinstance(rows, np.ndarray) and rows.ndim == 2, "one row per image"
+        assert rows.dtype == np.float64, f"rows are {rows.dtype}"
+        assert np.isfinite(rows).all(), "rows hold NaN or infinity"
+    assert len(np.unique(transformer.transform(_new_images()), axis=0)) > 1, "all rows are alike"
+
+
+def check_rows_have_names(transformer: Any) -> None:
+    X = make_check_images(6)
+    names = transformer.fit(X).get_feature_names_out()
+    n_columns = transformer.transform(X).shape[1]
+    assert names.shape == (n_columns,), f"{names.shape} names for {n_columns} columns"
+    assert all(isinstance(name, str) for name in names), "names must be strings"
+    assert len(set(names)) == n_columns, "two columns have the same name"
+
+
+def check_rows_as_a_data_frame(transformer: Any) -> None:
+    from unittest import SkipTest
+
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        raise SkipTest("pandas is not installed") from None
+    X = make_check_images(6)
+    rows = transformer.fit(X).transform(X)
+    frame = clone(transformer).set_output(transform="pandas").fit(X).transform(X)
+    np.testing.assert_array_equal(frame.to_numpy(), rows)
+    assert list(frame.columns) == list(transformer.get_feature_names_out())
+
+
+def check_rows_of_a_missing_file_are_an_error(transformer: Any) -> None:
+    transformer.fit(make_check_images(6))
+    _assert_raises(
+        ImageReadError, lambda: transformer.transform(["nowhere/a.png"]), "nowhere/a.png"
+    )
