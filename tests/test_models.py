@@ -45,9 +45,9 @@ def images():
     return good, bad
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_models(monkeypatch):
-    """Models registered in a test are gone after it."""
+    """Models registered in a test are gone after it, and those of elsewhere during it."""
     monkeypatch.setattr(pyimgano.models, "_registered", {})
 
 
@@ -58,7 +58,7 @@ def small(name):
     if "cv" in known:
         params["cv"] = 2
     if "features" in known:
-        params["features"] = FilterBankFeatures(resize=64, n_components=8)
+        params["features"] = FilterBankFeatures(resize=64, n_components=3)
     return create_model(name, **params)
 
 
@@ -290,7 +290,7 @@ def test_wrong_names_suggest_the_nearest(name, params, message):
 
 
 # ---- models of users' own -------------------------------------------------------------
-def test_functions_and_classes_are_registered(own_models):
+def test_functions_and_classes_are_registered():
     @register_model("ours", tags="lab")
     def ours(coreset_ratio=0.3, *, n_neighbors=1):
         """PatchCore as we use it.
@@ -320,7 +320,7 @@ def test_functions_and_classes_are_registered(own_models):
         create_model("theirs", n_estimator=3)
 
 
-def test_names_are_taken_once(own_models):
+def test_names_are_taken_once():
     register_model("ours", PaDiMDetector)
     for name in ("ours", "vision_knn"):
         with pytest.raises(ValueError, match="already; choose another name, or replace it"):
@@ -331,7 +331,7 @@ def test_names_are_taken_once(own_models):
         register_model("instance", PaDiMDetector())
 
 
-def test_a_model_that_needs_an_argument(own_models):
+def test_a_model_that_needs_an_argument():
     register_model("wrapper", PyODDetector)
     info = model_info("wrapper")
     assert info["parameters"]["detector"]["required"]

@@ -111,7 +111,7 @@ class PatchCoreDetector(BasePatchDetector):
 
     _registry_name = "vision_patchcore"
     _family = "memory bank"
-    _tags = ("any pose",)
+    _tags: tuple[str, ...] = ("any pose",)
     _parameter_constraints: dict = {
         **BasePatchDetector._parameter_constraints,
         "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
