@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.features._rows import BaseRowFeatures, gray, numbers_of
+from pyimgano.features._rows import BaseRowFeatures, gray
 
 __all__ = ["EdgeFeatures", "HOGFeatures"]
 
@@ -194,7 +194,7 @@ class EdgeFeatures(BaseRowFeatures):
     _parameter_constraints: dict = {
         **BaseRowFeatures._parameter_constraints,
         "n_orientations": [Interval(Integral, 1, 180, closed="both")],
-        "thresholds": [Interval(Real, 0, None, closed="left"), tuple, list],
+        "thresholds": [tuple, list],
     }
 
     def __init__(
@@ -214,9 +214,11 @@ class EdgeFeatures(BaseRowFeatures):
         return 3, 3
 
     def _names(self) -> list[str]:
-        limits = numbers_of(self.thresholds, "thresholds", 0, 2000)
-        if len(limits) != 2 or limits[0] > limits[1]:
-            raise ValueError(f"thresholds={self.thresholds!r} should be (lower, upper).")
+        limits = self.thresholds
+        if len(limits) != 2 or not all(isinstance(v, Real) for v in limits):
+            raise ValueError(f"thresholds={limits!r} should be two numbers, (lower, upper).")
+        if not 0 <= limits[0] <= limits[1]:
+            raise ValueError(f"thresholds={limits!r}: needed is 0 <= lower <= upper.")
         angles = [180 * k / self.n_orientations for k in range(self.n_orientations)]
         gradient = [f"gradient_{name}" for name in ("mean", "std", "p50", "p90", "p99")]
         directions = [f"direction_{angle:.4g}deg" for angle in angles]
