@@ -620,20 +620,21 @@ def _entry_points() -> tuple[dict[str, Any], list[str]]:
 @cache
 def _plugin(name: str) -> _Model:
     point = _entry_points()[0][name]
+    what = f"the plug-in for the model {name!r} ({_GROUP}: {point.value})"
     try:
         factory = point.load()
-    # Whatever a foreign module raises on import, the other models must stay in reach.
+        model = _Model(name, factory) if callable(factory) else None
+        if model is not None:
+            _ = model.input_kinds  # makes the model: a factory may be broken, too
+    # Whatever foreign code raises, the other models must stay in reach.
     except Exception as error:
+        raise PluginError(f"{what} cannot be used: {type(error).__name__}: {error}") from error
+    if model is None:
         raise PluginError(
-            f"the plug-in for the model {name!r} ({_GROUP}: {point.value}) cannot be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not callable(factory):
-        raise PluginError(
-            f"the plug-in for the model {name!r} ({_GROUP}: {point.value}) is a "
-            f"{type(factory).__name__}; it must be a class or a function that makes the model"
+            f"{what} is a {type(factory).__name__}; it must be a class or a function that makes "
+            "the model"
         )
-    return _Model(name, factory)
+    return model
 
 
 def _find(name: str) -> _Model:

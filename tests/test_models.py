@@ -116,15 +116,6 @@ def test_lists_filter():
         list_models(input_kind="frames")
 
 
-def test_listing_imports_neither_torch_nor_pyod():
-    code = (
-        "import sys, pyimgano; pyimgano.list_models(supports_pixel_map=True, tags='preset'); "
-        "print([m for m in ('torch', 'timm', 'pyod') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_info_is_json_and_its_defaults_are_those_of_the_model(name):
     info = model_info(name)
@@ -344,12 +335,16 @@ PLUGINS = """
 broken_import = nowhere_to_be_found:Model
 broken_code = plugin_broken:Model
 no_factory = plugin_good:VALUE
+raising = plugin_good:raising
 plugged_in = plugin_good:model
 vision_padim = plugin_good:model
 """
 
 
-def test_plug_ins_are_loaded_when_needed_and_broken_ones_hide_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def with_plug_ins(tmp_path_factory):
+    """What a process finds that has the plug-ins installed."""
+    tmp_path = tmp_path_factory.mktemp("plugins")
     meta = tmp_path / "plugin-1.0.dist-info"
     meta.mkdir()
     (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
@@ -361,6 +356,8 @@ def test_plug_ins_are_loaded_when_needed_and_broken_ones_hide_nothing(tmp_path):
         "def model(coreset_ratio=0.1):\n"
         "    'From a plug-in.'\n"
         "    return PatchCoreDetector('filterbank', coreset_ratio=coreset_ratio)\n"
+        "def raising():\n"
+        "    raise SystemError('it rains')\n"
     )
     code = f"""
 import json, sys, warnings
@@ -380,18 +377,27 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     found["names"] = list_models()
 found["warnings"] = [str(w.message) for w in caught if w.category is PluginWarning]
+found["heavy"] = [m for m in ("torch", "timm", "pyod") if m in sys.modules]
 found["summary"] = model_info("plugged_in")["summary"]
 print(json.dumps(found))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_listing_imports_neither_torch_nor_pyod(with_plug_ins):
+    assert with_plug_ins["heavy"] == []
+
+
+def test_plug_ins_are_loaded_when_needed_and_broken_ones_hide_nothing(with_plug_ins):
+    found = with_plug_ins
     assert found["loaded"] == []
     assert (found["made"], found["padim"]) == (0.2, "PaDiMDetector")
     assert "'broken_code' (pyimgano.models: plugin_broken:Model)" in found["error"]
     assert "ZeroDivisionError: division by zero" in found["error"]
     assert sorted(found["names"]) == sorted([*NAMES, "plugged_in"])
     assert found["summary"] == "From a plug-in."
-    for name in ("broken_import", "broken_code", "no_factory", "vision_padim"):
+    for name in ("broken_import", "broken_code", "no_factory", "raising", "vision_padim"):
         assert sum(repr(name) in text for text in found["warnings"]) == 1, name
-    assert len(found["warnings"]) == 4
+    assert len(found["warnings"]) == 5
