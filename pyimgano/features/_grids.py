@@ -156,9 +156,8 @@ class PatchGrids:
 
     def without_features(self) -> PatchGrids:
         """The same grids with no feature left: what is needed to bring values to pixels."""
-        return PatchGrids(
-            self.rows[:, :0], self.grid_shapes, self.image_sizes, self.boxes, self.work_sizes
-        )
+        nothing = np.empty((len(self.rows), 0), np.float32)  # a view would keep the features alive
+        return PatchGrids(nothing, self.grid_shapes, self.image_sizes, self.boxes, self.work_sizes)
 
     def __repr__(self) -> str:
         return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,3 +122,15 @@ def test_a_side_that_shrinks_is_averaged_though_the_other_grows():
         heat = grids.to_pixels(values.ravel(), sigma=0)[0]
         # Four rows become one: whichever row is hot, a quarter of it is seen.
         np.testing.assert_allclose(heat.max(axis=1), [1, 0] if row < 4 else [0, 1], atol=1e-6)
+
+
+def test_geometry_without_features_does_not_keep_them_in_memory():
+    grids = PatchGrids.from_array(np.ones((2, 3, 4, 5)), image_sizes=[(30, 40), (60, 80)])
+    bare = grids.without_features()
+    rows = weakref.ref(grids.rows)
+    assert bare.n_features == 0
+    values = np.arange(24.0)
+    for one, other in zip(bare.to_pixels(values, sigma=2), grids.to_pixels(values, sigma=2)):
+        np.testing.assert_array_equal(one, other)
+    del grids
+    assert rows() is None
