@@ -1,0 +1,260 @@
+"""Speed, memory and accuracy beside anomalib's PatchCore and PaDiM, on the same files and weights.
+
+    python -m venv peer && peer/bin/pip install anomalib
+    python benchmarks/bench_vs_anomalib.py ROOT CATEGORY --weights resnet18.pth \
+        --anomalib-python peer/bin/python
+
+ROOT/CATEGORY is a folder in MVTec AD's layout. Each model runs in a process of its own, one after
+the other, with the same number of threads: ResNet-18, images resized to 256, the middle 224
+pixels, layers 2 and 3 (PatchCore) or 1 to 3 (PaDiM), files to scores and maps. Fitting ours
+includes the out-of-sample scores that its threshold comes from; anomalib's has no counterpart.
+
+Prints a Markdown table: seconds to fit, milliseconds per test image, peak memory of the whole
+process, AUROCs. Pixel AUROC is taken over the 224 x 224 pixels that the network saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIZE, CROP = 256, 224
+MODELS = ("patchcore-0.1", "patchcore-0.01", "padim")
+
+
+def listing(category: Path) -> tuple[list[str], list[str]]:
+    """Training and test files, sorted."""
+    return (
+        sorted(str(p) for p in (category / "train" / "good").iterdir()),
+        sorted(str(p) for p in (category / "test").glob("*/*")),
+    )
+
+
+def run_ours(args: argparse.Namespace) -> dict:
+    import torch
+
+    from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
+    from pyimgano.features import TorchPatchFeatures
+
+    torch.set_num_threads(args.threads)
+    name, _, ratio = args.model.partition("-")
+    features = TorchPatchFeatures(
+        "resnet18",
+        layers=("layer2", "layer3") if ratio else ("layer1", "layer2", "layer3"),
+        pool=3 if ratio else 1,
+        weights=args.weights,
+        resize=SIZE,
+        crop=CROP,
+        precision=args.precision,
+        device="cpu",
+    )
+    if name == "patchcore":
+        detector = PatchCoreDetector(
+            features, coreset_ratio=float(ratio), max_bank_patches=args.max_bank_patches
+        )
+    else:
+        detector = PaDiMDetector(features)
+    train, test = listing(args.root / args.category)
+    start = time.perf_counter()
+    detector.fit(train)
+    fitted = time.perf_counter()
+    scores, maps = detector.score_and_map(test)
+    done = time.perf_counter()
+    return {
+        "fit": fitted - start,
+        "predict": (done - fitted) / len(test),
+        "scores": -scores,
+        "maps": np.asarray(maps),
+    }
+
+
+def run_anomalib(args: argparse.Namespace) -> dict:
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import torch
+    from anomalib.data import PredictDataset
+    from anomalib.data.datasets.image.folder import FolderDataset
+    from anomalib.engine import Engine
+    from anomalib.models import Padim, Patchcore
+    from anomalib.pre_processing import PreProcessor
+    from lightning.pytorch import seed_everything
+    from torch.utils.data import DataLoader
+    from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+
+    for logger in ("anomalib", "lightning", "lightning.pytorch"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    torch.set_num_threads(args.threads)
+    seed_everything(42, workers=True, verbose=False)
+    normalize = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    options = {
+        "backbone": "resnet18",
+        "pre_trained": False,
+        "pre_processor": PreProcessor(
+            transform=Compose([Resize((SIZE, SIZE), antialias=True), CenterCrop(CROP), normalize])
+        ),
+        "post_processor": False,
+        "evaluator": False,
+        "visualizer": False,
+    }
+    name, _, ratio = args.model.partition("-")
+    if name == "patchcore":
+        model = Patchcore(
+            layers=("layer2", "layer3"), coreset_sampling_ratio=float(ratio), **options
+        )
+    else:
+        model = Padim(**options)
+    state = torch.load(args.weights, map_location="cpu", weights_only=True)
+    network = model.model.feature_extractor.feature_extractor
+    missing, _ = network.load_state_dict(state, strict=False)
+    if missing:
+        raise SystemExit(f"{args.weights} lacks {missing[:3]}")
+    _, test = listing(args.root / args.category)
+    train_set = FolderDataset(
+        name="category", normal_dir=args.root / args.category / "train" / "good", split="train"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        loader = DataLoader(train_set, batch_size=32, collate_fn=train_set.collate_fn)
+        start = time.perf_counter()
+        engine.fit(model=model, train_dataloaders=loader)
+        fitted = time.perf_counter()
+        links = Path(folder, "test")  # one flat folder is what it predicts on
+        links.mkdir()
+        for i, path in enumerate(test):
+            (links / f"{i:06d}{Path(path).suffix}").symlink_to(Path(path).resolve())
+        test_set = PredictDataset(path=links, image_size=(SIZE, SIZE))
+        loader = DataLoader(test_set, batch_size=8, collate_fn=test_set.collate_fn)
+        began = time.perf_counter()
+        batches = engine.predict(model=model, dataloaders=loader)
+        done = time.perf_counter()
+    order = [int(Path(p).stem) for batch in batches for p in batch.image_path]
+    assert order == list(range(len(test)))
+    return {
+        "fit": fitted - start,
+        "predict": (done - began) / len(test),
+        "scores": torch.cat([b.pred_score.float().reshape(-1) for b in batches]).numpy(),
+        "maps": torch.cat([b.anomaly_map.float().reshape(-1, CROP, CROP) for b in batches]).numpy(),
+    }
+
+
+def child(args: argparse.Namespace) -> None:
+    result = (run_ours if args.child == "ours" else run_anomalib)(args)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.savez(args.out, scores=result["scores"], maps=result["maps"].astype(np.float32))
+    numbers = {"fit": result["fit"], "predict": result["predict"]}
+    numbers["peak"] = peak / (2**20 if sys.platform == "darwin" else 2**10)
+    Path(args.out).with_suffix(".json").write_text(json.dumps(numbers))
+
+
+def start_child(args: argparse.Namespace, who: str, model: str, folder: str) -> dict:
+    """Run one model in a process of its own; its numbers, scores and maps."""
+    out = str(Path(folder, f"{who}-{model}.npz"))
+    python = sys.executable if who == "ours" else str(args.anomalib_python)
+    command = [python, __file__, str(args.root), args.category, "--weights", args.weights]
+    command += ["--child", who, "--model", model, "--out", out, "--threads", str(args.threads)]
+    command += ["--precision", args.precision]
+    if args.max_bank_patches and who == "ours":
+        command += ["--max-bank-patches", str(args.max_bank_patches)]
+    threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    done = subprocess.run(
+        command,
+        env={**os.environ, **threads, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{who} {model} failed:\n{done.stderr[-3000:]}")
+    with np.load(out) as arrays:
+        return {**json.loads(Path(out).with_suffix(".json").read_text()), **arrays}
+
+
+def accuracy(args: argparse.Namespace, result: dict) -> tuple[float, float]:
+    import cv2
+    from sklearn.metrics import roc_auc_score
+
+    from pyimgano.datasets import load_folder, read_mask
+
+    data = load_folder(args.root, args.category)
+    _, test = listing(args.root / args.category)
+    place = {str(Path(p).resolve()): i for i, p in enumerate(test)}
+    order = [place[str(Path(p).resolve())] for p in data.X_test.paths]
+    cut = slice((SIZE - CROP) // 2, (SIZE + CROP) // 2)
+    truth, values = [], []
+    for i, mask in zip(order, data.masks_test):
+        one = result["maps"][i]
+        if one.shape != (CROP, CROP):  # ours are in the pixels of the file
+            one = cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)[cut, cut]
+        values.append(one.ravel())
+        truth.append(read_mask(mask, (SIZE, SIZE))[cut, cut].ravel() > 0)
+    return (
+        roc_auc_score(data.y_test == -1, result["scores"][order]),
+        roc_auc_score(np.concatenate(truth), np.concatenate(values)),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("category")
+    parser.add_argument("--weights", required=True, help="state dict of torchvision's ResNet-18")
+    parser.add_argument("--anomalib-python", type=Path, help="interpreter that has anomalib")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--max-bank-patches", type=int)
+    parser.add_argument("--child", choices=["ours", "anomalib"], help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(args)
+    print(
+        f"{args.category}, {platform.machine()}, {args.threads} threads, {args.precision}, "
+        f"Python {platform.python_version()}\n"
+    )
+    head = ["model", "library", "fit s", "ms/image", "peak MiB", "image AUROC", "pixel AUROC"]
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
+    who = ["ours"] + ["anomalib"] * bool(args.anomalib_python)
+    with tempfile.TemporaryDirectory() as folder:
+        for model in args.models:
+            rows = {}
+            for library in who:
+                rows[library] = row = start_child(args, library, model, folder)
+                image, pixel = accuracy(args, row)
+                cells = [f"{row['fit']:.1f}", f"{row['predict'] * 1e3:.1f}", f"{row['peak']:.0f}"]
+                name = "pyimgano" if library == "ours" else library
+                print(
+                    "| " + " | ".join([model, name, *cells, f"{image:.4f}", f"{pixel:.4f}"]) + " |",
+                    flush=True,
+                )
+            if len(rows) == 2:
+                ratio = [rows["anomalib"][k] / rows["ours"][k] for k in ("fit", "predict", "peak")]
+                cells = [f"{r:.1f}x" for r in ratio]
+                print("| " + " | ".join([model, "ratio", *cells, "", ""]) + " |", flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
