@@ -114,7 +114,7 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     ],
     # The stripes of the check images lie in no fixed phase, so templates need their tolerance.
     "NCCTemplateDetector": [
-        NCCTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
+        NCCTemplateDetector(resize=16, window=5, max_shift=2, smoothing_sigma=1)
     ],
     "PixelGaussianDetector": [PixelGaussianDetector(resize=64)],
     "PixelMADDetector": [PixelMADDetector(resize=64, max_shift=1, smoothing_sigma=2)],

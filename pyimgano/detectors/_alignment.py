@@ -125,7 +125,7 @@ class Registrar:
                 first.astype(np.float32),
                 MOTIONS[self._motion],
                 criteria,
-                None,
+                np.full(small.shape, 255, dtype=np.uint8),
                 _ECC_BLUR,
             )
         except cv2.error as error:

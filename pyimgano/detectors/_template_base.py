@@ -1,0 +1,345 @@
+"""What the template detectors share: the working image, leaving out, shifts, maps, scores."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from copy import copy
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from pyimgano.base import BaseImageDetector, Fingerprint, TrainingBlocks, fingerprints
+from pyimgano.detectors._alignment import ALIGNMENTS, MOTIONS, Registrar, covered, warp, warp_back
+from pyimgano.exceptions import AlignmentWarning, TooFewImagesError
+from pyimgano.features import PatchGrids
+from pyimgano.inputs._formats import check_resize, resize_image
+from pyimgano.utils._fingerprint import digest
+
+__all__ = [
+    "BaseTemplateDetector",
+    "median_of",
+    "median_without",
+    "middle_of",
+    "nearest",
+    "sorted_positions",
+]
+
+_BLOCK = 8
+# Values sorted at a time; bounds the temporaries.
+_CHUNK = 4_000_000
+
+
+class _Block(NamedTuple):
+    """A few samples as planes (n, n_planes, height, width), and the way back to pixels."""
+
+    planes: list[np.ndarray]
+    sizes: list[tuple[int, int]]
+    grids: PatchGrids | None
+
+
+class _Heat(NamedTuple):
+    """How a sample deviates, in the frame of the template, and how it was moved there."""
+
+    values: np.ndarray
+    motion: np.ndarray | None
+
+
+class BaseTemplateDetector(BaseImageDetector):
+    """Base of the detectors that compare an image with a template, pixel by pixel.
+
+    Works on planes ``(n_planes, height, width)``: the channels of the working image, uint8, or
+    the features of a patch grid, float32. A subclass writes
+
+    ``_learn(stack) -> None``
+        Set the fitted attributes from ``(n, n_planes, height, width)``, which may lie on disk.
+    ``_model(planes) -> model``
+        What ``_deviation`` compares with, as learned from all training samples (``planes``
+        None) or from all but the one that has these planes.
+    ``_deviation(planes, model) -> (height, width)``, float32
+        How far each pixel deviates, higher = more anomalous, before any smoothing.
+
+    and says in ``_n_others`` how many samples it needs beside the one left out.
+    """
+
+    _parameter_constraints: dict = {
+        **BaseImageDetector._parameter_constraints,
+        "resize": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "color": [StrOptions({"gray", "rgb", "lab"})],
+        "max_shift": [Interval(Integral, 0, None, closed="left")],
+        "alignment": [StrOptions(set(ALIGNMENTS)), None],
+        "motion": [StrOptions(set(MOTIONS))],
+        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "top_fraction": [Interval(Real, 0, 1, closed="both")],
+    }
+    _n_others = 1
+
+    resize: int | tuple[int, int] | None
+    color: str
+    max_shift: int
+    alignment: str | None
+    motion: str
+    smoothing_sigma: float
+    top_fraction: float
+    shape_: tuple[int, int, int]
+
+    # ---- what a subclass writes -----------------------------------------------------
+    def _learn(self, stack: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _model(self, planes: np.ndarray | None) -> Any:
+        raise NotImplementedError
+
+    def _deviation(self, planes: np.ndarray, model: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    # ---- from input to planes -------------------------------------------------------
+    def _fit_steps(self, data: Any) -> None:
+        for name in ("shape_", "reference_", "_registrar", "_whole"):
+            self.__dict__.pop(name, None)
+        if self.alignment == "phase_correlation" and self.motion != "translation":
+            raise ValueError(
+                f"motion={self.motion!r} needs alignment='ecc': phase correlation finds "
+                "translations only."
+            )
+        if self.alignment and self.input_kind_ != "images":
+            raise ValueError(
+                f"alignment={self.alignment!r} moves images; patch grids and feature rows take "
+                "alignment=None."
+            )
+
+    def _blocks(self, data: Any) -> Iterator[tuple[_Block, list[Fingerprint]]]:
+        if self.input_kind_ == "images":
+            size = check_resize(self.resize)
+            for images in data.iter_blocks(_BLOCK):
+                planes = [self._working(image, size) for image in images]
+                sizes = [image.shape[:2] for image in images]
+                yield self._checked(_Block(planes, sizes, None)), fingerprints(images)
+            return
+        for start in range(0, len(data), 1024):
+            grids = data[start : start + 1024]
+            rows = grids.as_image_rows()
+            planes = [r.T.reshape(-1, h, w) for r, (h, w) in zip(rows, grids.grid_shapes.tolist())]
+            block = _Block(planes, [], grids.without_features())
+            yield self._checked(block), [Fingerprint(digest(r)) for r in rows]
+
+    def _working(self, image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+        image = resize_image(image, size) if size else image
+        if self.color == "gray":
+            return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[None]
+        if self.color == "lab":
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2Lab)
+        return np.stack(cv2.split(image))
+
+    def _checked(self, block: _Block) -> _Block:
+        shape = self.__dict__.setdefault("shape_", block.planes[0].shape)
+        for planes in block.planes:
+            if planes.shape != shape:
+                way_out = (
+                    "set resize, so that all images have one working size"
+                    if block.grids is None
+                    else "give the feature step a fixed resize"
+                )
+                raise ValueError(
+                    f"{type(self).__name__} compares positions, so all samples need the height "
+                    f"and width {shape[1:]} of the first training sample, got "
+                    f"{planes.shape[1:]}: {way_out}."
+                )
+        return block
+
+    # ---- learning -------------------------------------------------------------------
+    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+        # Every training image is needed again once the template is known, so they wait on
+        # disk at working size.
+        with tempfile.TemporaryFile() as spill:
+            dtype = np.dtype(np.uint8)
+            for block in blocks:
+                dtype = block.planes[0].dtype
+                for planes in block.planes:
+                    spill.write(planes.tobytes())
+            spill.flush()
+            groups = blocks.groups
+            others = blocks.n_images - int(np.bincount(groups).max())
+            if others < self._n_others:
+                raise TooFewImagesError(
+                    f"{type(self).__name__} needs {self._n_others} different training sample(s) "
+                    f"beside the one it leaves out, got n_samples={blocks.n_images} with "
+                    f"{others} different from one of them."
+                )
+            shape = (blocks.n_images, *self.shape_)
+            stack = np.memmap(spill, dtype=dtype, mode="r+", shape=shape)
+            motions = self._align_all(stack)
+            self._learn(stack)
+            scores = self._left_out_scores(stack, motions, groups)
+            del stack  # unmapped before the file goes
+        return scores
+
+    def _left_out_scores(
+        self, stack: np.ndarray, motions: list[np.ndarray | None], groups: np.ndarray
+    ) -> np.ndarray:
+        members = np.bincount(groups)[groups]
+        scores = np.empty(len(stack))
+        # Copies of an image, and tiles of one, go together: learn anew from the others.
+        order, last, model = np.argsort(groups, kind="stable"), -1, None
+        for i in order:
+            planes = np.asarray(stack[i])
+            if members[i] == 1:
+                model = self._model(planes)
+            elif groups[i] != last:
+                rest, last = copy(self), groups[i]
+                rest._learn(stack[groups != last])
+                model = rest._model(None)
+            heat = self._heat(planes, motions[i], model)
+            if self.input_kind_ == "images":
+                scores[i] = self._reduce(self._smooth(heat.values))
+            else:
+                scores[i] = self._reduce(heat.values)
+        return scores
+
+    # ---- alignment ------------------------------------------------------------------
+    def _align_all(self, stack: np.ndarray) -> list[np.ndarray | None]:
+        """Move the training images in place to the one that is most like their mean."""
+        if not self.alignment:
+            return [None] * len(stack)
+        mean = np.zeros(stack.shape[2:])
+        for planes in stack:
+            mean += self._gray(planes)
+        mean /= len(stack)
+        away = [np.abs(self._gray(planes) - mean).mean() for planes in stack]
+        self.reference_ = self._gray(stack[int(np.argmin(away))]).copy()
+        motions, problems = [], []
+        for i in range(len(stack)):
+            stack[i], motion, problem = self._aligned(np.asarray(stack[i]))
+            motions.append(motion)
+            problems.append(problem)
+        self._complain(problems, "training images")
+        return motions
+
+    def _gray(self, planes: np.ndarray) -> np.ndarray:
+        if self.color == "rgb":
+            return cv2.cvtColor(cv2.merge(list(planes)), cv2.COLOR_RGB2GRAY)
+        return planes[0]  # gray, or the lightness of Lab
+
+    def _aligned(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
+        if "_registrar" not in self.__dict__:
+            self._registrar = Registrar(self.reference_, str(self.alignment), self.motion)
+        motion, problem = self._registrar.register(self._gray(planes))
+        return (planes if motion is None else warp(planes, motion)), motion, problem
+
+    def _complain(self, problems: list[str], what: str) -> None:
+        found = [problem for problem in problems if problem]
+        if found:
+            warnings.warn(
+                f"{type(self).__name__}: {len(found)} of {len(problems)} {what} could not be "
+                f"aligned ({', '.join(sorted(set(found)))}) and are compared as they lie.",
+                AlignmentWarning,
+                stacklevel=2,
+            )
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()
+        for name in ("_registrar", "_whole"):  # made again from what is stored
+            state.pop(name, None)
+        return state
+
+    # ---- scoring --------------------------------------------------------------------
+    def _score(self, block: _Block, own: np.ndarray) -> tuple[list[_Heat], np.ndarray]:
+        heats, problems = [], []
+        for planes, training_image in zip(block.planes, own):
+            motion = None
+            if self.alignment:
+                planes, motion, problem = self._aligned(planes)
+                problems.append(problem)
+            if training_image >= 0:
+                model = self._model(planes)
+            else:
+                model = self._whole = self.__dict__.get("_whole") or self._model(None)
+            heats.append(self._heat(planes, motion, model))
+        self._complain(problems, "images")
+        if block.grids is None:
+            return heats, np.array([self._reduce(self._smooth(h.values)) for h in heats])
+        return heats, np.array([self._reduce(h.values) for h in heats])
+
+    def _heat(self, planes: np.ndarray, motion: np.ndarray | None, model: Any) -> _Heat:
+        values = self._deviation(planes, model)
+        if motion is not None:
+            # Of what moved into the frame from outside the image nothing is known.
+            values[~covered(motion, values.shape)] = 0.0
+        return _Heat(values, motion)
+
+    def _smooth(self, values: np.ndarray) -> np.ndarray:
+        if self.smoothing_sigma == 0 or values.size == 1:
+            return values
+        sigma = float(self.smoothing_sigma)
+        return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+    def _reduce(self, heat: np.ndarray) -> float:
+        n_top = round(self.top_fraction * heat.size)
+        if n_top <= 1:
+            return float(heat.max())
+        return float(np.partition(heat.ravel(), -n_top)[-n_top:].mean(dtype=np.float64))
+
+    def _to_pixels(self, block: _Block, values: list[_Heat]) -> list[np.ndarray]:
+        if block.grids is not None:
+            flat = np.concatenate([heat.values.ravel() for heat in values])
+            return block.grids.to_pixels(flat, sigma=self.smoothing_sigma)
+        maps = []
+        for heat, size in zip(values, block.sizes):
+            fine = self._smooth(heat.values)
+            if heat.motion is not None:
+                fine = warp_back(fine, heat.motion)
+            maps.append(resize_image(fine, size))
+        return maps
+
+
+# ---- the median, and the median without one member ----------------------------------
+def sorted_positions(stack: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Sort ``(n, ...)`` along its first axis, some positions at a time.
+
+    Yields the positions as a slice of the flattened others, and ``(n, some)`` sorted values.
+    """
+    flat = stack.reshape(len(stack), -1)
+    step = max(1, _CHUNK // len(stack))
+    for start in range(0, flat.shape[1], step):
+        part = slice(start, min(start + step, flat.shape[1]))
+        columns = np.array(flat[:, part].T, order="C")  # a copy in any case: it is sorted
+        columns.sort(axis=1, kind="stable")  # radix sort where values have 8 bits
+        yield part, np.ascontiguousarray(columns.T)
+
+
+def middle_of(ordered: np.ndarray) -> np.ndarray:
+    """The two values in the middle of an even number of sorted ones, the three of an odd."""
+    n = len(ordered)
+    return ordered[(n - 1) // 2 - n % 2 : n // 2 + 1 + n % 2]
+
+
+def median_of(middle: np.ndarray) -> np.ndarray:
+    """Median, from the middle of the sorted values."""
+    return middle[len(middle) // 2] if len(middle) % 2 else _half_way(middle[0], middle[1])
+
+
+def median_without(middle: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Median of the others, from the middle of all sorted values and the one left out."""
+    if len(middle) == 2:
+        return np.where(value <= middle[0], middle[1], middle[0])
+    low, mid, high = middle
+    return _half_way(
+        np.where(value > mid, low, np.where(value < mid, mid, low)),
+        np.where(value > mid, mid, high),
+    )
+
+
+def _half_way(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a + (b - a) * 0.5
+
+
+def nearest(ordered: np.ndarray, center: np.ndarray, k: int) -> np.ndarray:
+    """Distance of the k-th nearest of sorted values ``(n, m)`` to ``center (m,)``.
+
+    The k nearest are neighbours in rank: it is the smallest reach of any k in a row.
+    """
+    return np.maximum(center - ordered[: len(ordered) - k + 1], ordered[k - 1 :] - center).min(0)
