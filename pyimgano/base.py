@@ -268,10 +268,12 @@ class BaseImageDetector(
     }
 
     # For the registry, pyimgano.models. The name is each class's own, None for what is no model
-    # by itself; the other two are inherited.
+    # by itself; family and tags are inherited. The paper need only be said, by each class for
+    # itself, where it is not the first reference of the docstring.
     _registry_name: str | None
     _family: str
     _tags: tuple[str, ...]
+    _paper: str | None
 
     contamination: str | float
     random_state: Any

@@ -399,7 +399,10 @@ class _Model:
 
     @property
     def paper(self) -> str | None:
-        return self._paper or _first_reference(self._doc)
+        if self._paper is not None:
+            return self._paper
+        own = vars(self.factory) if inspect.isclass(self.factory) else {}
+        return own["_paper"] if "_paper" in own else _first_reference(self._doc)
 
     @property
     def _doc(self) -> str:

@@ -120,7 +120,7 @@ def test_lists_filter():
 def test_info_is_json_and_its_defaults_are_those_of_the_model(name):
     info = model_info(name)
     assert json.loads(json.dumps(info, allow_nan=False)) == info
-    assert info["name"] == name and info["summary"].endswith(".")
+    assert info["name"] == name and info["summary"][-1] in ".?"
     assert info["family"] and set(info["input_kinds"]) <= {"images", "patch grids", "rows"}
     assert "images" in info["input_kinds"]
     assert all(not parameter["required"] for parameter in info["parameters"].values())
@@ -155,6 +155,8 @@ def test_papers_are_those_of_the_docstrings():
     info = model_info("vision_spade")
     assert info["paper"].startswith("N. Cohen, Y. Hoshen") and info["paper"].endswith("2020.")
     assert info["year"] == 2020  # not the 2005 of its number at arXiv
+    assert model_info("vision_ssim_template")["year"] == 2004
+    assert model_info("vision_pixel_gaussian")["paper"] is None  # whatever its references
     assert model_info("vision_anomalydino")["needs_extra"] == "timm"
     assert model_info("vision_padim")["needs_extra"] == "torch"
     assert model_info("industrial-fast")["needs_extra"] is None

@@ -66,6 +66,8 @@ class BaseTemplateDetector(BaseImageDetector):
     and says in ``_n_others`` how many samples it needs beside the one left out.
     """
 
+    _family = "template"
+    _tags: tuple[str, ...] = ("fixed pose",)
     _parameter_constraints: dict = {
         **BaseImageDetector._parameter_constraints,
         "resize": [Interval(Integral, 1, None, closed="left"), tuple, list, None],

@@ -223,6 +223,8 @@ class SSIMTemplateDetector(_Similarity):
     array([ 1, -1])
     """
 
+    _registry_name = "vision_ssim_template"
+
     def _similarity(self, mx, my, xx, yy, xy, span) -> np.ndarray:
         c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
         luminance = (2 * mx * my + c1) / (mx * mx + my * my + c1)
@@ -328,6 +330,8 @@ class NCCTemplateDetector(_Similarity):
     >>> -detector.score_samples([dim, good[0][::-1]]).round(1)
     array([0. , 0.8])
     """
+
+    _registry_name = "vision_ncc_template"
 
     def _similarity(self, mx, my, xx, yy, xy, span) -> np.ndarray:
         floor = (0.02 * span) ** 2
