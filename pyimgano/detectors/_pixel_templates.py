@@ -159,7 +159,9 @@ class PixelGaussianDetector(_PixelStatistics):
     -----
     Mean and variance without one image follow from those of all in closed form; training scores
     are those of a detector fitted without the image, up to rounding. Training images wait on
-    disk at working size; memory does not depend on their number.
+    disk at working size; memory does not depend on their number. Copies of one image, and the
+    tiles that a :class:`~pyimgano.tiling.TilingTransformer` cuts one into, are left out by
+    learning anew from the others, which takes as long as ``fit`` for each.
 
     **Alignment.** The reference is the training image nearest to the mean of all. A motion is
     used only if it raises the correlation with the reference and leaves half of it in view.
