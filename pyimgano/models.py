@@ -16,12 +16,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import metadata
-from numbers import Integral, Real
 from typing import Any
 
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from pyimgano._pyod_models import PYOD, PyODRow
 from pyimgano.base import BaseImageDetector, BasePatchDetector
@@ -42,6 +41,7 @@ from pyimgano.features import (
     make_features,
 )
 from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.utils._words import plain, readable
 from pyimgano.utils.discovery import all_estimators
 
 __all__ = ["create_model", "list_models", "model_info", "register_model"]
@@ -210,8 +210,8 @@ def model_info(name: str, /) -> dict[str, Any]:
     parameters = {
         key: {
             "required": parameter.default is _EMPTY,
-            "default": None if parameter.default is _EMPTY else _plain(parameter.default),
-            "accepts": [text for one in accepted[key] for text in _readable(one)]
+            "default": None if parameter.default is _EMPTY else plain(parameter.default),
+            "accepts": [text for one in accepted[key] for text in readable(one)]
             if key in accepted
             else None,
         }
@@ -700,37 +700,3 @@ def _save_load(classes: Iterable[str]) -> str:
     if not foreign:
         return "pyimgano.save and pyimgano.load"
     return f"pyimgano.save; {', '.join(foreign)} is on no allow-list: joblib.load files you trust"
-
-
-_TYPES: dict[type, str] = {Integral: "int", Real: "float"}
-_WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}
-
-
-def _readable(constraint: Any) -> list[str]:
-    """What one of scikit-learn's parameter constraints accepts."""
-    if isinstance(constraint, StrOptions):
-        return [repr(option) for option in sorted(constraint.options)]
-    if isinstance(constraint, Interval):
-        low = "(-inf" if constraint.left is None else f"({constraint.left}"
-        high = "inf)" if constraint.right is None else f"{constraint.right})"
-        if constraint.closed in ("left", "both") and constraint.left is not None:
-            low = f"[{constraint.left}"
-        if constraint.closed in ("right", "both") and constraint.right is not None:
-            high = f"{constraint.right}]"
-        return [f"{_TYPES.get(constraint.type, 'float')} in {low}, {high}"]
-    if isinstance(constraint, HasMethods):
-        return [f"object with {' and '.join(constraint.methods)}"]
-    if isinstance(constraint, type):
-        return [_TYPES.get(constraint, constraint.__name__)]
-    return _WORDS.get(constraint, [str(constraint)])
-
-
-def _plain(value: Any) -> Any:
-    """The value in JSON's types, or its repr."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value - value != 0:  # JSON has no infinity and no NaN
-        return repr(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return repr(value)

@@ -1,0 +1,43 @@
+"""What is said about models and their parameters, in words and in JSON's types."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+__all__ = ["plain", "readable"]
+
+_TYPES: dict[type, str] = {Integral: "int", Real: "float"}
+_WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}
+
+
+def readable(constraint: Any) -> list[str]:
+    """What one of scikit-learn's parameter constraints accepts."""
+    if isinstance(constraint, StrOptions):
+        return [repr(option) for option in sorted(constraint.options)]
+    if isinstance(constraint, Interval):
+        low = "(-inf" if constraint.left is None else f"({constraint.left}"
+        high = "inf)" if constraint.right is None else f"{constraint.right})"
+        if constraint.closed in ("left", "both") and constraint.left is not None:
+            low = f"[{constraint.left}"
+        if constraint.closed in ("right", "both") and constraint.right is not None:
+            high = f"{constraint.right}]"
+        return [f"{_TYPES.get(constraint.type, 'float')} in {low}, {high}"]
+    if isinstance(constraint, HasMethods):
+        return [f"object with {' and '.join(constraint.methods)}"]
+    if isinstance(constraint, type):
+        return [_TYPES.get(constraint, constraint.__name__)]
+    return _WORDS.get(constraint, [str(constraint)])
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's types, or its repr."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:  # JSON has no infinity and no NaN
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
