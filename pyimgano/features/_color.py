@@ -51,6 +51,10 @@ class ColorHistogram(BaseRowFeatures):
     batch_size : int, default=8
         Images decoded at a time.
 
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
+
     References
     ----------
     .. [1] M. J. Swain and D. H. Ballard, "Color Indexing", International Journal of Computer
@@ -133,6 +137,10 @@ class ColorMoments(BaseRowFeatures):
     batch_size : int, default=8
         Images decoded at a time.
 
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
+
     References
     ----------
     .. [1] M. Stricker and M. Orengo, "Similarity of Color Images", Storage and Retrieval for
@@ -199,6 +207,10 @@ class PatchStatistics(BaseRowFeatures):
         Working size in pixels; an integer is both sides. None keeps each image's own size.
     batch_size : int, default=8
         Images decoded at a time.
+
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
 
     Examples
     --------

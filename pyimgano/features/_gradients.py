@@ -38,6 +38,10 @@ class HOGFeatures(BaseRowFeatures):
     batch_size : int, default=8
         Images decoded at a time.
 
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
+
     Notes
     -----
     scikit-image computes them. At each pixel the color channel with the strongest gradient
@@ -162,6 +166,10 @@ class EdgeFeatures(BaseRowFeatures):
         Working size in pixels; an integer is both sides. None keeps each image's own size.
     batch_size : int, default=8
         Images decoded at a time.
+
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
 
     Notes
     -----

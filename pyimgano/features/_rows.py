@@ -26,6 +26,39 @@ class BaseRowFeatures(TransformerMixin, BaseEstimator):
     not be called. A subclass has the parameters ``resize`` and ``batch_size`` and writes
     ``_names``, ``_describe`` and, if there is a smallest image it makes sense for,
     ``_least_size``.
+
+    Notes
+    -----
+    What the descriptors of this package are worth, and what they cost: image AUROC on two
+    categories of MVTec AD [1]_ at 256 x 256 pixels, columns standardized, trained on all good
+    training images, with an isolation forest (mean of 5 seeds) and with the Mahalanobis
+    distance under a Ledoit-Wolf covariance. PatchCore on weight-free patch features reaches
+    0.997 and 0.902. CPU time per image of that size on one core (AMD EPYC).
+
+    ====================================  =======  =====  ===========  ===========
+    descriptor, defaults unless said      columns  ms     bottle       screw
+    ====================================  =======  =====  ===========  ===========
+    ``HOGFeatures()``                     1764     4.5    .937 / .975  .547 / .720
+    ``PatchStatistics(8)``                384      7      .814 / .992  .019 / .667
+    ``LBPFeatures()``                     30       25     .838 / .910  .420 / .402
+    ``FFTBandFeatures()``                 6        0.8    .957 / .975  .222 / .379
+    ``GaborFeatures()``                   24       39     .607 / .817  .326 / .612
+    ``EdgeFeatures()``                    15       4.5    .646 / .760  .223 / .564
+    ``GLCMFeatures()``                    16       1.9    .703 / .783  .241 / .381
+    ``ColorMoments()``                    9        4.2    .671 / .756  .004 / .022
+    ``ColorHistogram()``                  24       3.7    .505 / .613  .000 / .000
+    filter bank, ``PatchPooling("max")``  128      15     .929 / .965  .521 / .715
+    ====================================  =======  =====  ===========  ===========
+
+    The screws lie in any direction, which one row per image cannot follow, and in that set
+    the good test images are darker than the training images and the defective ones are not:
+    the more a descriptor looks at brightness, the surer it is of the wrong side. Fixed
+    position and lighting are what these descriptors need.
+
+    References
+    ----------
+    .. [1] P. Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised
+       Anomaly Detection", CVPR 2019.
     """
 
     _parameter_constraints: dict = {

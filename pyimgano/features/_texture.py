@@ -46,6 +46,10 @@ class LBPFeatures(BaseRowFeatures):
     batch_size : int, default=8
         Images decoded at a time.
 
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
+
     Notes
     -----
     scikit-image finds the patterns. The time grows with ``n_points`` and the number of radii.
@@ -139,6 +143,10 @@ class GLCMFeatures(BaseRowFeatures):
         Working size in pixels; an integer is both sides. None keeps each image's own size.
     batch_size : int, default=8
         Images decoded at a time.
+
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
 
     Notes
     -----
@@ -242,6 +250,10 @@ class GaborFeatures(BaseRowFeatures):
         Working size in pixels; an integer is both sides. None keeps each image's own size.
     batch_size : int, default=8
         Images decoded at a time.
+
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
 
     Notes
     -----
@@ -356,6 +368,10 @@ class FFTBandFeatures(BaseRowFeatures):
         Working size in pixels; an integer is both sides. None keeps each image's own size.
     batch_size : int, default=8
         Images decoded at a time.
+
+    See Also
+    --------
+    BaseRowFeatures : What the descriptors are worth on real parts, and what they cost.
 
     Notes
     -----
