@@ -1,17 +1,28 @@
-"""Exact nearest neighbours in a bank of float32 rows, at about the cost of one GEMM."""
+"""Exact nearest neighbours in a bank of float32 rows, for less than the cost of one GEMM."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
 
 __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
 
-# Blocks bound the memory (one float32 product of 512 x 2048 is 4 MiB) and keep that
-# product in the processor's cache until it has been looked through.
-_QUERY_BLOCK = 512
-_BANK_BLOCK = 2048
+# Rows and bank rows multiplied at a time. Whole rows: a float32 product of 4 MiB stays in the
+# processor's cache until it has been looked through. Sketches: a row meets much of the bank at
+# once, so that its nearest is known before others are measured (16 MiB).
+_BLOCKS = (512, 2048)
+_SKETCH_BLOCKS = (128, 32_768)
+# Bounds are looked through in pieces, most of which are passed over by their smallest one.
+_LOOK = 256
+
+# Of rows of many numbers, in a large bank, only a sketch is multiplied: so many leading principal
+# coordinates, and the norm of the rest. On network features that leaves some dozens of
+# candidates to measure, for a sixth of the product.
+_SKETCH = 64
+_WIDE = 2 * _SKETCH
+_LARGE = 1024
 
 # Values whose squares leave float32's range cannot be compared in it.
 _LARGEST_NORM = 1e18
@@ -91,43 +102,52 @@ def _take_candidates(rows, bank, offset, product, bias, floor, group, exclude, d
     ``product[q, j] + bias[j] + floor[q]`` is a lower bound of the squared distance.
     """
     last = distance.shape[1] - 1
+    m = bank.shape[0]
+    n_looks = (m + _LOOK - 1) // _LOOK
+    smallest = np.empty(n_looks, np.float32)
     for q in range(rows.shape[0]):
         values = product[q]
-        smallest = _smallest(values, bias)
-        if smallest + floor[q] > distance[q, last]:
-            continue  # most rows, once a few blocks have been seen
         if exclude[q] >= 0:
-            for j in range(group.shape[0]):
+            for j in range(m):
                 if group[j] == exclude[q]:
                     values[j] = np.inf
-            smallest = _smallest(values, bias)
-        if smallest == np.inf or smallest + floor[q] > distance[q, last]:
+        best = 0
+        for look in range(n_looks):
+            part = slice(look * _LOOK, min(m, (look + 1) * _LOOK))
+            smallest[look] = _smallest(values[part], bias[part])
+            if smallest[look] < smallest[best]:
+                best = look
+        if smallest[best] == np.inf or smallest[best] + floor[q] > distance[q, last]:
             continue
         # The best candidate goes first: it makes the limit tight for all others.
         first = -1
-        for j in range(values.shape[0]):
-            if values[j] + bias[j] == smallest:
+        for j in range(best * _LOOK, min(m, (best + 1) * _LOOK)):
+            if values[j] + bias[j] == smallest[best]:
                 first = j
                 break
         if first >= 0:
             exact = squared_distance(rows[q], bank[first])
             _insert(distance[q], index[q], exact, offset + first)
         limit = distance[q, last] - floor[q]
-        for j in range(values.shape[0]):
-            bound = values[j] + bias[j]
-            if bound <= limit and j != first and bound < np.inf:
-                exact = squared_distance(rows[q], bank[j])
-                _insert(distance[q], index[q], exact, offset + j)
-                limit = distance[q, last] - floor[q]
+        for look in range(n_looks):
+            if smallest[look] > limit:
+                continue
+            for j in range(look * _LOOK, min(m, (look + 1) * _LOOK)):
+                bound = values[j] + bias[j]
+                if bound <= limit and j != first and bound < np.inf:
+                    exact = squared_distance(rows[q], bank[j])
+                    _insert(distance[q], index[q], exact, offset + j)
+                    limit = distance[q, last] - floor[q]
 
 
 class NearestNeighbors:
     """Exact Euclidean nearest neighbours in a bank of float32 rows.
 
-    Candidates come from a float32 matrix product; every bank row that rounding might
-    have kept from the k best is measured again by direct subtraction in float64. The
-    answer for a row therefore depends on that row and the bank alone, bit for bit, and
-    never on the batch it came with or on the number of threads.
+    Candidates come from a float32 matrix product of the rows, or of sketches of them, which
+    bounds each distance from below; every bank row that might be among the k best is
+    measured by direct subtraction in float64. The answer for a row therefore depends on
+    that row and the bank alone, bit for bit, and never on the batch it came with, on the
+    axes of the sketch or on the number of threads.
 
     Parameters
     ----------
@@ -167,18 +187,27 @@ class NearestNeighbors:
         # Subtracting the bank's mean keeps the product's digits when the rows lie far
         # from the origin. It is a float32 vector, so that it is the same for both sides.
         self._mean = np.zeros(d, np.float32)
-        self._squared_norm = np.empty(m, np.float64)
         with np.errstate(invalid="ignore", over="ignore"):  # refused below
             if m:
                 self._mean = self.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
-            for start in range(0, m, _BANK_BLOCK):
-                block = self.bank[start : start + _BANK_BLOCK] - self._mean
-                self._squared_norm[start : start + _BANK_BLOCK] = _squared_norms(block)
-        _check_range(self._squared_norm, "bank")
+        self._axes: NDArray[np.float64] | None = None
+        self._sketches: NDArray[np.float32] | None = None
+        self._squared_norm = np.empty(m, np.float64)
+        if d >= _WIDE and m >= _LARGE:
+            self._axes = _principal_axes(self.bank, self._mean)
+            self._sketches = np.empty((m, _SKETCH), np.float32)
+        for start in range(0, m, _BLOCKS[1]):
+            part = slice(start, start + _BLOCKS[1])
+            block, self._squared_norm[part] = self._prepare(self.bank[part], "bank", start)
+            if self._sketches is not None:
+                self._sketches[part] = block
         # Rounding changes |c|^2 - 2 q.c + |q|^2 by at most gamma (|q|^2 + |c|^2), a part for
-        # each side: d for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2),
-        # 4 for centring both sides, the rest for norms and sums.
-        self._gamma = (d + 8) * 2.0**-24
+        # each side: d for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2), 4 for
+        # centring both sides, 4 for norms and sums. A sketch may be off by 2^-20 of its norm
+        # (the square root of what float64 leaves of the rest), which the distance of two
+        # sketches, squared, feels four times.
+        terms = d if self._axes is None else _SKETCH + 64
+        self._gamma = (terms + 8) * 2.0**-24
 
     def query(
         self, rows: ArrayLike, k: int = 1, exclude: ArrayLike | None = None
@@ -229,44 +258,84 @@ class NearestNeighbors:
                 raise ValueError(f"exclude must have shape ({n},) like rows, got {skip.shape}")
         distance = np.full((n, k), np.inf)
         index = np.full((n, k), -1, np.int64)
-        for start in range(0, n, _QUERY_BLOCK):
-            part = slice(start, start + _QUERY_BLOCK)
-            self._query_block(queries[part], group, skip[part], distance[part], index[part])
+        n_rows, n_bank = _BLOCKS if self._sketches is None else _SKETCH_BLOCKS
+        for start in range(0, n, n_rows):
+            part = slice(start, start + n_rows)
+            prepared, squared_norm = self._prepare(queries[part], "rows", start)
+            self._query_block(
+                queries[part],
+                prepared,
+                squared_norm,
+                n_bank,
+                group,
+                skip[part],
+                distance[part],
+                index[part],
+            )
         return np.sqrt(distance, out=distance), index
 
     def _query_block(
         self,
         rows: NDArray[np.float32],
+        prepared: NDArray[np.float32],
+        squared_norm: NDArray[np.float64],
+        n_bank: int,
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
         distance: NDArray[np.float64],
         index: NDArray[np.int64],
     ) -> None:
-        """Fill ``distance`` (squared) and ``index`` for at most one block of rows."""
-        centred = rows - self._mean
-        squared_norm = _squared_norms(centred)
-        _check_range(squared_norm, "rows")
+        """Fill ``distance`` (squared) and ``index`` for one block of rows."""
         floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
-        centred *= np.float32(-2.0)
-        product = np.empty((len(rows), min(_BANK_BLOCK, len(self.bank))), np.float32)
+        prepared *= np.float32(-2.0)
+        product = np.empty((len(rows), min(n_bank, len(self.bank))), np.float32)
         rows = read_only(rows)
-        for start in range(0, len(self.bank), _BANK_BLOCK):
-            bank = self.bank[start : start + _BANK_BLOCK]
+        for start in range(0, len(self.bank), n_bank):
+            part = slice(start, start + n_bank)
+            bank = self.bank[part]
             out = product.reshape(-1)[: len(rows) * len(bank)].reshape(len(rows), len(bank))
-            np.matmul(centred, (bank - self._mean).T, out=out)
+            others = bank - self._mean if self._sketches is None else self._sketches[part]
+            np.matmul(prepared, others.T, out=out)
             _take_candidates(
                 rows,
                 read_only(bank),
                 start,
                 out,
-                bias[start : start + len(bank)],
+                bias[part],
                 floor,
-                group[start : start + len(bank)],
+                group[part],
                 skip,
                 distance,
                 index,
             )
+
+    def _prepare(
+        self, rows: NDArray[np.float32], name: str, start: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """What of a block of rows is multiplied, and the squared norm of that."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            centred = rows - self._mean
+            squared_norm = _squared_norms(centred)
+        _check_range(squared_norm, name, start)
+        if self._axes is None:
+            return centred, squared_norm
+        lead = centred.astype(np.float64) @ self._axes
+        rest = squared_norm - np.einsum("ij,ij->i", lead, lead)
+        sketch = np.column_stack([lead, np.sqrt(np.maximum(rest, 0.0))]).astype(np.float32)
+        return sketch, _squared_norms(sketch)
+
+
+def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Orthonormal axes of the bank's largest variance, ``(d, _SKETCH - 1)``.
+
+    Any orthonormal axes give a valid bound; these a tight one.
+    """
+    sample = bank[:: -(-len(bank) // 8192)].astype(np.float64) - mean
+    # Rows out of range are refused elsewhere; here they must not upset the axes.
+    sample = sample[np.abs(sample).max(axis=1) <= _LARGEST_NORM]
+    d = bank.shape[1]
+    return eigh(sample.T @ sample, subset_by_index=[d - _SKETCH + 1, d - 1])[1]
 
 
 def _squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -275,11 +344,10 @@ def _squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.einsum("ij,ij->i", wide, wide)
 
 
-def _check_range(squared_norm: NDArray[np.float64], name: str) -> None:
+def _check_range(squared_norm: NDArray[np.float64], name: str, start: int = 0) -> None:
     """Refuse rows that are not finite or whose squares overflow float32."""
     bad = np.flatnonzero(~(squared_norm <= _LARGEST_NORM**2))
     if len(bad):
         raise ValueError(
-            f"{name} must be finite with norms below {_LARGEST_NORM:g}; "
-            f"{len(bad)} of {len(squared_norm)} rows are not, first {bad[0]}"
+            f"{name} must be finite with norms below {_LARGEST_NORM:g}; row {start + bad[0]} is not"
         )

@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from pyimgano.detectors import _neighbors
 from pyimgano.detectors._neighbors import NearestNeighbors
+
+
+@pytest.fixture(autouse=True, scope="module", params=["as in use", "always sketched"])
+def sketched(request):
+    """Everything holds whatever the bounds come from, also for rows of four numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "always sketched":
+            patch.setattr(_neighbors, "_SKETCH", 3)
+            patch.setattr(_neighbors, "_WIDE", 4)
+            patch.setattr(_neighbors, "_LARGE", 1)
+            patch.setattr(_neighbors, "_SKETCH_BLOCKS", (7, 600))
+        yield
 
 
 def _reference(
@@ -211,7 +224,7 @@ def test_refusals_say_what_would_be_right() -> None:
         NearestNeighbors(np.zeros((4, 3)), bank_group=np.zeros(4)).query(
             np.zeros((2, 3)), exclude=[0]
         )
-    with pytest.raises(ValueError, match=r"rows must be finite.*first 1"):
+    with pytest.raises(ValueError, match=r"rows must be finite.*row 1 is not"):
         search.query(np.array([[0, 0, 0], [0, np.nan, 0]]))
     with pytest.raises(ValueError, match="bank must be finite"):
         NearestNeighbors(np.array([[np.inf, 0.0]]))
