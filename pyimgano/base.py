@@ -122,7 +122,15 @@ def _preview(labels: np.ndarray) -> str:
 
 
 class Fingerprint(NamedTuple):
-    """What a sample is recognised by: the content of its image, and which tile of it it is."""
+    """What a sample is recognised by: the content of its image, and which tile of it it is.
+
+    Parameters
+    ----------
+    image : bytes
+        Digest of the whole image, or of the row.
+    tile : int, default=0
+        Number of the tile in its image.
+    """
 
     image: bytes
     tile: int = 0
@@ -133,6 +141,15 @@ def fingerprints(images: list[np.ndarray]) -> list[Fingerprint]:
 
     A tile goes by its whole image: tiles that look alike, such as empty background, say
     nothing about whether the image was among the training images.
+
+    Parameters
+    ----------
+    images : list of ndarray of shape (height, width, 3), uint8
+        A block of images, or of tiles.
+
+    Returns
+    -------
+    list of Fingerprint
     """
     if isinstance(images, TileBlock):
         return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
@@ -178,10 +195,17 @@ class TrainingBlocks:
 
     A sample is an image, or a tile where images are cut into tiles.
 
-    Attributes
+    Parameters
     ----------
+    blocks : iterator of (block, list of Fingerprint)
+        The samples, some at a time.
     n_images : int
         Number of training samples, known from the start.
+    verbose : bool, default=False
+        Show a progress bar where reading takes more than two seconds.
+
+    Attributes
+    ----------
     groups : ndarray of shape (n_images,), int
         Training image that each sample is or was cut from; of images with the same content,
         the first. Complete once all blocks are read. A group is left out as a whole.
@@ -457,7 +481,17 @@ class BaseImageDetector(
         return self.score_and_map(X)[1]
 
     def score_and_map(self, X: Any) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
-        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them."""
+        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them.
+
+        Parameters
+        ----------
+        X : input of the detector
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+        maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays
+        """
         data = self._check_fitted_input(X)
         scores, maps = [], []
         for some_scores, some_maps in self._judge(data, maps=True):

@@ -291,7 +291,17 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
 
     @available_if(_some_member_makes_maps)
     def score_and_map(self, X: Any) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
-        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them."""
+        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them.
+
+        Parameters
+        ----------
+        X : input of the members
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+        maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays
+        """
         data = self._check_fitted_input(X)
         found = [score(member, data.X, maps=True) for member in self.estimators_]
         makers = [k for k, member in enumerate(found) if member.maps is not None]

@@ -31,10 +31,12 @@ class ImageFormatError(ValueError):
 class ImageReadError(OSError):
     """An image file is missing, unreadable, truncated, empty or too large to decode.
 
-    Attributes
+    Parameters
     ----------
-    path : str
+    path : str or Path
         The file.
+    reason : str
+        What is wrong with it.
     """
 
     def __init__(self, path: object, reason: str) -> None:

@@ -23,7 +23,15 @@ __all__ = ["Scored", "anomaly_map", "infer", "score", "threshold"]
 
 
 class Scored(NamedTuple):
-    """Anomaly scores ``(n,)``, higher = worse, and the maps, or None where there are none."""
+    """Anomaly scores ``(n,)``, higher = worse, and the maps, or None where there are none.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,), float64
+        Higher = more anomalous.
+    maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays, or None
+        Higher = more anomalous.
+    """
 
     scores: np.ndarray
     maps: Any

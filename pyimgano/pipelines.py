@@ -53,7 +53,7 @@ _DATASETS = ("synthetic", "folder")
 class BenchmarkResult:
     """What :func:`run_benchmark` found.
 
-    Attributes
+    Parameters
     ----------
     report : dict
         The content of ``report.json``: each category in short, and their mean.

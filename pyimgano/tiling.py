@@ -153,10 +153,12 @@ class _Canvas:
 class TileBlock(list):
     """A few tiles of one image, which know what they were cut from.
 
-    Attributes
+    Parameters
     ----------
-    digest : bytes
-        Fingerprint of the whole image.
+    tiles : iterable of ndarray of shape (tile_height, tile_width, 3), uint8
+        The tiles.
+    image_digest : bytes
+        Fingerprint of the whole image, kept as ``digest``.
     first : int
         Number of the first of these tiles.
     """
@@ -198,7 +200,17 @@ class ImageTiles:
         return _cut(self.image, self._layout.window(k), self._tiling)
 
     def iter_blocks(self, batch_size: int) -> Iterator[TileBlock]:
-        """Cut all tiles in order, ``batch_size`` of them at a time."""
+        """Cut all tiles in order, ``batch_size`` of them at a time.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of tiles at a time.
+
+        Yields
+        ------
+        TileBlock
+        """
         for first in range(0, len(self), batch_size):
             last = min(first + batch_size, len(self))
             yield TileBlock((self[k] for k in range(first, last)), self.digest, first)
@@ -208,7 +220,17 @@ class ImageTiles:
         return _Canvas(self._layout, self._tiling.blend, np.float32, ())
 
     def reduce(self, scores: np.ndarray) -> float:
-        """Score of the image from those of its tiles."""
+        """Score of the image from those of its tiles.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_tiles,)
+            Anomaly scores of the tiles, in order.
+
+        Returns
+        -------
+        float
+        """
         return self._tiling.reduce(scores)
 
 
@@ -316,11 +338,31 @@ class TiledImages(_Collection):
         return getattr(self.images, "paths", (None,) * len(self))
 
     def name(self, i: int) -> str:
-        """What image ``i`` is called in messages."""
+        """What image ``i`` is called in messages.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        str
+        """
         return self.images.name(i)
 
     def size(self, i: int) -> tuple[int, int]:
-        """Height and width of image ``i`` in pixels."""
+        """Height and width of image ``i`` in pixels.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        height, width : int
+        """
         return self.images.size(i)
 
     def _get(self, i: int) -> np.ndarray:
@@ -336,7 +378,17 @@ class TiledImages(_Collection):
             yield ImageTiles(self.images[i], self._tiling)
 
     def iter_blocks(self, batch_size: int) -> Iterator[TileBlock]:
-        """All tiles in order, image after image; no block holds tiles of two images."""
+        """All tiles in order, image after image; no block holds tiles of two images.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of tiles at a time, at most.
+
+        Yields
+        ------
+        TileBlock
+        """
         for tiles in self.iter_images():
             yield from tiles.iter_blocks(batch_size)
 
@@ -349,7 +401,17 @@ class TiledImages(_Collection):
         return _layout(self.size(i), self._tiling.tile, self._tiling.stride)
 
     def reduce(self, scores: np.ndarray) -> np.ndarray:
-        """Scores of the images ``(n,)`` from those of all tiles."""
+        """Scores of the images ``(n,)`` from those of all tiles.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_tiles,)
+            Anomaly scores of all tiles of all images, in order.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
         if len(scores) != self.counts.sum():
             raise ValueError(f"expected a score for each of {self.counts.sum()} tiles.")
         parts = np.split(scores, np.cumsum(self.counts)[:-1])

@@ -98,7 +98,15 @@ def overlay(
 
 
 def write_overlay(path: str | os.PathLike[str], picture: np.ndarray) -> None:
-    """Write an RGB picture as PNG, atomically."""
+    """Write an RGB picture as PNG, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; replaced if it exists.
+    picture : ndarray of shape (height, width, 3), uint8
+        RGB.
+    """
     encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1]
     with atomic_write(path) as file:  # by Python: OpenCV cannot open every path on Windows
         file.write(encoded.tobytes())

@@ -91,7 +91,17 @@ class RunDirectory:
         return [CategoryDirectory(report.parent) for report in reports]
 
     def category(self, name: str) -> CategoryDirectory:
-        """Folder of one category; nothing is created yet."""
+        """Folder of one category; nothing is created yet.
+
+        Parameters
+        ----------
+        name : str
+            Name of the category; characters that no file name may have are replaced.
+
+        Returns
+        -------
+        CategoryDirectory
+        """
         return CategoryDirectory(self.path / "categories" / _file_name(name))
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -101,7 +111,13 @@ class RunDirectory:
         write_json(self.environment, environment)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
-        """The last thing that a run writes."""
+        """The last thing that a run writes.
+
+        Parameters
+        ----------
+        report : mapping
+            In plain JSON types.
+        """
         write_json(self.report, report)
 
     def read_report(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class _PixelStatistics(BaseTemplateDetector):
 
 
 class PixelGaussianDetector(_PixelStatistics):
-    """A normal distribution at every pixel: how many standard deviations is it off?
+    """A normal distribution at every pixel: how many standard deviations it is off.
 
     For parts that lie in a fixed pose under constant light, such as those in a fixture: fitted in
     a second, a millisecond or two per image, no weights. Parts that turn or come in
@@ -142,7 +142,7 @@ class PixelGaussianDetector(_PixelStatistics):
 
     Attributes
     ----------
-    mean_, variance_ : ndarray of shape ``shape_``, float64
+    mean_, variance_ : ndarray of shape (n_planes, height, width), float64
         Mean and variance (of n - 1 degrees of freedom) of each pixel.
     n_samples_ : int
         Number of training samples.
@@ -284,10 +284,10 @@ class PixelMADDetector(_PixelStatistics):
 
     Attributes
     ----------
-    middle_ : ndarray of shape (2 or 3, *shape_)
+    middle_ : ndarray of shape (2 or 3, n_planes, height, width)
         The values in the middle of each pixel's sorted ones, two of an even number, three of an
         odd one: the median, and what it is without any one image.
-    spread_ : ndarray of shape (3 or 4, 2 or 3, *shape_)
+    spread_ : ndarray of shape (3 or 4, 2 or 3, n_planes, height, width)
         The same for the absolute deviations from the median and from each of those.
     shape_ : tuple of int
         Number of planes (channels, or features of a patch), height and width compared.

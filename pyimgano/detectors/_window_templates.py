@@ -171,10 +171,10 @@ class SSIMTemplateDetector(_Similarity):
 
     Attributes
     ----------
-    middle_ : ndarray of shape (2 or 3, *shape_)
+    middle_ : ndarray of shape (2 or 3, n_planes, height, width)
         The values in the middle of each pixel's sorted ones, two of an even number, three of an
         odd one: the median, and what it is without any one image.
-    template_ : ndarray of shape ``shape_``, float32
+    template_ : ndarray of shape (n_planes, height, width), float32
         The median image.
     shape_ : tuple of int
         Number of planes (channels, or features of a patch), height and width compared.
@@ -281,10 +281,10 @@ class NCCTemplateDetector(_Similarity):
 
     Attributes
     ----------
-    middle_ : ndarray of shape (2 or 3, *shape_)
+    middle_ : ndarray of shape (2 or 3, n_planes, height, width)
         The values in the middle of each pixel's sorted ones, two of an even number, three of an
         odd one: the median, and what it is without any one image.
-    template_ : ndarray of shape ``shape_``, float32
+    template_ : ndarray of shape (n_planes, height, width), float32
         The median image.
     shape_ : tuple of int
         Number of planes (channels, or features of a patch), height and width compared.

@@ -55,7 +55,18 @@ class BasePatchFeatures(TransformerMixin, BaseEstimator):
         return PatchGrids.concatenate(list(self.iter_grids(X)))
 
     def iter_grids(self, X: object) -> Iterator[PatchGrids]:
-        """Compute the patch features block by block; memory does not grow with ``X``."""
+        """Compute the patch features block by block; memory does not grow with ``X``.
+
+        Parameters
+        ----------
+        X : sequence of paths, ImageSequence, or uint8 RGB images
+            See :func:`pyimgano.inputs.check_images`.
+
+        Yields
+        ------
+        PatchGrids
+            Of ``batch_size`` images each.
+        """
         for images in check_images(X).iter_blocks(self.batch_size):
             yield self._extract(images)
 

@@ -175,6 +175,18 @@ class FilterBankFeatures(BasePatchFeatures):
         )
 
     def iter_grids(self, X: object) -> Iterator[PatchGrids]:
+        """Compute the patch features block by block; memory does not grow with ``X``.
+
+        Parameters
+        ----------
+        X : sequence of paths, ImageSequence, or uint8 RGB images
+            See :func:`pyimgano.inputs.check_images`.
+
+        Yields
+        ------
+        PatchGrids
+            Of ``batch_size`` images each.
+        """
         check_is_fitted(self)
         return super().iter_grids(X)
 

@@ -86,7 +86,21 @@ class PatchGrids:
         boxes: np.ndarray | Sequence[tuple[float, float, float, float]] | None = None,
         work_size: tuple[int, int] | None = None,
     ) -> PatchGrids:
-        """Wrap a ``(n, h, w, n_features)`` array whose images share one grid shape."""
+        """Wrap a ``(n, h, w, n_features)`` array whose images share one grid shape.
+
+        Parameters
+        ----------
+        features : array-like of shape (n, h, w, n_features)
+            The feature vectors.
+        image_sizes, boxes : array-like, default=None
+            As in the constructor.
+        work_size : (int, int), default=None
+            Height and width at which the features of all images were computed.
+
+        Returns
+        -------
+        PatchGrids
+        """
         features = np.asarray(features, dtype=np.float32)
         if features.ndim != 4:
             raise ValueError(f"features must be (n, h, w, n_features), got {features.shape}.")
@@ -98,7 +112,17 @@ class PatchGrids:
 
     @classmethod
     def concatenate(cls, blocks: Sequence[PatchGrids]) -> PatchGrids:
-        """Join blocks of images, in order."""
+        """Join blocks of images, in order.
+
+        Parameters
+        ----------
+        blocks : sequence of PatchGrids
+            At least one.
+
+        Returns
+        -------
+        PatchGrids
+        """
         if not blocks:
             raise ValueError("there is no block of patch grids to concatenate.")
         return cls(
@@ -170,7 +194,17 @@ class PatchGrids:
         return [self.rows[a:b] for a, b in zip(self._starts[:-1], self._starts[1:])]
 
     def as_grid(self, values: np.ndarray) -> list[np.ndarray]:
-        """Cut one value per patch into one ``(h, w)`` array per image."""
+        """Cut one value per patch into one ``(h, w)`` array per image.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_patches,)
+            One value per patch.
+
+        Returns
+        -------
+        list of ndarray of shape (h, w)
+        """
         values = np.asarray(values)
         if values.shape != (len(self.rows),):
             raise ValueError(
@@ -182,7 +216,17 @@ class PatchGrids:
         ]
 
     def image_max(self, values: np.ndarray) -> np.ndarray:
-        """Largest value of each image's patches, ``(n,)``."""
+        """Largest value of each image's patches, ``(n,)``.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_patches,)
+            One value per patch.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
         return np.maximum.reduceat(values, self._starts[:-1])
 
     def smooth(self, values: np.ndarray, sigma: float = 4.0) -> list[np.ndarray]:

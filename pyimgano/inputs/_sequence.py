@@ -234,11 +234,31 @@ class ImageSequence(_Collection):
         return f"<ImageSequence of {len(self)} files{first}>"
 
     def name(self, i: int) -> str:
-        """The path of image ``i``, for messages."""
+        """The path of image ``i``, for messages.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        str
+        """
         return self.paths[i]
 
     def size(self, i: int) -> tuple[int, int]:
-        """Height and width of image ``i`` in pixels; of the file only the header is parsed."""
+        """Height and width of image ``i`` in pixels; of the file only the header is parsed.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        height, width : int
+        """
         return self.resize or read_size(self.paths[i])
 
     def read_raw(self, i: int) -> np.ndarray:
