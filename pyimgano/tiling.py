@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.inputs import check_images
 from pyimgano.inputs._sequence import _Collection
+from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
 
 __all__ = ["ImageTiles", "TileBlock", "TiledImages", "TilingTransformer"]
@@ -437,7 +438,7 @@ class TiledImages(_Collection):
         return _TileList(self.images, self._tiling, np.array(image_of), windows)
 
 
-class TilingTransformer(TransformerMixin, BaseEstimator):
+class TilingTransformer(NoColumnsMixin, TransformerMixin, BaseEstimator):
     """Cut large images into tiles for a detector, which stitches its maps back.
 
     A step between :class:`~pyimgano.inputs.ImageFormatNormalizer` and a detector. A detector

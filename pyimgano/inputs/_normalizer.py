@@ -24,9 +24,10 @@ from pyimgano.inputs._formats import (
     resize_image,
 )
 from pyimgano.inputs._sequence import ImageSequence, plain
+from pyimgano.utils._columns import NoColumnsMixin
 
 
-class ImageFormatNormalizer(TransformerMixin, BaseEstimator):
+class ImageFormatNormalizer(NoColumnsMixin, TransformerMixin, BaseEstimator):
     """Convert images of a declared format to canonical RGB uint8.
 
     The format of arrays is declared once, here, and never guessed: an array of another
