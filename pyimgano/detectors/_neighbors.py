@@ -14,6 +14,8 @@ __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
 # once, so that its nearest is known before others are measured (16 MiB).
 _BLOCKS = (512, 2048)
 _SKETCH_BLOCKS = (128, 32_768)
+# Rows whose sketches are made at a time.
+_PREPARED = 2048
 # Bounds are looked through in pieces, most of which are passed over by their smallest one.
 _LOOK = 256
 
@@ -259,38 +261,41 @@ class NearestNeighbors:
         distance = np.full((n, k), np.inf)
         index = np.full((n, k), -1, np.int64)
         n_rows, n_bank = _BLOCKS if self._sketches is None else _SKETCH_BLOCKS
-        for start in range(0, n, n_rows):
-            part = slice(start, start + n_rows)
-            prepared, squared_norm = self._prepare(queries[part], "rows", start)
-            self._query_block(
-                queries[part],
-                prepared,
-                squared_norm,
-                n_bank,
-                group,
-                skip[part],
-                distance[part],
-                index[part],
-            )
+        product = np.empty((min(n, n_rows), max(1, min(len(self.bank), n_bank))), np.float32)
+        for begin in range(0, n, _PREPARED):
+            some = slice(begin, begin + _PREPARED)
+            prepared, squared_norm = self._prepare(queries[some], "rows", begin)
+            prepared *= np.float32(-2.0)
+            floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
+            for start in range(0, len(prepared), n_rows):
+                part = slice(start, start + n_rows)
+                self._query_block(
+                    queries[some][part],
+                    prepared[part],
+                    floor[part],
+                    product,
+                    group,
+                    skip[some][part],
+                    distance[some][part],
+                    index[some][part],
+                )
         return np.sqrt(distance, out=distance), index
 
     def _query_block(
         self,
         rows: NDArray[np.float32],
         prepared: NDArray[np.float32],
-        squared_norm: NDArray[np.float64],
-        n_bank: int,
+        floor: NDArray[np.float64],
+        product: NDArray[np.float32],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
         distance: NDArray[np.float64],
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
-        floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
-        prepared *= np.float32(-2.0)
-        product = np.empty((len(rows), min(n_bank, len(self.bank))), np.float32)
         rows = read_only(rows)
+        n_bank = product.shape[1]
         for start in range(0, len(self.bank), n_bank):
             part = slice(start, start + n_bank)
             bank = self.bank[part]
