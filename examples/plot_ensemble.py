@@ -20,7 +20,7 @@ from pyimgano.features import FilterBankFeatures, HOGFeatures
 from pyimgano.inference import score
 
 data = make_inspection_dataset(
-    "flange", n_train=40, n_test_good=25, n_test_defect=35, size=96, random_state=1
+    "flange", n_train=40, n_test_good=25, n_test_defect=35, size=128, random_state=1
 )
 
 # %%
@@ -29,8 +29,8 @@ data = make_inspection_dataset(
 # for members that are about as good as each other, not for a good one among poor ones.
 ensemble = ScoreEnsemble(
     [
-        ("patches", PatchCoreDetector(FilterBankFeatures(resize=96), coreset_ratio=0.02)),
-        ("template", SSIMTemplateDetector(resize=96)),
+        ("patches", PatchCoreDetector(FilterBankFeatures(resize=128), coreset_ratio=0.02)),
+        ("template", SSIMTemplateDetector(resize=128)),
         ("gradients", make_pipeline(HOGFeatures(), PyODDetector(KNN(n_neighbors=3)))),
     ]
 ).fit(data.X_train)
@@ -41,9 +41,9 @@ for name, some in scores.items():
 
 # %%
 # Members are set and left out by name, as in scikit-learn's ensembles, and a search can try it.
-smaller = ScoreEnsemble(ensemble.estimators).set_params(template="drop").fit(data.X_train)
+smaller = ScoreEnsemble(ensemble.estimators).set_params(patches="drop").fit(data.X_train)
 auroc = image_metrics(-smaller.score_samples(data.X_test), data.y_test)["auroc"]
-print(f"without the template: image AUROC {auroc:.3f}")
+print(f"without the patches: image AUROC {auroc:.3f}")
 
 # %%
 # Two of the members against each other. Each axis is in units of that member's own threshold:
@@ -68,7 +68,7 @@ for label, name, color in ((1, "good", "tab:green"), (-1, "defective", "tab:red"
 axes.axvline(1, color="gray", linewidth=1)
 axes.axhline(1, color="gray", linewidth=1)
 axes.set_xscale("symlog", linthresh=2)
-axes.set_xticks([-1, 0, 1, 2, 5, 10], [-1, 0, 1, 2, 5, 10])
+axes.set_xticks([-1, 0, 1, 2, 5, 10, 20], [-1, 0, 1, 2, 5, 10, 20])
 axes.set(xlabel="patches", ylabel="gradients", title="Scores in units of each member's threshold")
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
