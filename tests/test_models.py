@@ -14,7 +14,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import Pipeline
 
 import pyimgano.models
-from pyimgano import anomaly_map, create_model, list_models, model_info, register_model
+from pyimgano import anomaly_map, create_model, list_models, load, model_info, register_model, save
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import (
     MissingExtraError,
@@ -164,7 +164,7 @@ def test_papers_are_those_of_the_docstrings():
 
 # ---- each of them works ---------------------------------------------------------------
 @pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
-def test_models_without_weights_fit_and_judge(name, images):
+def test_models_without_weights_fit_and_judge(name, images, tmp_path):
     good, bad = images
     model = small(name)
     with warnings.catch_warnings():
@@ -173,6 +173,8 @@ def test_models_without_weights_fit_and_judge(name, images):
     scores = model.score_samples(bad)
     assert scores.shape == (3,) and np.isfinite(scores).all()
     assert set(model.predict(bad)) <= {1, -1}
+    again = load(save(model, tmp_path / "model.joblib"))
+    np.testing.assert_array_equal(again.score_samples(bad), scores)
     if model_info(name)["supports_pixel_map"]:
         maps = anomaly_map(model, bad)
         assert maps.shape == (3, *bad[0].shape[:2]) and maps.dtype == np.float32

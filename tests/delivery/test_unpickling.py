@@ -1,0 +1,280 @@
+"""What may be in a saved file: all that fitted estimators are made of, and nothing that acts."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import sklearn
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+from sklearn.linear_model import SGDOneClassSVM
+from sklearn.metrics import make_scorer, recall_score, roc_auc_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    PredefinedSplit,
+    RepeatedKFold,
+    ShuffleSplit,
+    StratifiedKFold,
+)
+from sklearn.neighbors import KDTree, LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import OneClassSVM
+
+import pyimgano
+from pyimgano import PatchCoreDetector, ThresholdCalibrator
+from pyimgano.detectors import PyODDetector
+from pyimgano.exceptions import UntrustedFileError
+from pyimgano.model_selection import OneClassKFold, anomaly_roc_auc
+from tests.delivery.test_saving import OwnStep, save_raw
+
+ROWS = np.random.RandomState(0).normal(size=(50, 4))
+LABELS = np.repeat([1, -1], [44, 6])
+
+
+def saved_and_loaded(estimator, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # save would say that load refuses
+        path = pyimgano.save(estimator, tmp_path / "a.joblib")
+    return pyimgano.load(path)
+
+
+# ---- what fitted estimators are made of ---------------------------------------------
+@pytest.mark.parametrize(
+    "detector",
+    [
+        make_pipeline(StandardScaler(), IsolationForest(n_estimators=10, random_state=0)),
+        LocalOutlierFactor(novelty=True, algorithm="kd_tree", leaf_size=5),
+        LocalOutlierFactor(novelty=True, algorithm="ball_tree", metric="minkowski", p=3),
+        OneClassSVM(),
+        SGDOneClassSVM(random_state=0),
+        make_pipeline(ColumnTransformer([("few", PCA(2), [0, 1, 2])]), PatchCoreDetector()),
+        make_pipeline(FunctionTransformer(np.abs), PatchCoreDetector()),
+    ],
+    ids=["forest", "kd_tree", "ball_tree", "svm", "sgd", "columns", "ufunc"],
+)
+def test_detectors_of_scikit_learn_score_alike(detector, tmp_path):
+    detector.fit(ROWS)
+    again = saved_and_loaded(detector, tmp_path)
+    new = ROWS + 0.1
+    np.testing.assert_array_equal(again.score_samples(new), detector.score_samples(new))
+
+
+# The others are saved and loaded in tests/test_models.py.
+@pytest.mark.parametrize("name", ["ECOD", "IForest", "KNN", "KPCA", "Sampling"])
+def test_pyods_models_in_the_registry_score_alike(name, tmp_path):
+    module = pytest.importorskip(f"pyod.models.{name.lower()}")
+    detector = PyODDetector(getattr(module, name)(), cv=2).fit(ROWS)
+    again = saved_and_loaded(detector, tmp_path)
+    new = ROWS + 0.1
+    np.testing.assert_array_equal(again.score_samples(new), detector.score_samples(new))
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [anomaly_roc_auc, "roc_auc", make_scorer(recall_score, pos_label=-1), ["accuracy", "f1"], None],
+    ids=["own", "by name", "made", "several", "none"],
+)
+def test_a_fitted_search_comes_back_with_its_results(scoring, tmp_path):
+    detector = PatchCoreDetector() if scoring is not None else GaussianProcessRegressor()
+    grid = {"contamination": [0.1, 0.2]} if scoring is not None else {"alpha": [0.1, 0.2]}
+    refit = "f1" if isinstance(scoring, list) else True
+    search = GridSearchCV(detector, grid, scoring=scoring, cv=OneClassKFold(2), refit=refit)
+    search.fit(ROWS, LABELS)
+    again = saved_and_loaded(search, tmp_path)
+    assert again.best_params_ == search.best_params_
+    column = f"param_{next(iter(grid))}"
+    np.testing.assert_array_equal(again.cv_results_[column], search.cv_results_[column])
+    np.testing.assert_array_equal(again.predict(ROWS), search.predict(ROWS))
+    assert again.score(ROWS, LABELS) == search.score(ROWS, LABELS)
+
+
+@pytest.mark.parametrize(
+    "cv",
+    [
+        KFold(2, shuffle=True, random_state=0),
+        RepeatedKFold(n_splits=2, n_repeats=1, random_state=0),
+        PredefinedSplit(np.arange(50) % 2),
+        [(np.arange(25), np.arange(25, 50)), (np.arange(25, 50), np.arange(25))],
+    ],
+    ids=["KFold", "Repeated", "Predefined", "list"],
+)
+def test_a_calibrator_with_folds_and_a_cache(cv, tmp_path):
+    cache = joblib.Memory(tmp_path / "cache", verbose=0)
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9, cv=cv, memory=cache)
+    calibrator.fit(ROWS)
+    again = saved_and_loaded(calibrator, tmp_path)
+    assert again.threshold_ == calibrator.threshold_
+    assert str(again.memory.location) == str(cache.location)
+    assert again.fit(ROWS).threshold_ == calibrator.threshold_  # splitter and cache still work
+
+
+def test_kernels_and_unfitted_splitters(tmp_path):
+    process = GaussianProcessRegressor(RBF() + WhiteKernel()).fit(ROWS, ROWS[:, 0])
+    again = saved_and_loaded(process, tmp_path)
+    np.testing.assert_array_equal(again.predict(ROWS), process.predict(ROWS))
+    for splitter in (ShuffleSplit(2, random_state=0), StratifiedKFold(2), OneClassKFold(2)):
+        expected = [test.tolist() for _, test in splitter.split(ROWS, LABELS)]
+        again = saved_and_loaded(GridSearchCV(PatchCoreDetector(), {}, cv=splitter), tmp_path).cv
+        assert [test.tolist() for _, test in again.split(ROWS, LABELS)] == expected
+
+
+def test_requests_for_metadata(tmp_path):
+    with sklearn.config_context(enable_metadata_routing=True):
+        scaler = StandardScaler().set_fit_request(sample_weight=True)
+        again = saved_and_loaded(scaler, tmp_path)
+        assert again.get_metadata_routing().fit.requests == {"sample_weight": True}
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        [("a", "<i4"), ("b", ">f8")],
+        np.dtype([("a", "u1"), ("b", "f8")], align=True),
+        {"names": ["b", "a"], "formats": ["f4", "i2"], "offsets": [4, 0], "itemsize": 16},
+        [("a", [("x", "f4", (2, 3)), ("y", "U3")])],
+        [("empty", "f8", (0,)), ("a", "S2")],
+    ],
+    ids=["packed", "aligned", "holes", "nested", "empty"],
+)
+def test_structured_arrays_come_back(dtype, tmp_path):
+    array = np.zeros(3, dtype)
+    array["a"] = np.ones(3, array.dtype["a"])
+    for value in (array, [array[0]], np.array([array, None], dtype=object)):
+        estimator = FunctionTransformer(kw_args={"v": value})
+        again = saved_and_loaded(estimator, tmp_path).kw_args["v"]
+        again, expected = (again[0], value[0]) if len(value) < 3 else (again, value)
+        assert again.dtype == array.dtype
+        np.testing.assert_array_equal(again, expected)
+
+
+# ---- nothing that acts --------------------------------------------------------------
+class Recipe:
+    """Is pickled as ``function(*args)``, the state for it, and the items to append to it."""
+
+    def __init__(self, *recipe):
+        self.recipe = recipe
+
+    def __reduce__(self):
+        return self.recipe
+
+
+def refuses(content, tmp_path, match):
+    path = tmp_path / "evil.joblib"
+    save_raw([content], path)
+    with pytest.raises(UntrustedFileError, match=rf"evil\.joblib: it {match}"):
+        pyimgano.load(path)
+
+
+def test_what_may_be_stored_may_not_be_called(tmp_path):
+    folder = str(tmp_path / "cache")
+    for function, args in [
+        (joblib.Memory, (folder,)),
+        (roc_auc_score, ([0, 1], [0, 1])),
+        (anomaly_roc_auc, (None, None, None)),
+        (np.exp, (1.0,)),
+        (StandardScaler, ()),
+    ]:
+        refuses(Recipe(function, args), tmp_path, "tries to call")
+    make, (scaler, cache) = KDTree(ROWS).__reduce__()[0], (StandardScaler, joblib.Memory)
+    for recipe, match in [
+        ((make, (scaler,), {"append": cache}, iter([folder])), "fill a StandardScaler"),
+        ((make, (scaler,), {"__setstate__": cache}), "change how StandardScaler works"),
+        ((make, (scaler,), (None, {"__class__": cache})), "change how StandardScaler works"),
+        ((make, (scaler(),)), "make an object of what is no class"),
+    ]:
+        refuses(Recipe(*recipe), tmp_path, f"tries to {match}")
+    assert not os.path.exists(folder)
+
+
+def test_functions_are_stored_only_where_they_are_scorers(tmp_path):
+    for function in (sklearn.clone, sklearn.datasets.load_iris, pyimgano.show_versions, np.save):
+        refuses(function, tmp_path, r"holds .* not on the list")
+
+
+@pytest.mark.parametrize(
+    "fields, size",
+    [
+        ({"a": (np.dtype("O"), 0)}, 8),
+        ({"a": (np.dtype([("b", "O")]), 0)}, 8),
+        ({"a": (np.dtype("f8"), 0)}, 64),
+        ({"a": (np.dtype("f8"), 4)}, 8),
+        ({"a": (np.dtype("f8"), -8)}, 8),
+    ],
+    ids=["object", "nested object", "size", "beyond", "before"],
+)
+def test_structured_dtypes_cannot_lie(fields, size, tmp_path):
+    state = (3, "|", None, ("a",), fields, size, 1, 0)
+    path = tmp_path / "evil.joblib"
+    save_raw([Recipe(np.dtype, ("V8", False, True), state)], path)
+    with pytest.raises(UntrustedFileError, match=r"holds an array of dtype|is not an estimator"):
+        pyimgano.load(path)
+
+
+def change_nodes(tree, **changes):
+    state = tree.__getstate__()
+    state["nodes"] = state["nodes"].copy()
+    for name, value in changes.items():
+        state["nodes"][name][0] = value
+    return (*tree.__reduce__()[:2], state)
+
+
+def test_decision_trees_stay_within_themselves(tmp_path):
+    tree = IsolationForest(n_estimators=1, random_state=0).fit(ROWS).estimators_[0].tree_
+    function, args, state = tree.__reduce__()
+    wrong = [
+        change_nodes(tree, right_child=10**6),
+        change_nodes(tree, left_child=-2),
+        change_nodes(tree, left_child=0),  # round and round
+        change_nodes(tree, feature=4),
+        change_nodes(tree, feature=-1),
+        (function, args, {**state, "node_count": 10**6}),
+    ]
+    for recipe in wrong:
+        refuses(Recipe(*recipe), tmp_path, "holds a decision tree whose branches lead out of it")
+    for bad in ((4, args[1], 10**6), (4, np.zeros(1, args[1].dtype), 1)):
+        refuses(Recipe(function, bad, state), tmp_path, "holds a decision tree of impossible shape")
+
+
+def test_search_trees_are_built_anew(tmp_path):
+    tree = KDTree(ROWS, leaf_size=5)
+    function, args, state = tree.__reduce__()
+    wild = (state[0], state[1] + 10**9, state[2], state[3] + np.nan, *state[4:])
+    path = tmp_path / "evil.joblib"
+    save_raw([Recipe(function, args, wild)], path)
+    (again,) = pyimgano.load(path)
+    np.testing.assert_array_equal(again.query(ROWS, k=3)[0], tree.query(ROWS, k=3)[0])
+
+
+# ---- messages -----------------------------------------------------------------------
+def test_all_that_is_missing_is_named_at_once_and_trusting_it_works(tmp_path):
+    path = tmp_path / "a.joblib"
+    estimator = make_pipeline(OwnStep(), SelectKBest(f_classif, k=2))
+    with pytest.warns(UserWarning, match="load will refuse it"):
+        pyimgano.save(estimator, path)
+    with pytest.raises(UntrustedFileError, match="which are not on the list") as refusal:
+        pyimgano.load(path)
+    (names,) = re.findall(r"trusted=\[(.*?)\]", str(refusal.value))
+    trusted = re.findall(r'"(.*?)"', names)
+    assert len(trusted) == 2
+    assert pyimgano.load(path, trusted=trusted)[1].score_func is f_classif
+
+
+def test_what_cannot_be_trusted_by_name_is_not_said_to_be(tmp_path):
+    path = tmp_path / "a.joblib"
+    with pytest.warns(UserWarning, match="load will refuse it"):
+        pyimgano.save(FunctionTransformer(kw_args={"v": np.zeros(2, [("a", "O")])}), path)
+    with pytest.raises(UntrustedFileError, match=r"of dtype \[\('a', 'O'\)\]") as refusal:
+        pyimgano.load(path)
+    assert "trusted=" not in str(refusal.value)
+    assert "joblib.load(path)" in str(refusal.value)
