@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import sklearn
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -25,13 +24,13 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pyimgano._version import __version__
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.features import BasePatchFeatures, PatchGrids, make_features
 from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TileBlock, TiledImages
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = [
     "BaseImageDetector",
@@ -154,40 +153,6 @@ def fingerprints(images: list[np.ndarray]) -> list[Fingerprint]:
     if isinstance(images, TileBlock):
         return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
     return [Fingerprint(digest(image)) for image in images]
-
-
-class VersionStampMixin:
-    """Stamp library versions into the saved state and warn when they have drifted."""
-
-    def __getstate__(self) -> dict:
-        state = super().__getstate__()  # type: ignore[misc]
-        return {**state, "_versions": _versions()}
-
-    def __setstate__(self, state: dict) -> None:
-        state = dict(state)
-        saved = state.pop("_versions", {})
-        drifted = {
-            name: (version, now)
-            for name, now in _versions().items()
-            if _minor(version := saved.get(name, now)) != _minor(now)
-        }
-        if drifted:
-            changes = ", ".join(f"{n} {old} (now {new})" for n, (old, new) in drifted.items())
-            warnings.warn(
-                f"this {type(self).__name__} was saved under {changes}; scores may differ. "
-                "Fit and save it again under these versions, or install the old ones.",
-                VersionDriftWarning,
-                stacklevel=2,
-            )
-        super().__setstate__(state)  # type: ignore[misc]
-
-
-def _versions() -> dict[str, str]:
-    return {"pyimgano": __version__, "scikit-learn": sklearn.__version__}
-
-
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
 
 
 class TrainingBlocks:

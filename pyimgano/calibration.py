@@ -24,9 +24,10 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from pyimgano.base import VersionStampMixin, normal_rows
+from pyimgano.base import normal_rows
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inference import anomaly_map, score
+from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ThresholdCalibrator", "out_of_sample_scores", "own_scores"]
 

@@ -21,6 +21,7 @@ from pyimgano.inputs import check_images
 from pyimgano.inputs._sequence import _Collection
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ImageTiles", "TileBlock", "TiledImages", "TilingTransformer"]
 
@@ -438,7 +439,7 @@ class TiledImages(_Collection):
         return _TileList(self.images, self._tiling, np.array(image_of), windows)
 
 
-class TilingTransformer(NoColumnsMixin, TransformerMixin, BaseEstimator):
+class TilingTransformer(NoColumnsMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
     """Cut large images into tiles for a detector, which stitches its maps back.
 
     A step between :class:`~pyimgano.inputs.ImageFormatNormalizer` and a detector. A detector

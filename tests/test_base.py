@@ -10,12 +10,12 @@ import joblib
 import numpy as np
 import pytest
 
-from pyimgano import base
-from pyimgano.base import input_kind, normal_rows
+from pyimgano.base import VersionStampMixin, input_kind, normal_rows
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
 from pyimgano.features import FilterBankFeatures, PatchGrids
-from pyimgano.inputs import ImageSequence
+from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
+from pyimgano.utils import all_estimators
 from pyimgano.utils.estimator_checks import make_check_images
 
 
@@ -119,7 +119,13 @@ def test_drift_of_versions_warns(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pickle.loads(saved)
-    monkeypatch.setattr(base, "__version__", "99.0")
+    monkeypatch.setattr("pyimgano.utils._versions.__version__", "99.0")
     with pytest.warns(VersionDriftWarning, match=r"pyimgano .* \(now 99.0\)"):
         loaded = pickle.loads(saved)
     assert not hasattr(loaded, "_versions")
+
+
+def test_every_estimator_has_the_stamp():
+    without = [name for name, cls in all_estimators() if not issubclass(cls, VersionStampMixin)]
+    assert without == ["PyODView"]  # the detector inside has it
+    assert "_versions" in ImageFormatNormalizer().__getstate__()

@@ -21,6 +21,7 @@ _PACKAGES = (
     "opencv-python-headless",
     "pillow",
     "pyod",
+    "scikit-image",
     "scikit-learn",
     "scipy",
     "timm",

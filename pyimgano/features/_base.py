@@ -11,9 +11,10 @@ from sklearn.utils import Tags
 from pyimgano.features._grids import PatchGrids
 from pyimgano.inputs import check_images
 from pyimgano.utils._columns import NoColumnsMixin
+from pyimgano.utils._versions import VersionStampMixin
 
 
-class BasePatchFeatures(NoColumnsMixin, TransformerMixin, BaseEstimator):
+class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
     """Base of the steps that turn images into patch features.
 
     A subclass writes ``_extract`` and, if it learns something from the training images,

@@ -13,13 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.features._grids import PatchGrids
 from pyimgano.features._rows import each_of
+from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["PatchPooling"]
 
 _STATISTICS = ("mean", "max", "min", "std")
 
 
-class PatchPooling(TransformerMixin, BaseEstimator):
+class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
     """Pool each image's patch features into one row.
 
     Stands between a step that makes :class:`PatchGrids` and an estimator that takes tables.

@@ -15,11 +15,12 @@ from sklearn.utils._param_validation import Interval
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import check_images
 from pyimgano.inputs._formats import check_resize, resize_image
+from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["BaseRowFeatures", "each_of", "gray", "in_color_space", "numbers_of"]
 
 
-class BaseRowFeatures(TransformerMixin, BaseEstimator):
+class BaseRowFeatures(VersionStampMixin, TransformerMixin, BaseEstimator):
     """Base of the steps that turn each image into one row of numbers.
 
     Nothing is learned: a row depends on its image and the parameters alone, and ``fit`` need

@@ -25,9 +25,10 @@ from pyimgano.inputs._formats import (
 )
 from pyimgano.inputs._sequence import ImageSequence, plain
 from pyimgano.utils._columns import NoColumnsMixin
+from pyimgano.utils._versions import VersionStampMixin
 
 
-class ImageFormatNormalizer(NoColumnsMixin, TransformerMixin, BaseEstimator):
+class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
     """Convert images of a declared format to canonical RGB uint8.
 
     The format of arrays is declared once, here, and never guessed: an array of another

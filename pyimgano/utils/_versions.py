@@ -1,11 +1,17 @@
-"""``show_versions``: what to paste into a bug report."""
+"""Versions: in what is saved, and in what to paste into a bug report."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TextIO
 
-__all__ = ["show_versions"]
+import sklearn
+
+from pyimgano._version import __version__
+from pyimgano.exceptions import VersionDriftWarning
+
+__all__ = ["VersionStampMixin", "show_versions"]
 
 
 def show_versions(file: TextIO | None = None) -> None:
@@ -34,3 +40,37 @@ def show_versions(file: TextIO | None = None) -> None:
         lines += ["", title]
         lines += [f"  {name:>32}  {value}" for name, value in rows.items() if value != {}]
     (file or sys.stdout).write("\n".join(lines) + "\n")
+
+
+class VersionStampMixin:
+    """Stamp library versions into the saved state and warn when they have drifted."""
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()  # type: ignore[misc]
+        return {**state, "_versions": _versions()}
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        saved = state.pop("_versions", {})
+        drifted = {
+            name: (version, now)
+            for name, now in _versions().items()
+            if _minor(version := saved.get(name, now)) != _minor(now)
+        }
+        if drifted:
+            changes = ", ".join(f"{n} {old} (now {new})" for n, (old, new) in drifted.items())
+            warnings.warn(
+                f"this {type(self).__name__} was saved under {changes}; scores may differ. "
+                "Fit and save it again under these versions, or install the old ones.",
+                VersionDriftWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)  # type: ignore[misc]
+
+
+def _versions() -> dict[str, str]:
+    return {"pyimgano": __version__, "scikit-learn": sklearn.__version__}
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
