@@ -164,18 +164,20 @@ class AnomalyDINODetector(BasePatchDetector):
                 f"n_rotations={self.n_rotations} rotates images, and X holds their features "
                 "already: fit on images, or set n_rotations=1."
             )
-        bank = choose_bank(
-            PatchStore(blocks),
-            ratio=self.coreset_ratio,
-            projection_dim=_PROJECTION_DIM,
-            rng=check_random_state(self.random_state),
-            verbose=self.verbose,
-        )
-        self._search = bank.search
-        n = blocks.n_images  # the rotations come after them
-        return bank.out_of_sample(
-            self._score_without, blocks.groups[:n], blocks.copy_of[:n], self.verbose
-        )
+        with PatchStore() as patches:
+            bank = choose_bank(
+                blocks,
+                patches,
+                ratio=self.coreset_ratio,
+                projection_dim=_PROJECTION_DIM,
+                rng=check_random_state(self.random_state),
+                verbose=self.verbose,
+            )
+            self._search = bank.search
+            n = blocks.n_images  # the rotations come after them
+            return bank.out_of_sample(
+                self._score_without, blocks.groups[:n], blocks.copy_of[:n], self.verbose
+            )
 
     def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
         known: list[Fingerprint] = []

@@ -13,9 +13,9 @@ import numpy as np
 
 from pyimgano.base import TrainingBlocks
 from pyimgano.detectors._coreset import greedy_k_center
-from pyimgano.detectors._leave_out import GroupRefills, leave_one_group_out_banks
+from pyimgano.detectors._leave_out import leave_one_group_out_banks
 from pyimgano.detectors._neighbors import NearestNeighbors
-from pyimgano.detectors._patches import PatchFile, PatchStore, Projection
+from pyimgano.detectors._patches import PatchStore, Projection
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.utils._progress import progress_callback
 
@@ -89,17 +89,18 @@ class _Sources(NamedTuple):
         ``rows_of(i)`` are the patches of image i.
     nearest : callable
         ``nearest(i, rows)`` is, for each of them, a position in the bank, or None.
-    pool : ndarray of shape (p, d), float32
-        Patches that ``refills`` refers to.
-    pool_weight : ndarray of shape (p,)
-    refills : GroupRefills
+    pool : ndarray of shape (r, d), float32
+        Patches that fill the bank up, group after group.
+    pool_weight : ndarray of shape (r,)
+    starts : ndarray of shape (g + 1,), int
+        Where each group's begin in ``pool``.
     """
 
     rows_of: Callable[[int], np.ndarray]
     nearest: Callable[[int, np.ndarray], np.ndarray | None]
     pool: np.ndarray
     pool_weight: np.ndarray
-    refills: GroupRefills
+    starts: np.ndarray
 
 
 class MemoryBank:
@@ -147,11 +148,9 @@ class MemoryBank:
 
     def _without(self, i: int, group: int) -> LeftOut:
         source = self._sources
-        starts = source.refills.starts
         # The last groups may have no patch that was to be picked: nothing to fill up.
-        last = group + 1 < len(starts)
-        part = slice(starts[group], starts[group + 1]) if last else slice(0)
-        added = source.refills.refill[part]
+        last = group + 1 < len(source.starts)
+        added = slice(source.starts[group], source.starts[group + 1]) if last else slice(0)
         rows = source.rows_of(i)
         nearest = source.nearest(i, rows)
         if nearest is None:
@@ -176,10 +175,11 @@ class MemoryBank:
         return self._probe.query(rows, exclude=np.full(len(rows), group))[0][:, 0]
 
 
-Weigh = Callable[[PatchStore], "tuple[np.ndarray, np.ndarray]"]
+Weigh = Callable[[PatchStore, np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
 
 
 def choose_bank(
+    blocks: TrainingBlocks,
     patches: PatchStore,
     *,
     ratio: float,
@@ -190,41 +190,47 @@ def choose_bank(
 ) -> MemoryBank:
     """Choose a coreset of all patches; all of them if ``ratio`` is 1.
 
-    ``weigh(patches)`` may say which rows can enter the bank, ascending, and give a factor for
-    the distances to each row.
+    ``weigh(patches, groups, copy_of)`` may say which rows can enter the bank, ascending, and
+    give a factor for the distances to each row.
     """
-    _check_not_one(patches.groups)
-    n = len(patches.rows)
-    group = patches.group_of_row
-    kept, weight = (np.arange(n), np.ones(n)) if weigh is None else weigh(patches)
+    for grids in blocks:
+        patches.append(grids)
+    groups, n = blocks.groups, patches.n_patches
+    _check_not_one(groups)
+    starts = patches.starts
+    group = np.repeat(groups, np.diff(starts))
+    kept, weight = np.arange(n), np.ones(n)
+    if weigh is not None:
+        kept, weight = weigh(patches, groups, blocks.copy_of)
     if ratio == 1.0:
-        search = NearestNeighbors(patches.rows[kept], bank_group=group[kept])
-        none = GroupRefills(np.empty(0, np.int64), np.zeros(1, np.int64))
-        sources = _Sources(patches.rows_of, lambda i, rows: None, patches.rows, weight, none)
-        return MemoryBank(search, weight[kept], 0.0, None, sources)
-    points = patches.project(Projection(patches.rows.shape[1], projection_dim, rng))
+        bank = NearestNeighbors(patches.take(kept), bank_group=group[kept])
+        none = np.empty((0, patches.n_features), np.float32)
+        sources = _Sources(patches.rows_of, lambda i, rows: None, none, np.empty(0), np.zeros(1))
+        return MemoryBank(bank, weight[kept], 0.0, None, sources)
+    points = patches.project(Projection(patches.n_features, projection_dim, rng))
     if len(kept) < n:
         points = points[kept]
     n_picks = max(1, round(ratio * len(points)))
     first = rng.randint(len(points))
     chosen = _Chosen(points, group[kept], n_picks, first, verbose)
+    del points
     nearest = np.full(n, -1)
     nearest[kept] = chosen.nearest
-    picks = kept[chosen.picks]
+    picks, refill = kept[chosen.picks], kept[chosen.refills.refill]
     sources = _Sources(
         patches.rows_of,
-        lambda i, rows: nearest[patches.starts[i] : patches.starts[i + 1]],
-        patches.rows,
-        weight,
-        GroupRefills(kept[chosen.refills.refill], chosen.refills.starts),
+        lambda i, rows: nearest[starts[i] : starts[i + 1]],
+        patches.take(refill),
+        weight[refill],
+        chosen.refills.starts,
     )
-    search = NearestNeighbors(patches.rows[picks], bank_group=group[picks])
+    search = NearestNeighbors(patches.take(picks), bank_group=group[picks])
     return MemoryBank(search, weight[picks], chosen.radius, chosen.elsewhere, sources)
 
 
 def stream_bank(
     blocks: TrainingBlocks,
-    file: PatchFile,
+    patches: PatchStore,
     *,
     ratio: float,
     max_patches: int,
@@ -236,9 +242,8 @@ def stream_bank(
 
     A few times as many candidates are held. When there is no more room, a greedy k-center
     coreset of them, half as many, takes their place (merge and reduce [1]_); the bank is the
-    coreset of the last candidates. While everything fits, it is the very one that is chosen
-    with all patches at hand. All patches go through ``file``, from which each image is read
-    again to be scored without itself.
+    coreset of the last candidates. While everything fits, it is the one that is chosen with all
+    patches at hand.
 
     References
     ----------
@@ -253,35 +258,37 @@ def stream_bank(
         if candidates is None or projection is None:
             projection = Projection(grids.n_features, projection_dim, rng)
             candidates = _Candidates(capacity, projection)
+        patches.append(grids)
         groups = blocks.groups[n_samples:]
+        for one, group in zip(grids.as_image_rows(), groups.tolist()):
+            candidates.add(one, group)
         n_samples += len(grids)
-        file.append(grids)
-        candidates.add(grids.rows, np.repeat(groups, grids.grid_shapes.prod(axis=1)))
     assert candidates is not None and projection is not None
-    groups = blocks.groups
-    _check_not_one(groups)
-    rows, group = candidates.rows, candidates.group
-    if (group == group[0]).all():
+    _check_not_one(blocks.groups)
+    rows, group_of_row = candidates.rows, candidates.group
+    if (group_of_row == group_of_row[0]).all():
         raise TooFewImagesError(
             f"max_bank_patches={max_patches} left candidates of one training image only: the "
             "others look like it everywhere. Use a larger one, or None."
         )
-    n_picks = min(max(1, round(ratio * file.n_patches)), max_patches)
-    chosen = _Chosen(candidates.points, group, n_picks, rng.randint(len(rows)), verbose)
+    n_picks = min(max(1, round(ratio * patches.n_patches)), max_patches)
+    first = rng.randint(len(rows))
+    chosen = _Chosen(candidates.points, group_of_row, n_picks, first, verbose)
     in_projection = NearestNeighbors(candidates.points[chosen.picks])
 
-    def nearest(i: int, patches: np.ndarray) -> np.ndarray:
-        distance, index = in_projection.query(projection(patches), k=1)
+    def nearest(i: int, image: np.ndarray) -> np.ndarray:
+        distance, index = in_projection.query(projection(image), k=1)
         # What candidates stood for may lie farther away than any of them.
         bank.radius = max(bank.radius, float(distance.max(initial=0.0)))
         return index[:, 0]
 
+    added = rows[chosen.refills.refill]
     bank = MemoryBank(
-        NearestNeighbors(rows[chosen.picks], bank_group=group[chosen.picks]),
+        NearestNeighbors(rows[chosen.picks], bank_group=group_of_row[chosen.picks]),
         np.ones(n_picks),
         chosen.radius,
         chosen.elsewhere,
-        _Sources(file.rows_of, nearest, rows, np.ones(len(rows)), chosen.refills),
+        _Sources(patches.rows_of, nearest, added, np.ones(len(added)), chosen.refills.starts),
     )
     return bank
 
@@ -325,16 +332,16 @@ class _Candidates:
     def group(self) -> np.ndarray:
         return self._group[: self._n]
 
-    def add(self, rows: np.ndarray, group: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, group: int) -> None:
         done = 0
         while done < len(rows):
             if self._n == self._capacity:
                 self._reduce()
             stop = min(len(rows), done + self._capacity - self._n)
-            self._append(rows[done:stop], group[done:stop])
+            self._append(rows[done:stop], group)
             done = stop
 
-    def _append(self, rows: np.ndarray, group: np.ndarray) -> None:
+    def _append(self, rows: np.ndarray, group: int) -> None:
         end = self._n + len(rows)
         if end > len(self._group):  # few images may not need the whole capacity
             room = min(self._capacity, max(end, 2 * len(self._group)))

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 
+from pyimgano.utils._threads import in_threads, n_threads, ranges
+
 __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
 
 # Rows and bank rows multiplied at a time. Whole rows: a float32 product of 4 MiB stays in the
@@ -14,8 +16,6 @@ __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
 # once, so that its nearest is known before others are measured (16 MiB).
 _BLOCKS = (512, 2048)
 _SKETCH_BLOCKS = (128, 32_768)
-# Rows whose sketches are made at a time.
-_PREPARED = 2048
 # Bounds are looked through in pieces, most of which are passed over by their smallest one.
 _LOOK = 256
 
@@ -261,31 +261,29 @@ class NearestNeighbors:
         distance = np.full((n, k), np.inf)
         index = np.full((n, k), -1, np.int64)
         n_rows, n_bank = _BLOCKS if self._sketches is None else _SKETCH_BLOCKS
-        product = np.empty((min(n, n_rows), max(1, min(len(self.bank), n_bank))), np.float32)
-        for begin in range(0, n, _PREPARED):
-            some = slice(begin, begin + _PREPARED)
-            prepared, squared_norm = self._prepare(queries[some], "rows", begin)
-            prepared *= np.float32(-2.0)
-            floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
-            for start in range(0, len(prepared), n_rows):
-                part = slice(start, start + n_rows)
+
+        def search(some: slice) -> None:
+            product = np.empty((n_rows, max(1, min(len(self.bank), n_bank))), np.float32)
+            for start in range(some.start, some.stop, n_rows):
+                part = slice(start, min(start + n_rows, some.stop))
                 self._query_block(
-                    queries[some][part],
-                    prepared[part],
-                    floor[part],
+                    queries[part],
+                    part.start,
                     product,
                     group,
-                    skip[some][part],
-                    distance[some][part],
-                    index[some][part],
+                    skip[part],
+                    distance[part],
+                    index[part],
                 )
+
+        parts = ranges(n, min(n_threads(), -(-n // n_rows)))
+        in_threads(search, parts, len(parts))
         return np.sqrt(distance, out=distance), index
 
     def _query_block(
         self,
         rows: NDArray[np.float32],
-        prepared: NDArray[np.float32],
-        floor: NDArray[np.float64],
+        start: int,
         product: NDArray[np.float32],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
@@ -293,6 +291,9 @@ class NearestNeighbors:
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
+        prepared, squared_norm = self._prepare(rows, "rows", start)
+        prepared *= np.float32(-2.0)
+        floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
         rows = read_only(rows)
         n_bank = product.shape[1]

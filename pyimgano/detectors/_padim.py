@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pyimgano.base import BasePatchDetector, TrainingBlocks
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
+from pyimgano.utils._threads import in_threads, n_threads, ranges
 
 __all__ = ["PaDiMDetector"]
 
@@ -21,6 +22,8 @@ __all__ = ["PaDiMDetector"]
 _FEW, _MANY, _WIDE = 100, 550, 512
 # Positions factorised at a time; bounds the temporaries.
 _POSITIONS = 64
+# Images whose distances are measured together.
+_LANES = 8
 
 
 class PaDiMDetector(BasePatchDetector):
@@ -176,8 +179,8 @@ class PaDiMDetector(BasePatchDetector):
         self.factor_ = np.empty((positions, len(rows)), dtype=np.float32)
         left_out = np.empty((n, positions))
         ridge = self.regularization * np.eye(d)
-        for start in range(0, positions, _POSITIONS):
-            part = slice(start, start + _POSITIONS)
+
+        def estimate(part: slice) -> None:
             deviation = data[:, part].astype(np.float64).transpose(1, 0, 2)
             mean = deviation.mean(axis=1)
             deviation -= mean[:, None]
@@ -199,12 +202,15 @@ class PaDiMDetector(BasePatchDetector):
                     solved = solved.reshape(-1, d, n_groups, k).transpose(0, 2, 1, 3)
                     q = _left_out_together(v @ solved, n).reshape(len(v), -1)
                 left_out[members.ravel(), part] = q.T
+
+        starts = range(0, positions, _POSITIONS)
+        parts = [slice(start, min(start + _POSITIONS, positions)) for start in starts]
+        in_threads(estimate, parts, n_threads())
         return np.sqrt(left_out)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         selected = self._select(block)
-        squared = np.empty(selected.shape[:2])
-        _mahalanobis(np.ascontiguousarray(selected), self.mean_, self.factor_, squared)
+        squared = self._squared_distances(selected)
         n = self._n_images
         known = own >= 0
         # Maps of recognised images: their own part taken out of mean and covariance (up to a
@@ -212,6 +218,24 @@ class PaDiMDetector(BasePatchDetector):
         squared[known] = _left_out(squared[known], n / (n - 1), n / (n - 1) ** 2)
         distance = np.sqrt(squared).ravel()
         return distance, self._worst(block, distance)
+
+    def _squared_distances(self, selected: np.ndarray) -> np.ndarray:
+        """Squared distances ``(n, n_positions)`` of ``selected (n, n_positions, n_channels)``."""
+        n, positions, d = selected.shape
+        squared = np.empty((n, positions))
+        parts = ranges(positions, n_threads())
+        for start in range(0, n, _LANES):
+            some = selected[start : start + _LANES]
+            lanes = np.zeros((positions, d, _LANES), np.float32)
+            lanes[..., : len(some)] = some.transpose(1, 2, 0)
+            out = np.empty((positions, _LANES))
+
+            def measure(part: slice, lanes: np.ndarray = lanes, out: np.ndarray = out) -> None:
+                _mahalanobis(lanes[part], self.mean_[part], self.factor_[part], out[part])
+
+            in_threads(measure, parts, len(parts))
+            squared[start : start + _LANES] = out.T[: len(some)]
+        return squared
 
     def _worst(self, grids: PatchGrids, distance: np.ndarray) -> np.ndarray:
         maps = grids.smooth(distance, self.smoothing_sigma)
@@ -249,24 +273,37 @@ def _groups_by_size(groups: np.ndarray) -> list[np.ndarray]:
     return [order[size[group[order]] == k].reshape(-1, k) for k in np.unique(size).tolist()]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _mahalanobis(selected, mean, factor, out):
-    """Squared Mahalanobis distances by forward substitution, position by position.
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _mahalanobis(lanes, mean, factor, out):
+    """Squared Mahalanobis distances of eight images, ``out (positions, 8)``.
 
-    A position's factor is read once for all images. Each result depends on its own row alone.
+    Forward substitution, position by position and all eight images at once, each in a lane of
+    the processor's registers: its result depends on its own values alone. A position's factor
+    is read once.
     """
-    n, positions, d = selected.shape
-    z = np.empty(d, np.float32)
+    positions, d, _ = lanes.shape
+    z = np.empty((d, 8), np.float32)
     for p in range(positions):
-        for i in range(n):
-            total = 0.0
-            at = 0
-            for row in range(d):
-                s = np.float32(0.0)
-                for k in range(row):
-                    s += factor[p, at + k] * z[k]
-                value = (selected[i, p, row] - mean[p, row] - s) * factor[p, at + row]
-                z[row] = value
-                total += np.float64(value) * np.float64(value)
-                at += row + 1
-            out[i, p] = total
+        for lane in range(8):
+            out[p, lane] = 0.0
+        at = 0
+        for row in range(d):
+            s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
+            for k in range(row):
+                f = factor[p, at + k]
+                s0 += f * z[k, 0]
+                s1 += f * z[k, 1]
+                s2 += f * z[k, 2]
+                s3 += f * z[k, 3]
+                s4 += f * z[k, 4]
+                s5 += f * z[k, 5]
+                s6 += f * z[k, 6]
+                s7 += f * z[k, 7]
+            z[row, 0], z[row, 1], z[row, 2], z[row, 3] = s0, s1, s2, s3
+            z[row, 4], z[row, 5], z[row, 6], z[row, 7] = s4, s5, s6, s7
+            inverse, m = factor[p, at + row], mean[p, row]
+            for lane in range(8):
+                value = (lanes[p, row, lane] - m - z[row, lane]) * inverse
+                z[row, lane] = value
+                out[p, lane] += np.float64(value) * np.float64(value)
+            at += row + 1

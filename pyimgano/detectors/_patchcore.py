@@ -10,8 +10,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._bank import LeftOut, MemoryBank, choose_bank, stream_bank
-from pyimgano.detectors._patches import PatchFile, PatchStore
+from pyimgano.detectors._bank import LeftOut, choose_bank, stream_bank
+from pyimgano.detectors._patches import PatchStore
 from pyimgano.features import PatchGrids
 
 __all__ = ["PatchCoreDetector"]
@@ -83,12 +83,12 @@ class PatchCoreDetector(BasePatchDetector):
     Choosing m of n patches costs O(n m) distances at worst; the triangle inequality spares
     most of them, without changing a pick. Scoring costs O(m) distances per patch.
 
-    Without ``max_bank_patches`` all training patches are in memory while fitting. With it,
-    ``4 * max_bank_patches`` (at least 16 384) candidates are, and each time they have filled
-    up, a coreset of half of them remains. As long as all patches fit, the bank is the one chosen
+    While fitting, all training patches lie in a temporary file of ``4 * n_patches *
+    n_features`` bytes in the folder of :mod:`tempfile` (set ``TMPDIR`` to choose it). In memory are
+    their projections and some hundred bytes for each. With ``max_bank_patches`` only ``4 *
+    max_bank_patches`` (at least 16 384) candidates are, and each time they have filled up, a
+    coreset of half of them remains. As long as all patches fit, the bank is the one chosen
     with all at hand; beyond that it covers them less evenly, which ``coreset_radius_`` tells.
-    All training patches pass through a temporary file of ``4 * n_patches * n_features`` bytes
-    in the folder of :mod:`tempfile` (set ``TMPDIR`` to choose it).
 
     References
     ----------
@@ -123,6 +123,8 @@ class PatchCoreDetector(BasePatchDetector):
 
     # A subclass that has to see all patches at once does not take it.
     max_bank_patches: int | None = None
+    # What a subclass does to the patches before the bank is chosen, see choose_bank.
+    _weigh: Any = None
 
     def __init__(
         self,
@@ -162,24 +164,18 @@ class PatchCoreDetector(BasePatchDetector):
             "rng": check_random_state(self.random_state),
             "verbose": self.verbose,
         }
-        if self.max_bank_patches is None:
-            return self._keep(choose_bank(PatchStore(blocks), weigh=self._weigh, **options), blocks)
-        with PatchFile() as file:
-            options["max_patches"] = self.max_bank_patches
-            return self._keep(stream_bank(blocks, file, **options), blocks)
-
-    def _keep(self, bank: MemoryBank, blocks: TrainingBlocks) -> np.ndarray:
-        self._search, self._bank_weight = bank.search, bank.weight
-        scores = bank.out_of_sample(
-            self._score_without, blocks.groups, blocks.copy_of, self.verbose
-        )
+        with PatchStore() as patches:
+            if self.max_bank_patches is None:
+                bank = choose_bank(blocks, patches, weigh=self._weigh, **options)
+            else:
+                options["max_patches"] = self.max_bank_patches
+                bank = stream_bank(blocks, patches, **options)
+            self._search, self._bank_weight = bank.search, bank.weight
+            scores = bank.out_of_sample(
+                self._score_without, blocks.groups, blocks.copy_of, self.verbose
+            )
         self.coreset_radius_ = bank.radius  # known for certain once every patch has been met
         return scores
-
-    def _weigh(self, patches: PatchStore) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that may enter the bank, ascending, and the factor of distances to each row."""
-        n = len(patches.rows)
-        return np.arange(n), np.ones(n)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.

@@ -1,4 +1,4 @@
-"""Where training patches are kept: all in one array, or in a file beside it."""
+"""``PatchStore``: all training patches, and which image each came from."""
 
 from __future__ import annotations
 
@@ -7,96 +7,37 @@ from types import TracebackType
 
 import numpy as np
 
-from pyimgano.base import TrainingBlocks
 from pyimgano.features import PatchGrids
 
-__all__ = ["PatchFile", "PatchStore", "Projection"]
+__all__ = ["PatchStore", "Projection"]
 
-# Rows projected at a time: a few MiB of temporaries whatever the number of patches.
-_CHUNK = 16_384
+# Patches are kept in memory up to this many bytes, in a file beyond.
+_IN_MEMORY = 32 * 2**20
 
 
 class PatchStore:
-    """Patches of all training images, gathered block by block.
+    """Patches of all training images, to be read again image by image.
 
-    Parameters
-    ----------
-    blocks : TrainingBlocks
-        Blocks of :class:`~pyimgano.features.PatchGrids`; read through once.
+    What does not fit in a few MiB lies in an unnamed temporary file, where :mod:`tempfile` puts
+    it (the environment variable ``TMPDIR``): the features of a few hundred images are many
+    times what choosing a bank needs in memory. The file is gone when the context ends.
 
     Attributes
     ----------
-    rows : ndarray of shape (n_patches, n_features), float32
+    n_patches, n_features : int
     starts : ndarray of shape (n_images + 1,), int
         Row at which each image's patches begin.
     grid_shapes : ndarray of shape (n_images, 2), int
         Rows and columns of each image's grid.
-    groups, copy_of : ndarray of shape (n_images,), int
-        Who is left out together and who equals whom, see :class:`TrainingBlocks`.
-    """
-
-    def __init__(self, blocks: TrainingBlocks) -> None:
-        shapes: list[np.ndarray] = []
-        rows = np.empty((0, 0), dtype=np.float32)
-        filled = 0
-        for grids in blocks:
-            shapes.append(grids.grid_shapes)
-            if filled == 0:
-                # One array for all, sized by the first block: no second copy at the end.
-                per_image = -(-len(grids.rows) // len(grids))
-                rows = np.empty((per_image * blocks.n_images, grids.n_features), np.float32)
-            needed = filled + len(grids.rows)
-            if needed > len(rows):  # grids of different shapes: grow by half
-                grown = np.empty((max(needed, len(rows) * 3 // 2), rows.shape[1]), np.float32)
-                grown[:filled] = rows[:filled]
-                rows = grown
-            rows[filled:needed] = grids.rows
-            filled = needed
-        self.rows = rows[:filled]
-        self.grid_shapes = np.concatenate(shapes)
-        self.starts = np.concatenate([[0], np.cumsum(self.grid_shapes.prod(axis=1))])
-        self.groups = blocks.groups
-        self.copy_of = blocks.copy_of
-
-    @property
-    def group_of_row(self) -> np.ndarray:
-        """``(n_patches,)`` group of the image each row came from."""
-        return np.repeat(self.groups, np.diff(self.starts))
-
-    def rows_of(self, i: int) -> np.ndarray:
-        """Patches of image ``i``."""
-        return self.rows[self.starts[i] : self.starts[i + 1]]
-
-    def project(self, projection: Projection) -> np.ndarray:
-        """All rows projected; the rows themselves if that saves nothing."""
-        if projection.basis is None:
-            return self.rows
-        out = np.empty((len(self.rows), projection.n_dims), dtype=np.float32)
-        for start in range(0, len(out), _CHUNK):
-            stop = start + _CHUNK
-            np.matmul(self.rows[start:stop], projection.basis, out=out[start:stop])
-        return out
-
-
-class PatchFile:
-    """Patches in an unnamed temporary file, to be read again image by image.
-
-    The file lies where :mod:`tempfile` puts it (the environment variable ``TMPDIR``) and is
-    gone when the context ends.
-
-    Attributes
-    ----------
-    n_patches : int
-        Patches written so far.
     """
 
     def __init__(self) -> None:
-        self.n_patches = 0
+        self.n_patches = self.n_features = 0
         self._starts = [0]
-        self._n_features = 0
+        self._shapes: list[np.ndarray] = []
 
-    def __enter__(self) -> PatchFile:
-        self._file = tempfile.TemporaryFile(prefix="pyimgano-")
+    def __enter__(self) -> PatchStore:
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="pyimgano-")
         return self
 
     def __exit__(
@@ -107,32 +48,58 @@ class PatchFile:
     ) -> None:
         self._file.close()
 
+    @property
+    def starts(self) -> np.ndarray:
+        return np.array(self._starts, dtype=np.int64)
+
+    @property
+    def grid_shapes(self) -> np.ndarray:
+        return np.concatenate(self._shapes)
+
     def append(self, grids: PatchGrids) -> None:
         """Write the patches of some more images."""
-        self._n_features = grids.n_features
+        self.n_features = grids.n_features
         try:
             self._file.write(np.ascontiguousarray(grids.rows, dtype=np.float32).data)
             self._file.flush()
         except OSError as error:
-            size = (self.n_patches + len(grids.rows)) * self._n_features * 4 / 2**30
+            size = (self.n_patches + len(grids.rows)) * self.n_features * 4 / 2**30
             raise OSError(
                 error.errno,
-                f"{error.strerror}: max_bank_patches keeps the training patches in a temporary "
+                f"{error.strerror}: while fitting, the training patches are kept in a temporary "
                 f"file, {size:.1f} GiB so far, in {tempfile.gettempdir()}. Set the environment "
                 "variable TMPDIR to a folder with more room",
             ) from error
-        for size in grids.grid_shapes.prod(axis=1).tolist():
+        for size in np.diff(grids.starts).tolist():
             self.n_patches += size
             self._starts.append(self.n_patches)
+        self._shapes.append(grids.grid_shapes)
 
     def rows_of(self, i: int) -> np.ndarray:
         """Patches of image ``i``, ``(n, n_features)``, float32."""
         # Plain reads, not a memory map: mapped pages would count as this process's memory.
+        width = self.n_features * 4
         begin, stop = self._starts[i], self._starts[i + 1]
-        self._file.seek(begin * self._n_features * 4)
-        rows = np.empty((stop - begin, self._n_features), np.float32)
-        self._file.readinto(rows.data)
-        return rows
+        self._file.seek(begin * width)
+        rows = np.frombuffer(self._file.read((stop - begin) * width), np.float32)
+        return rows.reshape(stop - begin, self.n_features)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Patches by their row among all, ``(len(index), n_features)``, in that order."""
+        out = np.empty((len(index), self.n_features), np.float32)
+        order = np.argsort(index, kind="stable")
+        ends = np.searchsorted(index[order], self._starts)
+        for i in np.flatnonzero(np.diff(ends)).tolist():
+            some = order[ends[i] : ends[i + 1]]
+            out[some] = self.rows_of(i)[index[some] - self._starts[i]]
+        return out
+
+    def project(self, projection: Projection) -> np.ndarray:
+        """All patches projected, image after image."""
+        out = np.empty((self.n_patches, projection.n_dims), np.float32)
+        for i, (begin, stop) in enumerate(zip(self._starts[:-1], self._starts[1:])):
+            out[begin:stop] = projection(self.rows_of(i))
+        return out
 
 
 class Projection:

@@ -183,7 +183,9 @@ class SoftPatchDetector(PatchCoreDetector):
     def bank_weight_(self) -> np.ndarray:
         return self._bank_weight
 
-    def _weigh(self, patches: PatchStore) -> tuple[np.ndarray, np.ndarray]:
+    def _weigh(
+        self, patches: PatchStore, groups: np.ndarray, copy_of: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         shape = patches.grid_shapes[0]
         others = np.flatnonzero((patches.grid_shapes != shape).any(axis=1))
         if len(others):
@@ -193,24 +195,23 @@ class SoftPatchDetector(PatchCoreDetector):
                 f"{tuple(patches.grid_shapes[others[0]].tolist())}: give the feature step a "
                 "fixed resize."
             )
-        n, d = len(patches.groups), patches.rows.shape[1]
-        grid = patches.rows.reshape(n, -1, d)
-        samples = np.unique(patches.copy_of)
-        groups = patches.groups[samples]
+        samples = np.unique(copy_of)
+        of_sample = groups[samples]
+        grid = np.stack([patches.rows_of(i) for i in samples.tolist()])
         weight = np.empty((len(samples), grid.shape[1]), dtype=np.float32)
         for position in range(grid.shape[1]):
-            weight[:, position] = self._weights_at(grid[samples, position], groups)
+            weight[:, position] = self._weights_at(grid[:, position], of_sample)
         dropped = np.zeros(weight.size, dtype=bool)
         worst_first = np.argsort(-weight, axis=None, kind="stable")
         dropped[worst_first[: int(self.drop_ratio * weight.size)]] = True
-        sample = np.searchsorted(samples, patches.copy_of)
+        sample = np.searchsorted(samples, copy_of)
         self.patch_weight_ = weight[sample]
         self.dropped_ = dropped.reshape(weight.shape)[sample]
         kept = np.flatnonzero(~self.dropped_)
-        if len(np.unique(patches.group_of_row[kept])) < 2:
+        if len(np.unique(np.repeat(groups, np.diff(patches.starts))[kept])) < 2:
             raise TooFewImagesError(
                 f"drop_ratio={self.drop_ratio} leaves patches of less than two of the "
-                f"{len(np.unique(groups))} different training images: use a lower one or more "
+                f"{len(np.unique(of_sample))} different training images: use a lower one or more "
                 "images."
             )
         return kept, self.patch_weight_.ravel().astype(np.float64)

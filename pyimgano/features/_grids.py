@@ -125,6 +125,8 @@ class PatchGrids:
         """
         if not blocks:
             raise ValueError("there is no block of patch grids to concatenate.")
+        if len(blocks) == 1:
+            return blocks[0]  # not changed by anyone: no copy
         return cls(
             *(
                 np.concatenate([getattr(block, name) for block in blocks])

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
 from numbers import Integral
@@ -22,6 +23,7 @@ from pyimgano.exceptions import RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._weights import read_state_dict
 from pyimgano.utils._optional import import_optional
+from pyimgano.utils._threads import n_threads
 
 __all__ = ["BaseNetworkFeatures"]
 
@@ -51,6 +53,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         "precision": [StrOptions({"float32", "bfloat16"})],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "threads_per_image": [Interval(Integral, 1, None, closed="left")],
         "embed_weights": ["boolean"],
         "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
     }
@@ -63,6 +66,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
     layers: Any
     weights: str | os.PathLike[str] | None
     precision: str
+    threads_per_image: int
     device: str
     embed_weights: bool
     random_state: int
@@ -208,12 +212,24 @@ class Network:
             torch.tensor(values, device=device).mul_(255).view(1, 3, 1, 1) for values in colours
         )
 
-    def patch_maps(self, images: Sequence[np.ndarray], pool: int = 1) -> list[np.ndarray]:
+    def patch_maps(
+        self, images: Sequence[np.ndarray], pool: int = 1, threads_per_image: int = 1
+    ) -> list[np.ndarray]:
         """Features (h, w, d), float32, of each uint8 image (height, width, 3)."""
         if not self.device.startswith("cuda"):
-            # The CPU's convolutions choose their algorithm by the size of the batch, and each
-            # rounds in its own way. One by one, an image is the same in any company.
-            return [self._run(image[None], pool)[0] for image in images]
+            # The CPU's convolutions choose their algorithm by the size of the batch and the
+            # number of threads, and each rounds in its own way. One by one, and on a stated
+            # number of threads, an image is the same in any company.
+            torch = torch_module()
+            before = torch.get_num_threads()
+            side_by_side = max(1, min(len(images), n_threads() // threads_per_image))
+            try:
+                with ThreadPoolExecutor(
+                    side_by_side, "pyimgano", torch.set_num_threads, (threads_per_image,)
+                ) as executor:
+                    return list(executor.map(lambda image: self._run(image[None], pool)[0], images))
+            finally:  # new threads would take over what the last ones were told
+                torch.set_num_threads(before)
         maps: list[Any] = [None] * len(images)
         for size in {image.shape: None for image in images}:  # images of one size go together
             members = [i for i, image in enumerate(images) if image.shape == size]

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from pyimgano.detectors import PatchCoreDetector
+from pyimgano.detectors import PatchCoreDetector, _patches
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.features import FilterBankFeatures, PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer
@@ -266,8 +266,9 @@ def test_a_full_disk_says_where_it_is_and_what_to_do(monkeypatch, tmp_path):
     full = pathlib.Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(_patches, "_IN_MEMORY", 1)
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full.open("r+b", buffering=0))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(OSError, match=r"No space left.*TMPDIR") as caught:
-        PatchCoreDetector(max_bank_patches=10).fit(grids())
+        PatchCoreDetector().fit(grids())
     assert str(tmp_path) in str(caught.value)

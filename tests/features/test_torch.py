@@ -463,3 +463,20 @@ def test_unknown_name(name, message):
 def test_neither_name_nor_step(thing):
     with pytest.raises(TypeError, match="neither a name nor a feature step"):
         make_features(thing)
+
+
+def test_features_do_not_depend_on_the_number_of_cores(weights, images):
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL)
+    rows = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            rows.append(step.transform(images).rows)
+            assert torch.get_num_threads() == n  # others' work goes on as before
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*rows)
+    together = step.set_params(threads_per_image=2).transform(images).rows
+    np.testing.assert_allclose(together, rows[0], rtol=0, atol=1e-5 * np.abs(rows[0]).max())
