@@ -51,6 +51,7 @@ autosummary_imported_members = True
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # numpydoc's sections say the types, in words
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the class template has the methods in full
 numpydoc_validation_checks = {
     "GL03",  # blank lines
@@ -81,6 +82,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/backreferences",
     "doc_module": ("pyimgano",),
     "within_subsection_order": "ExampleTitleSortKey",
+    "capture_repr": (),
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,

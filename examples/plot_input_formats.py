@@ -48,7 +48,8 @@ except ImageFormatError as error:
 
 # %%
 # Some mistakes no check can find: frames in BGR order make perfectly good RGB images, and 12-bit
-# values fit into 16 bits. They look like this, each picture over what was declared.
+# values fit into 16 bits. A detector trained on the right colours then takes all twenty good parts
+# for defective ones.
 cases = [
     ("right", "bgr_u8_hwc", "bgr_u8_hwc", 65535),
     ("wrong order", "bgr_u8_hwc", "rgb_u8_hwc", 65535),
@@ -62,28 +63,22 @@ threshold = -pipe[-1].offset_
 
 figure = plt.figure(figsize=(9, 5.6), layout="constrained")
 grid = figure.add_gridspec(2, 4, height_ratios=(1, 1.1))
-scores = []
+below = figure.add_subplot(grid[1, :])
+jitter = np.linspace(-0.15, 0.15, len(data.X_test))
 for column, (verdict, source, declared, u16_max) in enumerate(cases):
     pipe.set_params(
         imageformatnormalizer__input_format=declared, imageformatnormalizer__u16_max=u16_max
     )
-    scores.append(-pipe.score_samples(deliveries[source]))
-    axes = figure.add_subplot(grid[0, column])
-    axes.imshow(pipe[0].transform(deliveries[source][:1])[0])
-    label = declared if "u8" in declared else f"{declared}\nu16_max={u16_max}"
-    axes.set_title(verdict, color="tab:green" if verdict == "right" else "tab:red")
-    axes.set_xlabel(label)
-    axes.set(xticks=[], yticks=[])
-
-# %%
-# And this is what they do: a detector trained on the right colours takes all twenty good parts for
-# defective ones.
-axes = figure.add_subplot(grid[1, :])
-jitter = np.linspace(-0.15, 0.15, len(data.X_test))
-for column, (some, case) in enumerate(zip(scores, cases)):
-    axes.plot(column + jitter, some, "o", color="tab:green" if case[0] == "right" else "tab:red")
-axes.axhline(threshold, color="black", linewidth=1)
-axes.annotate("threshold", (-0.48, threshold), xytext=(0, 4), textcoords="offset points")
-axes.set(xlim=(-0.5, 3.5), ylabel="anomaly score", title="Twenty good parts, by what was declared")
-axes.set_xticks(range(4), [f"{case[2]}\n{case[0]}" for case in cases])
+    color = "tab:green" if verdict == "right" else "tab:red"
+    scores = -pipe.score_samples(deliveries[source])
+    below.plot(column + jitter, scores, "o", color=color)
+    above = figure.add_subplot(grid[0, column])
+    above.imshow(pipe[0].transform(deliveries[source][:1])[0])
+    above.set_title(verdict, color=color)
+    above.set_xlabel(declared if "u8" in declared else f"{declared}\nu16_max={u16_max}")
+    above.set(xticks=[], yticks=[])
+below.axhline(threshold, color="black", linewidth=1)
+below.annotate("threshold", (-0.48, threshold), xytext=(0, 4), textcoords="offset points")
+below.set(xlim=(-0.5, 3.5), ylabel="anomaly score", title="Twenty good parts, by what was declared")
+below.set_xticks(range(4), [f"{case[2]}\n{case[0]}" for case in cases])
 plt.show()

@@ -42,11 +42,8 @@ found = {}
 for name, pipe in pipelines.items():
     pipe.fit(data.X_train)
     found[name] = score(pipe, np.stack([good, bad]), maps=True)
-    print(
-        "{:18} score of the good image {:.1f}, of the defective one {:.1f}".format(
-            name, *found[name].scores
-        )
-    )
+    one, other = found[name].scores
+    print(f"{name:18} score of the good image {one:.1f}, of the defective one {other:.1f}")
 
 # %%
 # The maps of the defective image, on one scale of colours: 0 is the median of the good image's
