@@ -122,6 +122,23 @@ def threshold(estimator: Any) -> float:
     return -float(estimator.offset_)
 
 
+def find_calibrator(estimator: Any) -> Any:
+    """Find the threshold calibrator in any nesting of pipelines and meta-estimators.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+
+    Returns
+    -------
+    ThresholdCalibrator or None
+        The outermost one; None if there is none.
+    """
+    while estimator is not None and not _is_calibrator(estimator):
+        estimator = _one_level_in(estimator)
+    return estimator
+
+
 def _one_level_in(estimator: Any) -> Any:
     if isinstance(estimator, Pipeline):
         return estimator.steps[-1][1]
@@ -194,7 +211,7 @@ def infer(
         None for an error, without ``maps``, and for detectors that make none.
     """
     cut = threshold(estimator)
-    calibrator = _calibrator(estimator)
+    calibrator = find_calibrator(estimator)
     for start in range(0, len(X), batch_size):
         block = X[start : start + batch_size]
         parts: list[tuple[Any, Scored | Exception]]
@@ -235,9 +252,3 @@ def _score_or_error(estimator: Any, item: Any, maps: bool) -> Scored | Exception
 def _paths(block: Any) -> Sequence[str | None]:
     items = getattr(block, "paths", block)
     return [str(item) if isinstance(item, (str, Path)) else None for item in items]
-
-
-def _calibrator(estimator: Any) -> Any:
-    while estimator is not None and not _is_calibrator(estimator):
-        estimator = _one_level_in(estimator)
-    return estimator

@@ -105,6 +105,7 @@ def _infer(options: argparse.Namespace) -> int:
 def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """Paths of all images, and a name for each, relative to what was asked for."""
     from pyimgano.inputs import ImageSequence
+    from pyimgano.utils._files import natural
 
     paths: list[str] = []
     for item in inputs:
@@ -116,7 +117,7 @@ def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
             found = [path for path in glob.glob(item, recursive=True) if os.path.isfile(path)]
             if not found:
                 raise _common.UsageError(f"--input {item}: no file matches this pattern")
-            paths += sorted(found, key=_natural)
+            paths += sorted(found, key=natural)
         else:
             raise _common.UsageError(f"--input {item}: there is no such file or folder")
     paths = list(dict.fromkeys(paths))
@@ -131,12 +132,6 @@ def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
         for path in absolute
     ]
     return paths, names
-
-
-def _natural(path: str) -> list[Any]:
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", path)
-    ]
 
 
 def _check_maps_folder(maps: Path, inputs: Sequence[str]) -> None:
@@ -214,11 +209,11 @@ class _MapWriter:
     """Writes ``<name>.npy`` and ``<name>.png``, in folders like those of the images."""
 
     def __init__(self, folder: Path, pipeline: Any) -> None:
-        from pyimgano.inference import _calibrator, threshold
+        from pyimgano.inference import find_calibrator, threshold
 
         self.folder = folder
         self.pipeline = pipeline
-        calibrator = _calibrator(pipeline)
+        calibrator = find_calibrator(pipeline)
         known = None if calibrator is None else calibrator.calibration_scores_
         from pyimgano.delivery import heat_range
 
@@ -230,7 +225,7 @@ class _MapWriter:
         import numpy as np
 
         from pyimgano.delivery import overlay, write_overlay
-        from pyimgano.delivery._files import atomic_write
+        from pyimgano.utils._files import atomic_write
 
         # The suffix stays: a.png and a.jpg are two images.
         path = self.folder / f"{name}.npy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from sklearn.utils import Bunch
 from pyimgano.exceptions import DatasetError, ImageReadError
 from pyimgano.inputs import ImageSequence
 from pyimgano.inputs._reading import SUFFIXES
+from pyimgano.utils._files import natural
 
 # Pictures that cannot be read: leaving them out in silence would lose data.
 _OTHER_PICTURES = frozenset(
@@ -351,16 +351,9 @@ def _remedy(folder: Path) -> str:
 # ------------------------------------------------------------------- files and masks
 
 
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key: runs of digits by their value, letters without case, ties by the name itself."""
-    pieces = re.findall(r"\d+|\D+", name)
-    key = [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in pieces]
-    return key, name
-
-
 def _visible(folder: Path) -> list[Path]:
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return sorted(entries, key=lambda entry: _natural(entry.name))
+    return sorted(entries, key=lambda entry: natural(entry.name))
 
 
 def _folders(folder: Path) -> list[str]:

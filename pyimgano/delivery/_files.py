@@ -1,62 +1,18 @@
-"""Files that are whole or not there: atomic replacement, strict JSON, flushed JSON lines."""
+"""JSON as this package writes it: strict, and whole or not there."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_write", "json_line", "read_json", "read_json_lines", "write_json"]
+from pyimgano.utils._files import atomic_write
 
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Write a file so that ``path`` holds the old content or the new, never a part of it.
-
-    What is written goes to a temporary file beside ``path``, reaches the disk, and then
-    takes the place of ``path`` in one step. On an error the temporary file is removed; a
-    process that is killed leaves it behind, as ``.<name>.<random>.tmp``.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file to create or to replace. Its folder must exist.
-
-    Yields
-    ------
-    binary file, open for reading and writing
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        # Not tempfile's: that one is readable by its owner alone, and so would the result be.
-        with open(temporary, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C as well
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut; Windows has no such call and needs none."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+__all__ = ["json_line", "read_json", "read_json_lines", "write_json", "write_json_lines"]
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

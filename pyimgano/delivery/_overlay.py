@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pyimgano.delivery._files import atomic_write
+from pyimgano.utils._files import atomic_write
 
 __all__ = ["heat_range", "overlay", "write_overlay"]
 

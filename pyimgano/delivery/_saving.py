@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 import joblib
 
 from pyimgano.delivery._environment import package_versions
-from pyimgano.delivery._files import atomic_write, read_json, write_json
+from pyimgano.delivery._files import read_json, write_json
 from pyimgano.delivery._unpickling import read_pickle
 from pyimgano.exceptions import UntrustedFileError
+from pyimgano.utils._files import atomic_write
 
 __all__ = ["load", "save"]
 

@@ -10,14 +10,12 @@ import pickle
 import re
 import sys
 import urllib.request
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 
 from pyimgano.exceptions import WeightsError
+from pyimgano.utils._files import atomic_write
 from pyimgano.utils._optional import import_optional
 
 _TIMEOUT = 30.0  # seconds without a byte before a download counts as failed
@@ -218,7 +216,7 @@ def _download(url: str, target: Path, record: dict[str, str]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     received = 0
-    with _atomic(target) as out:
+    with atomic_write(target) as out:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as reply:
             length = reply.headers.get("Content-Length")
             total = int(length) if length else None
@@ -241,17 +239,5 @@ def _download(url: str, target: Path, record: dict[str, str]) -> None:
                 f"{digest.hexdigest()}, which should begin with {expected}. Nothing was kept; "
                 f"a proxy may have answered in its place.\n{ways_out(target.name)}"
             )
-    with _atomic(_side_file(target)) as out:
+    with atomic_write(_side_file(target)) as out:
         out.write(json.dumps({**record, "sha256": digest.hexdigest()}, indent=1).encode())
-
-
-@contextmanager
-def _atomic(target: Path) -> Iterator[IO[bytes]]:
-    """Write beside ``target`` and move there at the end; after an error nothing is left."""
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as out:
-            yield out
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pyimgano.inputs._formats import (
     way_out,
 )
 from pyimgano.inputs._reading import SUFFIXES, read_image, read_raw, read_size
+from pyimgano.utils._files import natural
 
 _BLOCKS_AHEAD = 2
 
@@ -223,7 +223,7 @@ class ImageSequence(_Collection):
             what = f"no file matches {pattern!r}" if pattern else f"no file ends in {SUFFIXES}"
             hint = "" if recursive else "; recursive=True looks into subfolders"
             raise ImageReadError(root, f"there is no image in this folder: {what}{hint}")
-        found.sort(key=lambda path: _natural(path.relative_to(root).as_posix()))
+        found.sort(key=lambda path: natural(path.relative_to(root).as_posix()))
         return cls(found, resize=resize, u16_max=u16_max, n_threads=n_threads)
 
     def __len__(self) -> int:
@@ -479,12 +479,6 @@ def _check_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that takes runs of digits as numbers; ties go by the name itself."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-2, name)]
 
 
 def _size_and_mtime(path: str) -> tuple[int, int] | None:

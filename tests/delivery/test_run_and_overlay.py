@@ -12,7 +12,8 @@ import pytest
 
 import pyimgano
 from pyimgano.delivery import RunDirectory, environment, heat_range, overlay, write_overlay
-from pyimgano.delivery._files import atomic_write, json_line, write_json
+from pyimgano.delivery._files import json_line, write_json
+from pyimgano.utils._files import atomic_write
 
 NOW = datetime(2026, 1, 31, 14, 25, 7)
 
