@@ -78,8 +78,8 @@ class PyODDetector(BaseImageDetector):
     the like is tried at fit on a few training rows. Models without a score for a single row
     (COF, ROD, SOS, ... compare the rows of a batch with each other) are refused.
 
-    PyOD models are not on the allow-list of :func:`~pyimgano.delivery.load`: name the model's
-    class in ``trusted``.
+    :func:`~pyimgano.delivery.load` admits the PyOD models that have a name in
+    :mod:`pyimgano.models`; others are to be named in its ``trusted``.
 
     References
     ----------
