@@ -15,7 +15,9 @@ from pyimgano.datasets import make_inspection_dataset
 from pyimgano.delivery import heat_range, overlay, write_overlay
 from pyimgano.inference import score
 
-data = make_inspection_dataset("bottle_cap", n_train=60, n_test_good=2, n_test_defect=12)
+data = make_inspection_dataset(
+    "bottle_cap", n_train=60, n_test_good=2, n_test_defect=12, random_state=0
+)
 model = ThresholdCalibrator(PatchCoreDetector("filterbank"), quantile=0.98).fit(data.X_train)
 scores, maps = score(model, data.X_test, maps=True)
 
