@@ -123,16 +123,21 @@ def test_one_member_keeps_its_order(train, new, normalization):
     assert (np.diff(scores[outside]) > 0).all()
 
 
-def test_scores_of_members_on_any_scale_count_alike():
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4),
+    st.lists(st.floats(-100, 100), min_size=4, max_size=4),
+    st.sampled_from(["ecdf", "z", "robust_z"]),
+    st.sampled_from(["mean", "median", "max", "trimmed_mean"]),
+)
+def test_scores_of_members_on_any_scale_count_alike(stretch, shift, normalization, combination):
     rng = np.random.RandomState(0)
-    train, new = rng.normal(size=(80, 3)), rng.normal(size=(20, 3))
-    stretch, shift = np.array([1.0, 1000.0, 1e-3]), np.array([0.0, -5.0, 7.0])
-    for normalization in ("ecdf", "z", "robust_z"):
-        one = columns(3, normalization=normalization).fit(train)
-        other = clone(one).fit(train * stretch + shift)
-        np.testing.assert_allclose(
-            anomaly(other, new * stretch + shift), anomaly(one, new), rtol=1e-6, atol=1e-8
-        )
+    train, new = rng.normal(size=(40, 4)), rng.normal(size=(20, 4))
+    one = columns(4, normalization=normalization, combination=combination).fit(train)
+    other = clone(one).fit(train * stretch + shift)
+    np.testing.assert_allclose(
+        anomaly(other, new * stretch + shift), anomaly(one, new), rtol=1e-6, atol=1e-6
+    )
 
 
 # ---- combination ------------------------------------------------------------------------
