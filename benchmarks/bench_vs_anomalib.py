@@ -32,10 +32,11 @@ SIZE, CROP = 256, 224
 MODELS = ("patchcore-0.1", "patchcore-0.01", "padim")
 
 
-def listing(category: Path) -> tuple[list[str], list[str]]:
+def listing(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Training and test files, sorted."""
+    category = args.root / args.category
     return (
-        sorted(str(p) for p in (category / "train" / "good").iterdir()),
+        sorted(str(p) for p in (category / "train" / "good").iterdir())[: args.train],
         sorted(str(p) for p in (category / "test").glob("*/*")),
     )
 
@@ -64,7 +65,7 @@ def run_ours(args: argparse.Namespace) -> dict:
         )
     else:
         detector = PaDiMDetector(features)
-    train, test = listing(args.root / args.category)
+    train, test = listing(args)
     start = time.perf_counter()
     detector.fit(train)
     fitted = time.perf_counter()
@@ -120,11 +121,13 @@ def run_anomalib(args: argparse.Namespace) -> dict:
     missing, _ = network.load_state_dict(state, strict=False)
     if missing:
         raise SystemExit(f"{args.weights} lacks {missing[:3]}")
-    _, test = listing(args.root / args.category)
-    train_set = FolderDataset(
-        name="category", normal_dir=args.root / args.category / "train" / "good", split="train"
-    )
+    train, test = listing(args)
     with tempfile.TemporaryDirectory() as folder:
+        good = Path(folder, "good")
+        good.mkdir()
+        for path in train:
+            (good / Path(path).name).symlink_to(Path(path).resolve())
+        train_set = FolderDataset(name="category", normal_dir=good, split="train")
         engine = Engine(
             accelerator="cpu",
             devices=1,
@@ -173,6 +176,7 @@ def start_child(args: argparse.Namespace, who: str, model: str, folder: str) -> 
     command = [python, __file__, str(args.root), args.category, "--weights", args.weights]
     command += ["--child", who, "--model", model, "--out", out, "--threads", str(args.threads)]
     command += ["--precision", args.precision]
+    command += ["--train", str(args.train)] if args.train else []
     if args.max_bank_patches and who == "ours":
         command += ["--max-bank-patches", str(args.max_bank_patches)]
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -197,7 +201,7 @@ def accuracy(args: argparse.Namespace, result: dict) -> tuple[float, float]:
     from pyimgano.datasets import load_folder, read_mask
 
     data = load_folder(args.root, args.category)
-    _, test = listing(args.root / args.category)
+    _, test = listing(args)
     place = {str(Path(p).resolve()): i for i, p in enumerate(test)}
     order = [place[str(Path(p).resolve())] for p in data.X_test.paths]
     cut = slice((SIZE - CROP) // 2, (SIZE + CROP) // 2)
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="state dict of torchvision's ResNet-18")
     parser.add_argument("--anomalib-python", type=Path, help="interpreter that has anomalib")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--train", type=int, help="only the first so many training images")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--max-bank-patches", type=int)
@@ -231,7 +236,7 @@ def main() -> None:
     if args.child:
         return child(args)
     print(
-        f"{args.category}, {platform.machine()}, {args.threads} threads, {args.precision}, "
+        f"{args.category}, {len(listing(args)[0])} training images, {platform.machine()}, {args.threads} threads, {args.precision}, "
         f"Python {platform.python_version()}\n"
     )
     head = ["model", "library", "fit s", "ms/image", "peak MiB", "image AUROC", "pixel AUROC"]
