@@ -18,6 +18,8 @@ MODULES = sorted(
     for info in pkgutil.walk_packages(pyimgano.__path__, prefix="pyimgano.")
     if not info.name.startswith("pyimgano.cli")
 )
+# Modules whose examples run a network.
+NEEDS = {"pyimgano.features._torch": "torch", "pyimgano.features._vit": "timm"}
 
 
 def test_import_loads_nothing_heavy():
@@ -52,8 +54,8 @@ def test_every_public_name_and_subpackage_is_there():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name, tmp_path, monkeypatch):
-    if name.startswith("pyimgano.features._"):
-        pytest.importorskip("torch", reason="torch is not installed")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
