@@ -236,8 +236,8 @@ def main() -> None:
     if args.child:
         return child(args)
     print(
-        f"{args.category}, {len(listing(args)[0])} training images, {platform.machine()}, {args.threads} threads, {args.precision}, "
-        f"Python {platform.python_version()}\n"
+        f"{args.category}, {len(listing(args)[0])} training images, {platform.machine()}, "
+        f"{args.threads} threads, {args.precision}, Python {platform.python_version()}\n"
     )
     head = ["model", "library", "fit s", "ms/image", "peak MiB", "image AUROC", "pixel AUROC"]
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
