@@ -30,6 +30,7 @@ from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TileBlock, TiledImages
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._threads import ahead
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = [
@@ -497,7 +498,7 @@ class BaseImageDetector(
             yield self._settle(scores, own), [canvas.finish()] if canvas else []
 
     def _score_blocks(self, data: Any) -> Iterator[tuple[Any, np.ndarray, Any, np.ndarray]]:
-        for block, samples in self._blocks(data):
+        for block, samples in ahead(self._blocks(data)):
             own = np.array([self._known.get(s.image, -1) for s in samples], dtype=np.int64)
             values, scores = self._score(block, own)
             yield block, own, values, scores

@@ -7,15 +7,15 @@ machine and many times faster on a busy one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["in_threads", "n_threads", "ranges"]
+__all__ = ["ahead", "in_threads", "n_threads", "ranges"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +45,19 @@ def in_threads(
         ThreadPoolExecutor(n, "pyimgano", begin) as pool,
     ):
         return list(pool.map(function, items))
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Items as they come, each made while the one before is worked on, if there are two cores."""
+    if n_threads() == 1:
+        yield from items
+        return
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "pyimgano-ahead") as executor:
+        coming: Future[Any] = executor.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = executor.submit(next, iterator, end)
+            yield item
 
 
 def ranges(n: int, parts: int) -> list[slice]:

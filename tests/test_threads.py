@@ -1,0 +1,98 @@
+"""Work spread over cores: the same results, in order, and errors where they belong."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from threadpoolctl import threadpool_info
+
+from pyimgano.utils import _threads
+from pyimgano.utils._threads import ahead, in_threads, ranges
+
+
+def test_results_come_in_the_order_of_the_items():
+    def slow_when_small(i):
+        time.sleep(0.002 * (5 - i))
+        return i * i
+
+    for n in (1, 2, 4):
+        assert in_threads(slow_when_small, range(5), n) == [0, 1, 4, 9, 16]
+
+
+def test_blas_uses_one_thread_inside_and_its_own_number_afterwards():
+    def blas_threads(_=None):
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    before = blas_threads()
+    assert all(set(found) == {1} for found in in_threads(blas_threads, range(3), 2))
+    assert blas_threads() == before
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda i: 1 // i, [1, 0, 1], 2)
+
+
+@pytest.mark.parametrize(("n", "parts"), [(10, 3), (2, 5), (1, 1), (7, 7), (100, 1)])
+def test_ranges_cover_everything_once_in_nearly_equal_parts(n, parts):
+    cut = ranges(n, parts)
+    assert [i for part in cut for i in range(n)[part]] == list(range(n))
+    sizes = [part.stop - part.start for part in cut]
+    assert len(cut) == min(n, parts)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ahead_gives_all_items_and_is_one_ahead_with_two_cores(cores, monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: cores)
+    begun = []
+    wanted = threading.Event()
+
+    def items():
+        for i in range(4):
+            begun.append(i)
+            if i == 2:
+                wanted.set()
+            yield i
+
+    got = []
+    for item in ahead(items()):
+        if item == 1 and cores == 2:
+            assert wanted.wait(5)  # the next one is being made meanwhile
+        assert begun[-1] <= item + cores - 1
+        got.append(item)
+    assert got == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ahead_passes_an_error_on_after_the_items_before_it(cores, monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: cores)
+
+    def items():
+        yield 1
+        raise KeyError("broken")
+
+    seen = ahead(items())
+    assert next(seen) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(seen)
+
+
+def test_ahead_may_be_left_early(monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: 2)
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    source = items()
+    for item in ahead(source):
+        if item == 3:
+            break
+    source.close()
+    assert closed == [True]
