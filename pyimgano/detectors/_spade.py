@@ -15,6 +15,7 @@ from pyimgano.base import BasePatchDetector, TrainingBlocks
 from pyimgano.detectors._neighbors import _check_range, _squared_norms
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
+from pyimgano.utils._threads import in_threads, n_threads, ranges
 
 __all__ = ["SPADEDetector"]
 
@@ -239,10 +240,15 @@ class SPADEDetector(BasePatchDetector):
             candidates, candidates_floor = _sketch(gallery, rest)
             candidates *= np.float32(-2.0)
             candidates[:, -1] = candidates_floor
-            for start in range(0, len(rows), _QUERY_BLOCK):
-                part = slice(start, start + _QUERY_BLOCK)
+
+            def measure(
+                part: slice, gallery: np.ndarray = gallery, candidates: np.ndarray = candidates
+            ) -> None:
                 bound = sketch[part] @ candidates.T
                 _measure(queries[part], gallery, bound, floor[part], _LEAD, best[part])
+
+            parts = ranges(len(rows), -(-len(rows) // _QUERY_BLOCK))
+            in_threads(measure, parts, min(n_threads(), len(parts)))
         return np.sqrt(best).mean(axis=1)
 
     def _gallery_blocks(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
