@@ -305,6 +305,8 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         data = self._check_fitted_input(X)
         found = [score(member, data.X, maps=True) for member in self.estimators_]
         makers = [k for k, member in enumerate(found) if member.maps is not None]
+        if not makers:
+            raise TypeError("no member of this ScoreEnsemble makes anomaly maps of this input.")
         maps = []
         for i in range(len(data)):
             shapes = {found[k].maps[i].shape for k in makers}

@@ -17,6 +17,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from pyimgano.base import input_kind
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 
 __all__ = ["Scored", "anomaly_map", "infer", "score", "threshold"]
@@ -70,9 +71,9 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     (4, 64, 64)
     """
     detector, data = _innermost(estimator, X)
-    if not _makes_maps(detector):
+    if not _makes_maps(detector, X):
         raise TypeError(
-            f"{type(detector).__name__} makes no anomaly maps: it gives one score per image."
+            f"{type(detector).__name__} makes no anomaly maps here: it gives one score per image."
         )
     return detector.anomaly_map(data)
 
@@ -95,7 +96,7 @@ def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
     """
     if maps:
         detector, data = _innermost(estimator, X)
-        if _makes_maps(detector):
+        if _makes_maps(detector, X):
             samples, found = detector.score_and_map(data)
             return Scored(-samples, found)
     return Scored(-np.asarray(estimator.score_samples(X), dtype=np.float64), None)
@@ -157,9 +158,12 @@ def _is_calibrator(estimator: Any) -> bool:
     return hasattr(type(estimator), "p_value_of_scores")
 
 
-def _makes_maps(detector: Any) -> bool:
+def _makes_maps(detector: Any, X: Any) -> bool:
     # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
-    return hasattr(detector, "score_and_map") and not _is_calibrator(detector)
+    if not hasattr(detector, "score_and_map") or _is_calibrator(detector):
+        return False
+    # Where a step before it made one row of each image, there is no way back to pixels.
+    return getattr(detector, "input_kind_", None) != "rows" or input_kind(X) == "rows"
 
 
 def _innermost(estimator: Any, X: Any) -> tuple[Any, Any]:

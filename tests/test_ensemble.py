@@ -22,8 +22,8 @@ from sklearn.preprocessing import StandardScaler
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
 from pyimgano.ensemble import ScoreEnsemble
-from pyimgano.features import FilterBankFeatures
-from pyimgano.inference import infer
+from pyimgano.features import ColorMoments, FilterBankFeatures
+from pyimgano.inference import anomaly_map, infer
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.model_selection import anomaly_roc_auc
 from pyimgano.utils.estimator_checks import make_check_images
@@ -349,3 +349,18 @@ def test_maps_of_different_sizes_are_refused_by_name():
     ensemble.fit(make_check_images(6))
     with pytest.raises(ValueError, match=r"small \(24, 32\)"):
         ensemble.anomaly_map(make_check_images(1, random_state=3))
+
+
+def test_a_member_that_sees_one_row_of_each_image_has_no_part_in_maps():
+    bank = FilterBankFeatures(resize=64)
+    rows = make_pipeline(ColorMoments(), StandardScaler(), PaDiMDetector())
+    ensemble = ScoreEnsemble([("maps", PatchCoreDetector(bank)), ("rows", rows)])
+    images = make_check_images(8)
+    maps = ensemble.fit(images).anomaly_map(images[:2])
+    alone = ScoreEnsemble([("maps", PatchCoreDetector(bank))]).fit(images)
+    np.testing.assert_array_equal(maps, alone.anomaly_map(images[:2]))
+    with pytest.raises(TypeError, match="one score per image"):
+        anomaly_map(ensemble.estimators_[1], images[:2])
+    blind = ScoreEnsemble([("rows", rows)]).fit(images)
+    with pytest.raises(TypeError, match="no member"):
+        blind.anomaly_map(images[:2])
