@@ -241,6 +241,8 @@ class _Checked(_PyUnpickler):
                 raise UntrustedFileError(f"it tries to change how {_name_of(instance)} works.")
         if isinstance(instance, np.dtype):
             self.stack[-1] = _dtype_state(instance, state)
+        elif isinstance(instance, np.ndarray):
+            _check_array_state(state)
         elif _is_tree(type(instance)):
             _check_tree(instance, state)
         elif type(instance).__module__ in (
@@ -349,6 +351,13 @@ def _dtype_state(dtype: np.dtype, state: Any) -> Any:
             f"of those that are safe to load. {_WHOLE_FILE}"
         )
     return new.__reduce__()[2]
+
+
+def _check_array_state(state: tuple) -> None:
+    """An array of objects must come with as many as it has room for: numpy does not count."""
+    shape, _, _, content = state[1:5] if len(state) > 4 else state
+    if isinstance(content, list) and len(content) != np.prod(shape, dtype=object):
+        raise UntrustedFileError(f"it holds an array of shape {shape} with {len(content)} objects.")
 
 
 def _is_tree(cls: Any) -> bool:

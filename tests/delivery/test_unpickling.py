@@ -221,6 +221,15 @@ def test_structured_dtypes_cannot_lie(fields, size, tmp_path):
         pyimgano.load(path)
 
 
+def test_object_arrays_are_as_long_as_they_say(tmp_path):
+    function, args, state = np.array([None]).__reduce__()
+    long = (*state[:1], (10**6,), *state[2:])  # numpy would read beyond the one object
+    refuses(Recipe(function, args, long), tmp_path, "holds an array of shape .* with 1 objects")
+    function, args, state = np.ma.array([None]).__reduce__()
+    long = (*state[:1], (10**6,), *state[2:])
+    refuses(Recipe(function, args, long), tmp_path, "holds an array of shape .* with 1 objects")
+
+
 def change_nodes(tree, **changes):
     state = tree.__getstate__()
     state["nodes"] = state["nodes"].copy()
