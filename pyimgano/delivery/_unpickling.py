@@ -13,6 +13,7 @@ import importlib
 import inspect
 import lzma
 import pickle
+import struct
 import types
 import zlib
 from collections import deque
@@ -392,7 +393,7 @@ _WHOLE_FILE = "If you trust the whole file: joblib.load(path) (pyimgano-infer --
 
 # What a damaged or foreign file makes an unpickler raise.
 _PICKLE_ERRORS = (
-    pickle.UnpicklingError,
+    pickle.PickleError,
     AttributeError,
     EOFError,
     ImportError,
@@ -401,9 +402,11 @@ _PICKLE_ERRORS = (
     OSError,
     OverflowError,
     MemoryError,
+    RecursionError,
     TypeError,
     ValueError,
     lzma.LZMAError,
+    struct.error,
     zlib.error,
 )
 
