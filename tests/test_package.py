@@ -57,6 +57,9 @@ def test_examples_run(name, tmp_path, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "pyimgano.models._registered", {}
+    )  # what an example registers is gone after
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = doctest.testmod(importlib.import_module(name))
