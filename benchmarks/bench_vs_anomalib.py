@@ -10,7 +10,8 @@ pixels, layers 2 and 3 (PatchCore) or 1 to 3 (PaDiM), files to scores and maps. 
 includes the out-of-sample scores that its threshold comes from; anomalib's has no counterpart.
 
 Prints a Markdown table: seconds to fit, milliseconds per test image, peak memory of the whole
-process and what of it came after the imports, AUROCs. Pixel AUROC is taken over the 224 x 224 pixels that the network saw.
+process and what of it came after the imports, AUROCs. Pixel AUROC is taken over the 224 x 224
+pixels that the network saw.
 """
 
 from __future__ import annotations
