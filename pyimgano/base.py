@@ -196,7 +196,7 @@ class TrainingBlocks:
 
     def __iter__(self) -> Iterator[Any]:
         with progress_callback("training images", self._verbose) as progress:
-            for block, samples in self._blocks:
+            for block, samples in ahead(self._blocks):
                 for sample in samples:
                     self._n_begun += sample.tile == 0
                     self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
