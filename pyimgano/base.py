@@ -41,6 +41,7 @@ __all__ = [
     "VersionStampMixin",
     "fingerprints",
     "input_kind",
+    "lowest_outside",
     "normal_rows",
 ]
 
@@ -136,7 +137,7 @@ class Fingerprint(NamedTuple):
     tile: int = 0
 
 
-def fingerprints(images: list[np.ndarray]) -> list[Fingerprint]:
+def fingerprints(images: list[np.ndarray], region: np.ndarray | None = None) -> list[Fingerprint]:
     """Fingerprints of a block of images, or of a block of tiles of one image.
 
     A tile goes by its whole image: tiles that look alike, such as empty background, say
@@ -146,6 +147,8 @@ def fingerprints(images: list[np.ndarray]) -> list[Fingerprint]:
     ----------
     images : list of ndarray of shape (height, width, 3), uint8
         A block of images, or of tiles.
+    region : ndarray of shape (height, width), bool, default=None
+        The pixels that count; all by default. Images that differ elsewhere are the same.
 
     Returns
     -------
@@ -153,7 +156,26 @@ def fingerprints(images: list[np.ndarray]) -> list[Fingerprint]:
     """
     if isinstance(images, TileBlock):
         return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
-    return [Fingerprint(digest(image)) for image in images]
+    return [Fingerprint(digest(i if region is None else i[region])) for i in images]
+
+
+def lowest_outside(heat: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Give a map its minimum outside a region, in place; what is inside decides which.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (height, width)
+        Map of an image.
+    region : ndarray of shape (height, width), bool
+        Pixels that keep their values.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        ``heat``.
+    """
+    heat[~region] = heat[region].min()
+    return heat
 
 
 class TrainingBlocks:
@@ -239,6 +261,19 @@ class BaseImageDetector(
     ``own``: all tiles of an image are left out together. Scores are reduced and maps stitched
     here.
 
+    **A region of interest**, where camera and part are fixed, goes into ``fit`` as
+    ``roi_mask``, one mask of pixels for all images, and stays with the model as ``roi_mask_``.
+    What lies outside neither enters the model nor the scores, maps have their minimum there,
+    and images that differ nowhere else are the same image. A patch or a working pixel is
+    inside if at least half of its cell is. What it is computed from reaches farther, by the
+    receptive field of a network or the window of a filter: a change outside can be felt
+    within that distance of the border. A feature step that learns something of its own, and
+    the alignment of a template, see whole images. The mask is metadata in scikit-learn's sense:
+    ``make_pipeline(ImageFormatNormalizer(), PatchCoreDetector()).fit(X,
+    patchcoredetector__roi_mask=mask)`` hands it over as it stands, and under
+    ``sklearn.set_config(enable_metadata_routing=True)`` searches and ensembles too give it to
+    every detector that asks for it by ``set_fit_request(roi_mask=True)``.
+
     A subclass has the parameters ``contamination`` and ``random_state`` and writes
 
     ``_fit(blocks) -> scores (n,)``
@@ -249,7 +284,8 @@ class BaseImageDetector(
         ``_to_pixels`` turns into maps. ``own (n,)`` is the training image each image is
         known to be, or -1; what the model learned from that image should be left out.
 
-    and, unless it works on patch grids, ``_blocks`` and ``_to_pixels``.
+    and, unless it works on patch grids, ``_blocks`` and ``_to_pixels``. If these keep to
+    ``roi_mask_``, it says so by ``_takes_roi_mask = True``.
     """
 
     _parameter_constraints: dict = {
@@ -265,10 +301,14 @@ class BaseImageDetector(
     _tags: tuple[str, ...]
     _paper: str | None
 
+    # Whether _blocks, _score and _to_pixels keep to roi_mask_.
+    _takes_roi_mask = False
+
     contamination: str | float
     random_state: Any
     input_kind_: str
     tiled_: bool
+    roi_mask_: np.ndarray | None
 
     # ---- what a subclass writes -----------------------------------------------------
     def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
@@ -296,7 +336,7 @@ class BaseImageDetector(
         """Fit what stands before the detector's own algorithm; by default nothing."""
 
     # ---- scikit-learn's methods -----------------------------------------------------
-    def fit(self, X: Any, y: Any = None) -> BaseImageDetector:
+    def fit(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> BaseImageDetector:
         """Learn what good parts look like.
 
         Parameters
@@ -307,6 +347,11 @@ class BaseImageDetector(
         y : array-like of shape (n_samples,), default=None
             +1 for normal, -1 for known anomalies, which are left out of training. Other
             labels are ignored with a ``UserWarning``.
+        roi_mask : array-like of shape (height, width) or (1, height, width), bool, default=None
+            The pixels that count, the same in all images, which must have the mask's size;
+            with None all do. Needs images, not cut into tiles. In scikit-learn's
+            cross-validation use the second shape if there are as many images as the mask has
+            rows: metadata as long as ``X`` is cut like ``X``.
 
         Returns
         -------
@@ -315,17 +360,18 @@ class BaseImageDetector(
         Raises
         ------
         ImageFormatError
-            If ``X`` is neither canonical images nor feature rows.
+            If ``X`` is neither canonical images nor feature rows, or an image has another
+            size than ``roi_mask``.
         TooFewImagesError
             If fewer than two samples are left to learn from.
         """
-        self._fit_scores(X, y)
+        self._fit_scores(X, y, roi_mask=roi_mask)
         return self
 
-    def _fit_scores(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+    def _fit_scores(self, X: Any, y: Any, **metadata: Any) -> tuple[Any, np.ndarray]:
         """Fit; return the validated input and the mask of samples learned from."""
         self._validate_params()
-        data = self._validate(X, reset=True)
+        data = self._training_input(X, **metadata)
         keep = normal_rows(y, len(data))
         train = data if keep.all() else data[np.flatnonzero(keep)]
         if len(train) < 2:
@@ -387,19 +433,20 @@ class BaseImageDetector(
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_predict(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> np.ndarray:
         """Fit, and judge the training samples by their out-of-sample scores.
 
         Parameters
         ----------
-        X, y : as in ``fit``
+        X, y, roi_mask : as in ``fit``
 
         Returns
         -------
         ndarray of shape (n_samples,), int
             +1 for normal, -1 for anomalous.
         """
-        return np.where(-self._fit_anomaly_scores(X, y) - self.offset_ < 0, -1, 1)
+        scores = self._fit_anomaly_scores(X, y, roi_mask=roi_mask)
+        return np.where(-scores - self.offset_ < 0, -1, 1)
 
     def transform(self, X: Any) -> np.ndarray:
         """Anomaly score as a column, the higher the more anomalous.
@@ -415,7 +462,7 @@ class BaseImageDetector(
         """
         return -self.score_samples(X).reshape(-1, 1)
 
-    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_transform(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> np.ndarray:
         """Fit, and return the out-of-sample anomaly scores of the training samples.
 
         Samples with ``y == -1`` were not learned from; their scores are those of
@@ -423,13 +470,13 @@ class BaseImageDetector(
 
         Parameters
         ----------
-        X, y : as in ``fit``
+        X, y, roi_mask : as in ``fit``
 
         Returns
         -------
         ndarray of shape (n_samples, 1), float64
         """
-        return self._fit_anomaly_scores(X, y).reshape(-1, 1)
+        return self._fit_anomaly_scores(X, y, roi_mask=roi_mask).reshape(-1, 1)
 
     def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
         """How anomalous each pixel is, the higher the more anomalous.
@@ -442,7 +489,7 @@ class BaseImageDetector(
         -------
         ndarray of shape (n_samples, height, width), float32
             In the pixels of the input images; a list of arrays when sizes differ. Feature
-            rows have maps of one pixel.
+            rows have maps of one pixel. Outside ``roi_mask_`` a map has its minimum.
         """
         return self.score_and_map(X)[1]
 
@@ -469,8 +516,8 @@ class BaseImageDetector(
         return -np.concatenate(scores), np.stack(maps) if same_size else maps
 
     # ---- shared machinery -----------------------------------------------------------
-    def _fit_anomaly_scores(self, X: Any, y: Any) -> np.ndarray:
-        data, keep = self._fit_scores(X, y)
+    def _fit_anomaly_scores(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
+        data, keep = self._fit_scores(X, y, **metadata)
         scores = np.empty(len(data))
         scores[keep] = self.training_scores_
         if not keep.all():
@@ -506,6 +553,65 @@ class BaseImageDetector(
     def _settle(self, scores: np.ndarray, own: np.ndarray) -> np.ndarray:
         """Give recognised training images their out-of-sample score."""
         return np.where(own >= 0, self.training_scores_[own], np.asarray(scores, np.float64))
+
+    def _training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
+        """Validate training samples and what was passed along with them."""
+        self.roi_mask_ = None
+        data = self._validate(X, reset=True)
+        if roi_mask is not None:
+            mask = self._check_roi_mask(roi_mask)
+            self._check_sizes(data, mask)
+            self.roi_mask_ = mask
+        return data
+
+    def _check_roi_mask(self, roi_mask: Any) -> np.ndarray:
+        mask = np.array(roi_mask)  # a copy: it belongs to the model
+        if mask.ndim == 3 and len(mask) == 1:
+            mask = mask[0]
+        if mask.ndim != 2:
+            one = " The mask belongs to the model: it is one for all images." * (mask.ndim == 3)
+            raise ValueError(f"roi_mask must have shape (height, width), got {mask.shape}.{one}")
+        if mask.dtype != bool:
+            raise ValueError(
+                f"roi_mask must hold booleans, True for the pixels that count, got {mask.dtype}: "
+                "pass roi_mask > 0, or whatever says which pixels are inside."
+            )
+        if not mask.any():
+            raise ValueError("roi_mask is False everywhere: no pixel is left to look at.")
+        name = type(self).__name__
+        if self.tiled_:
+            raise ValueError(
+                "roi_mask is for whole images, and X holds images cut into tiles: leave out the "
+                "TilingTransformer, or crop the images to the region before it."
+            )
+        if self.input_kind_ != "images":
+            raise ValueError(
+                f"roi_mask is a mask of pixels, and X holds {_KIND_NAMES[self.input_kind_]}: fit "
+                f"{name} on images, with the feature step as its parameter features where it has "
+                "one."
+            )
+        if not self._takes_roi_mask:
+            raise ValueError(f"{name} takes no roi_mask: it looks at whole images.")
+        return mask
+
+    def _check_sizes(self, data: Any, mask: np.ndarray) -> None:
+        """All images must have the size of the mask, whose pixels are theirs."""
+        for i in range(len(data)):
+            size = data.size(i)
+            if size == mask.shape:
+                continue
+            message = (
+                f"roi_mask has {mask.shape[0]} x {mask.shape[1]} pixels and {data.name(i)} has "
+                f"{size[0]} x {size[1]}: the mask is drawn in the pixels of the images, which must "
+                "all have its size."
+            )
+            if size[0] > mask.shape[0] and size[1] == mask.shape[1]:
+                message += (
+                    " If the mask was whole, scikit-learn's cross-validation has cut it, as it "
+                    "does with metadata that is as long as X: pass roi_mask[None], of shape "
+                    "(1, height, width), which is not."
+                )
+            raise ImageFormatError(message)
 
     def _check_fitted_input(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -544,6 +650,8 @@ class BaseImageDetector(
                 self._forget_columns()
         if reset:
             self.input_kind_, self.tiled_ = kind, tiled
+        elif self.roi_mask_ is not None:
+            self._check_sizes(data, self.roi_mask_)
         return data
 
     def _forget_columns(self) -> None:
@@ -587,6 +695,8 @@ class BasePatchDetector(BaseImageDetector):
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
     }
 
+    _takes_roi_mask = True
+
     # What a network given by name is asked for: the layers and neighbourhood of the paper.
     _feature_defaults: dict[str, Any] = {"layers": ("layer2", "layer3"), "pool": 3}
 
@@ -601,7 +711,7 @@ class BasePatchDetector(BaseImageDetector):
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
         if self.input_kind_ == "images":
             for images in self._image_blocks(data):
-                yield self._grids(images), fingerprints(images)
+                yield self._grids(images, self.roi_mask_), fingerprints(images, self.roi_mask_)
         else:
             cuts = data.starts
             yield data, [Fingerprint(digest(data.rows[a:b])) for a, b in zip(cuts[:-1], cuts[1:])]
@@ -609,14 +719,16 @@ class BasePatchDetector(BaseImageDetector):
     def _image_blocks(self, data: Any) -> Iterator[list[np.ndarray]]:
         return data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK))
 
-    def _grids(self, images: list[np.ndarray]) -> PatchGrids:
+    def _grids(self, images: list[np.ndarray], region: np.ndarray | None) -> PatchGrids:
+        """Patches of a block of images, as far as they lie in the region."""
         grids = self.features_.transform(images)
         if not isinstance(grids, PatchGrids):
             raise TypeError(
                 f"the feature step {type(self.features_).__name__} returned "
                 f"{type(grids).__name__}; a patch detector needs PatchGrids."
             )
-        return grids
+        return grids if region is None else grids.within(region)
 
     def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
-        return block.to_pixels(values, sigma=self.smoothing_sigma)
+        maps = block.to_pixels(values, sigma=self.smoothing_sigma)
+        return maps if self.roi_mask_ is None else [lowest_outside(m, self.roi_mask_) for m in maps]

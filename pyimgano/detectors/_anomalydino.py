@@ -49,7 +49,8 @@ class AnomalyDINODetector(BasePatchDetector):
     mask : {"none", "pca"}, default="none"
         ``"pca"`` splits each image into object and background by the first principal
         component of its tokens. Background patches enter neither the bank nor the score, and
-        their distance is 0. For objects before a plain background, not for textures.
+        their distance is 0. For objects before a plain background, not for textures. A
+        region of interest (``roi_mask`` of ``fit``) is split as if it was the image.
     n_rotations : int, default=1
         Views of each training image in the bank, at multiples of 360 / ``n_rotations``
         degrees. For parts that lie at any angle and few training images; the paper takes 8.
@@ -186,9 +187,12 @@ class AnomalyDINODetector(BasePatchDetector):
             yield self._foreground_tokens(grids), digests
         for turn in range(1, self.n_rotations):
             done = 0
+            angle = 360.0 * turn / self.n_rotations
+            region = self.roi_mask_
+            if region is not None:
+                region = _rotate(region.astype(np.uint8) * 255, angle) > 127
             for images in self._image_blocks(data):
-                angle = 360.0 * turn / self.n_rotations
-                grids = self._grids([_rotate(image, angle) for image in images])
+                grids = self._grids([_rotate(image, angle) for image in images], region)
                 yield self._foreground_tokens(grids), known[done : done + len(images)]
                 done += len(images)
 
@@ -204,9 +208,11 @@ class AnomalyDINODetector(BasePatchDetector):
         """Whether each patch counts, ``(n_patches,)``."""
         if self.mask == "none":
             return np.ones(len(grids.rows), dtype=bool)
-        shapes = [(int(h), int(w)) for h, w in grids.grid_shapes]
         return np.concatenate(
-            [_foreground(rows, *shape) for rows, shape in zip(grids.as_image_rows(), shapes)]
+            [
+                _foreground(rows, grids.held(i).reshape(grids.grid_shapes[i]))
+                for i, rows in enumerate(grids.as_image_rows())
+            ]
         )
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -270,31 +276,37 @@ def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     return cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _foreground(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Which patches show the object, ``(height * width,)``, bool.
+def _foreground(tokens: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Which patches show the object, ``(n_patches,)``, bool.
 
-    All of them where the grid has no middle (fewer than 3 rows or columns) or the tokens do
-    not differ.
+    ``held (h, w)`` says where in the grid the patches are, all of it or a region. The region
+    is looked at as if the image was cropped to it. All patches count where it has no middle
+    (fewer than 3 rows or columns, a ring) or nothing but a middle, or the tokens do not differ.
     """
-    everything = np.ones(height * width, dtype=bool)
+    everything = np.ones(len(tokens), dtype=bool)
+    rows, columns = (at - at.min() for at in np.nonzero(held))
+    height, width = int(rows.max()) + 1, int(columns.max()) + 1
     if min(height, width) < 3:
+        return everything
+    top, left = -(-height // 4), -(-width // 4)
+    middle = (rows >= top) & (rows < height - top) & (columns >= left) & (columns < width - left)
+    if middle.all() or not middle.any():
         return everything
     centred = tokens.astype(np.float64)
     centred -= centred.mean(axis=0)
     d = centred.shape[1]
     _, axis = eigh(centred.T @ centred, subset_by_index=[d - 1, d - 1])
-    component = (centred @ axis).reshape(height, width)
+    component = centred @ axis
     low, spread = component.min(), np.ptp(component)
     if spread == 0:
         return everything
     levels = np.round((component - low) * (255 / spread)).astype(np.uint8)
-    _, high = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    _, high = cv2.threshold(levels[:, None], 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     # An eigenvector has no sign: the object is what fills more of the middle than of the rim.
-    top, left = -(-height // 4), -(-width // 4)
-    middle = np.zeros((height, width), dtype=bool)
-    middle[top : height - top, left : width - left] = True
     if high[middle].mean() < high[~middle].mean():
         high = 1 - high
     square = np.ones((3, 3), dtype=np.uint8)
-    grown = cv2.morphologyEx(cv2.dilate(high, square), cv2.MORPH_CLOSE, square)
-    return grown.astype(bool).ravel()
+    grown: Any = np.zeros((height, width), dtype=np.uint8)
+    grown[rows, columns] = high.ravel()
+    grown = cv2.morphologyEx(cv2.dilate(grown, square), cv2.MORPH_CLOSE, square)
+    return grown[rows, columns].astype(bool)

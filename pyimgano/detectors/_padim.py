@@ -58,7 +58,7 @@ class PaDiMDetector(BasePatchDetector):
     channels_ : ndarray of shape (n_channels,), int
         The selected channels, ascending.
     mean_ : ndarray of shape (n_positions, n_channels), float32
-        Mean of each position.
+        Mean of each position (of those inside ``roi_mask_``).
     factor_ : ndarray of shape (n_positions, n_channels * (n_channels + 1) / 2), float32
         Lower Cholesky factor of each covariance, row by row, with inverted diagonal.
     grid_shape_ : tuple of int
@@ -128,7 +128,7 @@ class PaDiMDetector(BasePatchDetector):
                 spill.write(self._select(block).tobytes())
                 geometry.append(block.without_features())
             spill.flush()
-            n, positions = blocks.n_images, int(np.prod(self.grid_shape_))
+            n, positions = blocks.n_images, int(self._held.sum())
             groups = _groups_by_size(blocks.groups)
             others = n - groups[-1].shape[1]
             if others < 2:
@@ -156,6 +156,7 @@ class PaDiMDetector(BasePatchDetector):
         n = min(int(wanted), available)
         self.channels_ = np.sort(rng.choice(available, size=n, replace=False))
         self.grid_shape_ = tuple(int(s) for s in block.grid_shapes[0])
+        self._held = block.held(0)
 
     def _select(self, block: PatchGrids) -> np.ndarray:
         """Chosen channels of each image, ``(n, n_positions, n_channels)``."""
@@ -165,6 +166,12 @@ class PaDiMDetector(BasePatchDetector):
                 f"PaDiMDetector compares positions, so all images need the grid "
                 f"{self.grid_shape_} of the first training image, got {tuple(other.tolist())}: "
                 "give the feature step a fixed resize."
+            )
+        if not block.all_hold(self._held):
+            raise ValueError(
+                "PaDiMDetector compares positions, so all images need the patches that the first "
+                "training image has in the region, and some have others: let the feature step "
+                "look at the same part of all images."
             )
         return block.rows[:, self.channels_].reshape(len(block), -1, len(self.channels_))
 

@@ -27,14 +27,14 @@ class PatchStore:
     n_patches, n_features : int
     starts : ndarray of shape (n_images + 1,), int
         Row at which each image's patches begin.
-    grid_shapes : ndarray of shape (n_images, 2), int
-        Rows and columns of each image's grid.
+    geometry : PatchGrids
+        The grids of all images, without features.
     """
 
     def __init__(self) -> None:
         self.n_patches = self.n_features = 0
         self._starts = [0]
-        self._shapes: list[np.ndarray] = []
+        self._geometry: list[PatchGrids] = []
 
     def __enter__(self) -> PatchStore:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="pyimgano-")
@@ -53,8 +53,8 @@ class PatchStore:
         return np.array(self._starts, dtype=np.int64)
 
     @property
-    def grid_shapes(self) -> np.ndarray:
-        return np.concatenate(self._shapes)
+    def geometry(self) -> PatchGrids:
+        return PatchGrids.concatenate(self._geometry)
 
     def append(self, grids: PatchGrids) -> None:
         """Write the patches of some more images."""
@@ -73,7 +73,7 @@ class PatchStore:
         for size in np.diff(grids.starts).tolist():
             self.n_patches += size
             self._starts.append(self.n_patches)
-        self._shapes.append(grids.grid_shapes)
+        self._geometry.append(grids.without_features())
 
     def rows_of(self, i: int) -> np.ndarray:
         """Patches of image ``i``, ``(n, n_features)``, float32."""

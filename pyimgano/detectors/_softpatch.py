@@ -186,14 +186,21 @@ class SoftPatchDetector(PatchCoreDetector):
     def _weigh(
         self, patches: PatchStore, groups: np.ndarray, copy_of: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        shape = patches.grid_shapes[0]
-        others = np.flatnonzero((patches.grid_shapes != shape).any(axis=1))
+        grids = patches.geometry
+        shape = grids.grid_shapes[0]
+        others = np.flatnonzero((grids.grid_shapes != shape).any(axis=1))
         if len(others):
             raise ValueError(
                 f"{type(self).__name__} compares positions, so all training images need the "
                 f"grid {tuple(shape.tolist())} of the first, image {others[0]} has "
-                f"{tuple(patches.grid_shapes[others[0]].tolist())}: give the feature step a "
-                "fixed resize."
+                f"{tuple(grids.grid_shapes[others[0]].tolist())}: give the feature step a fixed "
+                "resize."
+            )
+        if not grids.all_hold(grids.held(0)):
+            raise ValueError(
+                f"{type(self).__name__} compares positions, so all training images need the "
+                "patches that the first has in the region, and some have others: let the "
+                "feature step look at the same part of all images."
             )
         samples = np.unique(copy_of)
         of_sample = groups[samples]

@@ -13,10 +13,17 @@ import cv2
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.base import BaseImageDetector, Fingerprint, TrainingBlocks, fingerprints
+from pyimgano.base import (
+    BaseImageDetector,
+    Fingerprint,
+    TrainingBlocks,
+    fingerprints,
+    lowest_outside,
+)
 from pyimgano.detectors._alignment import ALIGNMENTS, MOTIONS, Registrar, covered, warp, warp_back
 from pyimgano.exceptions import AlignmentWarning, TooFewImagesError
 from pyimgano.features import PatchGrids
+from pyimgano.features._grids import cells_inside, smooth_inside
 from pyimgano.inputs._formats import check_resize, resize_image
 from pyimgano.utils._fingerprint import digest
 
@@ -79,6 +86,7 @@ class BaseTemplateDetector(BaseImageDetector):
         "top_fraction": [Interval(Real, 0, 1, closed="both")],
     }
     _n_others = 1
+    _takes_roi_mask = True
 
     resize: int | tuple[int, int] | None
     color: str
@@ -101,7 +109,7 @@ class BaseTemplateDetector(BaseImageDetector):
 
     # ---- from input to planes -------------------------------------------------------
     def _fit_steps(self, data: Any) -> None:
-        for name in ("shape_", "reference_", "_registrar", "_whole"):
+        for name in ("shape_", "reference_", "_region", "_registrar", "_whole"):
             self.__dict__.pop(name, None)
         if self.alignment == "phase_correlation" and self.motion != "translation":
             raise ValueError(
@@ -120,8 +128,15 @@ class BaseTemplateDetector(BaseImageDetector):
             for images in data.iter_blocks(_BLOCK):
                 planes = [self._working(image, size) for image in images]
                 sizes = [image.shape[:2] for image in images]
-                yield self._checked(_Block(planes, sizes, None)), fingerprints(images)
+                # Alignment looks at all of an image, and takes the region along with the part.
+                region = None if self.alignment else self.roi_mask_
+                yield self._checked(_Block(planes, sizes, None)), fingerprints(images, region)
             return
+        if data.inside is not None:
+            raise ValueError(
+                f"{type(self).__name__} needs whole grids, and these hold some of their patches "
+                "only: fit it on images with roi_mask."
+            )
         for start in range(0, len(data), 1024):
             grids = data[start : start + 1024]
             rows = grids.as_image_rows()
@@ -173,12 +188,27 @@ class BaseTemplateDetector(BaseImageDetector):
                     f"{others} different from one of them."
                 )
             shape = (blocks.n_images, *self.shape_)
+            self._region = self._working_region()
             stack = np.memmap(spill, dtype=dtype, mode="r+", shape=shape)
             motions = self._align_all(stack)
             self._learn(stack)
             scores = self._left_out_scores(stack, motions, groups)
             del stack  # unmapped before the file goes
         return scores
+
+    def _working_region(self) -> np.ndarray | None:
+        """Working pixels of the template that count; None for all of them."""
+        if self.roi_mask_ is None:
+            return None
+        region = cells_inside(self.roi_mask_, self.shape_[1:])
+        if not region.any():
+            height, width = (a / b for a, b in zip(self.roi_mask_.shape, self.shape_[1:]))
+            raise ValueError(
+                f"no working pixel lies in roi_mask: it stands for {height:.3g} x {width:.3g} "
+                f"pixels of the image at resize={self.resize!r}, and of none at least half is "
+                "True. Draw a larger mask, or use a larger resize."
+            )
+        return None if region.all() else region
 
     def _left_out_scores(
         self, stack: np.ndarray, motions: list[np.ndarray | None], groups: np.ndarray
@@ -274,12 +304,16 @@ class BaseTemplateDetector(BaseImageDetector):
         return _Heat(values, motion)
 
     def _smooth(self, values: np.ndarray) -> np.ndarray:
-        if self.smoothing_sigma == 0 or values.size == 1:
+        if values.size == 1 or (self.smoothing_sigma == 0 and self._region is None):
             return values
         sigma = float(self.smoothing_sigma)
+        if self._region is not None:
+            return smooth_inside(values, self._region, sigma)
         return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
     def _reduce(self, heat: np.ndarray) -> float:
+        if self._region is not None:
+            heat = heat[self._region]
         n_top = round(self.top_fraction * heat.size)
         if n_top <= 1:
             return float(heat.max())
@@ -295,6 +329,8 @@ class BaseTemplateDetector(BaseImageDetector):
             if heat.motion is not None:
                 fine = warp_back(fine, heat.motion)
             maps.append(resize_image(fine, size))
+            if self.roi_mask_ is not None and heat.motion is None:
+                maps[-1] = lowest_outside(maps[-1], self.roi_mask_)
         return maps
 
 

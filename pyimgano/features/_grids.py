@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from pyimgano.inputs._formats import resize_image
 
-__all__ = ["PatchGrids"]
+__all__ = ["PatchGrids", "cells_inside", "smooth_inside"]
 
 
 class PatchGrids:
@@ -36,6 +37,9 @@ class PatchGrids:
     work_sizes : array-like of shape (n, 2), int, default=None
         Height and width in pixels at which the features were computed inside the box. Maps
         are smoothed at this resolution. By default that of the grid.
+    inside : array-like of shape (n_grid_patches,), bool, default=None
+        Which patches of the grids ``rows`` holds, image after image and row by row: at least
+        one of each image. None, the default, is all of them. See ``within``.
 
     Examples
     --------
@@ -55,6 +59,7 @@ class PatchGrids:
         image_sizes: np.ndarray | Sequence[tuple[int, int]] | None = None,
         boxes: np.ndarray | Sequence[tuple[float, float, float, float]] | None = None,
         work_sizes: np.ndarray | Sequence[tuple[int, int]] | None = None,
+        inside: np.ndarray | None = None,
     ) -> None:
         self.rows = np.ascontiguousarray(rows, dtype=np.float32)
         self.grid_shapes = np.asarray(grid_shapes, dtype=np.int64).reshape(-1, 2)
@@ -68,15 +73,31 @@ class PatchGrids:
         if boxes is None:
             boxes = np.column_stack([np.zeros((n, 2)), self.image_sizes])
         self.boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-        self._starts = np.concatenate([[0], np.cumsum(self.grid_shapes.prod(axis=1))])
+        self._grid_starts = np.concatenate([[0], np.cumsum(self.grid_shapes.prod(axis=1))])
+        self.inside = None if inside is None else np.asarray(inside, dtype=bool)
+        self._starts = self._grid_starts if self.inside is None else self._count_inside()
         if self.rows.ndim != 2 or len(self.rows) != self._starts[-1]:
             raise ValueError(
-                f"rows has shape {self.rows.shape}, but the grid shapes add up to "
+                f"rows has shape {self.rows.shape}, but the grid shapes"
+                f"{' and inside' if self.inside is not None else ''} add up to "
                 f"{self._starts[-1]} patches; expected ({self._starts[-1]}, n_features)."
             )
         for name in ("image_sizes", "boxes", "work_sizes"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} describes {len(getattr(self, name))} images, not {n}.")
+
+    def _count_inside(self) -> np.ndarray:
+        assert self.inside is not None
+        if self.inside.shape != (self._grid_starts[-1],):
+            raise ValueError(
+                f"inside has shape {self.inside.shape}, but the grid shapes add up to "
+                f"{self._grid_starts[-1]} patches."
+            )
+        held = np.concatenate([[0], np.cumsum(self.inside)])[self._grid_starts]
+        empty = np.flatnonzero(np.diff(held) == 0)
+        if len(empty):
+            raise ValueError(f"inside holds no patch of image {empty[0]}.")
+        return held
 
     @classmethod
     def from_array(
@@ -127,12 +148,17 @@ class PatchGrids:
             raise ValueError("there is no block of patch grids to concatenate.")
         if len(blocks) == 1:
             return blocks[0]  # not changed by anyone: no copy
-        return cls(
-            *(
-                np.concatenate([getattr(block, name) for block in blocks])
-                for name in ("rows", "grid_shapes", "image_sizes", "boxes", "work_sizes")
-            )
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("rows", "grid_shapes", "image_sizes", "boxes", "work_sizes")
+        }
+        if any(block.inside is not None for block in blocks):
+            joined["inside"] = np.concatenate([block._all_inside() for block in blocks])
+        return cls(**joined)
+
+    def _all_inside(self) -> np.ndarray:
+        """``inside`` as an array in any case."""
+        return np.ones(self._grid_starts[-1], bool) if self.inside is None else self.inside
 
     def __len__(self) -> int:
         return len(self.grid_shapes)
@@ -150,6 +176,8 @@ class PatchGrids:
     @property
     def features(self) -> np.ndarray:
         """The ``(n, h, w, n_features)`` view; needs one grid shape for all images."""
+        if self.inside is not None:
+            raise ValueError("these grids hold only some of their patches: there is no full array.")
         if len(np.unique(self.grid_shapes, axis=0)) != 1:
             raise ValueError(
                 "these images have grids of different shapes, so there is no one "
@@ -161,7 +189,7 @@ class PatchGrids:
     @property
     def image_of_row(self) -> np.ndarray:
         """``(n_patches,)`` index of the image each row belongs to."""
-        return np.repeat(np.arange(len(self)), self.grid_shapes.prod(axis=1))
+        return np.repeat(np.arange(len(self)), np.diff(self._starts))
 
     @property
     def starts(self) -> np.ndarray:
@@ -178,12 +206,121 @@ class PatchGrids:
             self.image_sizes[chosen],
             self.boxes[chosen],
             self.work_sizes[chosen],
+            None if self.inside is None else np.concatenate([self.held(int(i)) for i in chosen]),
+        )
+
+    def held(self, i: int) -> np.ndarray:
+        """Which patches of the grid of image ``i`` there are, row by row.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        ndarray of shape (grid_height * grid_width,), bool
+        """
+        return self._all_inside()[self._grid_starts[i] : self._grid_starts[i + 1]]
+
+    def all_hold(self, held: np.ndarray) -> bool:
+        """Whether every image has just these patches; the grids must have one shape.
+
+        Parameters
+        ----------
+        held : ndarray of shape (grid_height * grid_width,), bool
+            Patches of a grid, see ``held``.
+
+        Returns
+        -------
+        bool
+        """
+        if self.inside is None:
+            return bool(held.all())
+        return bool((self.inside.reshape(-1, len(held)) == held).all())
+
+    def within(self, mask: np.ndarray) -> PatchGrids:
+        """Keep only the patches that lie in a region of the image, the same in all images.
+
+        A patch lies in the region if at least half of its cell, the part of the image that
+        is its share of the grid, does. What its features were computed from reaches farther.
+
+        Parameters
+        ----------
+        mask : ndarray of shape (height, width), bool
+            The region, in pixels of the input images.
+
+        Returns
+        -------
+        PatchGrids
+            Of the same shapes and sizes. Patches outside have no row; on the way back to pixels
+            they get the smallest value of their image.
+
+        Raises
+        ------
+        ValueError
+            If an image has another size than the mask, or no patch in the region.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyimgano.features import PatchGrids
+        >>> grids = PatchGrids.from_array(np.zeros((2, 2, 3, 5)), image_sizes=[(8, 12)] * 2)
+        >>> mask = np.zeros((8, 12), dtype=bool)
+        >>> mask[:, 6:] = True  # half of the patches in the middle, all of those on the right
+        >>> part = grids.within(mask)
+        >>> part.rows.shape
+        (8, 5)
+        >>> part.as_grid(np.arange(8))[0]
+        array([[0, 0, 1],
+               [0, 2, 3]])
+        """
+        mask = np.asarray(mask, dtype=bool)
+        geometry = np.column_stack([self.grid_shapes, self.boxes])
+        kinds, kind_of = np.unique(geometry, axis=0, return_inverse=True)
+        other = np.flatnonzero((self.image_sizes != mask.shape).any(axis=1))
+        if len(other):
+            height, width = self.image_sizes[other[0]]
+            raise ValueError(
+                f"the mask has {mask.shape[0]} x {mask.shape[1]} pixels, but image {other[0]} has "
+                f"{height} x {width}."
+            )
+        regions = []
+        for kind in kinds:
+            shape = (int(kind[0]), int(kind[1]))
+            regions.append(cells_inside(mask, shape, kind[2:]).ravel())
+            if not regions[-1].any():
+                raise ValueError(
+                    f"no patch lies in the region of {mask.sum()} of {mask.size} pixels: a patch's "
+                    f"cell is {kind[4] / shape[0]:.3g} x {kind[5] / shape[1]:.3g} pixels, and of "
+                    "none at least half is in the region. Take a larger region, or smaller patches "
+                    "(a larger resize of the feature step)."
+                )
+        inside = np.concatenate([regions[k] for k in kind_of.ravel()])
+        if inside.all():
+            return self
+        if self.inside is not None:
+            inside &= self.inside
+        return PatchGrids(
+            self.rows[inside[self._all_inside()]],
+            self.grid_shapes,
+            self.image_sizes,
+            self.boxes,
+            self.work_sizes,
+            inside,
         )
 
     def without_features(self) -> PatchGrids:
         """The same grids with no feature left: what is needed to bring values to pixels."""
         nothing = np.empty((len(self.rows), 0), np.float32)  # a view would keep the features alive
-        return PatchGrids(nothing, self.grid_shapes, self.image_sizes, self.boxes, self.work_sizes)
+        return PatchGrids(
+            nothing,
+            self.grid_shapes,
+            self.image_sizes,
+            self.boxes,
+            self.work_sizes,
+            self.inside,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -206,16 +343,20 @@ class PatchGrids:
         Returns
         -------
         list of ndarray of shape (h, w)
+            Patches outside, of which there is no value, get the smallest of their image.
         """
         values = np.asarray(values)
         if values.shape != (len(self.rows),):
             raise ValueError(
                 f"expected one value per patch, ({len(self.rows)},), got {values.shape}."
             )
-        return [
-            values[self._starts[i] : self._starts[i + 1]].reshape(self.grid_shapes[i])
-            for i in range(len(self))
-        ]
+        parts = [values[a:b] for a, b in zip(self._starts[:-1], self._starts[1:])]
+        if self.inside is not None:
+            for i, part in enumerate(parts):
+                held = self.held(i)
+                parts[i] = np.full(len(held), part.min())
+                parts[i][held] = part
+        return [part.reshape(shape) for part, shape in zip(parts, self.grid_shapes)]
 
     def image_max(self, values: np.ndarray) -> np.ndarray:
         """Largest value of each image's patches, ``(n,)``.
@@ -244,13 +385,17 @@ class PatchGrids:
         Returns
         -------
         list of ndarray of shape (work_height, work_width), float32
-            A grid of one patch stays one value: it is constant however fine.
+            A grid of one patch stays one value: it is constant however fine. Where patches
+            lie outside there is the minimum of what is inside, which is averaged over values
+            inside alone.
         """
         maps = []
-        for grid, (height, width) in zip(
-            self.as_grid(np.asarray(values, dtype=np.float32)), self.work_sizes
-        ):
-            if grid.size > 1:
+        grids = self.as_grid(np.asarray(values, dtype=np.float32))
+        for i, (grid, (height, width)) in enumerate(zip(grids, self.work_sizes)):
+            if grid.size > 1 and self.inside is not None:
+                held = self.held(i).reshape(grid.shape)
+                grid = smooth_inside(grid, held, sigma, (int(height), int(width)))
+            elif grid.size > 1:
                 grid = resize_image(grid, (int(height), int(width)))
                 if sigma > 0:
                     grid = cv2.GaussianBlur(grid, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
@@ -293,3 +438,85 @@ class PatchGrids:
             canvas[y0:y1, x0:x1] = inside
             maps.append(canvas)
         return maps
+
+
+def cells_inside(
+    mask: np.ndarray, shape: tuple[int, int], box: np.ndarray | Sequence[float] | None = None
+) -> np.ndarray:
+    """Which cells of a grid over an image lie in a mask by at least half.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (height, width), bool
+        Pixels of the image.
+    shape : (int, int)
+        Rows and columns of the grid.
+    box : (top, left, height, width), default=None
+        The part of the image that the grid covers, in pixels; by default all of it. Of a cell
+        that reaches over the border, what is in the image counts.
+
+    Returns
+    -------
+    ndarray of shape ``shape``, bool
+    """
+    top, left, height, width = (0.0, 0.0, *mask.shape) if box is None else box
+    down = _overlap(shape[0], top, height, mask.shape[0])
+    across = _overlap(shape[1], left, width, mask.shape[1])
+    covered = down @ mask.astype(np.float32) @ across.T
+    whole = down.sum(axis=1)[:, None] * across.sum(axis=1)
+    # A cell of which exactly half is covered must not hang on the rounding of float32.
+    return (covered >= (0.5 - 1e-4) * whole) & (whole > 0)
+
+
+def _overlap(n_cells: int, start: float, length: float, n_pixels: int) -> np.ndarray:
+    """Length that each of ``n_cells`` equal cells shares with each pixel, float32."""
+    edges = start + length * np.arange(n_cells + 1) / n_cells
+    pixels = np.arange(n_pixels)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.maximum(shared, 0.0).astype(np.float32)
+
+
+def smooth_inside(
+    values: np.ndarray, inside: np.ndarray, sigma: float, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Interpolate and smooth values of a region as if there was nothing around it.
+
+    Each result is an average over values inside, weighted by the Gaussian at their distance
+    (normalized convolution [1]_). Outside is the minimum of the results inside.
+
+    Parameters
+    ----------
+    values : ndarray of shape (h, w), float32
+        Outside they may be anything.
+    inside : ndarray of shape (h, w), bool
+        The region; not empty.
+    sigma : float
+        Standard deviation of the Gaussian in pixels of the result; 0 leaves it out.
+    size : (height, width), default=None
+        Size to interpolate to; by default that of the values.
+
+    Returns
+    -------
+    ndarray of shape ``size``, float32
+
+    References
+    ----------
+    .. [1] H. Knutsson, C.-F. Westin, "Normalized and differential convolution", CVPR 1993.
+    """
+    weight: Any = inside.astype(np.float32)
+    total: Any = np.where(inside, values, np.float32(0))
+    if size is not None:
+        weight, total = resize_image(weight, size), resize_image(total, size)
+        nearest = cv2.resize(inside.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+        inside = (nearest > 0) & (weight > 0)
+        if not inside.any():  # the grid has shrunk, and no nearest cell is one inside
+            inside = weight > 0
+    if sigma > 0:
+        weight, total = (
+            cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+            for plane in (weight, total)
+        )
+    smooth = np.empty(inside.shape, dtype=np.float32)
+    smooth[inside] = total[inside] / weight[inside]
+    smooth[~inside] = smooth[inside].min()
+    return smooth
