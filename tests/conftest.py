@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
+
+# The arrays of the tests are so small that threads only wait for one another, spinning: on a
+# busy machine ten times the work. The variables are for what is loaded later, and for processes
+# that tests start; the limit for what plug-ins have loaded already.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,10 @@ from pyimgano import PatchCoreDetector, ThresholdCalibrator, pipelines, run_benc
 from pyimgano.datasets import load_folder, write_inspection_dataset
 from pyimgano.delivery import RunDirectory
 from pyimgano.exceptions import DatasetError, ImageReadError
+from pyimgano.features import FilterBankFeatures
 
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
-MODEL = PatchCoreDetector("filterbank", coreset_ratio=0.02)
+MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
 
 
 @pytest.fixture(scope="module")

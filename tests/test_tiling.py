@@ -93,7 +93,7 @@ def test_a_constant_map_stays_constant_at_every_pixel(case, value):
     maps = np.full((1, n_tiles, *parameters["tile"]), value, dtype=np.float32)
     (stitched,) = step.inverse_transform(maps, image_sizes=[size])
     assert stitched.shape == size and stitched.dtype == np.float32
-    np.testing.assert_allclose(stitched, value, rtol=1e-6)
+    np.testing.assert_allclose(stitched, value, rtol=1e-6, atol=1e-30)  # subnormal numbers
 
 
 @settings(deadline=None, max_examples=60)
@@ -481,7 +481,7 @@ def test_a_small_defect_in_a_large_image_is_found_only_in_tiles():
     def images(n):
         return make_check_images(n, size=(512, 512), random_state=rng)
 
-    train, good = images(4), images(2)
+    train, good = images(3), images(2)
     bad = good.copy()
     for image, (top, left) in zip(bad, [(200, 300), (310, 90)]):
         image[top : top + 4, left : left + 4] = 230

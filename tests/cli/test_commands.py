@@ -18,6 +18,7 @@ import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
 from pyimgano.cli import benchmark, infer, models
 from pyimgano.datasets import load_folder, write_inspection_dataset
+from pyimgano.features import FilterBankFeatures
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def root(tmp_path_factory):
 def pipeline_file(root, tmp_path_factory):
     from sklearn.pipeline import make_pipeline
 
-    detector = PatchCoreDetector("filterbank", coreset_ratio=0.02)
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.05)
     pipeline = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector, quantile=0.9))
     pipeline.fit(load_folder(root, "wood").X_train)
     return pyimgano.save(pipeline, tmp_path_factory.mktemp("saved") / "line3.joblib")
@@ -84,17 +85,9 @@ def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch):
 def test_benchmark_of_a_folder(root, tmp_path, capsys):
     status = call(
         benchmark.main,
-        *(
-            "--dataset",
-            "folder",
-            "--root",
-            root,
-            "--category",
-            "wood",
-            "--set",
-            "coreset_ratio=0.02",
-        ),
-        *("--quantile", "0.9", "--output-dir", tmp_path / "runs", "--overlays", "2"),
+        *("--dataset", "folder", "--root", root, "--category", "wood", "--resize", 64),
+        *("--set", "coreset_ratio=0.02", "--quantile", "0.9"),
+        *("--output-dir", tmp_path / "runs", "--overlays", "2"),
     )
     out, err = capsys.readouterr()
     assert status == 0
@@ -135,7 +128,7 @@ def test_benchmark_reports_unreadable_test_images(root, tmp_path, capsys):
     next((tmp_path / "wood" / "test" / "good").iterdir()).write_bytes(b"")
     status = call(
         benchmark.main,
-        *("--dataset", "folder", "--root", tmp_path / "wood"),
+        *("--dataset", "folder", "--root", tmp_path / "wood", "--resize", 64),
         *("--output-dir", tmp_path / "runs", "--quantile", "0.9", "--overlays", 0, "--no-save"),
     )
     assert status == 1
@@ -145,7 +138,7 @@ def test_benchmark_reports_unreadable_test_images(root, tmp_path, capsys):
 def test_benchmark_shows_warnings_in_a_line(root, tmp_path, capsys):
     call(
         benchmark.main,
-        *("--dataset", "folder", "--root", root, "--no-save"),
+        *("--dataset", "folder", "--root", root, "--no-save", "--resize", 64),
         *("--output-dir", tmp_path, "--quantile", "0.99", "--overlays", "0"),
     )
     (line,) = capsys.readouterr().err.splitlines()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import cv2
 import joblib
 import numpy as np
@@ -266,12 +263,6 @@ def test_saving(data, tmp_path):
     np.testing.assert_array_equal(again.score_samples(data.X_test), expected)
     path = pyimgano.save(pipe, tmp_path / "line.joblib")
     np.testing.assert_array_equal(pyimgano.load(path).score_samples(data.X_test), expected)
-
-
-def test_importing_loads_no_scikit_image():
-    code = "import sys, pyimgano.features as f; f.HOGFeatures(); print('skimage' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
 
 
 # ---- pooling of patches -------------------------------------------------------------
