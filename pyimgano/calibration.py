@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
+import sklearn
 from scipy.stats import beta, genpareto
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.frozen import FrozenEstimator
@@ -16,6 +17,7 @@ from sklearn.model_selection import BaseCrossValidator, KFold, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
     _num_samples,
@@ -29,7 +31,7 @@ from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inference import anomaly_map, score
 from pyimgano.utils._versions import VersionStampMixin
 
-__all__ = ["ThresholdCalibrator", "out_of_sample_scores", "own_scores"]
+__all__ = ["ThresholdCalibrator", "index_metadata", "out_of_sample_scores", "own_scores"]
 
 # What out_of_sample_scores calls training_scores_ and their like.
 OWN_SCORES = "the detector's own out-of-sample scores"
@@ -146,7 +148,7 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         self.memory = memory
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, y: Any = None) -> ThresholdCalibrator:
+    def fit(self, X: Any, y: Any = None, **params: Any) -> ThresholdCalibrator:
         """Fit the estimator and put the threshold.
 
         Parameters
@@ -156,6 +158,11 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         y : array-like of shape (n_samples,), default=None
             +1 for normal, -1 for known anomalies, which are left out. Other labels are ignored
             with a ``UserWarning``.
+        **params
+            Metadata for the estimator's ``fit``, such as ``roi_mask`` of a detector or
+            ``patchcoredetector__roi_mask`` of a pipeline; with
+            ``sklearn.set_config(enable_metadata_routing=True)`` what its ``set_fit_request``
+            asks for. What holds one value per sample is cut like ``X``.
 
         Returns
         -------
@@ -181,9 +188,11 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             raise TooFewImagesError(
                 f"a threshold needs at least 2 good images, got n_samples={keep.sum()}."
             )
+        params = self._params_of_estimator(params)
         if not keep.all():
-            X = _safe_indexing(X, np.flatnonzero(keep))
-        scores, source = self._out_of_sample(X)
+            kept = np.flatnonzero(keep)
+            X, params = _safe_indexing(X, kept), index_metadata(params, len(keep), kept)
+        scores, source = self._out_of_sample(X, params)
         if not np.isfinite(scores).all():
             raise ValueError(
                 f"{(~np.isfinite(scores)).sum()} of {len(scores)} calibration scores are not "
@@ -209,7 +218,31 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         }
         return self
 
-    def _out_of_sample(self, X: Any) -> tuple[np.ndarray, str]:
+    def _params_of_estimator(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What of the metadata goes to the estimator's fit."""
+        prefit = isinstance(self.cv, str) and self.cv == "prefit"
+        if params and (self.estimator is None or prefit):
+            why = "is fitted already" if prefit else "is None"
+            raise TypeError(
+                f"{', '.join(sorted(params))} is for the fit of the estimator, and that {why}."
+            )
+        if not sklearn.get_config()["enable_metadata_routing"]:
+            return params
+        return process_routing(self, "fit", **params)["estimator"]["fit"]
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Say that metadata of ``fit`` is for the estimator's ``fit``.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        mapping.add(caller="fit_predict", callee="fit")
+        router = MetadataRouter(owner=type(self).__name__)
+        return router.add(estimator=self.estimator, method_mapping=mapping)
+
+    def _out_of_sample(self, X: Any, params: dict[str, Any]) -> tuple[np.ndarray, str]:
         """Anomaly scores of good images that the model has not seen, and their source."""
         if self.estimator is None:
             self.estimator_ = None
@@ -219,7 +252,12 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             self.estimator_ = self.estimator
             return -np.asarray(self.estimator_.score_samples(X)), "held-out images (prefit)"
         self.estimator_, scores, source = out_of_sample_scores(
-            self.estimator, X, cv=self.cv, memory=self.memory, n_jobs=self.n_jobs
+            self.estimator,
+            X,
+            cv=self.cv,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            params=params,
         )
         return scores, source
 
@@ -354,7 +392,13 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
 
 
 def out_of_sample_scores(
-    estimator: Any, X: Any, *, cv: Any = "auto", memory: Any = None, n_jobs: int | None = None
+    estimator: Any,
+    X: Any,
+    *,
+    cv: Any = "auto",
+    memory: Any = None,
+    n_jobs: int | None = None,
+    params: dict[str, Any] | None = None,
 ) -> tuple[Any, np.ndarray, str]:
     """Fit an outlier detector, and score its training samples as if it had not seen them.
 
@@ -371,6 +415,8 @@ def out_of_sample_scores(
         Cache for fitted estimators.
     n_jobs : int, default=None
         Number of folds fitted at a time.
+    params : dict, default=None
+        Metadata for the estimator's ``fit``.
 
     Returns
     -------
@@ -383,7 +429,10 @@ def out_of_sample_scores(
     """
     stamps = None if memory is None else _file_stamps(X)
     memory = check_memory(memory)
-    fitted = memory.cache(_fit)(clone(estimator), X, stamps)
+    params = params or {}
+    if params and isinstance(estimator, FrozenEstimator):
+        raise TypeError(f"{', '.join(sorted(params))} is for a fit, and the estimator is frozen.")
+    fitted = memory.cache(_fit)(clone(estimator), X, params, stamps)
     if isinstance(fitted, FrozenEstimator):
         return fitted, -np.asarray(fitted.score_samples(X)), "images given to a frozen model"
     if isinstance(cv, str):
@@ -398,7 +447,8 @@ def out_of_sample_scores(
     fit_and_score = memory.cache(_fit_and_score)
     folds = list(splitter.split(X))
     parts = Parallel(n_jobs=n_jobs)(
-        delayed(fit_and_score)(clone(estimator), X, train, test, stamps) for train, test in folds
+        delayed(fit_and_score)(clone(estimator), X, train, test, params, stamps)
+        for train, test in folds
     )
     order = np.concatenate([test for _, test in folds])
     if not np.array_equal(np.sort(order), np.arange(_num_samples(X))):
@@ -422,14 +472,43 @@ def _file_stamps(X: Any) -> list[tuple[int, int]] | None:
     return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, X)]
 
 
-def _fit(estimator: Any, X: Any, stamps: Any = None) -> Any:
-    return estimator.fit(X, None)  # FrozenEstimator.fit asks for y
+def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[str, Any]:
+    """Metadata of some of the samples.
+
+    Parameters
+    ----------
+    params : dict
+        Metadata of ``n`` samples. What has one dimension and that length holds one value per
+        sample; all else, such as a mask of pixels, is common to all samples, however long.
+    n : int
+        Number of samples.
+    index : ndarray of int
+        Samples to keep.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        name: _safe_indexing(value, index) if np.shape(value) == (n,) else value
+        for name, value in params.items()
+    }
+
+
+def _fit(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = None) -> Any:
+    return estimator.fit(X, None, **params)  # FrozenEstimator.fit asks for y
 
 
 def _fit_and_score(
-    estimator: Any, X: Any, train: np.ndarray, test: np.ndarray, stamps: Any = None
+    estimator: Any,
+    X: Any,
+    train: np.ndarray,
+    test: np.ndarray,
+    params: dict[str, Any],
+    stamps: Any = None,
 ) -> np.ndarray:
-    fitted = _fit(estimator, _safe_indexing(X, train))
+    params = index_metadata(params, _num_samples(X), train)
+    fitted = _fit(estimator, _safe_indexing(X, train), params)
     return -np.asarray(fitted.score_samples(_safe_indexing(X, test)), dtype=np.float64)
 
 

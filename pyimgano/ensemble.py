@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import sklearn
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 from sklearn.base import MetaEstimatorMixin, is_outlier_detector
@@ -13,12 +14,18 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import _BaseComposition, available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
 from pyimgano.base import BaseImageDetector, TrainingBlocks
-from pyimgano.calibration import OWN_SCORES, ThresholdCalibrator, out_of_sample_scores
+from pyimgano.calibration import (
+    OWN_SCORES,
+    ThresholdCalibrator,
+    index_metadata,
+    out_of_sample_scores,
+)
 from pyimgano.inference import score
 
 __all__ = ["ScoreEnsemble"]
@@ -30,14 +37,16 @@ _MOST_TURNS = 200
 class _Samples:
     """Any input that scikit-learn can index, as the base class wants to see it."""
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: Any, params: dict[str, dict[str, Any]] | None = None) -> None:
         self.X = X
+        self.params = params or {}  # metadata for each member's fit
 
     def __len__(self) -> int:
         return _num_samples(self.X)
 
     def __getitem__(self, index: np.ndarray) -> _Samples:
-        return _Samples(_safe_indexing(self.X, index))
+        params = {n: index_metadata(p, len(self), index) for n, p in self.params.items()}
+        return _Samples(_safe_indexing(self.X, index), params)
 
 
 def _makes_maps(estimator: Any) -> bool:
@@ -212,6 +221,96 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         self._set_params("estimators", **params)
         return self
 
+    # ---- metadata -------------------------------------------------------------------
+    def fit(self, X: Any, y: Any = None, **params: Any) -> ScoreEnsemble:
+        """Fit the members.
+
+        Parameters
+        ----------
+        X : input of the members
+            Training samples.
+        y : array-like of shape (n_samples,), default=None
+            +1 for normal, -1 for known anomalies, which are left out of training. Other
+            labels are ignored with a ``UserWarning``.
+        **params
+            Metadata for the members that ask for it by ``set_fit_request``, such as
+            ``roi_mask``; needs ``sklearn.set_config(enable_metadata_routing=True)``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TooFewImagesError
+            If fewer than two samples are left to learn from.
+        """
+        self._fit_scores(X, y, **params)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
+        """Fit, and judge the training samples by their out-of-sample scores.
+
+        Parameters
+        ----------
+        X, y, **params : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 for normal, -1 for anomalous.
+        """
+        scores = self._fit_anomaly_scores(X, y, **params)
+        return np.where(-scores - self.offset_ < 0, -1, 1)
+
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
+        """Fit, and return the out-of-sample anomaly scores of the training samples.
+
+        Parameters
+        ----------
+        X, y, **params : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 1), float64
+        """
+        return self._fit_anomaly_scores(X, y, **params).reshape(-1, 1)
+
+    @property
+    def set_fit_request(self) -> Any:
+        raise AttributeError(
+            "metadata goes to the members: set the request of each of them, such as "
+            "PatchCoreDetector().set_fit_request(roi_mask=True)."
+        )
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Say that metadata of ``fit`` is for the members' ``fit``.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        router = MetadataRouter(owner=type(self).__name__)
+        for name, estimator in self.estimators:
+            if estimator != "drop":
+                mapping = MethodMapping()
+                for caller in ("fit", "fit_predict", "fit_transform"):
+                    mapping.add(caller=caller, callee="fit")
+                router.add(**{name: estimator}, method_mapping=mapping)
+        return router
+
+    def _training_input(self, X: Any, **params: Any) -> _Samples:
+        data = self._validate(X, reset=True)
+        if params and not sklearn.get_config()["enable_metadata_routing"]:
+            raise ValueError(
+                f"which member is {', '.join(sorted(params))} for? Call "
+                "sklearn.set_config(enable_metadata_routing=True) and set_fit_request(...=True) of "
+                "the members that are to get it, False of the others."
+            )
+        self._check_members()
+        routed = process_routing(self, "fit", **params)
+        return _Samples(data.X, {name: routed[name]["fit"] for name in self._names()})
+
     # ---- what the base class asks for -------------------------------------------------
     def _validate(self, X: Any, *, reset: bool) -> _Samples:
         return _Samples(*indexable(X))  # what it holds is the members' business
@@ -220,11 +319,14 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         yield data.X, []  # no fingerprints: the members recognise training images
 
     def _fit_steps(self, data: _Samples) -> None:
-        active = self._check_members()
+        active = [i for i, (name, _) in enumerate(self.estimators) if name in data.params]
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
         found = Parallel(n_jobs=self.n_jobs)(
-            delayed(out_of_sample_scores)(self.estimators[i][1], data.X) for i in active
+            delayed(out_of_sample_scores)(
+                self.estimators[i][1], data.X, params=data.params[self.estimators[i][0]]
+            )
+            for i in active
         )
         self.estimators_ = [estimator for estimator, _, _ in found]
         fitted = iter(self.estimators_)
@@ -327,8 +429,7 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
     def _names(self) -> list[str]:
         return [name for name, estimator in self.estimators if estimator != "drop"]
 
-    def _check_members(self) -> list[int]:
-        """Positions of the members that are not dropped, after all checks."""
+    def _check_members(self) -> None:
         items = self.estimators
         if not items or not all(
             isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str)
@@ -365,7 +466,6 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
             )
         if self.weights is not None:
             self._check_weights(active)
-        return active
 
     def _check_weights(self, active: list[int]) -> None:
         if self.combination == "max":
