@@ -579,6 +579,10 @@ class BaseImageDetector(
         if not mask.any():
             raise ValueError("roi_mask is False everywhere: no pixel is left to look at.")
         name = type(self).__name__
+        if not self._takes_roi_mask:
+            raise ValueError(
+                f"{name} takes no roi_mask: crop the images to the region in a step before it."
+            )
         if self.tiled_:
             raise ValueError(
                 "roi_mask is for whole images, and X holds images cut into tiles: leave out the "
@@ -590,8 +594,6 @@ class BaseImageDetector(
                 f"{name} on images, with the feature step as its parameter features where it has "
                 "one."
             )
-        if not self._takes_roi_mask:
-            raise ValueError(f"{name} takes no roi_mask: it looks at whole images.")
         return mask
 
     def _check_sizes(self, data: Any, mask: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.validation import has_fit_parameter
 
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PatchCoreDetector
@@ -134,8 +135,10 @@ def test_the_image_battery_is_not_empty():
     for name, several in IMAGE_INSTANCES.items():
         for instance in several:
             n_checks = 28 if hasattr(type(instance), "anomaly_map") else 25
+            n_checks += 2 * has_fit_parameter(instance, "roi_mask")
             assert len(list(yield_image_checks(instance))) == n_checks, name
     assert hasattr(ThresholdCalibrator, "anomaly_map")
+    assert has_fit_parameter(PatchCoreDetector(), "roi_mask")
 
 
 def test_the_image_battery_catches_a_detector_that_looks_at_the_batch():

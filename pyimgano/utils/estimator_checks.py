@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from sklearn.base import clone, is_outlier_detector
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import has_fit_parameter
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 from pyimgano.features import PatchGrids
@@ -74,7 +75,8 @@ def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
     Parameters
     ----------
     detector : estimator instance
-        Checks of maps are left out where it has no ``anomaly_map``.
+        Checks of maps are left out where it has no ``anomaly_map``, those of a region of
+        interest where its ``fit`` takes no ``roi_mask``.
     """
     yield check_fit_returns_self_and_learns
     yield check_signs_agree
@@ -105,6 +107,9 @@ def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
         yield check_maps_have_the_shape_of_the_images
         yield check_maps_are_batch_independent
         yield check_map_peaks_at_the_defect
+    if has_fit_parameter(detector, "roi_mask") and getattr(detector, "_takes_roi_mask", True):
+        yield check_only_the_region_of_interest_counts
+        yield check_wrong_regions_of_interest_are_refused
 
 
 def yield_image_transformer_checks() -> Iterator[Callable[[Any], None]]:
@@ -158,7 +163,7 @@ def check_image_detector(detector: Any) -> list[str]:
     >>> from pyimgano.utils.estimator_checks import check_image_detector
     >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
     >>> len(check_image_detector(detector))
-    28
+    30
     """
     ran = []
     for check in yield_image_checks(detector):
@@ -435,6 +440,58 @@ def check_map_peaks_at_the_defect(detector: Any) -> None:
     for image, heat in zip(X[3:], bad):
         inside = (image == 250).all(axis=2)
         assert heat[inside].mean() > heat[~inside].mean(), "the map is not hottest at the defect"
+
+
+def check_only_the_region_of_interest_counts(detector: Any) -> None:
+    train, clean = make_check_images(12), make_check_images(3, random_state=1)
+    mask = np.zeros((48, 64), dtype=bool)
+    mask[:, :16] = True
+    detector.fit(train, roi_mask=mask)
+    np.testing.assert_array_equal(detector.roi_mask_, mask)
+
+    def with_defect(images: np.ndarray, left: int) -> np.ndarray:
+        images = images.copy()
+        images[:, 20:30, left : left + 10] = 250
+        return images
+
+    bad, fine = with_defect(clean, 3), with_defect(clean, 52)
+    scores = detector.score_samples(clean)
+    drop = scores - detector.score_samples(bad)
+    assert (drop > 0).all(), "a defect in the region must lower the score"
+    # A network sees a little of what is around a patch, and a transformer of all the image.
+    change = np.abs(detector.score_samples(fine) - scores)
+    assert (change <= 0.05 * drop).all(), f"outside the region a defect changes scores by {change}"
+    np.testing.assert_array_equal(detector.predict(fine), detector.predict(clean))
+    np.testing.assert_array_equal(
+        detector.score_samples(with_defect(train, 52)),
+        detector.score_samples(train),
+        "what lies outside the region makes a training image another one",
+    )
+    loaded = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(loaded.score_samples(bad), detector.score_samples(bad))
+    if not hasattr(detector, "anomaly_map"):
+        return
+    maps = detector.anomaly_map(bad)
+    np.testing.assert_array_equal(loaded.anomaly_map(bad), maps)
+    for heat in maps:
+        assert (heat[~mask] == heat.min()).all(), "outside the region a map has its minimum"
+        assert np.isfinite(heat).all() and heat.max() > heat.min()
+        row, column = np.unravel_index(heat.argmax(), heat.shape)
+        assert 12 <= row < 38 and column < 16, f"the map peaks at {row}, {column}"
+
+
+def check_wrong_regions_of_interest_are_refused(detector: Any) -> None:
+    X = make_check_images(4)
+    whole = np.ones((48, 64), dtype=bool)
+
+    def refuse(roi_mask: Any, *words: str) -> None:
+        _assert_raises(ValueError, lambda: detector.fit(X, roi_mask=roi_mask), *words)
+
+    refuse(~whole, "False")
+    refuse(whole.astype(np.uint8), "uint8")
+    refuse(whole[0], "(64,)")
+    refuse(np.stack([whole] * 4), "(4, 48, 64)", "one for all")
+    refuse(whole.T, "64 x 48", "48 x 64")
 
 
 def _parts(output: Any) -> list[np.ndarray]:
