@@ -30,6 +30,10 @@ from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
 
 
 def peak_mib() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's ru_maxrss starts with the peak of the process that forked
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

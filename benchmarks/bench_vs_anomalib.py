@@ -43,6 +43,10 @@ def listing(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def peak_mib() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's ru_maxrss starts with the peak of the process that forked
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -222,7 +226,10 @@ def accuracy(args: argparse.Namespace, result: dict) -> tuple[float, float]:
         if one.shape != (CROP, CROP):  # ours are in the pixels of the file
             one = cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)[cut, cut]
         values.append(one.ravel())
-        truth.append(read_mask(mask, (SIZE, SIZE))[cut, cut].ravel() > 0)
+        good = isinstance(mask, (int, np.integer))
+        full = read_mask(mask, (SIZE, SIZE) if good else None)
+        small = cv2.resize(full, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST)
+        truth.append(small[cut, cut].ravel() > 0)
     return (
         roc_auc_score(data.y_test == -1, result["scores"][order]),
         roc_auc_score(np.concatenate(truth), np.concatenate(values)),

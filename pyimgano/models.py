@@ -151,11 +151,13 @@ def list_models(
     wanted_tags = {tags} if isinstance(tags, str) else set(tags or ())
     wanted_families = set() if family is None else {family}
     wanted_kinds = set() if input_kind is None else {input_kind}
-    for what, wanted, known in (
-        ("tag", wanted_tags, {tag for model in models.values() for tag in model.tags}),
-        ("family", wanted_families, {model.family for model in models.values()}),
-        ("input kind", wanted_kinds, {k for model in models.values() for k in model.input_kinds}),
+    for what, wanted, of_model in (
+        ("tag", wanted_tags, lambda model: model.tags),
+        ("family", wanted_families, lambda model: [model.family]),
+        ("input kind", wanted_kinds, lambda model: model.input_kinds),
     ):
+        # Only what was asked for is looked at: to tell more, a model has to be made.
+        known = {one for model in models.values() for one in of_model(model)} if wanted else set()
         for one in sorted(wanted - known):
             raise UnknownModelError(
                 f"no model has the {what} {one!r}.{_guess(one, known)} There are "
@@ -166,9 +168,9 @@ def list_models(
         for name, model in models.items()
         if wanted_tags <= set(model.tags)
         and family in (None, model.family)
-        and wanted_kinds <= set(model.input_kinds)
-        and supports_pixel_map in (None, model.supports_pixel_map)
-        and requires_checkpoint in (None, model.requires_checkpoint)
+        and (not wanted_kinds or wanted_kinds <= set(model.input_kinds))
+        and (supports_pixel_map is None or supports_pixel_map == model.supports_pixel_map)
+        and (requires_checkpoint is None or requires_checkpoint == model.requires_checkpoint)
     )
 
 

@@ -315,6 +315,17 @@ def test_functions_and_classes_are_registered():
         create_model("theirs", n_estimator=3)
 
 
+def test_a_broken_factory_hides_no_other_model():
+    def broken():
+        raise FileNotFoundError("model.bin")
+
+    register_model("broken", broken)
+    assert {"broken", "vision_patchcore"} <= set(list_models())
+    assert "broken" not in list_models(tags="preset")
+    with pytest.raises(FileNotFoundError):
+        create_model("broken")
+
+
 def test_names_are_taken_once():
     register_model("ours", PaDiMDetector)
     for name in ("ours", "vision_knn"):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from pyimgano.features import FilterBankFeatures
 from pyimgano.utils import _threads
-from pyimgano.utils._threads import ahead, in_threads, ranges
+from pyimgano.utils._threads import Shared, ahead, in_threads, ranges
+from pyimgano.utils.estimator_checks import make_check_images
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -96,3 +99,49 @@ def test_ahead_may_be_left_early(monkeypatch):
             break
     source.close()
     assert closed == [True]
+
+
+def test_overlapping_users_leave_a_shared_setting_as_it_was():
+    log = []
+
+    def change():
+        log.append("changed")
+        return lambda: log.append("undone")
+
+    shared, inside = Shared(change), threading.Barrier(2)
+
+    def use(wait):
+        with shared:
+            inside.wait(5)  # both are inside
+            if wait:
+                first.join(5)  # and this one leaves last
+
+    first = threading.Thread(target=use, args=(False,))
+    second = threading.Thread(target=use, args=(True,))
+    first.start()
+    second.start()
+    second.join(5)
+    assert log == ["changed", "undone"]
+    with shared:
+        assert log == ["changed", "undone", "changed"]
+    assert log[-1] == "undone"
+
+
+def test_weight_free_features_are_the_same_whatever_else_goes_on():
+    images = make_check_images(6)
+    step = FilterBankFeatures(resize=64).fit(images)
+    quiet = step.transform(images).rows
+    stop = threading.Event()
+
+    def keep_changing_the_limit():
+        while not stop.is_set():
+            in_threads(lambda _: time.sleep(0.001), range(2), 2)
+
+    other = threading.Thread(target=keep_changing_the_limit)
+    other.start()
+    try:
+        for _ in range(5):
+            np.testing.assert_array_equal(step.transform(images).rows, quiet)
+    finally:
+        stop.set()
+        other.join()

@@ -193,7 +193,9 @@ class PatchCoreDetector(BasePatchDetector):
                 block.rows[worst][:, None, :].astype(np.float64) - self.bank_[index], axis=2
             )
             to_neighbours[np.isinf(around)] = -np.inf  # fewer than b are left: no such one
-            scores = scores * _density_weight(distance[worst], to_neighbours)
+            weight = _density_weight(distance[worst], to_neighbours)
+            # Of one neighbour alone nothing tells how dense the bank is there.
+            scores = scores * np.where(np.isfinite(around).sum(axis=1) > 1, weight, 1.0)
         return anomaly, scores
 
     def _only_image(self) -> int:
@@ -224,6 +226,8 @@ class PatchCoreDetector(BasePatchDetector):
         if b == 1:
             return worst
         around = image.around(neighbour, b)
+        if len(around) < 2:
+            return worst  # nothing to tell how dense the bank is there
         to_neighbours = np.linalg.norm(image.rows[worst_row].astype(np.float64) - around, axis=1)
         return worst * float(_density_weight(np.array([worst_distance]), to_neighbours[None])[0])
 

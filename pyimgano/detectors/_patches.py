@@ -8,6 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from pyimgano.features import PatchGrids
+from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["PatchStore", "Projection"]
 
@@ -59,8 +60,11 @@ class PatchStore:
     def append(self, grids: PatchGrids) -> None:
         """Write the patches of some more images."""
         self.n_features = grids.n_features
+        rows = np.ascontiguousarray(grids.rows, dtype=np.float32)
         try:
-            self._file.write(np.ascontiguousarray(grids.rows, dtype=np.float32).data)
+            if self.n_patches * self.n_features * 4 + rows.nbytes > _IN_MEMORY:
+                self._file.rollover()  # before a large block is copied into memory
+            self._file.write(rows.data)
             self._file.flush()
         except OSError as error:
             size = (self.n_patches + len(grids.rows)) * self.n_features * 4 / 2**30
@@ -124,4 +128,7 @@ class Projection:
             self.basis = basis.astype(np.float32)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return rows if self.basis is None else rows @ self.basis
+        if self.basis is None:
+            return rows
+        with one_blas_thread:
+            return rows @ self.basis

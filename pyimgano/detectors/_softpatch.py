@@ -204,7 +204,10 @@ class SoftPatchDetector(PatchCoreDetector):
             )
         samples = np.unique(copy_of)
         of_sample = groups[samples]
-        grid = np.stack([patches.rows_of(i) for i in samples.tolist()])
+        first = patches.rows_of(0)
+        grid = np.empty((len(samples), *first.shape), np.float32)
+        for row, i in enumerate(samples.tolist()):
+            grid[row] = patches.rows_of(i)
         weight = np.empty((len(samples), grid.shape[1]), dtype=np.float32)
         for position in range(grid.shape[1]):
             weight[:, position] = self._weights_at(grid[:, position], of_sample)

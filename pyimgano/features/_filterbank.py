@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
+from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["FilterBankFeatures"]
 
@@ -197,7 +198,9 @@ class FilterBankFeatures(BasePatchFeatures):
             descriptors = _describe(resized)
             grid_shapes.append(descriptors.shape[:2])
             work_sizes.append(resized.shape[:2])
-            rows.append((descriptors.reshape(-1, _DESCRIPTOR) - self.mean_) @ self.projection_)
+            centred = descriptors.reshape(-1, _DESCRIPTOR) - self.mean_
+            with one_blas_thread:
+                rows.append(centred @ self.projection_)
         image_sizes = [image.shape[:2] for image in images]
         return PatchGrids(
             np.concatenate(rows), grid_shapes, image_sizes=image_sizes, work_sizes=work_sizes

@@ -23,7 +23,7 @@ from pyimgano.exceptions import RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._weights import read_state_dict
 from pyimgano.utils._optional import import_optional
-from pyimgano.utils._threads import n_threads
+from pyimgano.utils._threads import Shared, n_threads
 
 __all__ = ["BaseNetworkFeatures"]
 
@@ -191,6 +191,16 @@ class _Source(NamedTuple):
     seed: int
 
 
+def _remember_torch_threads() -> Any:
+    torch = torch_module()
+    before = torch.get_num_threads()
+    return lambda: torch.set_num_threads(before)
+
+
+# Telling one thread how many to use also tells all that are yet to come.
+_keep_torch_threads = Shared(_remember_torch_threads)
+
+
 class Network:
     """A frozen network ready to run, with the digest of the weights it was made of."""
 
@@ -221,15 +231,14 @@ class Network:
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
             torch = torch_module()
-            before = torch.get_num_threads()
             side_by_side = max(1, min(len(images), n_threads() // threads_per_image))
-            try:
-                with ThreadPoolExecutor(
+            with (
+                _keep_torch_threads,
+                ThreadPoolExecutor(
                     side_by_side, "pyimgano", torch.set_num_threads, (threads_per_image,)
-                ) as executor:
-                    return list(executor.map(lambda image: self._run(image[None], pool)[0], images))
-            finally:  # new threads would take over what the last ones were told
-                torch.set_num_threads(before)
+                ) as executor,
+            ):
+                return list(executor.map(lambda image: self._run(image[None], pool)[0], images))
         maps: list[Any] = [None] * len(images)
         for size in {image.shape: None for image in images}:  # images of one size go together
             members = [i for i, image in enumerate(images) if image.shape == size]

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from threading import Lock
 from typing import Any, TypeVar
 
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["ahead", "in_threads", "n_threads", "ranges"]
+__all__ = ["Shared", "ahead", "in_threads", "n_threads", "one_blas_thread", "ranges"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,25 +27,55 @@ def n_threads() -> int:
     return _openmp_effective_n_threads()
 
 
-def in_threads(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    n: int,
-    *,
-    begin: Callable[[], Any] | None = None,
-) -> list[Result]:
+class Shared:
+    """A setting of the whole process, in force while anyone is inside.
+
+    Threads come and go in any order: the first one in changes the setting, the last one out
+    changes it back.
+
+    Parameters
+    ----------
+    change : callable
+        Changes the setting and returns what changes it back.
+    """
+
+    def __init__(self, change: Callable[[], Callable[[], Any]]) -> None:
+        self._change = change
+        self._lock = Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._undo = self._change()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._undo()
+
+
+def _one_blas_thread() -> Callable[[], Any]:
+    return _libraries().limit(limits=1, user_api="blas").restore_original_limits
+
+
+# BLAS rounds otherwise on another number of threads: what must not depend on the number of
+# cores, or on what else is going on, is multiplied in here.
+one_blas_thread = Shared(_one_blas_thread)
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int) -> list[Result]:
     """``function`` of each item, in order, on ``n`` threads at once.
 
     It has to release the interpreter's lock where it works. BLAS uses one thread meanwhile.
-    ``begin`` is called first in every thread.
     """
-    if n <= 1:
-        return [function(item) for item in items]
-    with (
-        _libraries().limit(limits=1, user_api="blas"),
-        ThreadPoolExecutor(n, "pyimgano", begin) as pool,
-    ):
-        return list(pool.map(function, items))
+    with one_blas_thread:
+        if n <= 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(n, "pyimgano") as pool:
+            return list(pool.map(function, items))
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -61,7 +92,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def ranges(n: int, parts: int) -> list[slice]:
-    """Cut ``range(n)`` into at most ``parts`` slices of nearly equal length, none empty."""
+    """Cut ``range(n)``, n >= 1, into at most ``parts`` slices of nearly equal length."""
     parts = max(1, min(n, parts))
     cuts = [n * i // parts for i in range(parts + 1)]
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]

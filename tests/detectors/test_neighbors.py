@@ -232,3 +232,23 @@ def test_refusals_say_what_would_be_right() -> None:
         NearestNeighbors(np.zeros(3))
     with pytest.raises(ValueError, match=r"bank_group must have shape \(4,\)"):
         NearestNeighbors(np.zeros((4, 3)), bank_group=[0])
+
+
+def test_sketches_of_wide_rows_on_hard_data() -> None:
+    # Two far clusters, near copies, lines and rows of very different length, at the width and
+    # size that are sketched in use.
+    rng = np.random.default_rng(5)
+    wide = rng.standard_normal((400, 140))
+    bank = np.concatenate(
+        [
+            wide + 300,
+            wide * np.geomspace(1e-3, 1e3, 400)[:, None],
+            wide[:1] * np.linspace(-5, 5, 400)[:, None],
+            wide[:200].repeat(2, axis=0) + 1e-6 * rng.standard_normal((400, 140)),
+        ]
+    ).astype(np.float32)
+    rows = np.concatenate([bank[::40], bank[::50] + 0.1, wide[:20]]).astype(np.float32)
+    distance, index = NearestNeighbors(bank).query(rows, k=3)
+    expected, expected_index = _reference(rows, bank, 3)
+    np.testing.assert_allclose(distance, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(index, expected_index)

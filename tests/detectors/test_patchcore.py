@@ -272,3 +272,8 @@ def test_a_full_disk_says_where_it_is_and_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(OSError, match=r"No space left.*TMPDIR") as caught:
         PatchCoreDetector().fit(grids())
     assert str(tmp_path) in str(caught.value)
+
+
+def test_one_patch_left_is_no_measure_of_density():
+    detector = PatchCoreDetector(coreset_ratio=1.0).fit([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(detector.training_scores_, [5.0, 5.0])
