@@ -278,6 +278,7 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
 
     @property
     def set_fit_request(self) -> Any:
+        """Not here: each member has a request of its own."""
         raise AttributeError(
             "metadata goes to the members: set the request of each of them, such as "
             "PatchCoreDetector().set_fit_request(roi_mask=True)."

@@ -199,6 +199,9 @@ class PatchGrids:
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> PatchGrids:
         chosen = np.atleast_1d(np.arange(len(self))[index])
         pieces = [self.rows[self._starts[i] : self._starts[i + 1]] for i in chosen]
+        inside = self.inside
+        if inside is not None:
+            inside = np.concatenate([inside[:0], *(self.held(int(i)) for i in chosen)])
         rows = np.concatenate(pieces) if pieces else self.rows[:0]
         return PatchGrids(
             rows,
@@ -206,7 +209,7 @@ class PatchGrids:
             self.image_sizes[chosen],
             self.boxes[chosen],
             self.work_sizes[chosen],
-            None if self.inside is None else np.concatenate([self.held(int(i)) for i in chosen]),
+            inside,
         )
 
     def held(self, i: int) -> np.ndarray:
@@ -296,7 +299,7 @@ class PatchGrids:
                     "none at least half is in the region. Take a larger region, or smaller patches "
                     "(a larger resize of the feature step)."
                 )
-        inside = np.concatenate([regions[k] for k in kind_of.ravel()])
+        inside = np.concatenate([np.ones(0, bool), *(regions[k] for k in kind_of.ravel())])
         if inside.all():
             return self
         if self.inside is not None:
