@@ -77,6 +77,8 @@ class AnomalyDINODetector(BasePatchDetector):
         their rotations. A coreset is filled up with other images' tokens to its size.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
     features_ : transformer
         The fitted feature step, when fitted on images.
     n_features_in_ : int

@@ -67,6 +67,8 @@ class PaDiMDetector(BasePatchDetector):
         Anomaly score of each training image under the Gaussians estimated without it.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
 
     Notes
     -----

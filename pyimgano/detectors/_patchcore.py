@@ -67,6 +67,8 @@ class PatchCoreDetector(BasePatchDetector):
         Anomaly score of each training image against a bank of the same size chosen without it.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
     features_ : transformer
         The fitted feature step, when fitted on images.
     n_features_in_ : int

@@ -154,6 +154,8 @@ class PixelGaussianDetector(_PixelStatistics):
         Anomaly score of each training image under mean and variance without it.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
 
     Notes
     -----
@@ -170,8 +172,9 @@ class PixelGaussianDetector(_PixelStatistics):
     :class:`~pyimgano.exceptions.AlignmentWarning`: it gets the score of a part in the wrong place,
     not that of a good one, and the line does not stop. Of what a motion brings into the frame
     from outside the image nothing is known; it does not count, and where the map has nothing
-    to say it has its minimum. Out-of-sample scores are given the reference: when its own image
-    is left out, the others remain aligned to it.
+    to say it has its minimum. A region of interest (``roi_mask`` of ``fit``) belongs to the
+    template and moves with the part; the whole image is aligned. Out-of-sample scores are given
+    the reference: when its own image is left out, the others remain aligned to it.
 
     On MVTec AD's bottle, 209 training images of 256 x 256 pixels, image AUROC is 0.979 and pixel
     AUROC 0.935; ``fit`` takes 1.3 s of CPU time and an image 1.5 ms (3 ms from a PNG file). On its
@@ -297,6 +300,8 @@ class PixelMADDetector(_PixelStatistics):
         Anomaly score of each training image under median and MAD without it.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
 
     Notes
     -----

@@ -78,8 +78,9 @@ class SoftPatchDetector(PatchCoreDetector):
     bank_weight_ : ndarray of shape (n_bank,), float64
         Factor of the distances to each bank patch.
     patch_weight_ : ndarray of shape (n_images, n_positions), float32
-        Weight of each training patch, position by position and row by row in the image. High
-        values show what the training images have that the others have not.
+        Weight of each training patch, position by position and row by row in the image (of
+        positions inside ``roi_mask_``). High values show what the training images have that
+        the others have not.
     dropped_ : ndarray of shape (n_images, n_positions), bool
         Training patches that were left out.
     coreset_radius_ : float
@@ -88,6 +89,8 @@ class SoftPatchDetector(PatchCoreDetector):
         Anomaly score of each training image against a bank of the same size chosen without it.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
     features_ : transformer
         The fitted feature step, when fitted on images.
     n_features_in_ : int

@@ -184,6 +184,8 @@ class SSIMTemplateDetector(_Similarity):
         Anomaly score of each training image against the median of the others.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
 
     Notes
     -----
@@ -294,6 +296,8 @@ class NCCTemplateDetector(_Similarity):
         Anomaly score of each training image against the median of the others.
     offset_ : float
         Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
 
     Notes
     -----
