@@ -157,6 +157,7 @@ def run_benchmark(
     ...     category="brushed_metal",
     ...     output_dir=None,
     ...     dataset_options={"n_train": 12, "n_test_good": 4, "n_test_defect": 4, "size": 64},
+    ...     model_options={"features__resize": 64},
     ...     quantile=0.9,
     ... )
     >>> list(result.categories), len(result.records["brushed_metal"])

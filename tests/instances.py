@@ -107,9 +107,9 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
             FilterBankFeatures(resize=64), coreset_ratio=0.1, mask="pca", n_rotations=2
         ),
     ],
-    "PaDiMDetector": [PaDiMDetector(FilterBankFeatures(resize=64))],
+    "PaDiMDetector": [PaDiMDetector(FilterBankFeatures(resize=32))],
     "PatchCoreDetector": [
-        PatchCoreDetector(FilterBankFeatures(resize=64)),
+        PatchCoreDetector(FilterBankFeatures(resize=32)),
         PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.01, n_neighbors=1),
     ],
     # The stripes of the check images lie in no fixed phase, so templates need their tolerance.
@@ -121,18 +121,18 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "SSIMTemplateDetector": [
         SSIMTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
     ],
-    "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=64), n_neighbors=5)],
-    "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=64))],
+    "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=32), n_neighbors=5)],
+    "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=32))],
     "ScoreEnsemble": [
         ScoreEnsemble(
             [
-                ("bank", PatchCoreDetector(FilterBankFeatures(resize=64))),
-                ("gauss", PaDiMDetector(FilterBankFeatures(resize=64))),
+                ("bank", PatchCoreDetector(FilterBankFeatures(resize=32))),
+                ("gauss", PaDiMDetector(FilterBankFeatures(resize=32))),
             ]
         )
     ],
     "ThresholdCalibrator": [
-        ThresholdCalibrator(PatchCoreDetector(FilterBankFeatures(resize=64)), quantile=0.9)
+        ThresholdCalibrator(PatchCoreDetector(FilterBankFeatures(resize=32)), quantile=0.9)
     ],
 }
 

@@ -161,7 +161,7 @@ def check_image_detector(detector: Any) -> list[str]:
     >>> from pyimgano.detectors import PatchCoreDetector
     >>> from pyimgano.features import FilterBankFeatures
     >>> from pyimgano.utils.estimator_checks import check_image_detector
-    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.1)
     >>> len(check_image_detector(detector))
     30
     """
