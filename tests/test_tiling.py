@@ -256,11 +256,15 @@ def test_sizes_of_files_are_those_of_the_decoded_images(tmp_path):
 class TiledPatchCore(PatchCoreDetector):
     """PatchCore that cuts what it is given, to put it through the image battery."""
 
+    _takes_roi_mask = False  # a region of whole images says nothing about tiles
+
     def _validate(self, X, *, reset):
         return super()._validate(_tiled(X), reset=reset)
 
 
 class TiledPaDiM(PaDiMDetector):
+    _takes_roi_mask = False
+
     def _validate(self, X, *, reset):
         return super()._validate(_tiled(X), reset=reset)
 
