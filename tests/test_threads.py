@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from pyimgano.detectors import PatchCoreDetector
-from pyimgano.utils._threads import Shared, in_threads, ranges
+from pyimgano.utils._threads import Shared, in_threads, one_blas_thread, ranges
 from pyimgano.utils.estimator_checks import make_check_images
 
 
@@ -29,6 +29,35 @@ def test_blas_uses_one_thread_inside_and_its_own_number_afterwards():
 
     before = blas_threads()
     assert all(set(found) == {1} for found in in_threads(blas_threads, range(3), 2))
+    assert blas_threads() == before
+
+
+def test_blas_uses_one_thread_whichever_thread_asks_and_whoever_asked_before():
+    def blas_threads():
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    def ask_in_another_thread():
+        found = []
+
+        def ask():
+            with one_blas_thread:
+                found.extend(blas_threads())
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+        return set(found)
+
+    before = blas_threads()
+    with one_blas_thread:
+        pass
+    assert ask_in_another_thread() == {1}
+    limit = threadpool_limits(2, user_api="blas")  # this thread keeps hold of BLAS's number
+    assert ask_in_another_thread() == {1}
+    assert set(blas_threads()) == {2}
+    limit.restore_original_limits()
+    with threadpool_limits(2, user_api="blas"):
+        assert ask_in_another_thread() == {1}
     assert blas_threads() == before
 
 

@@ -58,7 +58,21 @@ class Shared:
 
 
 def _one_blas_thread() -> Callable[[], Any]:
-    return _libraries().limit(limits=1, user_api="blas").restore_original_limits
+    before = [(library, library.num_threads) for library in _blas_libraries()]
+    for library, _ in before:
+        _set_num_threads(library, 1)
+    return lambda: [_set_num_threads(library, n) for library, n in before]
+
+
+def _set_num_threads(library: Any, n: int) -> None:
+    # From 3.8 on threadpoolctl obeys the thread that first set OpenBLAS's number, and silently
+    # no other as long as that one lives. Here any thread may be the first in or the last out.
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(n)
+    if release is not None:
+        release(force=True)
 
 
 # BLAS rounds otherwise on another number of threads: what must not depend on the number of
@@ -86,6 +100,6 @@ def ranges(n: int, parts: int) -> list[slice]:
 
 
 @lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
+def _blas_libraries() -> list[Any]:
     # Looking for all loaded libraries takes milliseconds; numpy and scipy are loaded by now.
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas").lib_controllers
