@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.exceptions import RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
+from pyimgano.features._joining import join_maps
 from pyimgano.features._weights import read_state_dict
 from pyimgano.utils._optional import import_optional
-from pyimgano.utils._threads import Shared, n_threads
+from pyimgano.utils._threads import Shared, n_threads, one_blas_thread
 
 __all__ = ["BaseNetworkFeatures"]
 
@@ -86,8 +88,11 @@ class BaseNetworkFeatures(BasePatchFeatures):
         return state
 
     @classmethod
-    def _optimise(cls, graph: Any) -> None:
-        """Make the filled graph faster without changing what it computes."""
+    def _optimise(cls, graph: Any, *, cpu: bool) -> None:
+        """Make the filled graph faster without changing what it computes.
+
+        With ``cpu`` it will run on a CPU in float32.
+        """
 
     @classmethod
     def _colours(cls, graph: Any) -> tuple[Sequence[float], Sequence[float]]:
@@ -103,9 +108,37 @@ class BaseNetworkFeatures(BasePatchFeatures):
         return tuple(self.layers)
 
     # ---- shared machinery -----------------------------------------------------------
+    def keep_channels(self, channels: ArrayLike | None) -> None:
+        """Return only some of the features from now on, until the next ``fit``.
+
+        For detectors that use a selection: the others then cost nothing beyond the network.
+
+        Parameters
+        ----------
+        channels : array-like of shape (n_kept,), int, or None
+            Ascending indices of the features to return, each of which is the same as before,
+            bit for bit. None returns all.
+        """
+        self._channels = None if channels is None else np.asarray(channels, dtype=np.intp)
+
+    def _patch_maps(
+        self,
+        images: Sequence[np.ndarray],
+        prepare: Callable[[np.ndarray], np.ndarray],
+        pool: int = 1,
+    ) -> list[np.ndarray]:
+        """Features (h, w, d) of each image, whose pixels for the network ``prepare`` makes."""
+        return self._network().patch_maps(
+            images,
+            prepare,
+            pool=pool,
+            channels=getattr(self, "_channels", None),
+            threads_per_image=self.threads_per_image,
+        )
+
     def _fit_images(self, images: object) -> None:
         """Load the network and note what identifies its weights."""
-        for name in ("weights_sha256_", "embedded_weights_", "_loaded"):
+        for name in ("weights_sha256_", "embedded_weights_", "_loaded", "_channels"):
             self.__dict__.pop(name, None)  # of an earlier fit
         self._check_parameters()
         self.weights_sha256_ = self._network().sha256
@@ -223,30 +256,50 @@ class Network:
         )
 
     def patch_maps(
-        self, images: Sequence[np.ndarray], pool: int = 1, threads_per_image: int = 1
+        self,
+        images: Sequence[np.ndarray],
+        prepare: Callable[[np.ndarray], np.ndarray],
+        *,
+        pool: int = 1,
+        channels: np.ndarray | None = None,
+        threads_per_image: int = 1,
     ) -> list[np.ndarray]:
-        """Features (h, w, d), float32, of each uint8 image (height, width, 3)."""
-        if not self.device.startswith("cuda"):
+        """Features (h, w, d), float32, of each uint8 RGB image.
+
+        ``prepare`` brings an image to the pixels (height, width, 3), uint8, that the network
+        sees; ``pool`` and ``channels`` are those of ``join_maps``.
+        """
+        if self.device == "cpu":
             # The CPU's convolutions choose their algorithm by the size of the batch and the
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
             torch = torch_module()
+
+            def features(image: np.ndarray) -> np.ndarray:
+                return join_maps(
+                    [one[0] for one in self._run(prepare(image)[None])], pool, channels
+                )
+
             side_by_side = max(1, min(len(images), n_threads() // threads_per_image))
             with (
                 _keep_torch_threads,
+                one_blas_thread,
                 ThreadPoolExecutor(
                     side_by_side, "pyimgano", torch.set_num_threads, (threads_per_image,)
                 ) as executor,
             ):
-                return list(executor.map(lambda image: self._run(image[None], pool)[0], images))
+                return list(executor.map(features, images))
+        prepared = [prepare(image) for image in images]
         maps: list[Any] = [None] * len(images)
-        for size in {image.shape: None for image in images}:  # images of one size go together
-            members = [i for i, image in enumerate(images) if image.shape == size]
-            for i, one in zip(members, self._run(np.stack([images[i] for i in members]), pool)):
-                maps[i] = one
+        for size in {image.shape: None for image in prepared}:  # images of one size go together
+            members = [i for i, image in enumerate(prepared) if image.shape == size]
+            layers = self._run(np.stack([prepared[i] for i in members]))
+            for i, *layers_of_one in zip(members, *layers):
+                maps[i] = join_maps(layers_of_one, pool, channels)
         return maps
 
-    def _run(self, images: np.ndarray, pool: int) -> np.ndarray:
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The map of each layer, (n, h, w, d), float32."""
         torch = torch_module()
         cuda = self.device.startswith("cuda")
         # TF32 would cost half the digits; the other flags are their usual values.
@@ -269,30 +322,15 @@ class Network:
             x = x.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
             with autocast:
                 outputs = self.module(x)
-            maps = _join(outputs, pool)
-            return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _join(outputs: Sequence[Any], pool: int) -> Any:
-    """Average each layer's map over neighbourhoods and bring it to the grid of the first."""
-    torch = torch_module()
-    functional = torch.nn.functional
-    joined: list[Any] = []
-    for i, output in enumerate(outputs):
-        if output.ndim != 4:
-            raise ValueError(
-                f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no map; "
-                "choose layers with outputs (n, channels, height, width)."
-            )
-        output = output.float()
-        if pool > 1:
-            output = functional.avg_pool2d(output, pool, stride=1, padding=pool // 2)
-        if joined and output.shape[2:] != joined[0].shape[2:]:
-            output = functional.interpolate(
-                output, size=joined[0].shape[2:], mode="bilinear", align_corners=False
-            )
-        joined.append(output)
-    return torch.cat(joined, dim=1)
+            for i, output in enumerate(outputs):
+                if output.ndim != 4:
+                    raise ValueError(
+                        f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no "
+                        "map; choose layers with outputs (n, channels, height, width)."
+                    )
+            return [
+                output.float().permute(0, 2, 3, 1).contiguous().cpu().numpy() for output in outputs
+            ]
 
 
 def torch_module() -> Any:
@@ -330,8 +368,8 @@ def _assemble(
         else:  # the batch norms' counters, see _needed
             target.zero_()
     graph.requires_grad_(False)
-    step._optimise(graph)
     bfloat16 = precision == "bfloat16"
+    step._optimise(graph, cpu=device == "cpu" and not bfloat16)
     if bfloat16:
         # Autocast would convert these weights again for every image.
         for module in graph.modules():

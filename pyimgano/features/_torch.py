@@ -177,8 +177,12 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         return find_weights(backbone, str(first), first.url)
 
     @classmethod
-    def _optimise(cls, graph: Any) -> None:
+    def _optimise(cls, graph: Any, *, cpu: bool) -> None:
         _fold_batch_norms(graph)
+        if cpu:
+            from pyimgano.features._winograd import use_winograd  # imports torch
+
+            use_winograd(graph)
 
     def _check_parameters(self) -> None:
         _check_sizes(self.resize, self.crop, self.pool)
@@ -191,16 +195,16 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         return tuple(self.layers)
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
-        network = self._network()
         resize, crop = _check_sizes(self.resize, self.crop, self.pool)
-        prepared, boxes = zip(*(_prepare(image, resize, crop) for image in images))
-        maps = network.patch_maps(prepared, self.pool, self.threads_per_image)
+        sizes = [image.shape[:2] for image in images]
+        boxes, work_sizes = zip(*(_seen(size, resize, crop) for size in sizes))
+        maps = self._patch_maps(images, lambda image: _prepare(image, resize, crop), self.pool)
         return PatchGrids(
             np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps]),
             [one.shape[:2] for one in maps],
-            image_sizes=[image.shape[:2] for image in images],
+            image_sizes=sizes,
             boxes=boxes,
-            work_sizes=[image.shape[:2] for image in prepared],
+            work_sizes=work_sizes,
         )
 
 
@@ -325,22 +329,31 @@ def _pair(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | Non
     return int(sides[0]), int(sides[1])
 
 
-def _prepare(
-    image: np.ndarray, resize: tuple[int, int] | None, crop: tuple[int, int] | None
-) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Resize and crop an image; also the box of the crop in pixels of the input."""
-    height, width = image.shape[:2]
+def _seen(
+    size: tuple[int, ...], resize: tuple[int, int] | None, crop: tuple[int, int] | None
+) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    """Box of an image, in its own pixels, that the network sees, and the size it sees it at."""
+    height, width = size
     work_h, work_w = resize or (height, width)
-    image = resize_image(image, (work_h, work_w))
     if crop is None:
-        return image, (0.0, 0.0, float(height), float(width))
+        return (0.0, 0.0, float(height), float(width)), (work_h, work_w)
     crop_h, crop_w = crop
     if crop_h > work_h or crop_w > work_w:
         raise ValueError(
             f"crop={crop} is larger than an image of {height} x {width} pixels, and "
             "resize=None leaves it that size. Set resize, or a smaller crop, or crop=None."
         )
-    top, left = (work_h - crop_h) // 2, (work_w - crop_w) // 2
     scale_y, scale_x = height / work_h, width / work_w
-    box = (top * scale_y, left * scale_x, crop_h * scale_y, crop_w * scale_x)
-    return image[top : top + crop_h, left : left + crop_w], box
+    top, left = (work_h - crop_h) // 2, (work_w - crop_w) // 2
+    return (top * scale_y, left * scale_x, crop_h * scale_y, crop_w * scale_x), crop
+
+
+def _prepare(
+    image: np.ndarray, resize: tuple[int, int] | None, crop: tuple[int, int] | None
+) -> np.ndarray:
+    """Resize and crop an image, whose sizes fit."""
+    image = resize_image(image, resize or (image.shape[0], image.shape[1]))
+    if crop is None:
+        return image
+    top, left = (image.shape[0] - crop[0]) // 2, (image.shape[1] - crop[1]) // 2
+    return image[top : top + crop[0], left : left + crop[1]]

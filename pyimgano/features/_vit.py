@@ -174,18 +174,19 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         self.random_state = random_state
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
-        network = self._network()
-        patch = network.module.patch_embed.patch_size
-        prepared = [
-            resize_image(image, _work_size(image.shape, self.resize, self.keep_aspect, patch))
-            for image in images
-        ]
-        maps = network.patch_maps(prepared, threads_per_image=self.threads_per_image)
+        patch = self._network().module.patch_embed.patch_size
+        sizes = [_work_size(image.shape, self.resize, self.keep_aspect, patch) for image in images]
+        maps = self._patch_maps(
+            images,
+            lambda image: resize_image(
+                image, _work_size(image.shape, self.resize, self.keep_aspect, patch)
+            ),
+        )
         return PatchGrids(
             np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps]),
             [one.shape[:2] for one in maps],
             image_sizes=[image.shape[:2] for image in images],
-            work_sizes=[image.shape[:2] for image in prepared],
+            work_sizes=sizes,
         )
 
     @classmethod
