@@ -30,6 +30,7 @@ from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TileBlock, TiledImages
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._threads import ahead
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = [
@@ -217,7 +218,7 @@ class TrainingBlocks:
 
     def __iter__(self) -> Iterator[Any]:
         with progress_callback("training images", self._verbose) as progress:
-            for block, samples in self._blocks:
+            for block, samples in ahead(self._blocks):
                 for sample in samples:
                     self._n_begun += sample.tile == 0
                     self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
@@ -544,7 +545,7 @@ class BaseImageDetector(
             yield self._settle(scores, own), [canvas.finish()] if canvas else []
 
     def _score_blocks(self, data: Any) -> Iterator[tuple[Any, np.ndarray, Any, np.ndarray]]:
-        for block, samples in self._blocks(data):
+        for block, samples in ahead(self._blocks(data)):
             own = np.array([self._known.get(s.image, -1) for s in samples], dtype=np.int64)
             values, scores = self._score(block, own)
             yield block, own, values, scores

@@ -10,7 +10,9 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pyimgano.detectors import PatchCoreDetector
-from pyimgano.utils._threads import Shared, in_threads, one_blas_thread, ranges
+from pyimgano.features import FilterBankFeatures
+from pyimgano.utils import _threads
+from pyimgano.utils._threads import Shared, ahead, in_threads, one_blas_thread, ranges
 from pyimgano.utils.estimator_checks import make_check_images
 
 
@@ -75,6 +77,60 @@ def test_ranges_cover_everything_once_in_nearly_equal_parts(n, parts):
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ahead_gives_all_items_and_is_one_ahead_with_two_cores(cores, monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: cores)
+    begun = []
+    wanted = threading.Event()
+
+    def items():
+        for i in range(4):
+            begun.append(i)
+            if i == 2:
+                wanted.set()
+            yield i
+
+    got = []
+    for item in ahead(items()):
+        if item == 1 and cores == 2:
+            assert wanted.wait(5)  # the next one is being made meanwhile
+        assert begun[-1] <= item + cores - 1
+        got.append(item)
+    assert got == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ahead_passes_an_error_on_after_the_items_before_it(cores, monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: cores)
+
+    def items():
+        yield 1
+        raise KeyError("broken")
+
+    seen = ahead(items())
+    assert next(seen) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(seen)
+
+
+def test_ahead_may_be_left_early(monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: 2)
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    source = items()
+    for item in ahead(source):
+        if item == 3:
+            break
+    source.close()
+    assert closed == [True]
+
+
 def test_overlapping_users_leave_a_shared_setting_as_it_was():
     log = []
 
@@ -99,6 +155,26 @@ def test_overlapping_users_leave_a_shared_setting_as_it_was():
     with shared:
         assert log == ["changed", "undone", "changed"]
     assert log[-1] == "undone"
+
+
+def test_weight_free_features_are_the_same_whatever_else_goes_on():
+    images = make_check_images(6)
+    step = FilterBankFeatures(resize=64).fit(images)
+    quiet = step.transform(images).rows
+    stop = threading.Event()
+
+    def keep_changing_the_limit():
+        while not stop.is_set():
+            in_threads(lambda _: time.sleep(0.001), range(2), 2)
+
+    other = threading.Thread(target=keep_changing_the_limit)
+    other.start()
+    try:
+        for _ in range(5):
+            np.testing.assert_array_equal(step.transform(images).rows, quiet)
+    finally:
+        stop.set()
+        other.join()
 
 
 def test_a_score_is_the_same_in_any_batch_on_two_cores():

@@ -7,8 +7,8 @@ machine and many times faster on a busy one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Shared", "in_threads", "n_threads", "one_blas_thread", "ranges"]
+__all__ = ["Shared", "ahead", "in_threads", "n_threads", "one_blas_thread", "ranges"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,20 +59,21 @@ class Shared:
 
 def _one_blas_thread() -> Callable[[], Any]:
     before = [(library, library.num_threads) for library in _blas_libraries()]
-    for library, _ in before:
-        _set_num_threads(library, 1)
-    return lambda: [_set_num_threads(library, n) for library, n in before]
+    _set_blas_threads((library, 1) for library, _ in before)
+    return lambda: _set_blas_threads(before)
 
 
-def _set_num_threads(library: Any, n: int) -> None:
-    # From 3.8 on threadpoolctl obeys the thread that first set OpenBLAS's number, and silently
-    # no other as long as that one lives. Here any thread may be the first in or the last out.
-    release = getattr(library, "clear_controlling_thread", None)
-    if release is not None:
-        release(force=True)
-    library.set_num_threads(n)
-    if release is not None:
-        release(force=True)
+def _set_blas_threads(numbers: Iterable[tuple[Any, int]]) -> None:
+    for library, n in numbers:
+        # From 3.8 on threadpoolctl obeys the thread that first set OpenBLAS's number, and
+        # silently no other as long as that one lives. Here any thread may be the first in or
+        # the last out.
+        release = getattr(library, "clear_controlling_thread", None)
+        if release is not None:
+            release(force=True)
+        library.set_num_threads(n)
+        if release is not None:
+            release(force=True)
 
 
 # BLAS rounds otherwise on another number of threads: what must not depend on the number of
@@ -90,6 +91,19 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int
             return [function(item) for item in items]
         with ThreadPoolExecutor(n, "pyimgano") as pool:
             return list(pool.map(function, items))
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Items as they come, each made while the one before is worked on, if there are two cores."""
+    if n_threads() == 1:
+        yield from items
+        return
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "pyimgano-ahead") as executor:
+        coming: Future[Any] = executor.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = executor.submit(next, iterator, end)
+            yield item
 
 
 def ranges(n: int, parts: int) -> list[slice]:
