@@ -16,6 +16,7 @@ References
 from __future__ import annotations
 
 import operator
+import threading
 from collections import Counter
 from typing import Any
 
@@ -87,12 +88,13 @@ class WinogradConv2d(torch.nn.Module):
         """Convolve; add ``added``, of the shape of the result, before negatives become zero."""
         n, channels, height, width = x.shape
         result = torch.empty((n, len(self._bias), height, width), memory_format=torch.channels_last)
-        tiles = -(-height // 4) * -(-width // 4)
-        block = -(-tiles // -(-tiles * channels // _BLOCK))
-        cuts = ranges(-(-tiles // block), torch.get_num_threads())
+        down, across = -(-height // 4), -(-width // 4)  # tiles
+        block = -(-down // -(-down * across * channels // _BLOCK))
+        cuts = ranges(-(-down // block), torch.get_num_threads())
+        bias = np.tile(self._bias, width)
         for i in range(n):
             inputs, out = _rows(x, i), _rows(result, i)
-            others = out if added is None else _rows(added, i)  # read before it is written
+            others = out if added is None else _rows(added, i)
 
             def convolve(
                 part: slice,
@@ -100,11 +102,16 @@ class WinogradConv2d(torch.nn.Module):
                 others: np.ndarray = others,
                 out: np.ndarray = out,
             ) -> None:
-                first, last = part.start * block, min(part.stop * block, tiles)
-                _convolve(
-                    inputs, self._spectrum, self._bias, others, added is not None, self._relu,
-                    first, last, block, out,
-                )  # fmt: skip
+                for first in range(part.start * block, min(part.stop * block, down), block):
+                    last = min(first + block, down)
+                    tiles = (last - first) * across
+                    before, after = _scratch(tiles, channels, len(self._bias))
+                    _read_tiles(inputs, first, last, before)
+                    # Not numba's product: scipy's BLAS takes twice as long for few tiles.
+                    np.matmul(before, self._spectrum, out=after)
+                    _write_tiles(after, first, last, bias, others, added is not None, out)
+                    if self._relu:
+                        _rectify(out[4 * first : 4 * last])
 
             in_threads(convolve, cuts, len(cuts))
         return result
@@ -166,126 +173,149 @@ def _is_relu(node: Any, modules: dict[str, Any]) -> bool:
     )
 
 
+_kept = threading.local()
+
+
+def _scratch(tiles: int, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Memory for the transforms, kept by each thread: the system would clear it at every use."""
+    split, size = 36 * tiles * inputs, 36 * tiles * (inputs + outputs)
+    memory = getattr(_kept, "memory", None)
+    if memory is None or memory.size < size:
+        memory = _kept.memory = np.empty(size, np.float32)
+    return (
+        memory[:split].reshape(36, tiles, inputs),
+        memory[split:size].reshape(36, tiles, outputs),
+    )
+
+
 def _rows(maps: Any, i: int) -> np.ndarray:
-    """Map ``i`` as a C-contiguous array (height, width, channels)."""
+    """Map ``i``, a row of pixels after the other: (height, width * channels), C-contiguous."""
     one = maps[i : i + 1].contiguous(memory_format=torch.channels_last)
-    return one.permute(0, 2, 3, 1)[0].numpy()
+    return one.permute(0, 2, 3, 1).numpy().reshape(one.shape[2], -1)
 
 
-# The loops over channels are the innermost everywhere and run along memory: each becomes a
-# handful of vector operations. They are kept short, with few arrays each, because the compiler
-# vectorises a loop only if it can check at little cost that its arrays do not overlap.
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract"}, inline="always")
-def _input_transform(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
-    four, five, two = np.float32(4), np.float32(5), np.float32(2)
-    for c in range(b0.shape[0]):
-        b0[c] = four * a0[c] - five * a2[c] + a4[c]
-        b5[c] = four * a1[c] - five * a3[c] + a5[c]
-    for c in range(b0.shape[0]):
-        even, odd = a4[c] - four * a2[c], a3[c] - four * a1[c]
-        b1[c], b2[c] = even + odd, even - odd
-    for c in range(b0.shape[0]):
-        even, odd = a4[c] - a2[c], two * (a3[c] - a1[c])
-        b3[c], b4[c] = even + odd, even - odd
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract"}, inline="always")
-def _output_transform(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3):
-    four, eight, two = np.float32(4), np.float32(8), np.float32(2)
-    for c in range(b0.shape[0]):
-        b0[c] = a0[c] + (a1[c] + a2[c]) + (a3[c] + a4[c])
-        b1[c] = (a1[c] - a2[c]) + two * (a3[c] - a4[c])
-    for c in range(b0.shape[0]):
-        b2[c] = (a1[c] + a2[c]) + four * (a3[c] + a4[c])
-        b3[c] = (a1[c] - a2[c]) + eight * (a3[c] - a4[c]) + a5[c]
+# Each loop over channels below writes one array, reads few, and runs along memory: of others the
+# compiler cannot tell at little cost that no arrays overlap, and makes no vector operations.
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _read_tiles(x, first, last, half, zero, spectrum):
-    """Transform the 6 x 6 inputs of some tiles: ``spectrum (36, tiles, channels)``."""
-    height, width, _ = x.shape
-    across = (width + 3) // 4
-    for t in range(first, last):
-        top, left = t // across * 4 - 1, t % across * 4 - 1
-        for j in range(6):
-            column = left + j
-            if column < 0 or column >= width:
-                half[:, j] = 0
-                continue
-            _input_transform(
-                x[top, column] if top >= 0 else zero,
-                x[top + 1, column],
-                x[top + 2, column] if top + 2 < height else zero,
-                x[top + 3, column] if top + 3 < height else zero,
-                x[top + 4, column] if top + 4 < height else zero,
-                x[top + 5, column] if top + 5 < height else zero,
-                half[0, j], half[1, j], half[2, j], half[3, j], half[4, j], half[5, j],
-            )  # fmt: skip
-        k = t - first
+def _input_transform(a, step, b, gap, n):
+    """Transform six runs of ``n`` values, ``step`` apart in ``a``, to six ``gap`` apart in ``b``."""
+    two, four, five = np.float32(2), np.float32(4), np.float32(5)
+    a0, a1, a2 = a[:n], a[step : step + n], a[2 * step : 2 * step + n]
+    a3, a4 = a[3 * step : 3 * step + n], a[4 * step : 4 * step + n]
+    a5 = a[5 * step : 5 * step + n]
+    out = b[:n]
+    for c in range(n):
+        out[c] = four * a0[c] - five * a2[c] + a4[c]
+    out = b[gap : gap + n]
+    for c in range(n):
+        out[c] = (a4[c] - four * a2[c]) + (a3[c] - four * a1[c])
+    out = b[2 * gap : 2 * gap + n]
+    for c in range(n):
+        out[c] = (a4[c] - four * a2[c]) - (a3[c] - four * a1[c])
+    out = b[3 * gap : 3 * gap + n]
+    for c in range(n):
+        out[c] = (a4[c] - a2[c]) + two * (a3[c] - a1[c])
+    out = b[4 * gap : 4 * gap + n]
+    for c in range(n):
+        out[c] = (a4[c] - a2[c]) - two * (a3[c] - a1[c])
+    out = b[5 * gap : 5 * gap + n]
+    for c in range(n):
+        out[c] = four * a1[c] - five * a3[c] + a5[c]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _output_transform(a, step, b, gap, n, wanted):
+    """Transform six runs of ``n`` values, ``step`` apart in ``a``, to the ``wanted`` first of four.
+
+    These are ``gap`` apart in ``b``.
+    """
+    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    a0, a1, a2 = a[:n], a[step : step + n], a[2 * step : 2 * step + n]
+    a3, a4 = a[3 * step : 3 * step + n], a[4 * step : 4 * step + n]
+    a5 = a[5 * step : 5 * step + n]
+    out = b[:n]
+    for c in range(n):
+        out[c] = a0[c] + (a1[c] + a2[c]) + (a3[c] + a4[c])
+    if wanted > 1:
+        out = b[gap : gap + n]
+        for c in range(n):
+            out[c] = (a1[c] - a2[c]) + two * (a3[c] - a4[c])
+    if wanted > 2:
+        out = b[2 * gap : 2 * gap + n]
+        for c in range(n):
+            out[c] = (a1[c] + a2[c]) + four * (a3[c] + a4[c])
+    if wanted > 3:
+        out = b[3 * gap : 3 * gap + n]
+        for c in range(n):
+            out[c] = (a1[c] - a2[c]) + eight * (a3[c] - a4[c]) + a5[c]
+
+
+@numba.njit(cache=True, nogil=True)
+def _read_tiles(x, first, last, spectrum):
+    """Transform the 6 x 6 inputs of some rows of tiles: ``spectrum (36, tiles, channels)``.
+
+    Down the columns first, a whole row of pixels at a time, then along the row.
+    """
+    height, row = x.shape
+    _, tiles, channels = spectrum.shape
+    across = tiles // (last - first)
+    framed = np.zeros((6, row), np.float32)
+    wide = (4 * across + 2) * channels  # with a pixel of border on the left
+    half = np.zeros(6 * wide, np.float32)
+    pixels, products = x.ravel(), spectrum.ravel()
+    for r in range(first, last):
+        top = 4 * r - 1
+        above = pixels[max(top, 0) * row :]
+        if top < 0 or top + 6 > height:
+            for i in range(6):
+                framed[i] = 0
+                if 0 <= top + i < height:
+                    framed[i] = x[top + i]
+            above = framed.ravel()
+        _input_transform(above, row, half[channels:], wide, row)
         for i in range(6):
-            row = half[i]
-            at = 6 * i
-            _input_transform(
-                row[0], row[1], row[2], row[3], row[4], row[5],
-                spectrum[at, k], spectrum[at + 1, k], spectrum[at + 2, k],
-                spectrum[at + 3, k], spectrum[at + 4, k], spectrum[at + 5, k],
-            )  # fmt: skip
+            for t in range(across):
+                k = 6 * i * tiles + (r - first) * across + t
+                _input_transform(
+                    half[i * wide + 4 * t * channels :], channels,
+                    products[k * channels :], tiles * channels, channels,
+                )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _write_tiles(spectrum, bias, others, add, relu, first, last, half, line, out):
-    """Bring products ``(36, tiles, channels)`` back to 4 x 4 outputs each, and finish them."""
-    height, width, channels = out.shape
-    across = (width + 3) // 4
-    zero = np.float32(0)
-    for t in range(first, last):
-        k = t - first
-        for j in range(6):
-            _output_transform(
-                spectrum[j, k], spectrum[6 + j, k], spectrum[12 + j, k],
-                spectrum[18 + j, k], spectrum[24 + j, k], spectrum[30 + j, k],
-                half[0, j], half[1, j], half[2, j], half[3, j],
-            )  # fmt: skip
-        top, left = t // across * 4, t % across * 4
-        for i in range(min(4, height - top)):
-            row = half[i]
-            _output_transform(
-                row[0], row[1], row[2], row[3], row[4], row[5],
-                line[0], line[1], line[2], line[3],
-            )  # fmt: skip
-            for j in range(min(4, width - left)):
-                value, target = line[j], out[top + i, left + j]
-                for c in range(channels):
-                    value[c] += bias[c]
-                if add:
-                    other = others[top + i, left + j]
-                    for c in range(channels):
-                        value[c] += other[c]
-                if relu:
-                    for c in range(channels):
-                        # Not max(): what is no number must stay none.
-                        target[c] = zero if value[c] < zero else value[c]
-                else:
-                    for c in range(channels):
-                        target[c] = value[c]
+@numba.njit(cache=True, nogil=True)
+def _write_tiles(spectrum, first, last, bias, others, add, out):
+    """Bring products ``(36, tiles, channels)`` back to rows of pixels; add bias and others."""
+    height, row = out.shape
+    _, tiles, channels = spectrum.shape
+    across = tiles // (last - first)
+    wide = 4 * across * channels
+    half = np.empty(6 * wide, np.float32)
+    pixels, products = out.ravel(), spectrum.ravel()
+    for r in range(first, last):
+        for i in range(6):
+            for t in range(across):
+                k = 6 * i * tiles + (r - first) * across + t
+                _output_transform(
+                    products[k * channels :], tiles * channels,
+                    half[i * wide + 4 * t * channels :], channels, channels, 4,
+                )  # fmt: skip
+        n = min(4, height - 4 * r)
+        _output_transform(half, wide, pixels[4 * r * row :], row, row, n)
+        for y in range(4 * r, 4 * r + n):
+            line = out[y]
+            for c in range(row):
+                line[c] += bias[c]
+            if add:
+                other = others[y]
+                for c in range(row):
+                    line[c] += other[c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _convolve(x, kernel, bias, others, add, relu, first, last, block, out):
-    """Tiles ``first`` to ``last``, ``block`` at a time."""
-    inputs, outputs = kernel.shape[1:]
-    before = np.empty((36, block, inputs), np.float32)
-    after = np.empty((36, block, outputs), np.float32)
-    half = np.empty((6, 6, inputs), np.float32)
-    half_out = np.empty((4, 6, outputs), np.float32)
-    line = np.empty((4, outputs), np.float32)
-    zero = np.zeros(inputs, np.float32)
-    for start in range(first, last, block):
-        stop = min(start + block, last)
-        n = stop - start
-        _read_tiles(x, start, stop, half, zero, before)
-        for k in range(36):
-            np.dot(before[k, :n], kernel[k], after[k, :n])
-        _write_tiles(after, bias, others, add, relu, start, stop, half_out, line, out)
+@numba.njit(cache=True, nogil=True)
+def _rectify(rows):
+    """Make negative values zero; what is no number stays none."""
+    values, zero = rows.ravel(), np.float32(0)
+    for c in range(values.shape[0]):
+        values[c] = zero if values[c] < zero else values[c]
