@@ -6,12 +6,12 @@ import tempfile
 from numbers import Integral, Real
 from typing import Any
 
-import numba
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano.detectors._triangular import LANES, squared_mahalanobis, whiten
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
 from pyimgano.utils._threads import in_threads, n_threads, ranges
@@ -20,10 +20,8 @@ __all__ = ["PaDiMDetector"]
 
 # The paper's numbers of channels: 100 of ResNet-18's 448, 550 of WideResNet-50's 1792.
 _FEW, _MANY, _WIDE = 100, 550, 512
-# Positions factorised at a time; bounds the temporaries.
-_POSITIONS = 64
-# Images whose distances are measured together.
-_LANES = 8
+# Values of all training images that are worked on at a time, in float64 (1 MiB).
+_VALUES = 2**17
 
 
 class PaDiMDetector(BasePatchDetector):
@@ -127,6 +125,9 @@ class PaDiMDetector(BasePatchDetector):
             for block in blocks:
                 if not geometry:
                     self._choose_channels(block)
+                    keep = getattr(getattr(self, "features_", None), "keep_channels", None)
+                    if keep is not None:
+                        keep(self.channels_)
                 spill.write(self._select(block).tobytes())
                 geometry.append(block.without_features())
             spill.flush()
@@ -175,7 +176,10 @@ class PaDiMDetector(BasePatchDetector):
                 "training image has in the region, and some have others: let the feature step "
                 "look at the same part of all images."
             )
-        return block.rows[:, self.channels_].reshape(len(block), -1, len(self.channels_))
+        rows = block.rows
+        if block.n_features > len(self.channels_):  # the step does not select them, or not yet
+            rows = rows[:, self.channels_]
+        return rows.reshape(len(block), -1, len(self.channels_))
 
     def _estimate(self, data: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
         """Set mean and factor of each position; return squared leave-one-out distances.
@@ -190,10 +194,11 @@ class PaDiMDetector(BasePatchDetector):
         ridge = self.regularization * np.eye(d)
 
         def estimate(part: slice) -> None:
-            deviation = data[:, part].astype(np.float64).transpose(1, 0, 2)
-            mean = deviation.mean(axis=1)
-            deviation -= mean[:, None]
-            scatter = deviation.transpose(0, 2, 1) @ deviation
+            deviation = np.empty((part.stop - part.start, d, n))
+            deviation[:] = data[:, part].transpose(1, 2, 0)
+            mean = deviation.mean(axis=2)
+            deviation -= mean[:, :, None]
+            scatter = deviation @ deviation.transpose(0, 2, 1)
             factor = np.linalg.cholesky(scatter / (n - 1) + ridge)
             diagonal = np.arange(d)
             factor[:, diagonal, diagonal] = 1.0 / factor[:, diagonal, diagonal]
@@ -201,20 +206,18 @@ class PaDiMDetector(BasePatchDetector):
             self.factor_[part] = factor[:, rows, columns]
             for members in groups:
                 n_groups, k = members.shape
-                v = deviation[:, members.ravel()]
-                solved = np.linalg.solve(scatter / (n - k - 1) + ridge, v.transpose(0, 2, 1))
+                white = deviation.take(members.ravel(), axis=2)
+                whiten(np.linalg.cholesky(scatter / (n - k - 1) + ridge), white)
                 if k == 1:
-                    q = np.einsum("pnd,pdn->pn", v, solved)
+                    q = np.einsum("pdn,pdn->pn", white, white)
                     q = _left_out(q, n / (n - 1), n / ((n - 1) * (n - 2)))
                 else:
-                    v = v.reshape(-1, n_groups, k, d)
-                    solved = solved.reshape(-1, d, n_groups, k).transpose(0, 2, 1, 3)
-                    q = _left_out_together(v @ solved, n).reshape(len(v), -1)
+                    white = white.reshape(-1, d, n_groups, k).transpose(0, 2, 3, 1)
+                    q = _left_out_together(white @ white.transpose(0, 1, 3, 2), n)
+                    q = q.reshape(len(white), -1)
                 left_out[members.ravel(), part] = q.T
 
-        starts = range(0, positions, _POSITIONS)
-        parts = [slice(start, min(start + _POSITIONS, positions)) for start in starts]
-        in_threads(estimate, parts, n_threads())
+        in_threads(estimate, ranges(positions, -(-positions * d * n // _VALUES)), n_threads())
         return np.sqrt(left_out)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -230,20 +233,16 @@ class PaDiMDetector(BasePatchDetector):
 
     def _squared_distances(self, selected: np.ndarray) -> np.ndarray:
         """Squared distances ``(n, n_positions)`` of ``selected (n, n_positions, n_channels)``."""
-        n, positions, d = selected.shape
+        n, positions, _ = selected.shape
         squared = np.empty((n, positions))
         parts = ranges(positions, n_threads())
-        for start in range(0, n, _LANES):
-            some = selected[start : start + _LANES]
-            lanes = np.zeros((positions, d, _LANES), np.float32)
-            lanes[..., : len(some)] = some.transpose(1, 2, 0)
-            out = np.empty((positions, _LANES))
+        for start in range(0, n, LANES):
+            some, out = selected[start : start + LANES], squared[start : start + LANES]
 
-            def measure(part: slice, lanes: np.ndarray = lanes, out: np.ndarray = out) -> None:
-                _mahalanobis(lanes[part], self.mean_[part], self.factor_[part], out[part])
+            def measure(part: slice, some: np.ndarray = some, out: np.ndarray = out) -> None:
+                squared_mahalanobis(some, self.mean_, self.factor_, part.start, part.stop, out)
 
             in_threads(measure, parts, len(parts))
-            squared[start : start + _LANES] = out.T[: len(some)]
         return squared
 
     def _worst(self, grids: PatchGrids, distance: np.ndarray) -> np.ndarray:
@@ -280,39 +279,3 @@ def _groups_by_size(groups: np.ndarray) -> list[np.ndarray]:
     _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
     return [order[size[group[order]] == k].reshape(-1, k) for k in np.unique(size).tolist()]
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _mahalanobis(lanes, mean, factor, out):
-    """Squared Mahalanobis distances of eight images, ``out (positions, 8)``.
-
-    Forward substitution, position by position and all eight images at once, each in a lane of
-    the processor's registers: its result depends on its own values alone. A position's factor
-    is read once.
-    """
-    positions, d, _ = lanes.shape
-    z = np.empty((d, 8), np.float32)
-    for p in range(positions):
-        for lane in range(8):
-            out[p, lane] = 0.0
-        at = 0
-        for row in range(d):
-            s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
-            for k in range(row):
-                f = factor[p, at + k]
-                s0 += f * z[k, 0]
-                s1 += f * z[k, 1]
-                s2 += f * z[k, 2]
-                s3 += f * z[k, 3]
-                s4 += f * z[k, 4]
-                s5 += f * z[k, 5]
-                s6 += f * z[k, 6]
-                s7 += f * z[k, 7]
-            z[row, 0], z[row, 1], z[row, 2], z[row, 3] = s0, s1, s2, s3
-            z[row, 4], z[row, 5], z[row, 6], z[row, 7] = s4, s5, s6, s7
-            inverse, m = factor[p, at + row], mean[p, row]
-            for lane in range(8):
-                value = (lanes[p, row, lane] - m - z[row, lane]) * inverse
-                z[row, lane] = value
-                out[p, lane] += np.float64(value) * np.float64(value)
-            at += row + 1

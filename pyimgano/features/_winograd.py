@@ -200,7 +200,7 @@ def _rows(maps: Any, i: int) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _input_transform(a, step, b, gap, n):
-    """Transform six runs of ``n`` values, ``step`` apart in ``a``, to six ``gap`` apart in ``b``."""
+    """Transform six runs of ``n`` values, ``step`` apart, to six that lie ``gap`` apart."""
     two, four, five = np.float32(2), np.float32(4), np.float32(5)
     a0, a1, a2 = a[:n], a[step : step + n], a[2 * step : 2 * step + n]
     a3, a4 = a[3 * step : 3 * step + n], a[4 * step : 4 * step + n]
