@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano.detectors._patches import PatchStore
 from pyimgano.detectors._triangular import LANES, squared_mahalanobis, whiten
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
@@ -118,20 +118,15 @@ class PaDiMDetector(BasePatchDetector):
         self.random_state = random_state
 
     def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
-        geometry: list[PatchGrids] = []
         self.__dict__.pop("channels_", None)
-        # All images are needed at each position, so they wait on disk, image after image.
-        with tempfile.TemporaryFile() as spill:
+        # All images are needed at each position, so they wait in a file, image after image.
+        with PatchStore() as store:
             for block in blocks:
-                if not geometry:
+                if not hasattr(self, "channels_"):
                     self._choose_channels(block)
-                    keep = getattr(getattr(self, "features_", None), "keep_channels", None)
-                    if keep is not None:
-                        keep(self.channels_)
-                spill.write(self._select(block).tobytes())
-                geometry.append(block.without_features())
-            spill.flush()
-            n, positions = blocks.n_images, int(self._held.sum())
+                rows = self._select(block).reshape(-1, len(self.channels_))
+                store.append(block.with_rows(rows))
+            n = blocks.n_images
             groups = _groups_by_size(blocks.groups)
             others = n - groups[-1].shape[1]
             if others < 2:
@@ -139,16 +134,9 @@ class PaDiMDetector(BasePatchDetector):
                     f"PaDiMDetector needs 2 different training samples beside the one it leaves "
                     f"out, got n_samples={n} with {others} different from one of them."
                 )
-            shape = (n, positions, len(self.channels_))
-            data = np.memmap(spill, dtype=np.float32, mode="r", shape=shape)
-            left_out = self._estimate(data, groups)
-            del data  # unmapped before the file goes
-        self._n_images = n
-        scores, done = [], 0
-        for grids in geometry:
-            scores.append(self._worst(grids, left_out[done : done + len(grids)].ravel()))
-            done += len(grids)
-        return np.concatenate(scores)
+            self._n_images = n
+            left_out = self._estimate(store, groups)
+        return self._worst(store.geometry, left_out.ravel())
 
     def _choose_channels(self, block: PatchGrids) -> None:
         available = block.n_features
@@ -160,6 +148,9 @@ class PaDiMDetector(BasePatchDetector):
         self.channels_ = np.sort(rng.choice(available, size=n, replace=False))
         self.grid_shape_ = tuple(int(s) for s in block.grid_shapes[0])
         self._held = block.held(0)
+        keep = getattr(getattr(self, "features_", None), "keep_channels", None)
+        if keep is not None:
+            keep(self.channels_)
 
     def _select(self, block: PatchGrids) -> np.ndarray:
         """Chosen channels of each image, ``(n, n_positions, n_channels)``."""
@@ -181,12 +172,12 @@ class PaDiMDetector(BasePatchDetector):
             rows = rows[:, self.channels_]
         return rows.reshape(len(block), -1, len(self.channels_))
 
-    def _estimate(self, data: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
-        """Set mean and factor of each position; return squared leave-one-out distances.
+    def _estimate(self, store: PatchStore, groups: list[np.ndarray]) -> np.ndarray:
+        """Set mean and factor of each position; return leave-one-out distances ``(n, positions)``.
 
         Sums run in float64 over deviations from the mean, some positions at a time.
         """
-        n, positions, d = data.shape
+        n, positions, d = self._n_images, int(self._held.sum()), store.n_features
         rows, columns = np.tril_indices(d)
         self.mean_ = np.empty((positions, d), dtype=np.float32)
         self.factor_ = np.empty((positions, len(rows)), dtype=np.float32)
@@ -195,7 +186,7 @@ class PaDiMDetector(BasePatchDetector):
 
         def estimate(part: slice) -> None:
             deviation = np.empty((part.stop - part.start, d, n))
-            deviation[:] = data[:, part].transpose(1, 2, 0)
+            deviation[:] = np.stack([store.rows_of(i, part) for i in range(n)]).transpose(1, 2, 0)
             mean = deviation.mean(axis=2)
             deviation -= mean[:, :, None]
             scatter = deviation @ deviation.transpose(0, 2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from threading import Lock
 from types import TracebackType
 
 import numpy as np
@@ -36,6 +37,7 @@ class PatchStore:
         self.n_patches = self.n_features = 0
         self._starts = [0]
         self._geometry: list[PatchGrids] = []
+        self._lock = Lock()
 
     def __enter__(self) -> PatchStore:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="pyimgano-")
@@ -79,14 +81,18 @@ class PatchStore:
             self._starts.append(self.n_patches)
         self._geometry.append(grids.without_features())
 
-    def rows_of(self, i: int) -> np.ndarray:
-        """Patches of image ``i``, ``(n, n_features)``, float32."""
+    def rows_of(self, i: int, part: slice = slice(None)) -> np.ndarray:
+        """Patches of image ``i``, or a part of them, ``(n, n_features)``, float32.
+
+        Any thread may ask.
+        """
         # Plain reads, not a memory map: mapped pages would count as this process's memory.
         width = self.n_features * 4
-        begin, stop = self._starts[i], self._starts[i + 1]
-        self._file.seek(begin * width)
-        rows = np.frombuffer(self._file.read((stop - begin) * width), np.float32)
-        return rows.reshape(stop - begin, self.n_features)
+        begin, stop, _ = part.indices(self._starts[i + 1] - self._starts[i])
+        with self._lock:
+            self._file.seek((self._starts[i] + begin) * width)
+            content = self._file.read((stop - begin) * width)
+        return np.frombuffer(content, np.float32).reshape(stop - begin, self.n_features)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Patches by their row among all, ``(len(index), n_features)``, in that order."""

@@ -313,17 +313,30 @@ class PatchGrids:
             inside,
         )
 
-    def without_features(self) -> PatchGrids:
-        """The same grids with no feature left: what is needed to bring values to pixels."""
-        nothing = np.empty((len(self.rows), 0), np.float32)  # a view would keep the features alive
+    def with_rows(self, rows: np.ndarray) -> PatchGrids:
+        """The same grids with other features.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_patches, n_other_features), float32
+
+        Returns
+        -------
+        PatchGrids
+        """
         return PatchGrids(
-            nothing,
+            rows,
             self.grid_shapes,
             self.image_sizes,
             self.boxes,
             self.work_sizes,
             self.inside,
         )
+
+    def without_features(self) -> PatchGrids:
+        """The same grids with no feature left: what is needed to bring values to pixels."""
+        # A view would keep the features alive.
+        return self.with_rows(np.empty((len(self.rows), 0), np.float32))
 
     def __repr__(self) -> str:
         return (
