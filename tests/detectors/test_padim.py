@@ -45,6 +45,13 @@ def test_regularization_is_added_to_the_diagonal(ridge):
     np.testing.assert_allclose(detector.anomaly_map(new), expected, rtol=1e-5)
 
 
+def test_any_number_of_channels_and_images_at_a_time():
+    X, new = grids(30, d=23), grids(11, d=23, seed=1)
+    detector = PaDiMDetector(smoothing_sigma=0).fit(X)
+    expected = np.stack([paper_distance(as_array(X), one) for one in as_array(new)])
+    np.testing.assert_allclose(detector.anomaly_map(new), expected, rtol=1e-5)
+
+
 def test_training_scores_are_those_of_a_fit_without_the_image():
     X = grids()
     detector = PaDiMDetector(smoothing_sigma=0).fit(X)

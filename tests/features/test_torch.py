@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+from pyimgano.detectors import PaDiMDetector
 from pyimgano.exceptions import MissingExtraError, RandomWeightsWarning, WeightsError
 from pyimgano.features import PatchGrids, TorchPatchFeatures, make_features
 
@@ -125,6 +126,33 @@ def test_an_image_has_the_same_features_in_any_batch(weights, images, precision)
         np.testing.assert_array_equal(step.transform(images).rows, alone)
     backwards = step.transform(images[::-1])
     np.testing.assert_array_equal(backwards[np.arange(8)[::-1]].rows, alone)
+
+
+def test_kept_channels_are_the_same_and_the_only_ones_until_the_next_fit(weights, images):
+    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
+    everything, chosen = step.transform(images).rows, [3, 120, 128, 380]
+    step.keep_channels(chosen)
+    np.testing.assert_array_equal(step.transform(images).rows, everything[:, chosen])
+    again = pickle.loads(pickle.dumps(step))
+    np.testing.assert_array_equal(again.transform(images).rows, everything[:, chosen])
+    step.keep_channels(None)
+    np.testing.assert_array_equal(step.transform(images).rows, everything)
+    step.keep_channels(chosen)
+    np.testing.assert_array_equal(step.fit(images).transform(images).rows, everything)
+
+
+def test_padim_computes_only_the_channels_it_selects_with_the_same_result(weights, images):
+    step = TorchPatchFeatures("resnet18", weights=weights, batch_size=3, **SMALL)
+    selecting = PaDiMDetector(step, n_channels=20).fit(images)
+    assert selecting.features_.transform(images[:1]).n_features == 20
+    everything = step.fit_transform(images)
+    plain = PaDiMDetector(n_channels=20).fit(everything)
+    np.testing.assert_array_equal(selecting.channels_, plain.channels_)
+    np.testing.assert_array_equal(selecting.training_scores_, plain.training_scores_)
+    new = images[:, ::-1]
+    np.testing.assert_array_equal(
+        selecting.score_samples(new), plain.score_samples(step.transform(new))
+    )
 
 
 def test_bfloat16_is_close(weights, images):
