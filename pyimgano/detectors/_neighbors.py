@@ -1,4 +1,9 @@
-"""Exact nearest neighbours in a bank of float32 rows, for less than the cost of one GEMM."""
+"""Exact nearest neighbours in a bank of float32 rows, for less than the cost of one GEMM.
+
+Every answer comes from direct subtraction in float64. What makes it fast is how few bank rows are
+measured so: cheap float32 numbers, less than a distance by more than they can be wrong, tell
+that the others are too far away.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +17,28 @@ from pyimgano.utils._threads import in_threads, n_threads, ranges
 __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
 
 # Rows and bank rows multiplied at a time. Whole rows: a float32 product of 4 MiB stays in the
-# processor's cache until it has been looked through. Sketches: a row meets much of the bank at
-# once, so that its nearest is known before others are measured (16 MiB).
+# processor's cache until it has been looked through.
 _BLOCKS = (512, 2048)
-_SKETCH_BLOCKS = (128, 32_768)
 # Bounds are looked through in pieces, most of which are passed over by their smallest one.
 _LOOK = 256
 
-# Of rows of many numbers, in a large bank, only a sketch is multiplied: so many leading principal
-# coordinates, and the norm of the rest. On network features that leaves some dozens of
-# candidates to measure, for a sixth of the product.
-_SKETCH = 64
-_WIDE = 2 * _SKETCH
+# Banks of so many wide rows are cut into leaves of similar rows, each so many.
 _LARGE = 1024
+_LEAF = 64
+# Numbers of a row's sketch, of which so many bound a leaf, in steps of so many: after each
+# step the leaf is left if all its rows are too far away already.
+_SKETCH = 64
+_IN_BOX = 16
+_STEP = 8
+_WIDE = 2 * _SKETCH
 
 # Values whose squares leave float32's range cannot be compared in it.
 _LARGEST_NORM = 1e18
-# Below this, float32 products lose their relative precision.
+# Below this, float32 squares lose their relative precision.
 _UNDERFLOW = 1e-36
+
+# Sums in any order, with fused operations: for bounds, never for results.
+_LOOSE = {"nnan", "nsz", "reassoc", "contract"}
 
 
 @numba.njit(cache=True, nogil=True)
@@ -72,14 +81,6 @@ def read_only(array: NDArray) -> NDArray:
     return view
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def _smallest(product, bias):
-    smallest = np.float32(np.inf)
-    for j in range(product.shape[0]):
-        smallest = min(smallest, product[j] + bias[j])
-    return smallest
-
-
 @numba.njit(cache=True, nogil=True)
 def _insert(distance, index, value, position):
     """Insert one candidate into the k best of a row; ties go to the lowest index."""
@@ -95,6 +96,14 @@ def _insert(distance, index, value, position):
         k -= 1
     distance[k] = value
     index[k] = position
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+def _smallest(product, bias):
+    smallest = np.float32(np.inf)
+    for j in range(product.shape[0]):
+        smallest = min(smallest, product[j] + bias[j])
+    return smallest
 
 
 @numba.njit(cache=True, nogil=True)
@@ -142,14 +151,107 @@ def _take_candidates(rows, bank, offset, product, bias, floor, group, exclude, d
                     limit = distance[q, last] - floor[q]
 
 
+@numba.njit(cache=True, nogil=True, fastmath=_LOOSE)
+def _bound_leaves(query, low, high, bound):
+    """Squared distance of a sketch to each leaf's box, in the leading numbers."""
+    for part in range(low.shape[0]):
+        for i in range(bound.shape[0]):
+            total = np.float32(0.0) if part == 0 else bound[i]
+            for k in range(_STEP):
+                below = low[part, k, i] - query[part, k]
+                above = query[part, k] - high[part, k, i]
+                t = max(max(below, above), np.float32(0.0))
+                total += t * t
+            bound[i] = total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_LOOSE)
+def _bound_rows(query, leaf, reach, bound):
+    """Squared distances of a sketch to a leaf's; returns how many are within reach.
+
+    0 as soon as none can be any more, whatever ``bound`` holds then.
+    """
+    n = 0
+    for part in range(leaf.shape[0]):
+        n = 0
+        for i in range(bound.shape[0]):
+            total = np.float32(0.0) if part == 0 else bound[i]
+            for k in range(_STEP):
+                t = query[part, k] - leaf[part, k, i]
+                total += t * t
+            bound[i] = total
+            n += total <= reach
+        if n == 0:
+            break
+    return n
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_LOOSE)
+def _roughly(a, b):
+    """Squared distance in float32; rounding changes it by at most ``(d + 2) / 2**24`` of it."""
+    total = np.float32(0.0)
+    for k in range(a.shape[0]):
+        t = a[k] - b[k]
+        total += t * t
+    return np.float64(total)
+
+
+@numba.njit(cache=True, nogil=True)
+def _search_leaves(
+    rows, sketches, slack, bank, members, leaves, low, high, group, exclude, distance, index
+):
+    """Find the k best of each row; ``slack`` is what sketches may be off, see ``_Leaves``."""
+    k = distance.shape[1]
+    n_leaves, n_members = members.shape
+    of_leaf = np.empty(n_leaves, np.float32)
+    of_row = np.empty(n_members, np.float32)
+    wider = 1.0 + (rows.shape[1] + 8) * 2.0**-23
+    for q in range(rows.shape[0]):
+        # Views once for each row: each costs as much as a distance.
+        row, sketch, best, position = rows[q], sketches[q], distance[q], index[q]
+        skip = exclude[q]
+        # Rows in sequence are often alike: the k-th best cannot be farther away than the
+        # farthest of the k best before.
+        known = 0.0
+        for i in range(k):
+            j = index[q - 1, i] if q > 0 else -1
+            if j < 0 or (skip >= 0 and group[j] == skip):
+                known = np.inf
+                break
+            known = max(known, _roughly(row, bank[j]))
+        known = known * wider + _UNDERFLOW
+        _bound_leaves(sketch, low, high, of_leaf)
+        nearest = np.argmin(of_leaf)
+        limit = min(known, best[k - 1])
+        reach = np.float32(limit * (1.0 + 2.0**-10) + slack[q])
+        for visit in range(-1, n_leaves):
+            leaf = nearest if visit < 0 else visit
+            if of_leaf[leaf] > reach or visit == nearest:
+                continue
+            if _bound_rows(sketch, leaves[leaf], reach, of_row) == 0:
+                continue
+            for i in range(n_members):
+                if of_row[i] > reach:
+                    continue
+                j = members[leaf, i]
+                if j < 0 or (skip >= 0 and group[j] == skip):
+                    continue
+                other = bank[j]
+                if _roughly(row, other) > limit * wider + _UNDERFLOW:
+                    continue
+                _insert(best, position, squared_distance(row, other), j)
+                limit = min(known, best[k - 1])
+                reach = np.float32(limit * (1.0 + 2.0**-10) + slack[q])
+
+
 class NearestNeighbors:
     """Exact Euclidean nearest neighbours in a bank of float32 rows.
 
-    Candidates come from a float32 matrix product of the rows, or of sketches of them, which
-    bounds each distance from below; every bank row that might be among the k best is
-    measured by direct subtraction in float64. The answer for a row therefore depends on
-    that row and the bank alone, bit for bit, and never on the batch it came with, on the
-    axes of the sketch or on the number of threads.
+    Distances are first bounded from below in float32: by a matrix product, or in a large bank of
+    wide rows by sketches of leaves, of leaves' rows, and of rows. Every bank row that might be
+    among the k best is measured by direct subtraction in float64. The answer for a row therefore
+    depends on that row and the bank alone, bit for bit, and never on the batch it came with, on
+    the axes of the sketches or on the number of threads.
 
     Parameters
     ----------
@@ -186,30 +288,14 @@ class NearestNeighbors:
                     f"bank, got {self.bank_group.shape}"
                 )
         m, d = self.bank.shape
-        # Subtracting the bank's mean keeps the product's digits when the rows lie far
-        # from the origin. It is a float32 vector, so that it is the same for both sides.
-        self._mean = np.zeros(d, np.float32)
+        # Subtracting the bank's mean keeps the bounds' digits when the rows lie far from the
+        # origin. It is a float32 vector, so that it is the same for both sides.
+        mean = np.zeros(d, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # refused below
             if m:
-                self._mean = self.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._axes: NDArray[np.float64] | None = None
-        self._sketches: NDArray[np.float32] | None = None
-        self._squared_norm = np.empty(m, np.float64)
-        if d >= _WIDE and m >= _LARGE:
-            self._axes = _principal_axes(self.bank, self._mean)
-            self._sketches = np.empty((m, _SKETCH), np.float32)
-        for start in range(0, m, _BLOCKS[1]):
-            part = slice(start, start + _BLOCKS[1])
-            block, self._squared_norm[part] = self._prepare(self.bank[part], "bank", start)
-            if self._sketches is not None:
-                self._sketches[part] = block
-        # Rounding changes |c|^2 - 2 q.c + |q|^2 by at most gamma (|q|^2 + |c|^2), a part for
-        # each side: d for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2), 4 for
-        # centring both sides, 4 for norms and sums. A sketch may be off by 2^-20 of its norm
-        # (the square root of what float64 leaves of the rest), which the distance of two
-        # sketches, squared, feels four times.
-        terms = d if self._axes is None else _SKETCH + 64
-        self._gamma = (terms + 8) * 2.0**-24
+                mean = self.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
+        large = m >= _LARGE and d >= _WIDE
+        self._bounds = _Leaves(self.bank, mean) if large else _Products(self.bank, mean)
 
     def query(
         self, rows: ArrayLike, k: int = 1, exclude: ArrayLike | None = None
@@ -260,49 +346,55 @@ class NearestNeighbors:
                 raise ValueError(f"exclude must have shape ({n},) like rows, got {skip.shape}")
         distance = np.full((n, k), np.inf)
         index = np.full((n, k), -1, np.int64)
-        n_rows, n_bank = _BLOCKS if self._sketches is None else _SKETCH_BLOCKS
+        n_rows = _BLOCKS[0]
 
         def search(some: slice) -> None:
-            product = np.empty((n_rows, max(1, min(len(self.bank), n_bank))), np.float32)
             for start in range(some.start, some.stop, n_rows):
                 part = slice(start, min(start + n_rows, some.stop))
-                self._query_block(
-                    queries[part],
-                    part.start,
-                    product,
-                    group,
-                    skip[part],
-                    distance[part],
-                    index[part],
-                )
+                block = read_only(queries[part])
+                wide = _centred(block, self._bounds.mean, "rows", start)
+                self._bounds.search(block, wide, group, skip[part], distance[part], index[part])
 
         parts = ranges(n, min(n_threads(), -(-n // n_rows)))
         in_threads(search, parts, len(parts))
         return np.sqrt(distance, out=distance), index
 
-    def _query_block(
+
+class _Products:
+    """Bounds from the float32 matrix product of rows and bank, ``|q|^2 - 2 q.c + |c|^2``."""
+
+    def __init__(self, bank: NDArray[np.float32], mean: NDArray[np.float32]) -> None:
+        self.bank, self.mean = bank, mean
+        # Rounding changes the bound by at most gamma (|q|^2 + |c|^2), a part for each side: d
+        # for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2), 4 for centring both
+        # sides, 4 for norms and sums.
+        self._gamma = (bank.shape[1] + 8) * 2.0**-24
+        self._squared_norm = np.empty(len(bank), np.float64)
+        for start in range(0, len(bank), _BLOCKS[1]):
+            part = slice(start, start + _BLOCKS[1])
+            wide = _centred(bank[part], mean, "bank", start)
+            self._squared_norm[part] = np.einsum("ij,ij->i", wide, wide)
+
+    def search(
         self,
         rows: NDArray[np.float32],
-        start: int,
-        product: NDArray[np.float32],
+        centred: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
         distance: NDArray[np.float64],
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
-        prepared, squared_norm = self._prepare(rows, "rows", start)
-        prepared *= np.float32(-2.0)
+        squared_norm = np.einsum("ij,ij->i", centred, centred)
         floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
-        rows = read_only(rows)
-        n_bank = product.shape[1]
-        for start in range(0, len(self.bank), n_bank):
-            part = slice(start, start + n_bank)
+        factors = (-2.0 * centred).astype(np.float32)
+        product = np.empty(len(rows) * min(len(self.bank), _BLOCKS[1]), np.float32)
+        for start in range(0, len(self.bank), _BLOCKS[1]):
+            part = slice(start, start + _BLOCKS[1])
             bank = self.bank[part]
-            out = product.reshape(-1)[: len(rows) * len(bank)].reshape(len(rows), len(bank))
-            others = bank - self._mean if self._sketches is None else self._sketches[part]
-            np.matmul(prepared, others.T, out=out)
+            out = product[: len(rows) * len(bank)].reshape(len(rows), len(bank))
+            np.matmul(factors, (bank - self.mean).T, out=out)
             _take_candidates(
                 rows,
                 read_only(bank),
@@ -316,24 +408,108 @@ class NearestNeighbors:
                 index,
             )
 
-    def _prepare(
-        self, rows: NDArray[np.float32], name: str, start: int
+
+class _Leaves:
+    """Bounds from sketches of rows, with similar rows of the bank side by side.
+
+    A sketch holds a row's leading principal coordinates and the norm of what they leave out;
+    the distance of two sketches never exceeds that of the rows (triangle inequality), and on
+    network features is not much less. The bank is cut in two at the median of its widest
+    coordinate until no leaf has more than ``_LEAF`` rows. A row is compared with the box
+    around each leaf, with the sketches of leaves that it may have a neighbour in, and with
+    the rows whose sketches are near enough; what is left, a few, is measured.
+
+    Notes
+    -----
+    Sketches come from float64 and are off by less than ``e = 2**-18`` of the row's norm, most
+    of it from the norm of the rest, the root of a difference. So for rows q and c at distance
+    r, for which ``|c| <= |q| + r``, their sketches are at most ``r (1 + e) + 2 e |q|`` apart.
+    With ``(x + y)^2 <= (1 + t) x^2 + (1 + 1/t) y^2`` and ``t = 2**-11`` the square is below
+    ``(1 + 2**-10) r^2 + 2**-22 |q|^2``, its rounding in float32 included. Boxes are made of
+    the sketches' own numbers and differences are rounded relative to themselves, so the same
+    holds for the distance to a box.
+    """
+
+    def __init__(self, bank: NDArray[np.float32], mean: NDArray[np.float32]) -> None:
+        self.bank, self.mean = bank, mean
+        self._axes = _principal_axes(bank, mean)
+        n_parts = -(-_SKETCH // _STEP)
+        sketches = np.empty((len(bank), n_parts * _STEP), np.float32)
+        for start in range(0, len(bank), _BLOCKS[1]):
+            part = slice(start, start + _BLOCKS[1])
+            sketches[part] = self._sketch(_centred(bank[part], mean, "bank", start))[0]
+        leaves = _cut(sketches[:, :_IN_BOX])
+        n_leaves = len(leaves)
+        # Places that no row takes are infinitely far away.
+        self._members = np.full((n_leaves, _LEAF), -1)
+        self._leaves = np.full((n_leaves, n_parts * _STEP, _LEAF), np.inf, np.float32)
+        n_boxed = min(_IN_BOX, n_parts * _STEP)
+        self._low, self._high = np.empty((2, n_boxed, n_leaves), np.float32)
+        for i, members in enumerate(leaves):
+            some = sketches[members]
+            self._members[i, : len(members)] = members
+            self._leaves[i, :, : len(members)] = some.T
+            self._low[:, i] = some[:, :n_boxed].min(axis=0)
+            self._high[:, i] = some[:, :n_boxed].max(axis=0)
+
+    def search(
+        self,
+        rows: NDArray[np.float32],
+        centred: NDArray[np.float64],
+        group: NDArray[np.int64],
+        skip: NDArray[np.int64],
+        distance: NDArray[np.float64],
+        index: NDArray[np.int64],
+    ) -> None:
+        """Fill ``distance`` (squared) and ``index`` for one block of rows."""
+        sketches, squared_norm = self._sketch(centred)
+        _search_leaves(
+            rows,
+            sketches.reshape(len(rows), -1, _STEP),
+            squared_norm * 2.0**-22 + _UNDERFLOW,
+            read_only(self.bank),
+            read_only(self._members),
+            read_only(self._leaves.reshape(len(self._leaves), -1, _STEP, _LEAF)),
+            read_only(self._low.reshape(-1, _STEP, len(self._leaves))),
+            read_only(self._high.reshape(-1, _STEP, len(self._leaves))),
+            group,
+            skip,
+            distance,
+            index,
+        )
+
+    def _sketch(
+        self, centred: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """What of a block of rows is multiplied, and the squared norm of that."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            centred = rows - self._mean
-            squared_norm = _squared_norms(centred)
-        _check_range(squared_norm, name, start)
-        if self._axes is None:
-            return centred, squared_norm
-        lead = centred.astype(np.float64) @ self._axes
+        """Sketches of some rows, and their squared norms."""
+        squared_norm = np.einsum("ij,ij->i", centred, centred)
+        lead = centred @ self._axes
         rest = squared_norm - np.einsum("ij,ij->i", lead, lead)
-        sketch = np.column_stack([lead, np.sqrt(np.maximum(rest, 0.0))]).astype(np.float32)
-        return sketch, _squared_norms(sketch)
+        sketch = np.zeros((len(lead), -(-_SKETCH // _STEP) * _STEP), np.float32)
+        sketch[:, 0] = np.sqrt(np.maximum(rest, 0.0))
+        sketch[:, 1:_SKETCH] = lead
+        return sketch, squared_norm
+
+
+def _cut(points: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    """Cut points into leaves of at most ``_LEAF``, all but the last of them full."""
+    whole: list[NDArray[np.intp]] = [np.arange(len(points))]
+    leaves = []
+    while whole:
+        some = whole.pop()
+        if len(some) <= _LEAF:
+            leaves.append(some)
+            continue
+        own = points[some]
+        values = own[:, np.argmax(own.var(axis=0, dtype=np.float64))]
+        half = -(-len(some) // _LEAF) // 2 * _LEAF
+        some = some[np.argpartition(values, half)]
+        whole += [some[half:], some[:half]]
+    return leaves
 
 
 def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Orthonormal axes of the bank's largest variance, ``(d, _SKETCH - 1)``.
+    """Orthonormal axes of the bank's largest variance, the largest first, ``(d, _SKETCH - 1)``.
 
     Any orthonormal axes give a valid bound; these a tight one.
     """
@@ -341,7 +517,18 @@ def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDA
     # Rows out of range are refused elsewhere; here they must not upset the axes.
     sample = sample[np.abs(sample).max(axis=1) <= _LARGEST_NORM]
     d = bank.shape[1]
-    return eigh(sample.T @ sample, subset_by_index=[d - _SKETCH + 1, d - 1])[1]
+    axes = eigh(sample.T @ sample, subset_by_index=[d - _SKETCH + 1, d - 1])[1]
+    return np.ascontiguousarray(axes[:, ::-1])
+
+
+def _centred(
+    rows: NDArray[np.float32], mean: NDArray[np.float32], name: str, start: int
+) -> NDArray[np.float64]:
+    """Rows less the mean, float32 numbers as float64; refused if they are out of range."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        wide = np.subtract(rows, mean).astype(np.float64)
+        _check_range(np.einsum("ij,ij->i", wide, wide), name, start)
+    return wide
 
 
 def _squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -63,10 +63,11 @@ class WinogradConv2d(torch.nn.Module):
         super().__init__()
         kernel = conv.weight.detach().numpy().astype(np.float64)
         outputs, inputs = kernel.shape[:2]
-        spectrum = np.einsum("ij,ocjk,lk->iloc", _KERNEL, kernel, _KERNEL, optimize=True)
         panel = _PANEL if outputs % _PANEL == 0 else outputs
-        spectrum = spectrum.reshape(36, outputs // panel, panel, inputs).swapaxes(2, 3)
-        self._spectrum = np.ascontiguousarray(spectrum, dtype=np.float32)
+        kernel = kernel.reshape(outputs // panel, panel, inputs, 9).swapaxes(1, 2)
+        self._spectrum = np.empty((36, *kernel.shape[:3]), np.float32)
+        for at, weights in enumerate(np.kron(_KERNEL, _KERNEL)):
+            self._spectrum[at] = kernel @ weights
         self._bias = np.zeros(outputs, np.float32)
         if conv.bias is not None:
             self._bias[:] = conv.bias.detach().numpy()
