@@ -731,6 +731,9 @@ class BasePatchDetector(BaseImageDetector):
             )
         return grids if region is None else grids.within(region)
 
-    def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
-        maps = block.to_pixels(values, sigma=self.smoothing_sigma)
+    def _to_pixels(self, block: PatchGrids, values: Any) -> list[np.ndarray]:
+        return self._within_region(block.to_pixels(values, sigma=self.smoothing_sigma))
+
+    def _within_region(self, maps: list[np.ndarray]) -> list[np.ndarray]:
+        """Maps with their minimum outside ``roi_mask_``."""
         return maps if self.roi_mask_ is None else [lowest_outside(m, self.roi_mask_) for m in maps]

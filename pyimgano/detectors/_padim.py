@@ -135,8 +135,13 @@ class PaDiMDetector(BasePatchDetector):
                     f"out, got n_samples={n} with {others} different from one of them."
                 )
             self._n_images = n
+            # How often each image is there, under the number of the first; a group of tiles is
+            # one image, of whose tiles no two need be alike.
+            self._n_copies = np.bincount(blocks.groups, minlength=n)
+            if self.tiled_:
+                self._n_copies[:] = 1
             left_out = self._estimate(store, groups)
-        return self._worst(store.geometry, left_out.ravel())
+        return _largest(store.geometry.smooth(left_out.ravel(), self.smoothing_sigma))
 
     def _choose_channels(self, block: PatchGrids) -> None:
         available = block.n_features
@@ -211,16 +216,20 @@ class PaDiMDetector(BasePatchDetector):
         in_threads(estimate, ranges(positions, -(-positions * d * n // _VALUES)), n_threads())
         return np.sqrt(left_out)
 
-    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        selected = self._select(block)
-        squared = self._squared_distances(selected)
-        n = self._n_images
-        known = own >= 0
-        # Maps of recognised images: their own part taken out of mean and covariance (up to a
-        # factor (n - 2) / (n - 1) on the latter, for which the factor would have to be redone).
-        squared[known] = _left_out(squared[known], n / (n - 1), n / (n - 1) ** 2)
-        distance = np.sqrt(squared).ravel()
-        return distance, self._worst(block, distance)
+    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        squared = self._squared_distances(self._select(block))
+        # Maps of recognised images: they and their copies taken out of mean and covariance (up to
+        # a factor (n - k - 1) / (n - 1) on the latter, for which it would have to be factorised
+        # anew).
+        known = np.flatnonzero(own >= 0)
+        n, k = self._n_images, self._n_copies[own[known], None]
+        shrink = k * n / ((n - k) * (n - 1))
+        squared[known] = _left_out(squared[known], n / (n - k), shrink)
+        maps = block.smooth(np.sqrt(squared).ravel(), self.smoothing_sigma)
+        return maps, _largest(maps)
+
+    def _to_pixels(self, block: PatchGrids, values: list[np.ndarray]) -> list[np.ndarray]:
+        return self._within_region(block.place(values))
 
     def _squared_distances(self, selected: np.ndarray) -> np.ndarray:
         """Squared distances ``(n, n_positions)`` of ``selected (n, n_positions, n_channels)``."""
@@ -236,12 +245,12 @@ class PaDiMDetector(BasePatchDetector):
             in_threads(measure, parts, len(parts))
         return squared
 
-    def _worst(self, grids: PatchGrids, distance: np.ndarray) -> np.ndarray:
-        maps = grids.smooth(distance, self.smoothing_sigma)
-        return np.array([m.max() for m in maps], dtype=np.float64)
+
+def _largest(maps: list[np.ndarray]) -> np.ndarray:
+    return np.array([one.max() for one in maps], dtype=np.float64)
 
 
-def _left_out(q: np.ndarray, away: float, shrink: float) -> np.ndarray:
+def _left_out(q: np.ndarray, away: Any, shrink: Any) -> np.ndarray:
     """Squared distance of a sample to the Gaussian without it (Sherman and Morrison).
 
     ``q`` is its squared distance ``v' M^-1 v`` to the full mean; without it the mean lies

@@ -437,16 +437,31 @@ class PatchGrids:
         list of ndarray of shape (height, width), float32
             One map per image, in the size of that image.
         """
+        return self.place(self.smooth(values, sigma))
+
+    def place(self, fine: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Bring maps at the resolution of the features to the pixels of the input images.
+
+        Parameters
+        ----------
+        fine : sequence of ndarray of shape (work_height, work_width), float32
+            One map per image, see ``smooth``.
+
+        Returns
+        -------
+        list of ndarray of shape (height, width), float32
+            One map per image, in the size of that image; its minimum outside the box.
+        """
         maps = []
-        for i, fine in enumerate(self.smooth(values, sigma)):
+        for i, one in enumerate(fine):
             height, width = (int(s) for s in self.image_sizes[i])
-            if fine.size == 1:
-                maps.append(np.full((height, width), fine.flat[0], dtype=np.float32))
+            if one.size == 1:
+                maps.append(np.full((height, width), one.flat[0], dtype=np.float32))
                 continue
             top, left, box_h, box_w = self.boxes[i]
             y0, x0 = max(0, round(top)), max(0, round(left))
             y1, x1 = min(height, round(top + box_h)), min(width, round(left + box_w))
-            inside = resize_image(fine, (y1 - y0, x1 - x0))
+            inside = resize_image(one, (y1 - y0, x1 - x0))
             if inside.shape == (height, width):
                 maps.append(inside)
                 continue

@@ -71,6 +71,18 @@ def test_copies_of_an_image_are_left_out_together():
         assert scores[i] == pytest.approx(expected, rel=1e-5)
 
 
+def test_maps_of_recognised_images_leave_all_their_copies_out():
+    order = [0, 1, 2, 3, 4, 3, 5, 6, 7, 3, 0, 8, 9, 10, 11]
+    X, n = grids()[order], len(order)
+    # Next to no ridge: what is left of the covariance's factor can then be told exactly.
+    detector = PaDiMDetector(smoothing_sigma=0, regularization=1e-9).fit(X)
+    for image, k in ((3, 3), (0, 2), (5, 1)):
+        others = as_array(X)[[i for i in range(n) if order[i] != image]]
+        expected = paper_distance(others, as_array(grids())[image], ridge=1e-9)
+        found = detector.anomaly_map(grids()[[image]])[0]
+        np.testing.assert_allclose(found, expected * ((n - 1) / (n - k - 1)) ** 0.5, rtol=1e-4)
+
+
 def test_smoothing_comes_before_the_score():
     X, new = grids(), grids(3, seed=1)
     rough = PaDiMDetector(smoothing_sigma=0).fit(X)
