@@ -211,31 +211,29 @@ class TrainingBlocks:
         self._verbose = verbose
         self.known: dict[bytes, int] = {}
         self._blocks = blocks
-        self._groups = np.empty(n_images, dtype=np.int64)
-        self._copy_of = np.empty(n_images, dtype=np.int64)
+        self._groups: list[int] = []
+        self._copy_of: list[int] = []
         self._first: dict[Fingerprint, int] = {}
-        self._n_read = self._n_begun = 0
+        self._n_begun = 0
 
     def __iter__(self) -> Iterator[Any]:
         with progress_callback("training images", self._verbose) as progress:
             for block, samples in ahead(self._blocks):
                 for sample in samples:
                     self._n_begun += sample.tile == 0
-                    group = self.known.setdefault(sample.image, self._n_begun - 1)
-                    self._groups[self._n_read] = group
-                    self._copy_of[self._n_read] = self._first.setdefault(sample, self._n_read)
-                    self._n_read += 1
+                    self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
+                    self._copy_of.append(self._first.setdefault(sample, len(self._copy_of)))
                 if progress is not None:
-                    progress(self._n_read, self.n_images)
+                    progress(len(self._groups), self.n_images)
                 yield block
 
     @property
     def groups(self) -> np.ndarray:
-        return self._groups[: self._n_read]
+        return np.array(self._groups, dtype=np.int64)
 
     @property
     def copy_of(self) -> np.ndarray:
-        return self._copy_of[: self._n_read]
+        return np.array(self._copy_of, dtype=np.int64)
 
 
 class BaseImageDetector(
