@@ -231,6 +231,10 @@ class TrainingBlocks:
     def groups(self) -> np.ndarray:
         return np.array(self._groups, dtype=np.int64)
 
+    def groups_since(self, first: int) -> np.ndarray:
+        """``groups[first:]``, without the cost of all when few are new."""
+        return np.array(self._groups[first:], dtype=np.int64)
+
     @property
     def copy_of(self) -> np.ndarray:
         return np.array(self._copy_of, dtype=np.int64)

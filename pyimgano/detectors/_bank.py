@@ -259,7 +259,7 @@ def stream_bank(
             projection = Projection(grids.n_features, projection_dim, rng)
             candidates = _Candidates(capacity, projection)
         patches.append(grids)
-        groups = blocks.groups[n_samples:]
+        groups = blocks.groups_since(n_samples)
         for one, group in zip(grids.as_image_rows(), groups.tolist()):
             candidates.add(one, group)
         n_samples += len(grids)
