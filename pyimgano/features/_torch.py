@@ -71,8 +71,8 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         Odd side length of the neighbourhood each patch is averaged over, in patches of its
         layer. Border patches average zeros in, as in PatchCore's reference. 1 leaves it out.
     precision : {"float32", "bfloat16"}, default="float32"
-        Arithmetic of the network. ``"bfloat16"`` is several times faster on processors and
-        GPUs with bfloat16 matrix units, slower on others, and changes features by about 1 %.
+        Arithmetic of the network. ``"bfloat16"`` is faster on processors and GPUs with matrix
+        units for it, not on others, and changes features by about 1 %.
         The features returned are float32 in any case.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... or ``"auto"`` for CUDA where there is one.
@@ -104,7 +104,9 @@ class TorchPatchFeatures(BaseNetworkFeatures):
     Notes
     -----
     Batch norms are folded into the convolutions when the network is loaded, and it runs in
-    the channels-last layout.
+    the channels-last layout. On a CPU in float32, convolutions of 3 x 3 are computed by
+    Winograd's minimal filtering [2]_ in less than half the time; features differ from those of
+    the direct sums by a few millionths of the largest.
 
     ``fit`` learns nothing from the images; it loads the network and notes its sha256.
     ``transform`` works without it.
@@ -112,6 +114,7 @@ class TorchPatchFeatures(BaseNetworkFeatures):
     References
     ----------
     .. [1] K. Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
+    .. [2] A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 
     Examples
     --------
