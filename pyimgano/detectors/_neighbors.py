@@ -352,8 +352,8 @@ class NearestNeighbors:
             for start in range(some.start, some.stop, n_rows):
                 part = slice(start, min(start + n_rows, some.stop))
                 block = read_only(queries[part])
-                wide = _centred(block, self._bounds.mean, "rows", start)
-                self._bounds.search(block, wide, group, skip[part], distance[part], index[part])
+                centred = _centred(block, self._bounds.mean, "rows", start)
+                self._bounds.search(block, *centred, group, skip[part], distance[part], index[part])
 
         parts = ranges(n, min(n_threads(), -(-n // n_rows)))
         in_threads(search, parts, len(parts))
@@ -372,20 +372,19 @@ class _Products:
         self._squared_norm = np.empty(len(bank), np.float64)
         for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
-            wide = _centred(bank[part], mean, "bank", start)
-            self._squared_norm[part] = np.einsum("ij,ij->i", wide, wide)
+            self._squared_norm[part] = _centred(bank[part], mean, "bank", start)[1]
 
     def search(
         self,
         rows: NDArray[np.float32],
         centred: NDArray[np.float64],
+        squared_norm: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
         distance: NDArray[np.float64],
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
-        squared_norm = np.einsum("ij,ij->i", centred, centred)
         floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
         factors = (-2.0 * centred).astype(np.float32)
@@ -437,7 +436,7 @@ class _Leaves:
         sketches = np.empty((len(bank), n_parts * _STEP), np.float32)
         for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
-            sketches[part] = self._sketch(_centred(bank[part], mean, "bank", start))[0]
+            sketches[part] = self._sketch(*_centred(bank[part], mean, "bank", start))
         leaves = _cut(sketches[:, :_IN_BOX])
         n_leaves = len(leaves)
         # Places that no row takes are infinitely far away.
@@ -456,16 +455,16 @@ class _Leaves:
         self,
         rows: NDArray[np.float32],
         centred: NDArray[np.float64],
+        squared_norm: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
         distance: NDArray[np.float64],
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
-        sketches, squared_norm = self._sketch(centred)
         _search_leaves(
             rows,
-            sketches.reshape(len(rows), -1, _STEP),
+            self._sketch(centred, squared_norm).reshape(len(rows), -1, _STEP),
             squared_norm * 2.0**-22 + _UNDERFLOW,
             read_only(self.bank),
             read_only(self._members),
@@ -479,16 +478,15 @@ class _Leaves:
         )
 
     def _sketch(
-        self, centred: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Sketches of some rows, and their squared norms."""
-        squared_norm = np.einsum("ij,ij->i", centred, centred)
+        self, centred: NDArray[np.float64], squared_norm: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Sketches of some rows, ``(n, n_parts * _STEP)``; zeros fill the last part."""
         lead = centred @ self._axes
         rest = squared_norm - np.einsum("ij,ij->i", lead, lead)
         sketch = np.zeros((len(lead), -(-_SKETCH // _STEP) * _STEP), np.float32)
         sketch[:, 0] = np.sqrt(np.maximum(rest, 0.0))
         sketch[:, 1:_SKETCH] = lead
-        return sketch, squared_norm
+        return sketch
 
 
 def _cut(points: NDArray[np.float32]) -> list[NDArray[np.intp]]:
@@ -523,12 +521,13 @@ def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDA
 
 def _centred(
     rows: NDArray[np.float32], mean: NDArray[np.float32], name: str, start: int
-) -> NDArray[np.float64]:
-    """Rows less the mean, float32 numbers as float64; refused if they are out of range."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows less the mean, rounded to float32, and their squared norms; refused out of range."""
     with np.errstate(invalid="ignore", over="ignore"):
-        wide = np.subtract(rows, mean).astype(np.float64)
-        _check_range(np.einsum("ij,ij->i", wide, wide), name, start)
-    return wide
+        centred = np.subtract(rows, mean).astype(np.float64)
+        squared_norm = np.einsum("ij,ij->i", centred, centred)
+    _check_range(squared_norm, name, start)
+    return centred, squared_norm
 
 
 def _squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ def sketched(request):
             patch.setattr(_neighbors, "_SKETCH", 3)
             patch.setattr(_neighbors, "_WIDE", 4)
             patch.setattr(_neighbors, "_LARGE", 1)
-            patch.setattr(_neighbors, "_SKETCH_BLOCKS", (7, 600))
+            patch.setattr(_neighbors, "_LEAF", 5)
         yield
 
 
