@@ -7,6 +7,8 @@ that the others are too far away.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -198,9 +200,9 @@ def _roughly(a, b):
 
 @numba.njit(cache=True, nogil=True)
 def _search_leaves(
-    rows, sketches, slack, bank, members, leaves, low, high, group, exclude, distance, index
+    rows, sketches, wrong, bank, members, leaves, low, high, group, exclude, distance, index
 ):
-    """Find the k best of each row; ``slack`` is what sketches may be off, see ``_Leaves``."""
+    """Find the k best of each row; ``wrong`` is how far off sketches may be, see ``_Leaves``."""
     k = distance.shape[1]
     n_leaves, n_members = members.shape
     of_leaf = np.empty(n_leaves, np.float32)
@@ -223,7 +225,7 @@ def _search_leaves(
         _bound_leaves(sketch, low, high, of_leaf)
         nearest = np.argmin(of_leaf)
         limit = min(known, best[k - 1])
-        reach = np.float32(limit * (1.0 + 2.0**-10) + slack[q])
+        reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + _UNDERFLOW)
         for visit in range(-1, n_leaves):
             leaf = nearest if visit < 0 else visit
             if of_leaf[leaf] > reach or visit == nearest:
@@ -241,7 +243,7 @@ def _search_leaves(
                     continue
                 _insert(best, position, squared_distance(row, other), j)
                 limit = min(known, best[k - 1])
-                reach = np.float32(limit * (1.0 + 2.0**-10) + slack[q])
+                reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + _UNDERFLOW)
 
 
 class NearestNeighbors:
@@ -377,7 +379,7 @@ class _Products:
     def search(
         self,
         rows: NDArray[np.float32],
-        centred: NDArray[np.float64],
+        centred: NDArray[np.float32],
         squared_norm: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
@@ -387,7 +389,7 @@ class _Products:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
         floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
-        factors = (-2.0 * centred).astype(np.float32)
+        factors = np.float32(-2.0) * centred
         product = np.empty(len(rows) * min(len(self.bank), _BLOCKS[1]), np.float32)
         for start in range(0, len(self.bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
@@ -420,23 +422,30 @@ class _Leaves:
 
     Notes
     -----
-    Sketches come from float64 and are off by less than ``e = 2**-18`` of the row's norm, most
-    of it from the norm of the rest, the root of a difference. So for rows q and c at distance
-    r, for which ``|c| <= |q| + r``, their sketches are at most ``r (1 + e) + 2 e |q|`` apart.
-    With ``(x + y)^2 <= (1 + t) x^2 + (1 + 1/t) y^2`` and ``t = 2**-11`` the square is below
-    ``(1 + 2**-10) r^2 + 2**-22 |q|^2``, its rounding in float32 included. Boxes are made of
-    the sketches' own numbers and differences are rounded relative to themselves, so the same
-    holds for the distance to a box.
+    The bank's sketches come from float64 and are off by less than ``e = 2**-18`` of the row's
+    norm, most of it from the norm of the rest, the root of a difference. A query q's come from
+    a float32 product. Each coordinate, a sum of d products with an axis of length 1, is off by
+    at most ``(d + 2) / 2**24 |q|``, all together by ``a |q|``. So the square of the rest is
+    off by ``2.1 a |q|^2`` at most, and the rest by that divided by the rest, or by its root.
+
+    Let ``a`` be ``e`` more. Then the sketches of rows q and c at distance r, for which
+    ``|c| <= |q| + r``, are at most ``r (1 + e) + w / sqrt(max(rest^2, w))`` apart, with
+    ``w = 3 a |q|^2``. Boxes are made of the sketches' own numbers, and differences are rounded
+    relative to themselves; a factor of ``1 + 2**-14`` covers that.
     """
 
     def __init__(self, bank: NDArray[np.float32], mean: NDArray[np.float32]) -> None:
         self.bank, self.mean = bank, mean
-        self._axes = _principal_axes(bank, mean)
-        n_parts = -(-_SKETCH // _STEP)
+        n_parts = -(-_SKETCH // _STEP)  # of which zeros fill the last
+        axes = np.zeros((bank.shape[1], n_parts * _STEP))
+        axes[:, 1:_SKETCH] = _principal_axes(bank, mean)
         sketches = np.empty((len(bank), n_parts * _STEP), np.float32)
         for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
-            sketches[part] = self._sketch(*_centred(bank[part], mean, "bank", start))
+            centred, squared_norm = _centred(bank[part], mean, "bank", start)
+            sketches[part] = _sketch(centred.astype(np.float64), squared_norm, axes)[0]
+        self._axes = axes.astype(np.float32)
+        self._a = np.sqrt(_SKETCH) * (bank.shape[1] + 2) * 2.0**-24 + 2.0**-18
         leaves = _cut(sketches[:, :_IN_BOX])
         n_leaves = len(leaves)
         # Places that no row takes are infinitely far away.
@@ -454,7 +463,7 @@ class _Leaves:
     def search(
         self,
         rows: NDArray[np.float32],
-        centred: NDArray[np.float64],
+        centred: NDArray[np.float32],
         squared_norm: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
@@ -462,10 +471,12 @@ class _Leaves:
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
+        sketches, rest = _sketch(centred, squared_norm, self._axes)
+        w = 3.0 * self._a * squared_norm
         _search_leaves(
             rows,
-            self._sketch(centred, squared_norm).reshape(len(rows), -1, _STEP),
-            squared_norm * 2.0**-22 + _UNDERFLOW,
+            sketches.reshape(len(rows), -1, _STEP),
+            w / np.sqrt(np.maximum(rest, w) + _UNDERFLOW),
             read_only(self.bank),
             read_only(self._members),
             read_only(self._leaves.reshape(len(self._leaves), -1, _STEP, _LEAF)),
@@ -477,16 +488,16 @@ class _Leaves:
             index,
         )
 
-    def _sketch(
-        self, centred: NDArray[np.float64], squared_norm: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """Sketches of some rows, ``(n, n_parts * _STEP)``; zeros fill the last part."""
-        lead = centred @ self._axes
-        rest = squared_norm - np.einsum("ij,ij->i", lead, lead)
-        sketch = np.zeros((len(lead), -(-_SKETCH // _STEP) * _STEP), np.float32)
-        sketch[:, 0] = np.sqrt(np.maximum(rest, 0.0))
-        sketch[:, 1:_SKETCH] = lead
-        return sketch
+
+def _sketch(
+    centred: NDArray[Any], squared_norm: NDArray[np.float64], axes: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Sketches of some rows, and the squares of their first numbers: of the rows' rest."""
+    sketch = centred @ axes  # the first axis is zero
+    lead = np.einsum("ij,ij->i", sketch, sketch, dtype=np.float64)
+    rest = np.maximum(squared_norm - lead, 0.0)
+    sketch[:, 0] = np.sqrt(rest)
+    return sketch, rest
 
 
 def _cut(points: NDArray[np.float32]) -> list[NDArray[np.intp]]:
@@ -521,11 +532,11 @@ def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDA
 
 def _centred(
     rows: NDArray[np.float32], mean: NDArray[np.float32], name: str, start: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows less the mean, rounded to float32, and their squared norms; refused out of range."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Rows less the mean, and their squared norms; refused if they are out of range."""
     with np.errstate(invalid="ignore", over="ignore"):
-        centred = np.subtract(rows, mean).astype(np.float64)
-        squared_norm = np.einsum("ij,ij->i", centred, centred)
+        centred = rows - mean
+        squared_norm = _squared_norms(centred)
     _check_range(squared_norm, name, start)
     return centred, squared_norm
 
