@@ -1,0 +1,35 @@
+"""The detectors that accuracy and false-positive rates are measured of, by command-line options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pyimgano import create_model
+from pyimgano.base import BasePatchDetector
+
+DETECTORS = ("patchcore", "padim", "spade", "softpatch", "anomalydino")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detector", choices=DETECTORS, default=DETECTORS[0])
+    parser.add_argument(
+        "--features", default="filterbank", help="resnet18, timm:NAME, ...; default: filterbank"
+    )
+    parser.add_argument("--weights", help="state dict of the network; default: published ones")
+    parser.add_argument("--resize", type=int, help="smaller side in pixels; default: the step's")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--device", default="auto")
+
+
+def make_detector(args: argparse.Namespace, **params: Any) -> BasePatchDetector:
+    """The detector asked for; the layers of a network given by name are those of its paper.
+
+    Parameters that are None are left at the detector's defaults.
+    """
+    step = {"resize": args.resize, "weights": args.weights}
+    if args.features != "filterbank":
+        step |= {"precision": args.precision, "device": args.device}
+    params |= {f"features__{name}": value for name, value in step.items()}
+    given = {name: value for name, value in params.items() if value is not None}
+    return create_model(f"vision_{args.detector}", features=args.features, **given)
