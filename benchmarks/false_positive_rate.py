@@ -5,12 +5,14 @@
 Detectors and features are chosen as for ``accuracy.py``; several ``--coreset-ratio`` are compared.
 Splits the good training images at random, fits and calibrates on one part, and counts how many of
 the held-out ones are judged anomalous. Features are computed once for all splits, so this measures
-the thresholds alone. Prints a Markdown table of the means over all splits.
+the thresholds alone. Prints a Markdown table of the means over all splits, and each split's rates
+on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 
@@ -47,6 +49,7 @@ def main() -> None:
     print("| detector | " + " | ".join(head) + " | spread at 5% |\n|---|" + "---|" * 4)
     for ratio in args.coreset_ratio:
         detector = make_detector(args, coreset_ratio=ratio)
+        name = args.detector if ratio is None else f"{args.detector} {ratio:.0%}"
         rates = []
         splits = ShuffleSplit(args.splits, test_size=args.held_out, random_state=0)
         for seed, (train, test) in enumerate(splits.split(grids)):
@@ -59,9 +62,10 @@ def main() -> None:
                     for t in TARGETS
                 ]
             )
+            cells = ", ".join(f"{rate:.1%}" for rate in rates[-1])
+            print(f"{name}, split {seed}: {cells}", file=sys.stderr)
         mean, spread = np.mean(rates, axis=0), np.std(rates, axis=0)[1]
         cells = [f"{m:.1%}" for m in mean]
-        name = args.detector if ratio is None else f"{args.detector} {ratio:.0%}"
         print(f"| {name} | " + " | ".join(cells) + f" | {spread:.1%} |", flush=True)
 
 
