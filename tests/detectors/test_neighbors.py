@@ -252,3 +252,34 @@ def test_sketches_of_wide_rows_on_hard_data() -> None:
     expected, expected_index = _reference(rows, bank, 3)
     np.testing.assert_allclose(distance, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(index, expected_index)
+
+
+def test_large_wide_bank_far_from_its_mean() -> None:
+    # The rows' norms are a thousand times their distances: float32 sketches of the queries are off
+    # by more than the nearest bank rows differ in.
+    rng = np.random.default_rng(8)
+    sides = rng.choice([-300.0, 300.0], 2600)[:, None] * np.ones(130)
+    spread = np.zeros((2600, 130))
+    spread[:, :30] = rng.standard_normal((2600, 30))  # hence the sketches' rest is all rounding
+    points = (sides + spread @ np.linalg.qr(rng.standard_normal((130, 130)))[0]).astype(np.float32)
+    bank, rows = points[:2000], points[2000:]
+    group, exclude = np.arange(2000) % 7, np.arange(600) % 8 - 1
+    search = NearestNeighbors(bank, bank_group=group)
+    distance, index = search.query(rows, k=4, exclude=exclude)
+    expected, expected_index = _reference(rows, bank, 4, group[None, :] != exclude[:, None])
+    np.testing.assert_allclose(distance, expected, rtol=1e-9)
+    np.testing.assert_array_equal(index, expected_index)
+    for i in (0, 1, 511, 512, 599):  # others before it or none
+        one, one_index = search.query(rows[i : i + 1], k=4, exclude=exclude[i : i + 1])
+        assert one.tobytes() == distance[i : i + 1].tobytes()
+        np.testing.assert_array_equal(one_index, index[i : i + 1])
+
+
+def test_equal_rows_in_several_leaves() -> None:
+    rng = np.random.default_rng(9)
+    base = rng.standard_normal((3, 200)).astype(np.float32)
+    bank = np.tile(base, (700, 1))
+    distance, index = NearestNeighbors(bank).query(np.repeat(base, 2, axis=0), k=5)
+    np.testing.assert_array_equal(distance, np.zeros((6, 5)))
+    first = np.repeat(np.arange(3), 2)
+    np.testing.assert_array_equal(index, first[:, None] + 3 * np.arange(5))
