@@ -85,8 +85,9 @@ for _format in ImageFormat:
 
 def is_torch_tensor(x: object) -> bool:
     """Whether ``x`` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    # Another thread may just be importing torch, which then has no tensors yet.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(x, tensor)
 
 
 def describe(x: object) -> str:
