@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -218,3 +220,9 @@ def test_to_torch_and_back():
 def test_u8_to_float_chw_and_back_is_the_identity(chw):
     out = normalize_numpy_image(chw.astype(np.float32) / np.float32(255), "rgb_f32_chw")
     np.testing.assert_array_equal(out, chw.transpose(1, 2, 0))
+
+
+def test_torch_that_another_thread_is_just_importing_has_no_tensors_yet(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    found = normalize_numpy_image(RGB_F32, input_format="rgb_f32_hwc")
+    np.testing.assert_array_equal(found, TWO_PIXELS)
