@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import sklearn
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pyimgano.detectors import PatchCoreDetector
@@ -111,6 +112,18 @@ def test_ahead_passes_an_error_on_after_the_items_before_it(cores, monkeypatch):
     assert next(seen) == 1
     with pytest.raises(KeyError, match="broken"):
         next(seen)
+
+
+def test_ahead_makes_items_under_the_callers_configuration(monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: 2)
+
+    def items():
+        for _ in range(2):
+            yield sklearn.get_config()["assume_finite"], np.geterr()["over"]
+
+    with sklearn.config_context(assume_finite=True), np.errstate(over="raise"):
+        assert list(ahead(items())) == [(True, "raise")] * 2
+    assert list(ahead(items())) == [(False, "warn")] * 2
 
 
 def test_ahead_may_be_left_early(monkeypatch):

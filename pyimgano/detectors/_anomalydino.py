@@ -16,6 +16,7 @@ from pyimgano.base import BasePatchDetector, Fingerprint, TrainingBlocks
 from pyimgano.detectors._bank import LeftOut, choose_bank
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.features import PatchGrids
+from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["AnomalyDINODetector"]
 
@@ -297,8 +298,9 @@ def _foreground(tokens: np.ndarray, held: np.ndarray) -> np.ndarray:
     centred = tokens.astype(np.float64)
     centred -= centred.mean(axis=0)
     d = centred.shape[1]
-    _, axis = eigh(centred.T @ centred, subset_by_index=[d - 1, d - 1])
-    component = centred @ axis
+    with one_blas_thread:
+        _, axis = eigh(centred.T @ centred, subset_by_index=[d - 1, d - 1])
+        component = centred @ axis
     low, spread = component.min(), np.ptp(component)
     if spread == 0:
         return everything

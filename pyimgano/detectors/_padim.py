@@ -20,7 +20,9 @@ __all__ = ["PaDiMDetector"]
 
 # The paper's numbers of channels: 100 of ResNet-18's 448, 550 of WideResNet-50's 1792.
 _FEW, _MANY, _WIDE = 100, 550, 512
-# Values of all training images that are worked on at a time, in float64 (1 MiB).
+# Values of all training images that are read at a time (32 MiB).
+_READ = 2**23
+# Of them, values that are worked on at a time, in float64 (1 MiB).
 _VALUES = 2**17
 
 
@@ -141,7 +143,10 @@ class PaDiMDetector(BasePatchDetector):
             if self.tiled_:
                 self._n_copies[:] = 1
             left_out = self._estimate(store, groups)
-        return _largest(store.geometry.smooth(left_out.ravel(), self.smoothing_sigma))
+        grids = store.geometry
+        return np.concatenate(  # one at a time: maps of all images would be as large as these
+            [_largest(grids[i].smooth(one, self.smoothing_sigma)) for i, one in enumerate(left_out)]
+        )
 
     def _choose_channels(self, block: PatchGrids) -> None:
         available = block.n_features
@@ -174,7 +179,7 @@ class PaDiMDetector(BasePatchDetector):
             )
         rows = block.rows
         if block.n_features > len(self.channels_):  # the step does not select them, or not yet
-            rows = rows[:, self.channels_]
+            rows = rows.take(self.channels_, axis=1)
         return rows.reshape(len(block), -1, len(self.channels_))
 
     def _estimate(self, store: PatchStore, groups: list[np.ndarray]) -> np.ndarray:
@@ -189,9 +194,10 @@ class PaDiMDetector(BasePatchDetector):
         left_out = np.empty((n, positions))
         ridge = self.regularization * np.eye(d)
 
-        def estimate(part: slice) -> None:
+        def estimate(read: tuple[slice, np.ndarray]) -> None:
+            part, values = read
             deviation = np.empty((part.stop - part.start, d, n))
-            deviation[:] = np.stack([store.rows_of(i, part) for i in range(n)]).transpose(1, 2, 0)
+            deviation[:] = values.transpose(1, 2, 0)
             mean = deviation.mean(axis=2)
             deviation -= mean[:, :, None]
             scatter = deviation @ deviation.transpose(0, 2, 1)
@@ -213,7 +219,13 @@ class PaDiMDetector(BasePatchDetector):
                     q = q.reshape(len(white), -1)
                 left_out[members.ravel(), part] = q.T
 
-        in_threads(estimate, ranges(positions, -(-positions * d * n // _VALUES)), n_threads())
+        for some in ranges(positions, -(-positions * d * n // _READ)):
+            values = np.stack([store.rows_of(i, some) for i in range(n)])
+            parts = [
+                (slice(some.start + part.start, some.start + part.stop), values[:, part])
+                for part in ranges(values.shape[1], -(-values.size // _VALUES))
+            ]
+            in_threads(estimate, parts, n_threads())
         return np.sqrt(left_out)
 
     def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
@@ -224,7 +236,9 @@ class PaDiMDetector(BasePatchDetector):
         known = np.flatnonzero(own >= 0)
         n, k = self._n_images, self._n_copies[own[known], None]
         shrink = k * n / ((n - k) * (n - 1))
-        squared[known] = _left_out(squared[known], n / (n - k), shrink)
+        # Rounding must not bring a distance to where nothing would be left of the covariance.
+        q = np.minimum(squared[known], (1 - 1e-6) / shrink)
+        squared[known] = _left_out(q, n / (n - k), shrink)
         maps = block.smooth(np.sqrt(squared).ravel(), self.smoothing_sigma)
         return maps, _largest(maps)
 

@@ -13,6 +13,7 @@ from pyimgano.detectors._neighbors import NearestNeighbors
 from pyimgano.detectors._patchcore import PatchCoreDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
+from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["SoftPatchDetector"]
 
@@ -232,7 +233,8 @@ class SoftPatchDetector(PatchCoreDetector):
     def _weights_at(self, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Weights of one position's patches, ``(n_images,)``, with median 1 as a rule."""
         if self.discriminator == "gaussian":
-            outlier = _mahalanobis(rows)
+            with one_blas_thread:
+                outlier = _mahalanobis(rows)
         else:
             k = 1 if self.discriminator == "nearest" else self.lof_neighbors
             k = min(k, len(rows) - np.bincount(groups).max())

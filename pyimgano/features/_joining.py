@@ -30,9 +30,18 @@ def join_maps(
     -------
     ndarray of shape (h_0, w_0, n_features), float32
         Larger and smaller maps are interpolated bilinearly, cell centers on cell centers.
+
+    Raises
+    ------
+    ValueError
+        If there are not so many features.
     """
     ends = np.cumsum([one.shape[2] for one in maps])
     if channels is not None:
+        if channels[-1] >= ends[-1]:
+            raise ValueError(
+                f"there are {ends[-1]} features, and number {channels[-1]} was to be kept."
+            )
         starts = [0, *ends[:-1]]
         chosen = [channels[(channels >= a) & (channels < b)] - a for a, b in zip(starts, ends)]
         maps = [one[:, :, some] for one, some in zip(maps, chosen)]

@@ -25,7 +25,7 @@ from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._joining import join_maps
 from pyimgano.features._weights import read_state_dict
 from pyimgano.utils._optional import import_optional
-from pyimgano.utils._threads import Shared, n_threads, one_blas_thread
+from pyimgano.utils._threads import Shared, in_threads, n_threads, one_blas_thread
 
 __all__ = ["BaseNetworkFeatures"]
 
@@ -72,6 +72,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
     device: str
     embed_weights: bool
     random_state: int
+    _channels: np.ndarray | None
 
     # ---- what a subclass writes -----------------------------------------------------
     @classmethod
@@ -118,8 +119,29 @@ class BaseNetworkFeatures(BasePatchFeatures):
         channels : array-like of shape (n_kept,), int, or None
             Ascending indices of the features to return, each of which is the same as before,
             bit for bit. None returns all.
+
+        Raises
+        ------
+        ValueError
+            If ``channels`` are not ascending indices, or, in ``transform``, if there are not so
+            many features.
         """
-        self._channels = None if channels is None else np.asarray(channels, dtype=np.intp)
+        if channels is None:
+            self._channels = None
+            return
+        chosen = np.asarray(channels)
+        if (
+            chosen.ndim != 1
+            or not len(chosen)
+            or not np.issubdtype(chosen.dtype, np.integer)
+            or chosen[0] < 0
+            or (np.diff(chosen) <= 0).any()
+        ):
+            raise ValueError(
+                f"channels={channels!r}: expected indices of features, each larger than the one "
+                "before, such as numpy.flatnonzero gives for a mask."
+            )
+        self._channels = chosen.astype(np.intp)
 
     def _patch_maps(
         self,
@@ -230,6 +252,14 @@ def _remember_torch_threads() -> Any:
     return lambda: torch.set_num_threads(before)
 
 
+def _use_torch_threads(n: int) -> None:
+    torch = torch_module()
+    # A new thread takes over the process's number when it first asks for its own, which would
+    # undo what was set before.
+    torch.get_num_threads()
+    torch.set_num_threads(n)
+
+
 # Telling one thread how many to use also tells all that are yet to come.
 _keep_torch_threads = Shared(_remember_torch_threads)
 
@@ -273,8 +303,6 @@ class Network:
             # The CPU's convolutions choose their algorithm by the size of the batch and the
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
-            torch = torch_module()
-
             def features(image: np.ndarray) -> np.ndarray:
                 return join_maps(
                     [one[0] for one in self._run(prepare(image)[None])], pool, channels
@@ -283,9 +311,9 @@ class Network:
             side_by_side = max(1, min(len(images), n_threads() // threads_per_image))
             with (
                 _keep_torch_threads,
-                one_blas_thread,
+                one_blas_thread,  # once, not again for every convolution
                 ThreadPoolExecutor(
-                    side_by_side, "pyimgano", torch.set_num_threads, (threads_per_image,)
+                    side_by_side, "pyimgano", _use_torch_threads, (threads_per_image,)
                 ) as executor,
             ):
                 return list(executor.map(features, images))
@@ -294,8 +322,11 @@ class Network:
         for size in {image.shape: None for image in prepared}:  # images of one size go together
             members = [i for i, image in enumerate(prepared) if image.shape == size]
             layers = self._run(np.stack([prepared[i] for i in members]))
-            for i, *layers_of_one in zip(members, *layers):
-                maps[i] = join_maps(layers_of_one, pool, channels)
+            joined = in_threads(
+                lambda of_one: join_maps(of_one, pool, channels), zip(*layers), n_threads()
+            )
+            for i, one in zip(members, joined):
+                maps[i] = one
         return maps
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -318,7 +349,8 @@ class Network:
         with torch.inference_mode(), flags:
             # (n, height, width, 3) in memory is what torch calls channels-last.
             # torch wants to own what it could write to, even where nothing writes.
-            x = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self.device)
+            x = torch.from_numpy(np.require(images, requirements=("C", "W")))
+            x = x.to(self._mean.device)  # "cuda" alone may be another one in this thread
             x = x.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
             with autocast:
                 outputs = self.module(x)

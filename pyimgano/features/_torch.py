@@ -105,8 +105,11 @@ class TorchPatchFeatures(BaseNetworkFeatures):
     -----
     Batch norms are folded into the convolutions when the network is loaded, and it runs in
     the channels-last layout. On a CPU in float32, convolutions of 3 x 3 are computed by
-    Winograd's minimal filtering [2]_ in less than half the time; features differ from those of
-    the direct sums by a few millionths of the largest.
+    Winograd's minimal filtering [2]_: a ResNet-18 takes 0.6 times the time, and 30 MiB more
+    memory, a WideResNet-50 0.7 times and 180 MiB. Features differ from those of the direct sums
+    by a few millionths of the largest. Both reach networks of plain convolutions (ResNet,
+    WideResNet, VGG, DenseNet, ...), not those of torchvision's ready-made blocks (EfficientNet,
+    MobileNetV3, RegNet), which run as they are.
 
     ``fit`` learns nothing from the images; it loads the network and notes its sha256.
     ``transform`` works without it.

@@ -98,7 +98,7 @@ class WinogradConv2d(torch.nn.Module):
         bias = np.tile(self._bias, width)
         for i in range(n):
             inputs, out = _rows(x, i), _rows(result, i)
-            others = out if added is None else _rows(added, i)
+            others = out if added is None else _rows(added.expand_as(result), i)
 
             def convolve(
                 part: slice,
@@ -124,7 +124,8 @@ class WinogradConv2d(torch.nn.Module):
 def use_winograd(graph: Any) -> None:
     """Replace the convolutions of a filled ``torch.fx`` graph that gain by it.
 
-    A sum with another branch and a ReLU that follow a convolution are computed with it.
+    A sum with another branch and a ReLU that follow a convolution are computed with it: later
+    than it was, so only where nobody else uses, and might change, what it reads.
     """
     modules = dict(graph.named_modules())
     calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
@@ -134,7 +135,7 @@ def use_winograd(graph: Any) -> None:
         if calls[node.target] != 1:  # one module, several places: they may end differently
             continue
         last, added = node, ()
-        follower = _only_user(last)
+        follower = _only_user(last) if _only_user(node.args[0]) is node else None
         if follower is not None and _is_sum(follower):
             added = tuple(other for other in follower.args if other is not node)
             last, follower = follower, _only_user(follower)

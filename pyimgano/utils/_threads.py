@@ -13,6 +13,8 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
 
+import numpy as np
+from sklearn import config_context, get_config
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import ThreadpoolController
 
@@ -94,15 +96,25 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Items as they come, each made while the one before is worked on, if there are two cores."""
+    """Items as they come, each made while the one before is worked on, if there are two cores.
+
+    They are made in another thread, under scikit-learn's configuration and numpy's error state of
+    this one.
+    """
     if n_threads() == 1:
         yield from items
         return
     iterator, end = iter(items), object()
+    config, errors = get_config(), np.geterr()
+
+    def advance() -> Any:
+        with config_context(**config), np.errstate(**errors):  # type: ignore[arg-type]
+            return next(iterator, end)
+
     with ThreadPoolExecutor(1, "pyimgano-ahead") as executor:
-        coming: Future[Any] = executor.submit(next, iterator, end)
+        coming: Future[Any] = executor.submit(advance)
         while (item := coming.result()) is not end:
-            coming = executor.submit(next, iterator, end)
+            coming = executor.submit(advance)
             yield item
 
 

@@ -83,6 +83,19 @@ def test_maps_of_recognised_images_leave_all_their_copies_out():
         np.testing.assert_allclose(found, expected * ((n - 1) / (n - k - 1)) ** 0.5, rtol=1e-4)
 
 
+def test_maps_of_recognised_images_far_from_all_others_are_finite():
+    X = PatchGrids.from_array(np.random.RandomState(0).normal(scale=1e3, size=(12, 3, 4, 60)))
+    detector = PaDiMDetector(smoothing_sigma=0).fit(X)
+    assert np.isfinite(detector.anomaly_map(X)).all()
+
+
+def test_fitted_again_on_other_features():
+    detector = PaDiMDetector(n_channels=5).fit(grids(d=6))
+    again = detector.fit(grids(d=9)).score_samples(grids(2, d=9, seed=1))
+    fresh = PaDiMDetector(n_channels=5).fit(grids(d=9)).score_samples(grids(2, d=9, seed=1))
+    np.testing.assert_array_equal(again, fresh)
+
+
 def test_smoothing_comes_before_the_score():
     X, new = grids(), grids(3, seed=1)
     rough = PaDiMDetector(smoothing_sigma=0).fit(X)

@@ -141,6 +141,21 @@ def test_kept_channels_are_the_same_and_the_only_ones_until_the_next_fit(weights
     np.testing.assert_array_equal(step.fit(images).transform(images).rows, everything)
 
 
+@pytest.mark.parametrize(
+    "channels", [[150, 3], [3, 3], [-1, 4], [], [[1, 2]], [0.5], [True, False]]
+)
+def test_channels_that_are_no_ascending_indices_are_refused(channels):
+    with pytest.raises(ValueError, match="indices of features"):
+        TorchPatchFeatures("resnet18").keep_channels(channels)
+
+
+def test_channels_that_are_not_there_are_refused(weights, images):
+    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL)
+    step.keep_channels([3, 384])
+    with pytest.raises(ValueError, match="384 features, and number 384"):
+        step.transform(images[:1])
+
+
 def test_padim_computes_only_the_channels_it_selects_with_the_same_result(weights, images):
     step = TorchPatchFeatures("resnet18", weights=weights, batch_size=3, **SMALL)
     selecting = PaDiMDetector(step, n_channels=20).fit(images)

@@ -54,6 +54,54 @@ def test_equals_the_direct_convolution(height, width, inputs, outputs, bias, rel
     close(found, expected.relu() if relu else expected)
 
 
+@pytest.mark.parametrize(("height", "width"), [(61, 67), (130, 9)])
+def test_maps_of_many_tiles_and_a_batch_with_another_branch(height, width):
+    conv = convolution(48, 64)
+    x, added = drawn(2, 48, height, width), drawn(2, 64, height, width, seed=3)
+    close(WinogradConv2d(conv, relu=True)(x, added), (conv(x) + added).relu())
+
+
+def test_what_is_added_may_have_one_value_for_a_channel():
+    conv, x, added = convolution(32, 64), drawn(1, 32, 9, 9), drawn(1, 64, 1, 1, seed=3)
+    close(WinogradConv2d(conv)(x, added), conv(x) + added)
+
+
+class Block(torch.nn.Module):
+    """Two convolutions, put together in a way of one's own."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.first, self.second = convolution(32, 32), convolution(32, 32)
+        self._body = body
+
+    def forward(self, x):
+        return self._body(self, x)
+
+
+@pytest.mark.parametrize(
+    ("body", "replaced"),
+    [
+        (lambda s, x: s.first(torch.relu(s.first(x))), 0),  # one module, two places
+        (lambda s, x: s.first(x) + s.second(x), 2),  # the input has two users
+        (lambda s, x: torch.relu(s.first(x) + 1.0), 2),
+        (lambda s, x: torch.add(s.first(x), x, alpha=2.0), 2),
+        (lambda s, x: (lambda y: torch.relu(y + y))(s.first(x)), 2),
+        (lambda s, x: (lambda y: torch.relu(y) - y)(s.first(x)), 2),
+        (lambda s, x: (lambda y, z: y + z)(s.first(x), torch.relu_(x)), 2),  # x is changed
+        (lambda s, x: torch.relu(s.second(torch.relu(s.first(x * 1.0))) + x), 2),
+    ],
+)
+def test_a_graph_computes_what_it_did(body, replaced):
+    graph = torch.fx.symbolic_trace(Block(body))
+    x = drawn(1, 32, 10, 11)
+    expected = graph(x.clone())
+    use_winograd(graph)
+    assert (
+        sum(isinstance(m, WinogradConv2d) for m in graph.modules()) in (replaced, 1)[: replaced + 1]
+    )
+    close(graph(x.clone()), expected)
+
+
 def test_a_kernel_with_one_weight_moves_the_map():
     conv = convolution(32, 32, bias=False)
     conv.weight.zero_()
