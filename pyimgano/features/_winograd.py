@@ -135,10 +135,10 @@ def use_winograd(graph: Any) -> None:
         if calls[node.target] != 1:  # one module, several places: they may end differently
             continue
         last, added = node, ()
-        follower = _only_user(last) if _only_user(node.args[0]) is node else None
+        follower = _follower(node, last)
         if follower is not None and _is_sum(follower):
             added = tuple(other for other in follower.args if other is not node)
-            last, follower = follower, _only_user(follower)
+            last, follower = follower, _follower(node, follower)
         relu = follower is not None and _is_relu(follower, modules)
         if relu:
             last = follower
@@ -152,9 +152,13 @@ def use_winograd(graph: Any) -> None:
     graph.recompile()
 
 
-def _only_user(node: Any) -> Any:
-    """The one node that uses this one, or None."""
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def _follower(conv: Any, last: Any) -> Any:
+    """The one node that uses ``last``, if the convolution may be put off until then, or None."""
+    if len(last.users) != 1:
+        return None
+    (follower,) = last.users
+    alone = len(conv.args[0].users) == 1
+    return follower if alone or follower is last.next else None
 
 
 def _is_sum(node: Any) -> bool:

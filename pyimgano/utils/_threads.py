@@ -108,7 +108,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
     config, errors = get_config(), np.geterr()
 
     def advance() -> Any:
-        with config_context(**config), np.errstate(**errors):  # type: ignore[arg-type]
+        with config_context(**config), np.errstate(**errors):
             return next(iterator, end)
 
     with ThreadPoolExecutor(1, "pyimgano-ahead") as executor:

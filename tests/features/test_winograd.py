@@ -83,11 +83,11 @@ class Block(torch.nn.Module):
     [
         (lambda s, x: s.first(torch.relu(s.first(x))), 0),  # one module, two places
         (lambda s, x: s.first(x) + s.second(x), 2),  # the input has two users
-        (lambda s, x: torch.relu(s.first(x) + 1.0), 2),
-        (lambda s, x: torch.add(s.first(x), x, alpha=2.0), 2),
-        (lambda s, x: (lambda y: torch.relu(y + y))(s.first(x)), 2),
-        (lambda s, x: (lambda y: torch.relu(y) - y)(s.first(x)), 2),
-        (lambda s, x: (lambda y, z: y + z)(s.first(x), torch.relu_(x)), 2),  # x is changed
+        (lambda s, x: torch.relu(s.first(x) + 1.0), 1),
+        (lambda s, x: torch.add(s.first(x), x, alpha=2.0), 1),
+        (lambda s, x: (lambda y: torch.relu(y + y))(s.first(x)), 1),
+        (lambda s, x: (lambda y: torch.relu(y) - y)(s.first(x)), 1),
+        (lambda s, x: (lambda y, z: y + z)(s.first(x), torch.relu_(x)), 1),  # x is changed
         (lambda s, x: torch.relu(s.second(torch.relu(s.first(x * 1.0))) + x), 2),
     ],
 )
@@ -96,9 +96,7 @@ def test_a_graph_computes_what_it_did(body, replaced):
     x = drawn(1, 32, 10, 11)
     expected = graph(x.clone())
     use_winograd(graph)
-    assert (
-        sum(isinstance(m, WinogradConv2d) for m in graph.modules()) in (replaced, 1)[: replaced + 1]
-    )
+    assert sum(isinstance(one, WinogradConv2d) for one in graph.modules()) == replaced
     close(graph(x.clone()), expected)
 
 
