@@ -219,8 +219,12 @@ class PaDiMDetector(BasePatchDetector):
                     q = q.reshape(len(white), -1)
                 left_out[members.ravel(), part] = q.T
 
-        for some in ranges(positions, -(-positions * d * n // _READ)):
-            values = np.stack([store.rows_of(i, some) for i in range(n)])
+        pieces = ranges(positions, -(-positions * d * n // _READ))
+        memory = np.empty((n, max(some.stop - some.start for some in pieces), d), np.float32)
+        for some in pieces:
+            values = memory[:, : some.stop - some.start]
+            for i in range(n):
+                values[i] = store.rows_of(i, some)
             parts = [
                 (slice(some.start + part.start, some.start + part.stop), values[:, part])
                 for part in ranges(values.shape[1], -(-values.size // _VALUES))
