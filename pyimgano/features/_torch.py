@@ -19,6 +19,7 @@ from pyimgano.features._network import (
     torch_module,
 )
 from pyimgano.features._weights import find_weights
+from pyimgano.features._winograd import use_winograd
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._optional import import_optional
 
@@ -186,8 +187,6 @@ class TorchPatchFeatures(BaseNetworkFeatures):
     def _optimise(cls, graph: Any, *, cpu: bool) -> None:
         _fold_batch_norms(graph)
         if cpu:
-            from pyimgano.features._winograd import use_winograd  # imports torch
-
             use_winograd(graph)
 
     def _check_parameters(self) -> None:

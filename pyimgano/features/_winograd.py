@@ -6,8 +6,6 @@ from 6 x 6 inputs with 36 multiplications in place of 144, and its transforms ar
 the whole convolution takes less than half the time. It stays in float32; results differ from the
 direct sum's by a few 1e-6 of the largest.
 
-Importing this module imports torch.
-
 References
 ----------
 .. [1] A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
@@ -18,15 +16,16 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 
+from pyimgano.features._network import torch_module
 from pyimgano.utils._threads import in_threads, ranges
 
-__all__ = ["WinogradConv2d", "use_winograd"]
+__all__ = ["use_winograd", "winograd_conv2d"]
 
 # Transform of the kernel; those of input and output are written out below.
 _KERNEL = np.array(
@@ -48,77 +47,87 @@ _PANEL = 64
 _BLOCK = 4096
 
 
-class WinogradConv2d(torch.nn.Module):
-    """What a 3 x 3 convolution, and what may follow it, computes: for inference on a CPU.
+@lru_cache(maxsize=1)
+def winograd_conv2d() -> Any:
+    """``WinogradConv2d``, a class that cannot be made before torch is imported."""
+    torch = torch_module()
+    module: Any = torch.nn.Module
 
-    Parameters
-    ----------
-    conv : torch.nn.Conv2d
-        A convolution that ``WinogradConv2d.fits``, with values.
-    relu : bool, default=False
-        Whether negative results become zero.
-    """
+    class WinogradConv2d(module):
+        """What a 3 x 3 convolution, and what may follow it, computes: for inference on a CPU.
 
-    def __init__(self, conv: Any, *, relu: bool = False) -> None:
-        super().__init__()
-        kernel = conv.weight.detach().numpy().astype(np.float64)
-        outputs, inputs = kernel.shape[:2]
-        panel = _PANEL if outputs % _PANEL == 0 else outputs
-        kernel = kernel.reshape(outputs // panel, panel, inputs, 9).swapaxes(1, 2)
-        self._spectrum = np.empty((36, *kernel.shape[:3]), np.float32)
-        for at, weights in enumerate(np.kron(_KERNEL, _KERNEL)):
-            self._spectrum[at] = kernel @ weights
-        self._bias = np.zeros(outputs, np.float32)
-        if conv.bias is not None:
-            self._bias[:] = conv.bias.detach().numpy()
-        self._relu = relu
+        Parameters
+        ----------
+        conv : torch.nn.Conv2d
+            A convolution that ``WinogradConv2d.fits``, with values.
+        relu : bool, default=False
+            Whether negative results become zero.
+        """
 
-    @staticmethod
-    def fits(conv: Any) -> bool:
-        """Whether a module is a convolution that this one can stand in for, and profitably."""
-        return (
-            type(conv) is torch.nn.Conv2d
-            and conv.kernel_size == (3, 3)
-            and conv.stride == (1, 1)
-            and conv.padding in ((1, 1), "same")
-            and conv.padding_mode == "zeros"
-            and conv.dilation == (1, 1)
-            and conv.groups == 1
-            and conv.weight.dtype == torch.float32
-            and min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
-        )
+        def __init__(self, conv: Any, *, relu: bool = False) -> None:
+            super().__init__()
+            kernel = conv.weight.detach().numpy().astype(np.float64)
+            outputs, inputs = kernel.shape[:2]
+            panel = _PANEL if outputs % _PANEL == 0 else outputs
+            kernel = kernel.reshape(outputs // panel, panel, inputs, 9).swapaxes(1, 2)
+            self._spectrum = np.empty((36, *kernel.shape[:3]), np.float32)
+            for at, weights in enumerate(np.kron(_KERNEL, _KERNEL)):
+                self._spectrum[at] = kernel @ weights
+            self._bias = np.zeros(outputs, np.float32)
+            if conv.bias is not None:
+                self._bias[:] = conv.bias.detach().numpy()
+            self._relu = relu
 
-    def forward(self, x: Any, added: Any = None) -> Any:
-        """Convolve; add ``added``, of the shape of the result, before negatives become zero."""
-        n, channels, height, width = x.shape
-        result = torch.empty((n, len(self._bias), height, width), memory_format=torch.channels_last)
-        down, across = -(-height // 4), -(-width // 4)  # tiles
-        block = -(-down // -(-down * across * channels // _BLOCK))
-        cuts = ranges(-(-down // block), torch.get_num_threads())
-        bias = np.tile(self._bias, width)
-        for i in range(n):
-            inputs, out = _rows(x, i), _rows(result, i)
-            others = out if added is None else _rows(added.expand_as(result), i)
+        @staticmethod
+        def fits(conv: Any) -> bool:
+            """Whether a module is a convolution that this one can stand in for, and profitably."""
+            return (
+                type(conv) is torch.nn.Conv2d
+                and conv.kernel_size == (3, 3)
+                and conv.stride == (1, 1)
+                and conv.padding in ((1, 1), "same")
+                and conv.padding_mode == "zeros"
+                and conv.dilation == (1, 1)
+                and conv.groups == 1
+                and conv.weight.dtype == torch.float32
+                and min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
+            )
 
-            def convolve(
-                part: slice,
-                inputs: np.ndarray = inputs,
-                others: np.ndarray = others,
-                out: np.ndarray = out,
-            ) -> None:
-                for first in range(part.start * block, min(part.stop * block, down), block):
-                    last = min(first + block, down)
-                    tiles = (last - first) * across
-                    before, after = _scratch(tiles, *self._spectrum.shape[1:])
-                    _read_tiles(inputs, first, last, before)
-                    # Not numba's product: scipy's BLAS takes twice as long for few tiles.
-                    np.matmul(before[:, None], self._spectrum, out=after)
-                    _write_tiles(after, first, last, bias, others, added is not None, out)
-                    if self._relu:
-                        _rectify(out[4 * first : 4 * last])
+        def forward(self, x: Any, added: Any = None) -> Any:
+            """Convolve, and add ``added`` before negatives become zero."""
+            n, channels, height, width = x.shape
+            result = torch.empty(
+                (n, len(self._bias), height, width), memory_format=torch.channels_last
+            )
+            down, across = -(-height // 4), -(-width // 4)  # tiles
+            block = -(-down // -(-down * across * channels // _BLOCK))
+            cuts = ranges(-(-down // block), torch.get_num_threads())
+            bias = np.tile(self._bias, width)
+            for i in range(n):
+                inputs, out = _rows(x, i), _rows(result, i)
+                others = out if added is None else _rows(added.expand_as(result), i)
 
-            in_threads(convolve, cuts, len(cuts))
-        return result
+                def convolve(
+                    part: slice,
+                    inputs: np.ndarray = inputs,
+                    others: np.ndarray = others,
+                    out: np.ndarray = out,
+                ) -> None:
+                    for first in range(part.start * block, min(part.stop * block, down), block):
+                        last = min(first + block, down)
+                        tiles = (last - first) * across
+                        before, after = _scratch(tiles, *self._spectrum.shape[1:])
+                        _read_tiles(inputs, first, last, before)
+                        # Not numba's product: scipy's BLAS takes twice as long for few tiles.
+                        np.matmul(before[:, None], self._spectrum, out=after)
+                        _write_tiles(after, first, last, bias, others, added is not None, out)
+                        if self._relu:
+                            _rectify(out[4 * first : 4 * last])
+
+                in_threads(convolve, cuts, len(cuts))
+            return result
+
+    return WinogradConv2d
 
 
 def use_winograd(graph: Any) -> None:
@@ -127,6 +136,7 @@ def use_winograd(graph: Any) -> None:
     A sum with another branch and a ReLU that follow a convolution are computed with it: later
     than it was, so only where nobody else uses, and might change, what it reads.
     """
+    WinogradConv2d = winograd_conv2d()
     modules = dict(graph.named_modules())
     calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in list(graph.graph.nodes):
@@ -163,6 +173,7 @@ def _follower(conv: Any, last: Any) -> Any:
 
 def _is_sum(node: Any) -> bool:
     """Whether a node adds two different maps."""
+    torch = torch_module()
     return (
         node.op == "call_function"
         and node.target in (operator.add, operator.iadd, torch.add)
@@ -174,6 +185,7 @@ def _is_sum(node: Any) -> bool:
 
 
 def _is_relu(node: Any, modules: dict[str, Any]) -> bool:
+    torch = torch_module()
     if node.op == "call_module":
         return type(modules[node.target]) is torch.nn.ReLU
     return node.op == "call_function" and node.target in (
@@ -199,6 +211,7 @@ def _scratch(tiles: int, panels: int, inputs: int, panel: int) -> tuple[np.ndarr
 
 def _rows(maps: Any, i: int) -> np.ndarray:
     """Map ``i``, a row of pixels after the other: (height, width * channels), C-contiguous."""
+    torch = torch_module()
     one = maps[i : i + 1].contiguous(memory_format=torch.channels_last)
     return one.permute(0, 2, 3, 1).numpy().reshape(one.shape[2], -1)
 

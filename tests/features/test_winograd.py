@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="networks need torch")
 models = pytest.importorskip("torchvision.models", reason="networks need torchvision")
 
 from pyimgano.features._torch import _build, _fold_batch_norms  # noqa: E402
-from pyimgano.features._winograd import WinogradConv2d, use_winograd  # noqa: E402
+from pyimgano.features._winograd import use_winograd, winograd_conv2d  # noqa: E402
 
-F = torch.nn.functional
+WinogradConv2d = winograd_conv2d()
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
