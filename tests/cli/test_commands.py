@@ -389,7 +389,11 @@ def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process")
 def test_ctrl_c_at_the_shell(tmp_path):
     # As a process, because what Ctrl-C meets there may be anywhere, the imports included.
-    code = "import sys; from pyimgano.cli.benchmark import main; sys.exit(main())"
+    # A shell starts what it runs in the background with interrupts ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pyimgano.cli.benchmark import main; sys.exit(main())"
+    )
     command = [sys.executable, "-c", code, "--dataset", "synthetic", "--output-dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         line = b""
