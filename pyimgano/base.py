@@ -232,7 +232,18 @@ class TrainingBlocks:
         return np.array(self._groups, dtype=np.int64)
 
     def groups_since(self, first: int) -> np.ndarray:
-        """``groups[first:]``, without the cost of all when few are new."""
+        """Groups of the samples from one on, without the cost of all when few are new.
+
+        Parameters
+        ----------
+        first : int
+            Number of samples to leave out.
+
+        Returns
+        -------
+        ndarray of shape (n_read - first,), int
+            ``groups[first:]``.
+        """
         return np.array(self._groups[first:], dtype=np.int64)
 
     @property
