@@ -57,6 +57,9 @@ class PaDiMDetector(BasePatchDetector):
     ----------
     channels_ : ndarray of shape (n_channels,), int
         The selected channels, ascending.
+    features_ : transformer
+        The fitted feature step, when fitted on images. If it can (``keep_channels``), it returns
+        the selected channels alone.
     mean_ : ndarray of shape (n_positions, n_channels), float32
         Mean of each position (of those inside ``roi_mask_``).
     factor_ : ndarray of shape (n_positions, n_channels * (n_channels + 1) / 2), float32

@@ -81,8 +81,8 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         are joined along the features. Blocks after the last of them are neither run nor
         needed in a weights file.
     precision : {"float32", "bfloat16"}, default="float32"
-        Arithmetic of the network. ``"bfloat16"`` is several times faster on processors and
-        GPUs with bfloat16 matrix units, slower on others, and changes features by about 1 %.
+        Arithmetic of the network. ``"bfloat16"`` is faster on processors and GPUs with matrix
+        units for it, not on others, and changes features by about 1 %.
         The features returned are float32 in any case.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... or ``"auto"`` for CUDA where there is one.
