@@ -8,7 +8,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
 from numbers import Integral
@@ -25,7 +24,7 @@ from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._joining import join_maps
 from pyimgano.features._weights import read_state_dict
 from pyimgano.utils._optional import import_optional
-from pyimgano.utils._threads import Shared, in_threads, n_threads, one_blas_thread
+from pyimgano.utils._threads import Shared, in_pool, in_threads, n_threads, one_blas_thread
 
 __all__ = ["BaseNetworkFeatures"]
 
@@ -256,8 +255,8 @@ def _use_torch_threads(n: int) -> None:
     torch = torch_module()
     # A new thread takes over the process's number when it first asks for its own, which would
     # undo what was set before.
-    torch.get_num_threads()
-    torch.set_num_threads(n)
+    if torch.get_num_threads() != n:  # setting it makes torch forget prepared convolutions
+        torch.set_num_threads(n)
 
 
 # Telling one thread how many to use also tells all that are yet to come.
@@ -282,7 +281,7 @@ class Network:
         self.bfloat16 = bfloat16
         # Normalises values 0-255 at once: (x / 255 - mean) / std.
         self._mean, self._std = (
-            torch.tensor(values, device=device).mul_(255).view(1, 3, 1, 1) for values in colours
+            torch.tensor(values, device=device).mul_(255) for values in colours
         )
 
     def patch_maps(
@@ -304,19 +303,15 @@ class Network:
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
             def features(image: np.ndarray) -> np.ndarray:
+                _use_torch_threads(threads_per_image)
                 return join_maps(
                     [one[0] for one in self._run(prepare(image)[None])], pool, channels
                 )
 
-            side_by_side = max(1, min(len(images), n_threads() // threads_per_image))
-            with (
-                _keep_torch_threads,
-                one_blas_thread,  # once, not again for every convolution
-                ThreadPoolExecutor(
-                    side_by_side, "pyimgano", _use_torch_threads, (threads_per_image,)
-                ) as executor,
-            ):
-                return list(executor.map(features, images))
+            # Not in the caller's own thread, which may have another number for torch.
+            side_by_side = max(1, n_threads() // threads_per_image)
+            with _keep_torch_threads, one_blas_thread:  # not for every convolution anew
+                return in_pool(features, images, side_by_side)
         prepared = [prepare(image) for image in images]
         maps: list[Any] = [None] * len(images)
         for size in {image.shape: None for image in prepared}:  # images of one size go together
@@ -351,7 +346,10 @@ class Network:
             # torch wants to own what it could write to, even where nothing writes.
             x = torch.from_numpy(np.require(images, requirements=("C", "W")))
             x = x.to(self._mean.device)  # "cuda" alone may be another one in this thread
-            x = x.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+            # Whole rows of pixels: torch is slow where its innermost loop is over three colours.
+            width = x.shape[2]
+            rows = x.flatten(2).float().sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
+            x = rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
             with autocast:
                 outputs = self.module(x)
             for i, output in enumerate(outputs):

@@ -103,9 +103,9 @@ def winograd_conv2d() -> Any:
             block = -(-down // -(-down * across * channels // _BLOCK))
             cuts = ranges(-(-down // block), torch.get_num_threads())
             bias = np.tile(self._bias, width)
-            for i in range(n):
-                inputs, out = _rows(x, i), _rows(result, i)
-                others = out if added is None else _rows(added.expand_as(result), i)
+            read, written = _rows(x), _rows(result)
+            summed = written if added is None else _rows(added.expand_as(result))
+            for inputs, others, out in zip(read, summed, written):
 
                 def convolve(
                     part: slice,
@@ -209,11 +209,11 @@ def _scratch(tiles: int, panels: int, inputs: int, panel: int) -> tuple[np.ndarr
     )
 
 
-def _rows(maps: Any, i: int) -> np.ndarray:
-    """Map ``i``, a row of pixels after the other: (height, width * channels), C-contiguous."""
+def _rows(maps: Any) -> np.ndarray:
+    """Rows of pixels of each map: (n, height, width * channels), C-contiguous."""
     torch = torch_module()
-    one = maps[i : i + 1].contiguous(memory_format=torch.channels_last)
-    return one.permute(0, 2, 3, 1).numpy().reshape(one.shape[2], -1)
+    maps = maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()
+    return maps.reshape(*maps.shape[:2], -1)
 
 
 # Each loop over channels below writes one array, reads few, and runs along memory: of others the

@@ -7,8 +7,9 @@ machine and many times faster on a busy one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from sklearn import config_context, get_config
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Shared", "ahead", "in_threads", "n_threads", "one_blas_thread", "ranges"]
+__all__ = ["Shared", "ahead", "in_pool", "in_threads", "n_threads", "one_blas_thread", "ranges"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,8 +92,53 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int
     with one_blas_thread:
         if n <= 1:
             return [function(item) for item in items]
-        with ThreadPoolExecutor(n, "pyimgano") as pool:
-            return list(pool.map(function, items))
+        return in_pool(function, items, n)
+
+
+def in_pool(function: Callable[[Item], Result], items: Iterable[Item], n: int) -> list[Result]:
+    """``function`` of each item, in order, on ``n`` threads that are never the caller's own.
+
+    They are the same ones again and again: what they keep for themselves (memory, settings of
+    libraries) is not set up anew. After an error no item is begun any more; that of the first
+    item that has one is raised.
+    """
+    items = list(items)
+    results: list[Any] = [None] * len(items)
+    errors: dict[int, BaseException] = {}
+    waiting = iter(range(len(items)))  # the interpreter's lock gives each number to one thread
+
+    def stop() -> None:
+        for _ in waiting:
+            pass
+
+    def work() -> None:
+        for i in waiting:
+            try:
+                results[i] = function(items[i])
+            except BaseException as error:
+                errors[i] = error
+                stop()
+
+    futures = [_threads().submit(work) for _ in range(min(n, len(items)))]
+    try:
+        wait(futures)
+    finally:  # Ctrl-C as well leaves nothing running behind
+        stop()
+        wait(futures)
+    if errors:
+        raise errors[min(errors)]
+    return results
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    # A thread is started only where all others are busy. No limit: those that wait for others
+    # would keep them from ever starting.
+    return ThreadPoolExecutor(2**16, "pyimgano")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
