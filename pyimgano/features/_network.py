@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import hashlib
+import importlib.util
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -22,11 +25,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pyimgano.exceptions import RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._joining import join_maps
-from pyimgano.features._weights import read_state_dict
+from pyimgano.features._state_dict import read_state_dict
 from pyimgano.utils._optional import import_optional
 from pyimgano.utils._threads import Shared, in_pool, in_threads, n_threads, one_blas_thread
 
-__all__ = ["BaseNetworkFeatures"]
+__all__ = ["BaseNetworkFeatures", "TorchModule"]
 
 
 class BaseNetworkFeatures(BasePatchFeatures):
@@ -39,9 +42,9 @@ class BaseNetworkFeatures(BasePatchFeatures):
     A subclass has the parameters listed in ``_parameter_constraints`` and ``layers``, and
     writes ``_extract`` and
 
-    ``_build(backbone, layers) -> graph``
-        The network from its input to the layers, a torch module that returns the maps of
-        the layers. Its values do not matter, it may lie on the meta device.
+    ``_build(backbone, layers, device, precision) -> module``
+        The network from its input to the layers, without weights: a ``TorchModule``, or what has
+        the same methods.
     ``_find_published(backbone) -> Path``
         Local file of the published weights, downloaded first if need be.
 
@@ -75,7 +78,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     # ---- what a subclass writes -----------------------------------------------------
     @classmethod
-    def _build(cls, backbone: str, layers: tuple) -> Any:
+    def _build(cls, backbone: str, layers: tuple, device: str, precision: str) -> Any:
         raise NotImplementedError
 
     @classmethod
@@ -83,22 +86,9 @@ class BaseNetworkFeatures(BasePatchFeatures):
         raise NotImplementedError
 
     @classmethod
-    def _convert(cls, graph: Any, state: dict[str, Any]) -> dict[str, Any]:
-        """Bring the tensors of a file to the names and shapes of the graph."""
+    def _convert(cls, module: Any, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Bring the arrays of a file to the names and shapes of the module."""
         return state
-
-    @classmethod
-    def _optimise(cls, graph: Any, *, cpu: bool) -> None:
-        """Make the filled graph faster without changing what it computes.
-
-        With ``cpu`` it will run on a CPU in float32.
-        """
-
-    @classmethod
-    def _colours(cls, graph: Any) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean and standard deviation of the colours the network was trained with."""
-        # The statistics every torchvision classification network was trained with.
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def _check_parameters(self) -> None:
         """Refuse parameters that do not go together."""
@@ -164,8 +154,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
         self._check_parameters()
         self.weights_sha256_ = self._network().sha256
         if self.embed_weights:
-            key = (self.backbone, self._layers())
-            _, self.embedded_weights_ = _read(type(self), *key, self._source())
+            key = (self.backbone, self._layers(), self._source())
+            _, self.embedded_weights_ = _read(type(self), *key, "cpu", self.precision)
 
     def _network(self) -> Network:
         """Return the network these parameters describe, loaded if that was not done yet."""
@@ -179,8 +169,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
         device = resolve_device(self.device)
         expected = getattr(self, "weights_sha256_", None)
         if hasattr(self, "embedded_weights_"):
-            graph = self._build(self.backbone, layers)
-            network = _assemble(type(self), graph, self.embedded_weights_, device, self.precision)
+            module = self._build(self.backbone, layers, device, self.precision)
+            network = Network(module, self.embedded_weights_, device)
         else:
             if self.weights is None and expected is None:
                 warnings.warn(
@@ -191,7 +181,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
                     stacklevel=2,
                 )
             step: Any = type(self)
-            network = _load(step, self.backbone, layers, self._source(), device, self.precision)
+            key = (self.backbone, layers, self._source(), device, self.precision)
+            network = _load(step, *key)
         if expected is not None and network.sha256 != expected:
             raise WeightsError(self._other_weights_message(network.sha256))
         self._loaded = (parameters, network)
@@ -264,25 +255,23 @@ _keep_torch_threads = Shared(_remember_torch_threads)
 
 
 class Network:
-    """A frozen network ready to run, with the digest of the weights it was made of."""
+    """A frozen network ready to run, with the digest of the weights it was made of.
 
-    def __init__(
-        self,
-        module: Any,
-        colours: tuple[Sequence[float], Sequence[float]],
-        sha256: str,
-        device: str,
-        bfloat16: bool,
-    ) -> None:
-        torch = torch_module()
+    Parameters
+    ----------
+    module : TorchModule or alike
+        Without weights.
+    state : dict of str to ndarray
+        Its weights.
+    device : str
+        The device it runs on.
+    """
+
+    def __init__(self, module: Any, state: dict[str, np.ndarray], device: str) -> None:
         self.module = module
-        self.sha256 = sha256
+        self.module.fill(state)
+        self.sha256 = _digest(state)
         self.device = device
-        self.bfloat16 = bfloat16
-        # Normalises values 0-255 at once: (x / 255 - mean) / std.
-        self._mean, self._std = (
-            torch.tensor(values, device=device).mul_(255) for values in colours
-        )
 
     def patch_maps(
         self,
@@ -303,20 +292,18 @@ class Network:
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
             def features(image: np.ndarray) -> np.ndarray:
-                _use_torch_threads(threads_per_image)
-                return join_maps(
-                    [one[0] for one in self._run(prepare(image)[None])], pool, channels
-                )
+                maps = self.module.maps(prepare(image), threads_per_image)
+                return join_maps(maps, pool, channels)
 
             # Not in the caller's own thread, which may have another number for torch.
             side_by_side = max(1, n_threads() // threads_per_image)
-            with _keep_torch_threads, one_blas_thread:  # not for every convolution anew
+            with self.module.settings, one_blas_thread:  # not for every convolution anew
                 return in_pool(features, images, side_by_side)
         prepared = [prepare(image) for image in images]
         maps: list[Any] = [None] * len(images)
         for size in {image.shape: None for image in prepared}:  # images of one size go together
             members = [i for i, image in enumerate(prepared) if image.shape == size]
-            layers = self._run(np.stack([prepared[i] for i in members]))
+            layers = self.module.run(np.stack([prepared[i] for i in members]))
             joined = in_threads(
                 lambda of_one: join_maps(of_one, pool, channels), zip(*layers), n_threads()
             )
@@ -324,10 +311,84 @@ class Network:
                 maps[i] = one
         return maps
 
-    def _run(self, images: np.ndarray) -> list[np.ndarray]:
-        """The map of each layer, (n, h, w, d), float32."""
+
+class TorchModule:
+    """A torch module as the network of a feature step.
+
+    Parameters
+    ----------
+    graph : torch.nn.Module
+        Returns the maps of the layers. Its values do not matter, it may lie on the meta device.
+    colours : (sequence of float, sequence of float)
+        Mean and standard deviation of the colours the network was trained with.
+    device : str
+    precision : {"float32", "bfloat16"}
+    optimise : callable, default=None
+        Makes the filled graph faster without changing what it computes.
+
+    Attributes
+    ----------
+    settings : context manager
+        To be held while many images are run.
+    """
+
+    settings = _keep_torch_threads
+
+    def __init__(
+        self,
+        graph: Any,
+        colours: tuple[Sequence[float], Sequence[float]],
+        device: str,
+        precision: str,
+        optimise: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.graph = graph
+        self._colours, self._device, self._optimise = colours, device, optimise
+        self._bfloat16 = precision == "bfloat16"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that matter for its output."""
+        return {
+            name: tuple(tensor.shape)
+            for name, tensor in self.graph.state_dict().items()
+            if not name.endswith("num_batches_tracked")  # counts training steps
+        }
+
+    def fill(self, state: dict[str, np.ndarray]) -> None:
+        """Take over the weights and become fast."""
         torch = torch_module()
-        cuda = self.device.startswith("cuda")
+        graph = self.graph
+        if any(tensor.is_meta for tensor in graph.state_dict().values()):
+            graph = graph.to_empty(device="cpu")
+        for name, target in graph.state_dict().items():
+            if name in state:
+                target.copy_(torch.tensor(state[name]))
+            else:  # the batch norms' counters, see shapes
+                target.zero_()
+        graph.requires_grad_(False)
+        if self._optimise is not None:
+            self._optimise(graph)
+        if self._bfloat16:
+            # Autocast would convert these weights again for every image.
+            for module in graph.modules():
+                if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                    module.to(torch.bfloat16)
+        self.graph = graph.to(device=self._device, memory_format=torch.channels_last)
+        # Normalises values 0-255 at once: (x / 255 - mean) / std.
+        self._mean, self._std = (
+            torch.tensor(values, device=self._device).mul_(255) for values in self._colours
+        )
+
+    def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
+        """The map (h, w, d) of each layer for one uint8 RGB image."""
+        _use_torch_threads(threads)
+        return [layer[0] for layer in self.run(image[None])]
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The maps of each layer, (n, h, w, d), float32, for images (n, height, width, 3)."""
+        torch = torch_module()
+        cuda = self._device.startswith("cuda")
         # TF32 would cost half the digits; the other flags are their usual values.
         flags = (
             torch.backends.cudnn.flags(
@@ -338,7 +399,7 @@ class Network:
         )
         autocast = (
             torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16)
-            if self.bfloat16
+            if self._bfloat16
             else nullcontext()
         )
         with torch.inference_mode(), flags:
@@ -351,7 +412,7 @@ class Network:
             rows = x.flatten(2).float().sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
             x = rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
             with autocast:
-                outputs = self.module(x)
+                outputs = self.graph(x)
             for i, output in enumerate(outputs):
                 if output.ndim != 4:
                     raise ValueError(
@@ -378,55 +439,23 @@ def _load(
     device: str,
     precision: str,
 ) -> Network:
-    return _assemble(step, *_read(step, backbone, layers, source), device, precision)
-
-
-def _assemble(
-    step: type[BaseNetworkFeatures],
-    graph: Any,
-    state: dict[str, np.ndarray],
-    device: str,
-    precision: str,
-) -> Network:
-    """Fill the graph with its weights and make it fast."""
-    torch = torch_module()
-    if any(tensor.is_meta for tensor in graph.state_dict().values()):
-        graph = graph.to_empty(device="cpu")
-    for name, target in graph.state_dict().items():
-        if name in state:
-            target.copy_(torch.tensor(state[name]))
-        else:  # the batch norms' counters, see _needed
-            target.zero_()
-    graph.requires_grad_(False)
-    bfloat16 = precision == "bfloat16"
-    step._optimise(graph, cpu=device == "cpu" and not bfloat16)
-    if bfloat16:
-        # Autocast would convert these weights again for every image.
-        for module in graph.modules():
-            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
-                module.to(torch.bfloat16)
-    graph = graph.to(device=device, memory_format=torch.channels_last)
-    return Network(graph, step._colours(graph), _digest(state), device, bfloat16)
-
-
-def _needed(graph: Any) -> dict[str, Any]:
-    """Tensors of the graph that matter for its output."""
-    return {
-        name: tensor
-        for name, tensor in graph.state_dict().items()
-        if not name.endswith("num_batches_tracked")  # counts training steps
-    }
+    return Network(*_read(step, backbone, layers, source, device, precision), device)
 
 
 def _read(
-    step: type[BaseNetworkFeatures], backbone: str, layers: tuple, source: _Source
+    step: type[BaseNetworkFeatures],
+    backbone: str,
+    layers: tuple,
+    source: _Source,
+    device: str,
+    precision: str,
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Graph of the network, and its weights from the file or drawn at random."""
-    graph = step._build(backbone, layers)
+    """The module of a network, and its weights from the file or drawn at random."""
+    module = step._build(backbone, layers, device, precision)
+    needed = module.shapes
     if source.path is None:
-        return graph, _random_state(graph, backbone, source.seed)
-    needed = _needed(graph)
-    state = step._convert(graph, read_state_dict(source.path))
+        return module, _random_state(needed, backbone, source.seed)
+    state = step._convert(module, read_state_dict(source.path))
     missing = [name for name in needed if name not in state]
     if len(missing) == len(needed):
         raise WeightsError(
@@ -439,35 +468,35 @@ def _read(
             f"{source.path} lacks {len(missing)} of the {len(needed)} weights that {backbone} "
             f"needs for layers={layers}: {_some(missing, 10)}."
         )
-    for name, tensor in needed.items():
-        if state[name].shape != tensor.shape:
+    for name, shape in needed.items():
+        if state[name].shape != shape:
             raise WeightsError(
                 f"{source.path} is not of {backbone}: {name} has shape "
-                f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}."
+                f"{state[name].shape}, expected {shape}."
             )
-    used = {name: state[name].detach().to(tensor.dtype).numpy() for name, tensor in needed.items()}
-    return graph, used
+    used = {name: np.ascontiguousarray(state[name], np.float32) for name in needed}
+    for name, values in used.items():
+        if not np.isfinite(values).all():
+            raise WeightsError(
+                f"{source.path} is damaged: {name} holds NaN or infinity. Replace the file."
+            )
+    return module, used
 
 
-def _random_state(graph: Any, backbone: str, seed: int) -> dict[str, np.ndarray]:
+def _random_state(
+    shapes: dict[str, tuple[int, ...]], backbone: str, seed: int
+) -> dict[str, np.ndarray]:
     """He initialisation drawn by numpy, which gives the same numbers on every machine."""
     rng = np.random.default_rng(seed)
-    parameters = {name for name, _ in graph.named_parameters()}
     state = {}
-    for name, tensor in _needed(graph).items():
-        shape = tuple(tensor.shape)
-        if name in parameters and len(shape) > 1:
+    for name, shape in shapes.items():
+        if len(shape) > 1:
             fan_out = shape[0] * int(np.prod(shape[2:]))
             value = rng.standard_normal(shape) * np.sqrt(2 / fan_out)
         elif name.endswith(("bias", "running_mean")):
             value = np.zeros(shape)
-        elif name in parameters or name.endswith("running_var"):
+        else:  # a gain or a variance
             value = np.ones(shape)
-        else:
-            raise ValueError(
-                f"weights=None: {backbone} keeps {name}, which cannot be drawn at random; "
-                "give the path of a state dict."
-            )
         state[name] = value.astype(np.float32)
     return state
 
@@ -484,19 +513,35 @@ def _digest(state: dict[str, np.ndarray]) -> str:
 
 def resolve_device(device: str) -> str:
     """Name of the torch device that ``device`` stands for on this machine."""
-    torch = torch_module()
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ValueError(f'device={device!r}: expected "auto", "cpu", "cuda" or "cuda:0", ...')
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+        return "cpu"
+    torch = torch_module()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return "cuda" if count else "cpu"
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+    if int(device.partition(":")[2] or 0) >= count:
         raise ValueError(
             f"device={device!r}: torch sees {count} CUDA devices on this machine"
             + (f", numbered from 0 to {count - 1}." if count else ".")
             + ' device="auto" takes what there is, device="cpu" always works.'
         )
     return device
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth to import torch, which takes seconds, and ask it."""
+    if sys.modules.get("torch") is not None:
+        return True
+    if importlib.util.find_spec("torch") is None:
+        return False
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return os.path.exists("/dev/kfd")  # AMD's, which torch calls cuda as well
+    return True
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

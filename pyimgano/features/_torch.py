@@ -15,9 +15,11 @@ from sklearn.utils._param_validation import Interval
 from pyimgano.features._grids import PatchGrids
 from pyimgano.features._network import (
     BaseNetworkFeatures,
+    TorchModule,
     nearest_names,
     torch_module,
 )
+from pyimgano.features._resnet import ResNet
 from pyimgano.features._weights import find_weights
 from pyimgano.features._winograd import use_winograd
 from pyimgano.inputs._formats import resize_image
@@ -30,6 +32,10 @@ _BUILD_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "init_weights": True},
     "inception_v3": {"transform_input": True, "init_weights": True},
 }
+
+
+# The colours that every torchvision classification network was trained with.
+_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TorchPatchFeatures(BaseNetworkFeatures):
@@ -173,21 +179,26 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         self.random_state = random_state
 
     @classmethod
-    def _build(cls, backbone: str, layers: tuple) -> Any:
-        return _build(backbone, layers)
+    def _build(cls, backbone: str, layers: tuple, device: str, precision: str) -> Any:
+        plain = device == "cpu" and precision == "float32"
+        if plain and ResNet.offers(backbone, layers):
+            return ResNet(backbone, layers, _COLOURS)
+
+        def optimise(graph: Any) -> None:
+            _fold_batch_norms(graph)
+            if plain:
+                use_winograd(graph)
+
+        return TorchModule(_build(backbone, layers), _COLOURS, device, precision, optimise)
 
     @classmethod
     def _find_published(cls, backbone: str) -> Path:
+        if ResNet.offers(backbone):
+            return find_weights(backbone, *ResNet.published(backbone))
         models = _models(backbone)
         # The first published weights are those the papers used; "best" ones came later.
         first = next(iter(models.get_model_weights(backbone)))
         return find_weights(backbone, str(first), first.url)
-
-    @classmethod
-    def _optimise(cls, graph: Any, *, cpu: bool) -> None:
-        _fold_batch_norms(graph)
-        if cpu:
-            use_winograd(graph)
 
     def _check_parameters(self) -> None:
         _check_sizes(self.resize, self.crop, self.pool)

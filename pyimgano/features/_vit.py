@@ -16,6 +16,7 @@ from pyimgano.exceptions import WeightsError
 from pyimgano.features._grids import PatchGrids
 from pyimgano.features._network import (
     BaseNetworkFeatures,
+    TorchModule,
     nearest_names,
     torch_module,
 )
@@ -174,7 +175,7 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         self.random_state = random_state
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
-        patch = self._network().module.patch_embed.patch_size
+        patch = self._network().module.graph.patch_embed.patch_size
         sizes = [_work_size(image.shape, self.resize, self.keep_aspect, patch) for image in images]
         maps = self._patch_maps(
             images,
@@ -190,7 +191,9 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         )
 
     @classmethod
-    def _build(cls, backbone: str, layers: tuple[int, ...]) -> Any:
+    def _build(
+        cls, backbone: str, layers: tuple[int, ...], device: str, precision: str
+    ) -> TorchModule:
         torch = torch_module()
         timm = import_optional("timm", "timm", cls.__name__)
         # Not on the meta device: some keep tables that no state dict has.
@@ -218,19 +221,19 @@ class ViTPatchFeatures(BaseNetworkFeatures):
             return [maps[ascending.index(block)] for block in blocks]
 
         model.forward = tokens
-        return model
+        config = model.pretrained_cfg
+        return TorchModule(model, (config["mean"], config["std"]), device, precision)
 
     @classmethod
-    def _convert(cls, graph: Any, state: dict[str, Any]) -> dict[str, Any]:
+    def _convert(cls, module: TorchModule, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         # timm knows the names in files of other origin, DINOv2's among them, and brings a
         # position embedding to the resolution the model was built for.
-        convert = getattr(sys.modules[type(graph).__module__], "checkpoint_filter_fn", None)
-        return state if convert is None else convert(state, graph)
-
-    @classmethod
-    def _colours(cls, graph: Any) -> tuple[Sequence[float], Sequence[float]]:
-        config = graph.pretrained_cfg
-        return config["mean"], config["std"]
+        convert = getattr(sys.modules[type(module.graph).__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return state
+        torch = torch_module()
+        tensors = {name: torch.tensor(values) for name, values in state.items()}
+        return {name: one.numpy() for name, one in convert(tensors, module.graph).items()}
 
     @classmethod
     def _find_published(cls, backbone: str) -> Path:

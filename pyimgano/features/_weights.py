@@ -6,17 +6,14 @@ import hashlib
 import http.client
 import json
 import os
-import pickle
 import re
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from pyimgano.exceptions import WeightsError
 from pyimgano.utils._files import atomic_write
-from pyimgano.utils._optional import import_optional
 
 _TIMEOUT = 30.0  # seconds without a byte before a download counts as failed
 _BLOCK = 1 << 20
@@ -97,63 +94,6 @@ def ways_out(file_name: str) -> str:
         '  - no pretrained weights: features="filterbank" (made for this case), or '
         "weights=None for a random network."
     )
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Tensors of a state-dict file by name; only tensors are unpickled, never code.
-
-    Parameters
-    ----------
-    path : str or path-like
-        File written by ``torch.save(model.state_dict(), path)``, or one that holds this
-        dict under the key ``"state_dict"``, or a ``.safetensors`` file.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-
-    Raises
-    ------
-    WeightsError
-        When there is no such file, or when it is not a state dict.
-    """
-    torch = import_optional("torch", "torch", "reading network weights")
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(
-            f"the weights file {path} {what}. Give the path of a state dict, leave weights out "
-            "for the published ones, or set weights=None for a random network."
-        )
-    if path.suffix == ".safetensors":
-        safetensors = import_optional("safetensors", "timm", f"reading {path.name}")
-        load_file = import_optional("safetensors.torch", "timm", f"reading {path.name}").load_file
-        try:
-            return load_file(path)
-        except safetensors.SafetensorError as error:
-            raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
-    how = "Expected what torch.save(model.state_dict(), path) writes."
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged or holds other objects than tensors, which are not loaded "
-            f"because they could run code. {how}"
-        ) from error
-    # What the reader raises on a damaged file depends on where the damage is.
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} cannot be read as network weights. {how}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict. {how}")
-    strangers = [key for key, value in content.items() if not torch.is_tensor(value)]
-    if strangers:
-        raise WeightsError(
-            f"{path} is not a state dict: {strangers[0]!r} is no tensor. {how} "
-            'A checkpoint may hold that dict under the key "state_dict".'
-        )
-    return content
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

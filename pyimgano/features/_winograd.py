@@ -17,6 +17,7 @@ import operator
 import threading
 from collections import Counter
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import numba
@@ -25,7 +26,7 @@ import numpy as np
 from pyimgano.features._network import torch_module
 from pyimgano.utils._threads import in_threads, ranges
 
-__all__ = ["use_winograd", "winograd_conv2d"]
+__all__ = ["Winograd", "use_winograd", "winograd_conv2d"]
 
 # Transform of the kernel; those of input and output are written out below.
 _KERNEL = np.array(
@@ -47,6 +48,77 @@ _PANEL = 64
 _BLOCK = 4096
 
 
+class Winograd:
+    """What a 3 x 3 convolution, and what may follow it, computes: for a map on a CPU.
+
+    The convolution has stride 1 and zeros beyond the border, so that the map keeps its size.
+
+    Parameters
+    ----------
+    kernel : ndarray of shape (n_outputs, n_inputs, 3, 3), float32
+    bias : ndarray of shape (n_outputs,), float32
+    relu : bool, default=False
+        Whether negative results become zero.
+    """
+
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, relu: bool = False) -> None:
+        kernel = kernel.astype(np.float64)
+        outputs, inputs = kernel.shape[:2]
+        panel = _PANEL if outputs % _PANEL == 0 else outputs
+        kernel = kernel.reshape(outputs // panel, panel, inputs, 9).swapaxes(1, 2)
+        self._spectrum = np.empty((36, *kernel.shape[:3]), np.float32)
+        for at, weights in enumerate(np.kron(_KERNEL, _KERNEL)):
+            self._spectrum[at] = kernel @ weights
+        self._bias, self._relu = bias, relu
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self._bias)
+
+    @staticmethod
+    def pays(shape: tuple[int, ...]) -> bool:
+        """Whether it is faster than the direct sum for a kernel of this shape."""
+        return tuple(shape[2:]) == (3, 3) and min(shape[:2]) >= _FEWEST_CHANNELS
+
+    def __call__(self, x: np.ndarray, added: Any = None, threads: int = 1) -> np.ndarray:
+        """Convolve, and add ``added`` before negatives become zero.
+
+        Parameters
+        ----------
+        x : ndarray of shape (height, width, n_inputs), float32
+            C-contiguous, like what is added.
+        added : ndarray of shape (height, width, n_outputs), float32, default=None
+        threads : int, default=1
+            Threads to use; the result is the same on any number.
+
+        Returns
+        -------
+        ndarray of shape (height, width, n_outputs), float32
+        """
+        height, width, channels = x.shape
+        result = np.empty((height, width, len(self._bias)), np.float32)
+        inputs, out = x.reshape(height, -1), result.reshape(height, -1)
+        others = out if added is None else added.reshape(height, -1)
+        down, across = -(-height // 4), -(-width // 4)  # tiles
+        block = -(-down // -(-down * across * channels // _BLOCK))
+        bias = np.tile(self._bias, width)
+
+        def convolve(part: slice) -> None:
+            for first in range(part.start * block, min(part.stop * block, down), block):
+                last = min(first + block, down)
+                before, after = _scratch((last - first) * across, *self._spectrum.shape[1:])
+                _read_tiles(inputs, first, last, before)
+                # Not numba's product: scipy's BLAS takes twice as long for few tiles.
+                np.matmul(before[:, None], self._spectrum, out=after)
+                _write_tiles(after, first, last, bias, others, added is not None, out)
+                if self._relu:
+                    _rectify(out[4 * first : 4 * last])
+
+        cuts = ranges(-(-down // block), threads)
+        in_threads(convolve, cuts, len(cuts))
+        return result
+
+
 @lru_cache(maxsize=1)
 def winograd_conv2d() -> Any:
     """``WinogradConv2d``, a class that cannot be made before torch is imported."""
@@ -54,7 +126,7 @@ def winograd_conv2d() -> Any:
     module: Any = torch.nn.Module
 
     class WinogradConv2d(module):
-        """What a 3 x 3 convolution, and what may follow it, computes: for inference on a CPU.
+        """``Winograd`` in the place of a module of torch: for inference on a CPU.
 
         Parameters
         ----------
@@ -66,66 +138,36 @@ def winograd_conv2d() -> Any:
 
         def __init__(self, conv: Any, *, relu: bool = False) -> None:
             super().__init__()
-            kernel = conv.weight.detach().numpy().astype(np.float64)
-            outputs, inputs = kernel.shape[:2]
-            panel = _PANEL if outputs % _PANEL == 0 else outputs
-            kernel = kernel.reshape(outputs // panel, panel, inputs, 9).swapaxes(1, 2)
-            self._spectrum = np.empty((36, *kernel.shape[:3]), np.float32)
-            for at, weights in enumerate(np.kron(_KERNEL, _KERNEL)):
-                self._spectrum[at] = kernel @ weights
-            self._bias = np.zeros(outputs, np.float32)
+            kernel = conv.weight.detach().numpy()
+            bias = np.zeros(len(kernel), np.float32)
             if conv.bias is not None:
-                self._bias[:] = conv.bias.detach().numpy()
-            self._relu = relu
+                bias[:] = conv.bias.detach().numpy()
+            self._convolve = Winograd(kernel, bias, relu=relu)
 
         @staticmethod
         def fits(conv: Any) -> bool:
             """Whether a module is a convolution that this one can stand in for, and profitably."""
             return (
                 type(conv) is torch.nn.Conv2d
-                and conv.kernel_size == (3, 3)
                 and conv.stride == (1, 1)
                 and conv.padding in ((1, 1), "same")
                 and conv.padding_mode == "zeros"
                 and conv.dilation == (1, 1)
                 and conv.groups == 1
                 and conv.weight.dtype == torch.float32
-                and min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
+                and Winograd.pays(conv.weight.shape)
             )
 
         def forward(self, x: Any, added: Any = None) -> Any:
             """Convolve, and add ``added`` before negatives become zero."""
-            n, channels, height, width = x.shape
-            result = torch.empty(
-                (n, len(self._bias), height, width), memory_format=torch.channels_last
-            )
-            down, across = -(-height // 4), -(-width // 4)  # tiles
-            block = -(-down // -(-down * across * channels // _BLOCK))
-            cuts = ranges(-(-down // block), torch.get_num_threads())
-            bias = np.tile(self._bias, width)
-            read, written = _rows(x), _rows(result)
-            summed = written if added is None else _rows(added.expand_as(result))
-            for inputs, others, out in zip(read, summed, written):
-
-                def convolve(
-                    part: slice,
-                    inputs: np.ndarray = inputs,
-                    others: np.ndarray = others,
-                    out: np.ndarray = out,
-                ) -> None:
-                    for first in range(part.start * block, min(part.stop * block, down), block):
-                        last = min(first + block, down)
-                        tiles = (last - first) * across
-                        before, after = _scratch(tiles, *self._spectrum.shape[1:])
-                        _read_tiles(inputs, first, last, before)
-                        # Not numba's product: scipy's BLAS takes twice as long for few tiles.
-                        np.matmul(before[:, None], self._spectrum, out=after)
-                        _write_tiles(after, first, last, bias, others, added is not None, out)
-                        if self._relu:
-                            _rectify(out[4 * first : 4 * last])
-
-                in_threads(convolve, cuts, len(cuts))
-            return result
+            others: Any = repeat(None)
+            if added is not None:
+                n = self._convolve.n_outputs
+                others = _maps(added.expand(len(x), n, *x.shape[2:]))
+            threads = torch.get_num_threads()
+            results = [self._convolve(*pair, threads) for pair in zip(_maps(x), others)]
+            stacked = results[0][None] if len(results) == 1 else np.stack(results)
+            return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
     return WinogradConv2d
 
@@ -209,11 +251,10 @@ def _scratch(tiles: int, panels: int, inputs: int, panel: int) -> tuple[np.ndarr
     )
 
 
-def _rows(maps: Any) -> np.ndarray:
-    """Rows of pixels of each map: (n, height, width * channels), C-contiguous."""
+def _maps(batch: Any) -> np.ndarray:
+    """A batch of torch's as maps (n, height, width, channels), C-contiguous."""
     torch = torch_module()
-    maps = maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()
-    return maps.reshape(*maps.shape[:2], -1)
+    return batch.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()
 
 
 # Each loop over channels below writes one array, reads few, and runs along memory: of others the

@@ -69,7 +69,7 @@ def test_layers_are_joined_in_the_order_asked_for(network, weights, images):
     for part, layer in ((both[:, :64], 4), (both[:, 64:], 2)):
         alone = clone(step).set_params(layers=layer).fit_transform(images[:1]).rows
         np.testing.assert_array_equal(part, alone)
-    assert len(step._network().module.blocks) == 5  # what follows block 4 is not there
+    assert len(step._network().module.graph.blocks) == 5  # what follows block 4 is not there
 
 
 def test_blocks_that_are_not_used_are_not_needed(network, weights, images, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyimgano.exceptions import WeightsError
-from pyimgano.features._weights import cache_dir, file_sha256, find_weights, read_state_dict
+from pyimgano.features._weights import cache_dir, file_sha256, find_weights
 
 CONTENT = bytes(range(256)) * 5000  # more than one block
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -170,54 +170,3 @@ def test_torchvisions_own_download_is_used(server, cache, tmp_path):
     assert find_weights("net", "Net.V1", _url(server, NAME)) == hub / NAME
     assert server.requests == []
     assert [p.name for p in hub.iterdir()] == [NAME]
-
-
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="reads what torch.save writes")
-
-
-def test_state_dict_plain_and_wrapped(torch, tmp_path):
-    state = {"a.weight": torch.arange(3.0)}
-    torch.save(state, tmp_path / "plain.pth")
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "wrapped.pth")
-    for name in ("plain.pth", "wrapped.pth"):
-        read = read_state_dict(tmp_path / name)
-        assert list(read) == ["a.weight"]
-        assert torch.equal(read["a.weight"], state["a.weight"])
-
-
-class _Evil:
-    def __reduce__(self):
-        return print, ("this code must not run",)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([1, 2], "holds a list, not a state dict"),
-        ({}, "holds a dict, not a state dict"),
-        ({"epoch": 3}, "'epoch' is no tensor"),
-        (_Evil(), "could run code"),
-    ],
-)
-def test_other_content_is_refused(torch, tmp_path, capsys, content, message):
-    torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match=message):
-        read_state_dict(tmp_path / "file.pth")
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("kept", [0, 1, 50, 500])
-def test_damaged_file(torch, tmp_path, kept):
-    torch.save({"a": torch.zeros(100)}, tmp_path / "file.pth")
-    (tmp_path / "file.pth").write_bytes((tmp_path / "file.pth").read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=r"file\.pth"):
-        read_state_dict(tmp_path / "file.pth")
-
-
-def test_missing_file_and_folder(torch, tmp_path):
-    with pytest.raises(WeightsError, match="does not exist"):
-        read_state_dict(tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="is a folder"):
-        read_state_dict(tmp_path)
