@@ -537,7 +537,7 @@ class _Ecdf:
         self.values = -np.log1p(-rankdata(scores)[first] / (n + 1))
         median = float(np.median(scores))
         above = scores[scores > median]
-        self.spread = _positive(float((above - median).mean()) if len(above) else 0.0, median)
+        self.spread = _spread(scores, median, (above - median).mean() if len(above) else 0.0)
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         scores = np.asarray(scores, dtype=np.float64)
@@ -551,26 +551,31 @@ class _Affine:
 
     def __init__(self, center: float, spread: float) -> None:
         self.center = center
-        self.spread = _positive(spread, center)
+        self.spread = spread
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         return (np.asarray(scores, dtype=np.float64) - self.center) / self.spread
 
 
 def _z(scores: np.ndarray) -> _Affine:
-    return _Affine(float(scores.mean()), float(scores.std()))
+    center = float(scores.mean())
+    return _Affine(center, _spread(scores, center, scores.std()))
 
 
 def _robust_z(scores: np.ndarray) -> _Affine:
     median = float(np.median(scores))
-    spread = 1.4826 * float(np.median(np.abs(scores - median)))
+    spread = 1.4826 * np.median(np.abs(scores - median))
     # More than half of the scores may be equal.
-    return _Affine(median, spread or float(scores.std()))
+    return _Affine(median, _spread(scores, median, spread, scores.std()))
 
 
-def _positive(spread: float, location: float) -> float:
-    """A spread to divide by; scores that are all equal have none of their own."""
-    return spread or abs(location) or 1.0
+def _spread(scores: np.ndarray, location: float, *measured: float) -> float:
+    """First measured spread to divide by; scores that are all equal have none of their own.
+
+    What lies within the rounding of the scores is none, nor what quotients would overflow by.
+    """
+    least = max(np.finfo(np.float64).eps * np.abs(scores).max(), 1e-100)
+    return float(next((one for one in (*measured, abs(location)) if one > least), 1.0))
 
 
 def _by_the_others(make: Any, scores: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from joblib import parallel_config
 from sklearn.base import BaseEstimator, OutlierMixin, clone
@@ -114,6 +114,9 @@ def test_equal_training_scores_still_order_anomalies(normalization):
     st.lists(st.integers(-60, 60), min_size=2, max_size=8, unique=True),
     st.sampled_from(["ecdf", "z", "robust_z"]),
 )
+@example([0.0, 1.0, 2.225073858507203e-309], [1, 2], "robust_z")
+@example([1.0, 1.0, 1.0 + 2**-52], [1, 2], "z")
+@example([1e-310, 1e-310, 2e-310], [1, 2], "ecdf")
 def test_one_member_keeps_its_order(train, new, normalization):
     ensemble = columns(1, normalization=normalization).fit(np.array(train)[:, None])
     new = np.sort(np.array(new) + 0.123456789)
