@@ -52,13 +52,11 @@ def peak_mib() -> float:
 
 
 def run_ours(args: argparse.Namespace) -> dict:
-    import torch
-    import torchvision.models  # noqa: F401  imported when it is needed, which is not what is timed
-
     from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
     from pyimgano.features import TorchPatchFeatures
 
-    torch.set_num_threads(args.threads)
+    if args.precision != "float32":  # imported when it is needed, which is not what is timed
+        import torchvision.models  # noqa: F401
     imported = peak_mib()
     name, _, ratio = args.model.partition("-")
     features = TorchPatchFeatures(

@@ -37,7 +37,6 @@ from pyimgano.features import (
     BasePatchFeatures,
     FilterBankFeatures,
     PatchPooling,
-    ViTPatchFeatures,
     make_features,
 )
 from pyimgano.features._network import BaseNetworkFeatures
@@ -426,9 +425,7 @@ class _Model:
 
     @property
     def needs_extra(self) -> str | None:
-        if self._network is None:
-            return None
-        return "timm" if isinstance(self._network, ViTPatchFeatures) else "torch"
+        return None if self._network is None else self._network.needs_extra
 
     @property
     def input_kinds(self) -> list[str]:

@@ -91,8 +91,6 @@ def test_scikit_learn_contract_of_image_transformers(name, instance):
 @pytest.mark.parametrize("check", list(checks.yield_image_transformer_checks()))
 @pytest.mark.parametrize(("name", "instance"), _ids(TRANSFORMER_INSTANCES))
 def test_image_transformer_contract(name, instance, check):
-    if name == "TorchPatchFeatures":
-        pytest.importorskip("torch", reason="torch is not installed")
     if name == "ViTPatchFeatures":
         pytest.importorskip("timm", reason="timm is not installed")
     check(clone(instance))

@@ -158,7 +158,7 @@ def test_papers_are_those_of_the_docstrings():
     assert model_info("vision_ssim_template")["year"] == 2004
     assert model_info("vision_pixel_gaussian")["paper"] is None  # whatever its references
     assert model_info("vision_anomalydino")["needs_extra"] == "timm"
-    assert model_info("vision_padim")["needs_extra"] == "torch"
+    assert model_info("vision_padim")["needs_extra"] is None  # a ResNet, which needs no torch
     assert model_info("industrial-fast")["needs_extra"] is None
 
 
@@ -185,7 +185,6 @@ def test_models_without_weights_fit_and_judge(name, images, tmp_path):
 
 @pytest.mark.parametrize("name", list_models(requires_checkpoint=True))
 def test_models_with_weights_say_where_to_get_them(name, images, tmp_path, monkeypatch):
-    pytest.importorskip("torch", reason="torch is not installed")
     if model_info(name)["needs_extra"] == "timm":
         pytest.importorskip("timm", reason="timm is not installed")
     monkeypatch.setenv("PYIMGANO_CACHE_DIR", str(tmp_path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -13,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
 from pyimgano.utils import _threads
-from pyimgano.utils._threads import Shared, ahead, in_threads, one_blas_thread, ranges
+from pyimgano.utils._threads import Shared, ahead, in_pool, in_threads, one_blas_thread, ranges
 from pyimgano.utils.estimator_checks import make_check_images
 
 
@@ -142,6 +144,85 @@ def test_ahead_may_be_left_early(monkeypatch):
             break
     source.close()
     assert closed == [True]
+
+
+class Watched(FilterBankFeatures):
+    """Says which block of images it is asked for."""
+
+    asked: list = []
+
+    def _extract(self, images):
+        self.asked.append(threading.Event())
+        self.asked[-1].set()
+        return super()._extract(images)
+
+
+def test_detectors_work_ahead_while_they_score(monkeypatch):
+    monkeypatch.setattr(_threads, "n_threads", lambda: 2)
+    images = make_check_images(12)
+    detector = PatchCoreDetector(Watched(resize=32, batch_size=4)).fit(images)
+    score, ahead_of = detector._score, []
+
+    def slowly(block, own):
+        deadline = time.monotonic() + 5
+        while len(Watched.asked) < len(ahead_of) + 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ahead_of.append(len(Watched.asked) - len(ahead_of) - 1)
+        return score(block, own)
+
+    Watched.asked.clear()
+    monkeypatch.setattr(detector, "_score", slowly)
+    detector.score_samples(images[:8])
+    assert ahead_of == [1, 0]  # the second block was there before the first one was scored
+
+
+def test_threads_are_used_again_and_are_never_the_callers():
+    used = set()
+    for _ in range(100):
+        used |= set(in_pool(lambda _: threading.get_ident(), range(6), 3))
+    assert len(used) < 30  # a thread that is just done may come too late for the next round
+    assert threading.get_ident() not in used
+    assert in_threads(lambda _: threading.get_ident(), range(2), 1) == [threading.get_ident()] * 2
+
+
+def test_threads_may_wait_for_threads():
+    def outer(i):
+        return sum(in_pool(lambda j: i * j, range(5), 2))
+
+    assert in_pool(outer, range(20), 8) == [10 * i for i in range(20)]
+
+
+def test_nothing_is_begun_after_an_error_and_the_first_one_is_raised():
+    begun = []
+
+    def fail(i):
+        begun.append(i)
+        time.sleep(0.02 * (2 - i))
+        raise KeyError(i)
+
+    with pytest.raises(KeyError, match="0"):
+        in_pool(fail, range(10), 2)
+    assert sorted(begun) == [0, 1]
+    assert in_pool(abs, [-1, -2], 2) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_has_threads_of_its_own():
+    assert in_pool(abs, [-1, -2], 2) == [1, 2]
+    child = os.fork()
+    if child == 0:  # it must leave without pytest's own cleaning up
+        os._exit(0 if in_pool(abs, [-3, -4], 2) == [3, 4] else 1)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the forked process waited for threads it does not have")
+    assert status == 0
 
 
 def test_overlapping_users_leave_a_shared_setting_as_it_was():

@@ -326,6 +326,28 @@ def test_maps_are_those_of_the_tiles_stitched():
         np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
+def test_padims_maps_of_recognised_images_leave_each_tile_out():
+    step = TilingTransformer(tile=32)
+    X = _good(12, size=(64, 64))
+    detector = PaDiMDetector(Means(), regularization=1e-9, smoothing_sigma=0).fit(step.transform(X))
+    tiles = np.concatenate([step.transform(X)[i] for i in range(12)])
+    features = Means().transform(tiles).rows.reshape(48, 16, 6).astype(np.float64)
+    parts = []
+    for tile in range(4 * 7, 4 * 8):
+        rest = np.delete(features, tile, axis=0)
+        distance = np.empty(16)
+        for position in range(16):
+            away = features[tile, position] - rest[:, position].mean(axis=0)
+            covariance = np.cov(rest[:, position], rowvar=False) + 1e-9 * np.eye(6)
+            distance[position] = away @ np.linalg.solve(covariance, away)
+        # The covariance is not divided anew: that of all 48 had 47 in place of 46.
+        grid = Means().transform(tiles[tile][None])
+        parts.append(grid.to_pixels(np.sqrt(distance * 47 / 46), sigma=0)[0])
+    expected = step.inverse_transform([np.stack(parts)], image_sizes=[(64, 64)])[0]
+    found = detector.anomaly_map(step.transform(X[7:8]))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "detector",
     [

@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         metavar="NAME",
         help='in place of the model\'s own features: "filterbank", which needs no weights, or a '
-        "torchvision network: resnet18, wide_resnet50_2, ... (needs the extra: torch)",
+        "torchvision network: resnet18, wide_resnet50_2, ... (others than ResNets need the extra "
+        "torch)",
     )
     model.add_argument(
         "--weights",

@@ -7,7 +7,8 @@ chosen while the images stream by, in memory that does not grow with their numbe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pyimgano.detectors._patches import PatchStore, Projection
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.utils._progress import progress_callback
 
-__all__ = ["LeftOut", "MemoryBank", "choose_bank", "stream_bank"]
+__all__ = ["LeftOut", "MemoryBank", "Weighed", "choose_bank", "stream_bank"]
 
 # Every so many rows of a bank bound the distances to all of it; a prime, so that the rows do
 # not all come from the same columns of the grids.
@@ -42,6 +43,8 @@ class LeftOut(NamedTuple):
         Its group, whose patches are not in that bank.
     bank : MemoryBank
         The bank of all images.
+    weight : ndarray of shape (n_bank,), float64
+        Factors of distances to its patches, as known without the image.
     added : ndarray of shape (r, d), float32
         Patches of other images that fill the bank up to its size.
     added_weight : ndarray of shape (r,), float64
@@ -51,19 +54,20 @@ class LeftOut(NamedTuple):
     bound: np.ndarray
     group: int
     bank: MemoryBank
+    weight: np.ndarray
     added: np.ndarray
     added_weight: np.ndarray
 
     @property
     def largest_weight(self) -> float:
-        return float(max(self.bank.weight.max(), self.added_weight.max(initial=0.0)))
+        return float(max(self.weight.max(), self.added_weight.max(initial=0.0)))
 
     def nearest(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Distance of the rows ``part`` to the bank without the image, neighbour and weight."""
         search = self.bank.search
         found = search.query(self.rows[part], k=1, exclude=np.full(len(part), self.group))
         distance, index = found[0][:, 0], found[1][:, 0]
-        neighbour, weight = search.bank[index], self.bank.weight[index]
+        neighbour, weight = search.bank[index], self.weight[index]
         if len(self.added):
             found = NearestNeighbors(self.added).query(self.rows[part], k=1)
             closer = found[0][:, 0] < distance
@@ -91,16 +95,18 @@ class _Sources(NamedTuple):
         ``nearest(i, rows)`` is, for each of them, a position in the bank, or None.
     pool : ndarray of shape (r, d), float32
         Patches that fill the bank up, group after group.
-    pool_weight : ndarray of shape (r,)
     starts : ndarray of shape (g + 1,), int
         Where each group's begin in ``pool``.
+    weights : callable
+        ``weights(group)`` are the factors of the bank's patches and of those in ``pool``, as known
+        without the group.
     """
 
     rows_of: Callable[[int], np.ndarray]
     nearest: Callable[[int, np.ndarray], np.ndarray | None]
     pool: np.ndarray
-    pool_weight: np.ndarray
     starts: np.ndarray
+    weights: Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 class MemoryBank:
@@ -161,7 +167,8 @@ class MemoryBank:
             own = known & (self._image[nearest] == group)
             other = np.where(own, self._elsewhere[nearest], nearest)
             bound = _row_distances(rows, self.search.bank, other)
-        return LeftOut(rows, bound, group, self, source.pool[added], source.pool_weight[added])
+        weight, of_pool = source.weights(group)
+        return LeftOut(rows, bound, group, self, weight, source.pool[added], of_pool[added])
 
     @property
     def _image(self) -> np.ndarray:
@@ -175,7 +182,25 @@ class MemoryBank:
         return self._probe.query(rows, exclude=np.full(len(rows), group))[0][:, 0]
 
 
-Weigh = Callable[[PatchStore, np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
+class Weighed(NamedTuple):
+    """What is known of the training patches before the bank is chosen.
+
+    Attributes
+    ----------
+    kept : ndarray of int
+        Rows that can enter the bank, ascending.
+    weight : ndarray of shape (n_patches,), float64
+        Factor of distances to each row.
+    without : callable
+        ``without(group)`` are the factors as they would be without the group.
+    """
+
+    kept: np.ndarray
+    weight: np.ndarray
+    without: Callable[[int], np.ndarray]
+
+
+Weigh = Callable[[PatchStore, np.ndarray, np.ndarray], Weighed]
 
 
 def choose_bank(
@@ -190,8 +215,8 @@ def choose_bank(
 ) -> MemoryBank:
     """Choose a coreset of all patches; all of them if ``ratio`` is 1.
 
-    ``weigh(patches, groups, copy_of)`` may say which rows can enter the bank, ascending, and
-    give a factor for the distances to each row.
+    ``weigh(patches, groups, copy_of)`` may say which rows can enter the bank, and give a factor
+    for the distances to each row.
     """
     for grids in blocks:
         patches.append(grids)
@@ -199,13 +224,21 @@ def choose_bank(
     _check_not_one(groups)
     starts = patches.starts
     group = np.repeat(groups, np.diff(starts))
-    kept, weight = np.arange(n), np.ones(n)
+    alike = np.ones(n)
+    weighed = Weighed(np.arange(n), alike, lambda group: alike)
     if weigh is not None:
-        kept, weight = weigh(patches, groups, blocks.copy_of)
+        weighed = weigh(patches, groups, blocks.copy_of)
+    kept, weight = weighed.kept, weighed.weight
+
+    def weights(left_out: int, picks: np.ndarray, refill: np.ndarray) -> Any:
+        known = weighed.without(left_out)
+        return known[picks], known[refill]
+
     if ratio == 1.0:
         bank = NearestNeighbors(patches.take(kept), bank_group=group[kept])
         none = np.empty((0, patches.n_features), np.float32)
-        sources = _Sources(patches.rows_of, lambda i, rows: None, none, np.empty(0), np.zeros(1))
+        of_each = partial(weights, picks=kept, refill=np.empty(0, np.intp))
+        sources = _Sources(patches.rows_of, lambda i, rows: None, none, np.zeros(1), of_each)
         return MemoryBank(bank, weight[kept], 0.0, None, sources)
     points = patches.project(Projection(patches.n_features, projection_dim, rng))
     if len(kept) < n:
@@ -221,8 +254,8 @@ def choose_bank(
         patches.rows_of,
         lambda i, rows: nearest[starts[i] : starts[i + 1]],
         patches.take(refill),
-        weight[refill],
         chosen.refills.starts,
+        partial(weights, picks=picks, refill=refill),
     )
     search = NearestNeighbors(patches.take(picks), bank_group=group[picks])
     return MemoryBank(search, weight[picks], chosen.radius, chosen.elsewhere, sources)
@@ -283,12 +316,13 @@ def stream_bank(
         return index[:, 0]
 
     added = rows[chosen.refills.refill]
+    alike = np.ones(n_picks), np.ones(len(added))
     bank = MemoryBank(
         NearestNeighbors(rows[chosen.picks], bank_group=group_of_row[chosen.picks]),
-        np.ones(n_picks),
+        alike[0],
         chosen.radius,
         chosen.elsewhere,
-        _Sources(patches.rows_of, nearest, added, np.ones(len(added)), chosen.refills.starts),
+        _Sources(patches.rows_of, nearest, added, chosen.refills.starts, lambda group: alike),
     )
     return bank
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
+import numba
 import numpy as np
 from scipy.linalg import solve_triangular
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from pyimgano.detectors._bank import Weighed
 from pyimgano.detectors._neighbors import NearestNeighbors
 from pyimgano.detectors._patchcore import PatchCoreDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.utils._threads import one_blas_thread
+from pyimgano.utils._threads import in_threads, n_threads, one_blas_thread, ranges
 
 __all__ = ["SoftPatchDetector"]
 
@@ -113,8 +115,8 @@ class SoftPatchDetector(PatchCoreDetector):
     of a defect do not vouch for each other.
 
     For ``training_scores_`` the image's own patches leave the bank, and the selection goes on
-    among the others' remaining patches; the weights of those are the ones estimated from all
-    images.
+    among the others' remaining patches. The weights of those are estimated without the image,
+    which would vouch for what looks like it; those of ``"gaussian"`` from all images.
 
     The outlier scores cost one product of all patches of a position with each other:
     ``n_images ** 2`` distances for each position.
@@ -187,9 +189,7 @@ class SoftPatchDetector(PatchCoreDetector):
     def bank_weight_(self) -> np.ndarray:
         return self._bank_weight
 
-    def _weigh(
-        self, patches: PatchStore, groups: np.ndarray, copy_of: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _weigh(self, patches: PatchStore, groups: np.ndarray, copy_of: np.ndarray) -> Weighed:
         grids = patches.geometry
         shape = grids.grid_shapes[0]
         others = np.flatnonzero((grids.grid_shapes != shape).any(axis=1))
@@ -208,13 +208,22 @@ class SoftPatchDetector(PatchCoreDetector):
             )
         samples = np.unique(copy_of)
         of_sample = groups[samples]
-        first = patches.rows_of(0)
-        grid = np.empty((len(samples), *first.shape), np.float32)
+        n_positions = int(grids.starts[1])
+        grid = np.empty((len(samples), n_positions, patches.n_features), np.float32)
         for row, i in enumerate(samples.tolist()):
             grid[row] = patches.rows_of(i)
-        weight = np.empty((len(samples), grid.shape[1]), dtype=np.float32)
-        for position in range(grid.shape[1]):
-            weight[:, position] = self._weights_at(grid[:, position], of_sample)
+        others = len(samples) - np.bincount(of_sample).max()
+        if self.discriminator == "gaussian":
+            outlier = np.empty(grid.shape[:2])
+            for position in range(grid.shape[1]):
+                with one_blas_thread:
+                    outlier[:, position] = _mahalanobis(grid[:, position])
+            weight = self._weights(outlier)
+        else:
+            k = 1 if self.discriminator == "nearest" else self.lof_neighbors
+            near = _Neighbours(grid, of_sample, min(k, others), self.discriminator == "lof")
+            weight = self._weights(near.outliers())
+        del grid
         dropped = np.zeros(weight.size, dtype=bool)
         worst_first = np.argsort(-weight, axis=None, kind="stable")
         dropped[worst_first[: int(self.drop_ratio * weight.size)]] = True
@@ -228,31 +237,122 @@ class SoftPatchDetector(PatchCoreDetector):
                 f"{len(np.unique(of_sample))} different training images: use a lower one or more "
                 "images."
             )
-        return kept, self.patch_weight_.ravel().astype(np.float64)
+        of_each = self.patch_weight_.ravel().astype(np.float64)
+        if self.discriminator == "gaussian":  # one of many images moves a covariance little
+            return Weighed(kept, of_each, lambda group: of_each)
 
-    def _weights_at(self, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """Weights of one position's patches, ``(n_images,)``, with median 1 as a rule."""
-        if self.discriminator == "gaussian":
-            with one_blas_thread:
-                outlier = _mahalanobis(rows)
-        else:
-            k = 1 if self.discriminator == "nearest" else self.lof_neighbors
-            k = min(k, len(rows) - np.bincount(groups).max())
-            search = NearestNeighbors(rows, bank_group=groups)
-            distance, index = search.query(rows, k=k, exclude=groups)
-            outlier = _lof(distance, index) if self.discriminator == "lof" else distance[:, 0]
-        level = max(np.median(outlier), _SMALLEST * outlier.mean())
-        relative = outlier / level if level > 0 else np.ones(len(rows))
+        def without(group: int) -> np.ndarray:
+            rest = of_sample != group
+            weight = np.ones((len(samples), n_positions))
+            weight[rest] = self._weights(near.outliers(group)[rest])
+            return weight[sample].ravel()
+
+        return Weighed(kept, of_each, without)
+
+    def _weights(self, outlier: np.ndarray) -> np.ndarray:
+        """Weights ``(n_images, n_positions)``, the median of a position's being 1 as a rule."""
+        level = np.maximum(np.median(outlier, axis=0), _SMALLEST * outlier.mean(axis=0))
+        # Where all are equal there is no level, and nothing out of the ordinary.
+        relative = np.where(level > 0, outlier / np.where(level > 0, level, 1.0), 1.0)
         return relative if self.discriminator == "lof" else (1.0 + relative) / 2.0
 
 
-def _lof(distance: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Local outlier factors from the k nearest others of each row, both ``(n, k)``."""
-    reach = np.maximum(distance, distance[index, -1]).mean(axis=1)  # 1 / density
-    if not reach.any():
-        return np.ones(len(reach))  # all rows are equal
-    reach = np.maximum(reach, _SMALLEST * reach.mean())
-    return reach * (1.0 / reach[index]).mean(axis=1)
+class _Neighbours:
+    """For each patch of each sample, the nearest others at its position.
+
+    Some more of them are held than are asked for: when a group is left out, the next take the
+    place of its members.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (n_samples, n_positions, d), float32
+    groups : ndarray of shape (n_samples,), int
+        Samples of one group are no neighbours of each other.
+    k : int
+        Neighbours that count.
+    lof : bool
+        Whether ``outliers`` are local outlier factors, or distances to the nearest.
+    """
+
+    def __init__(self, grid: np.ndarray, groups: np.ndarray, k: int, lof: bool) -> None:
+        n, n_positions, _ = grid.shape
+        most = int(np.bincount(groups).max())
+        held = min(k + most, n - most)
+        self._groups, self._k, self._lof = groups, k, lof
+        self._distance = np.empty((n_positions, n, held))
+        self._index = np.empty((n_positions, n, held), np.int32)
+        for position in range(n_positions):
+            search = NearestNeighbors(grid[:, position], bank_group=groups)
+            found = search.query(grid[:, position], k=held, exclude=groups)
+            self._distance[position], self._index[position] = found
+
+    def outliers(self, without: int = -1) -> np.ndarray:
+        """Outlier score of each patch, ``(n_samples, n_positions)``, as if a group was not there.
+
+        The group's own are zero.
+        """
+        out = np.empty(self._distance.shape[:2])
+        parts = ranges(len(out), n_threads())
+
+        def measure(part: slice) -> None:
+            _outliers(
+                self._distance[part],
+                self._index[part],
+                self._groups,
+                without,
+                self._k,
+                self._lof,
+                out[part],
+            )
+
+        in_threads(measure, parts, len(parts))
+        return out.T
+
+
+@numba.njit(cache=True, nogil=True)
+def _outliers(distance, index, groups, without, k, lof, out):
+    """Distances to the nearest, or local outlier factors, of all samples at some positions."""
+    positions, n, held = distance.shape
+    near = np.empty((n, k), np.int64)  # who the neighbours are, by their place among those held
+    n_near = np.empty(n, np.int64)
+    reach = np.empty(n)  # 1 / density
+    for p in range(positions):
+        for i in range(n):
+            m = 0
+            for j in range(held):
+                if m < k and index[p, i, j] >= 0 and groups[index[p, i, j]] != without:
+                    near[i, m] = j
+                    m += 1
+            n_near[i] = m
+        total, rest = 0.0, 0
+        for i in range(n):
+            out[p, i] = reach[i] = 0.0
+            if groups[i] == without or n_near[i] == 0:
+                continue
+            if not lof:
+                out[p, i] = distance[p, i, near[i, 0]]
+                continue
+            for m in range(n_near[i]):
+                other = index[p, i, near[i, m]]
+                farthest = 0.0
+                if n_near[other] > 0:
+                    farthest = distance[p, other, near[other, n_near[other] - 1]]
+                reach[i] += max(distance[p, i, near[i, m]], farthest)
+            reach[i] /= n_near[i]
+            total += reach[i]
+            rest += 1
+        if not lof:
+            continue
+        least = _SMALLEST * total / max(rest, 1)
+        for i in range(n):
+            if groups[i] == without:
+                continue
+            if total == 0.0 or n_near[i] == 0:  # all are equal, or nobody is there to compare
+                out[p, i] = 1.0
+                continue
+            for m in range(n_near[i]):
+                out[p, i] += 1.0 / max(reach[index[p, i, near[i, m]]], least)
+            out[p, i] *= max(reach[i], least) / n_near[i]
 
 
 def _mahalanobis(rows: np.ndarray) -> np.ndarray:

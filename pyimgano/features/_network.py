@@ -97,6 +97,11 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """Return ``layers`` as a tuple, checked."""
         return tuple(self.layers)
 
+    @property
+    def needs_extra(self) -> str | None:
+        """The extra of pyimgano without which these parameters do not work; None for none."""
+        return "torch"
+
     # ---- shared machinery -----------------------------------------------------------
     def keep_channels(self, channels: ArrayLike | None) -> None:
         """Return only some of the features from now on, until the next ``fit``.

@@ -110,13 +110,20 @@ class TorchPatchFeatures(BaseNetworkFeatures):
 
     Notes
     -----
-    Batch norms are folded into the convolutions when the network is loaded, and it runs in
-    the channels-last layout. On a CPU in float32, convolutions of 3 x 3 are computed by
-    Winograd's minimal filtering [2]_: a ResNet-18 takes 0.6 times the time, and 30 MiB more
-    memory, a WideResNet-50 0.7 times and 180 MiB. Features differ from those of the direct sums
-    by a few millionths of the largest. Both reach networks of plain convolutions (ResNet,
-    WideResNet, VGG, DenseNet, ...), not those of torchvision's ready-made blocks (EfficientNet,
-    MobileNetV3, RegNet), which run as they are.
+    **ResNets need no torch** on a CPU in float32, as long as ``layers`` are whole layers or
+    their blocks (``"layer2"``, ``"layer2.1"``): resnet18 to resnet152, wide_resnet50_2 and
+    wide_resnet101_2 run in numpy and numba, and weights files written since 2020 are read
+    without torch. That saves the seconds and the 650 MiB which importing torch and torchvision
+    takes. Everything else, GPUs among it, needs the extra ``torch``; the weights and their
+    sha256 are the same, and features differ by a few millionths of the largest.
+
+    Batch norms are folded into the convolutions when the network is loaded. On a CPU in
+    float32, convolutions of 3 x 3 are computed by Winograd's minimal filtering [2]_: a
+    ResNet-18 takes 0.6 times the time, and 30 MiB more memory, a WideResNet-50 0.7 times and
+    180 MiB. Features differ from those of the direct sums by a few millionths of the largest.
+    Both reach networks of plain convolutions (ResNet, WideResNet, VGG, DenseNet, ...), not
+    those of torchvision's ready-made blocks (EfficientNet, MobileNetV3, RegNet), which run as
+    they are.
 
     ``fit`` learns nothing from the images; it loads the network and notes its sha256.
     ``transform`` works without it.
@@ -177,6 +184,12 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         self.threads_per_image = threads_per_image
         self.embed_weights = embed_weights
         self.random_state = random_state
+
+    @property
+    def needs_extra(self) -> str | None:
+        """The extra of pyimgano without which these parameters do not work; None for none."""
+        plain = self.device in ("auto", "cpu") and self.precision == "float32"
+        return None if plain and ResNet.offers(self.backbone, self._layers()) else "torch"
 
     @classmethod
     def _build(cls, backbone: str, layers: tuple, device: str, precision: str) -> Any:

@@ -190,6 +190,11 @@ class ViTPatchFeatures(BaseNetworkFeatures):
             work_sizes=sizes,
         )
 
+    @property
+    def needs_extra(self) -> str | None:
+        """The extra of pyimgano without which these parameters do not work."""
+        return "timm"
+
     @classmethod
     def _build(
         cls, backbone: str, layers: tuple[int, ...], device: str, precision: str

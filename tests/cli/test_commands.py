@@ -181,7 +181,6 @@ def test_benchmark_refuses_wrong_options(arguments, message, root, tmp_path, mon
 
 
 def test_benchmark_refuses_wrong_networks(root, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     arguments = ["--dataset", "folder", "--root", root]
     assert call(benchmark.main, *arguments, "--features", "resnet81") == 2
@@ -192,7 +191,6 @@ def test_benchmark_refuses_wrong_networks(root, tmp_path, monkeypatch, capsys):
 
 
 def test_network_options_reach_the_features(root, tmp_path):
-    pytest.importorskip("torch")
     line = (
         "--dataset synthetic --features resnet18 --weights none --layers layer1 --resize 64 "
         "--crop 0 --device cpu"

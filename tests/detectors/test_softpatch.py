@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.base import clone
 from sklearn.neighbors import LocalOutlierFactor
 
 from pyimgano.detectors import PatchCoreDetector, SoftPatchDetector
@@ -125,15 +126,38 @@ def test_training_scores_are_those_of_a_refilled_bank_without_the_image(discrimi
     X = noisy_grids()
     detector = SoftPatchDetector(discriminator=discriminator, coreset_ratio=ratio).fit(X)
     kept = ~detector.dropped_.ravel()
-    weight = detector.patch_weight_.ravel().astype(float)
     picks = [int(np.flatnonzero((X.rows == row).all(axis=1))[0]) for row in detector.bank_]
     for i in range(len(X)):
+        rest = np.delete(np.arange(len(X)), i)
+        weight = np.empty((len(X), 12))  # the image has no say in the weights of the others
+        weight[rest] = clone(detector).fit(X[rest]).patch_weight_
         others = np.flatnonzero(kept & (X.image_of_row != i))
         bank = [p for p in picks if X.image_of_row[p] != i]
         while len(bank) < min(len(picks), len(others)):
             bank.append(others[cdist(X.rows[others], X.rows[bank]).min(axis=1).argmax()])
-        _, expected = soft_score(X.rows[X.image_of_row == i], X.rows[bank], weight[bank], 9)
+        rows = X.rows[X.image_of_row == i]
+        _, expected = soft_score(rows, X.rows[bank], weight.ravel()[bank], 9)
         assert detector.training_scores_[i] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_training_scores_where_hardly_an_image_is_left_to_compare_with(n):
+    detector = SoftPatchDetector(coreset_ratio=1.0, drop_ratio=0.0).fit(noisy_grids(n, 1))
+    assert np.isfinite(detector.training_scores_).all()
+    assert (detector.training_scores_ > 0).all()
+
+
+def test_copies_are_left_out_of_the_weights_together():
+    """Two copies of each of some images: scores without one are those without both."""
+    X = noisy_grids(12, 2)
+    twice = PatchGrids.concatenate([X, X[[3, 5]]])
+    alone, copied = (
+        SoftPatchDetector(coreset_ratio=1.0, drop_ratio=0.0, n_neighbors=1)
+        .fit(one)
+        .training_scores_
+        for one in (X, twice)
+    )
+    np.testing.assert_allclose(copied, np.concatenate([alone, alone[[3, 5]]]), rtol=1e-6)
 
 
 def test_noise_in_training_is_not_learned():

@@ -150,7 +150,6 @@ def test_wrong_parameters_are_named(wrong):
 
 
 def test_real_bottles(shared_data):
-    pytest.importorskip("torch", reason="torch is not installed")
     from pyimgano.datasets import load_folder
     from pyimgano.features import TorchPatchFeatures
     from pyimgano.model_selection import anomaly_roc_auc
