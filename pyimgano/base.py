@@ -30,7 +30,7 @@ from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TileBlock, TiledImages
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._progress import progress_callback
-from pyimgano.utils._threads import ahead
+from pyimgano.utils._threads import ahead, in_threads, n_threads
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = [
@@ -156,7 +156,8 @@ def fingerprints(images: list[np.ndarray], region: np.ndarray | None = None) -> 
     """
     if isinstance(images, TileBlock):
         return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
-    return [Fingerprint(digest(i if region is None else i[region])) for i in images]
+    seen = [image if region is None else image[region] for image in images]
+    return [Fingerprint(one) for one in in_threads(digest, seen, n_threads())]
 
 
 def lowest_outside(heat: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... or ``"auto"`` for CUDA where there is one.
         It is looked up when the network is loaded, so that a model fitted on a GPU works
         on a machine without when it says ``"auto"``.
-    batch_size : int, default=8
+    batch_size : int, default=16
         Images decoded at a time, and on a GPU computed at a time. The CPU computes each by
         itself, so that it has the same features, bit for bit, in any batch.
     threads_per_image : int, default=1
@@ -167,7 +167,7 @@ class TorchPatchFeatures(BaseNetworkFeatures):
         pool: int = 3,
         precision: str = "float32",
         device: str = "auto",
-        batch_size: int = 8,
+        batch_size: int = 16,
         threads_per_image: int = 1,
         embed_weights: bool = False,
         random_state: int = 0,
