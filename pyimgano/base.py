@@ -156,8 +156,11 @@ def fingerprints(images: list[np.ndarray], region: np.ndarray | None = None) -> 
     """
     if isinstance(images, TileBlock):
         return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
-    seen = [image if region is None else image[region] for image in images]
-    return [Fingerprint(one) for one in in_threads(digest, seen, n_threads())]
+
+    def seen(image: np.ndarray) -> bytes:
+        return digest(image if region is None else image[region])
+
+    return [Fingerprint(one) for one in in_threads(seen, images, n_threads())]
 
 
 def lowest_outside(heat: np.ndarray, region: np.ndarray) -> np.ndarray:

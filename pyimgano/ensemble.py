@@ -574,7 +574,7 @@ def _spread(scores: np.ndarray, location: float, *measured: float) -> float:
 
     What lies within the rounding of the scores is none, nor what quotients would overflow by.
     """
-    least = max(np.finfo(np.float64).eps * np.abs(scores).max(), 1e-100)
+    least = max(4 * np.finfo(np.float64).eps * np.abs(scores).max(), 1e-100)
     return float(next((one for one in (*measured, abs(location)) if one > least), 1.0))
 
 

@@ -117,6 +117,7 @@ def test_equal_training_scores_still_order_anomalies(normalization):
 @example([0.0, 1.0, 2.225073858507203e-309], [1, 2], "robust_z")
 @example([1.0, 1.0, 1.0 + 2**-52], [1, 2], "z")
 @example([1e-310, 1e-310, 2e-310], [1, 2], "ecdf")
+@example([1.8832020801205713] * 7, [1, 2], "z")
 def test_one_member_keeps_its_order(train, new, normalization):
     ensemble = columns(1, normalization=normalization).fit(np.array(train)[:, None])
     new = np.sort(np.array(new) + 0.123456789)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -204,6 +206,40 @@ def test_nothing_is_begun_after_an_error_and_the_first_one_is_raised():
         in_pool(fail, range(10), 2)
     assert sorted(begun) == [0, 1]
     assert in_pool(abs, [-1, -2], 2) == [1, 2]
+
+
+def test_no_work_goes_on_where_threads_cannot_be_had(monkeypatch):
+    pool, started, done = _threads._threads(), [], []
+
+    class Few:
+        def submit(self, work):
+            if started:
+                raise RuntimeError("can't start new thread")
+            started.append(pool.submit(work))
+            return started[0]
+
+    monkeypatch.setattr(_threads, "_threads", Few)
+    with pytest.raises(RuntimeError, match="new thread"):
+        in_pool(lambda i: (time.sleep(0.01), done.append(i)), range(50), 2)
+    before = len(done)
+    time.sleep(0.05)
+    assert len(done) == before < 50
+
+
+def test_an_error_leaves_nothing_behind():
+    class Item:
+        pass
+
+    item = Item()
+    gone = weakref.ref(item)
+    gc.disable()
+    try:
+        with pytest.raises(AttributeError):
+            in_pool(lambda one: one.missing, [item], 2)
+        del item
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -115,11 +116,14 @@ class SoftPatchDetector(PatchCoreDetector):
     of a defect do not vouch for each other.
 
     For ``training_scores_`` the image's own patches leave the bank, and the selection goes on
-    among the others' remaining patches. The weights of those are estimated without the image,
-    which would vouch for what looks like it; those of ``"gaussian"`` from all images.
+    among the others' remaining patches, those that remain when all images are there. Their
+    weights are estimated without the image, which would vouch for what looks like it; those of
+    ``"gaussian"`` from all images.
 
     The outlier scores cost one product of all patches of a position with each other:
-    ``n_images ** 2`` distances for each position.
+    ``n_images ** 2`` distances for each position; those without each image, once more about
+    ``lof_neighbors * n_images ** 2`` operations. Meanwhile each patch's neighbours are held, 12
+    bytes for each of ``lof_neighbors + 1`` of them (more by the tiles of an image).
 
     References
     ----------
@@ -212,7 +216,7 @@ class SoftPatchDetector(PatchCoreDetector):
         grid = np.empty((len(samples), n_positions, patches.n_features), np.float32)
         for row, i in enumerate(samples.tolist()):
             grid[row] = patches.rows_of(i)
-        others = len(samples) - np.bincount(of_sample).max()
+        fewest = len(samples) - np.bincount(of_sample).max()
         if self.discriminator == "gaussian":
             outlier = np.empty(grid.shape[:2])
             for position in range(grid.shape[1]):
@@ -221,7 +225,7 @@ class SoftPatchDetector(PatchCoreDetector):
             weight = self._weights(outlier)
         else:
             k = 1 if self.discriminator == "nearest" else self.lof_neighbors
-            near = _Neighbours(grid, of_sample, min(k, others), self.discriminator == "lof")
+            near = _Neighbours(grid, of_sample, min(k, fewest), self.discriminator == "lof")
             weight = self._weights(near.outliers())
         del grid
         dropped = np.zeros(weight.size, dtype=bool)
@@ -241,11 +245,12 @@ class SoftPatchDetector(PatchCoreDetector):
         if self.discriminator == "gaussian":  # one of many images moves a covariance little
             return Weighed(kept, of_each, lambda group: of_each)
 
+        @lru_cache(maxsize=1)  # asked for again by each tile of an image
         def without(group: int) -> np.ndarray:
             rest = of_sample != group
-            weight = np.ones((len(samples), n_positions))
+            weight = np.ones((len(samples), n_positions), np.float32)
             weight[rest] = self._weights(near.outliers(group)[rest])
-            return weight[sample].ravel()
+            return weight[sample].ravel().astype(np.float64)
 
         return Weighed(kept, of_each, without)
 
@@ -254,7 +259,8 @@ class SoftPatchDetector(PatchCoreDetector):
         level = np.maximum(np.median(outlier, axis=0), _SMALLEST * outlier.mean(axis=0))
         # Where all are equal there is no level, and nothing out of the ordinary.
         relative = np.where(level > 0, outlier / np.where(level > 0, level, 1.0), 1.0)
-        return relative if self.discriminator == "lof" else (1.0 + relative) / 2.0
+        relative = relative if self.discriminator == "lof" else (1.0 + relative) / 2.0
+        return relative.astype(np.float32)
 
 
 class _Neighbours:
@@ -276,8 +282,8 @@ class _Neighbours:
 
     def __init__(self, grid: np.ndarray, groups: np.ndarray, k: int, lof: bool) -> None:
         n, n_positions, _ = grid.shape
-        most = int(np.bincount(groups).max())
-        held = min(k + most, n - most)
+        sizes = np.unique(groups, return_counts=True)[1]
+        held = int(min(k + sizes.max(), n - sizes.min()))
         self._groups, self._k, self._lof = groups, k, lof
         self._distance = np.empty((n_positions, n, held))
         self._index = np.empty((n_positions, n, held), np.int32)

@@ -21,11 +21,22 @@ from pyimgano.utils._threads import in_threads, ranges
 
 __all__ = ["DirectConvolution", "convolution", "max_pool"]
 
+
+def _has_long_registers() -> bool:
+    """Whether numba compiles for AVX-512: its cache, maybe shared, goes by the same settings."""
+    config: Any = numba.config
+    if not config.ENABLE_AVX:
+        return False
+    if config.CPU_NAME is None and config.CPU_FEATURES is None:
+        return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+    return "+avx512f" in (config.CPU_FEATURES or "")
+
+
 # Floats of one vector operation; where registers are shorter the compiler takes several.
 _LANES = 16
 # Pixels, and vectors of output channels, whose sums are held in registers at a time: each weight
 # and each input is read once for all of them. 16 of 32 long registers, or 12 of 16 short ones.
-_PIXELS, _VECTORS = (4, 4) if llvmlite.binding.get_host_cpu_features().get("avx512f") else (6, 1)
+_PIXELS, _VECTORS = (4, 4) if _has_long_registers() else (6, 1)
 _PANEL = _LANES * _VECTORS
 
 

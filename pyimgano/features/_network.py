@@ -273,6 +273,11 @@ class Network:
     """
 
     def __init__(self, module: Any, state: dict[str, np.ndarray], device: str) -> None:
+        if state.keys() != module.shapes.keys():
+            raise WeightsError(
+                "the weights kept since fit (embed_weights=True) are those of another backbone or "
+                "of other layers. Set the parameters back, or fit again."
+            )
         self.module = module
         self.module.fill(state)
         self.sha256 = _digest(state)
@@ -359,6 +364,13 @@ class TorchModule:
             for name, tensor in self.graph.state_dict().items()
             if not name.endswith("num_batches_tracked")  # counts training steps
         }
+
+    @property
+    def tables(self) -> set[str]:
+        """Those of them that are no parameters, nor statistics of a batch norm."""
+        parameters = {name for name, _ in self.graph.named_parameters()}
+        statistics = ("running_mean", "running_var")
+        return {one for one in self.shapes if not one.endswith(statistics)} - parameters
 
     def fill(self, state: dict[str, np.ndarray]) -> None:
         """Take over the weights and become fast."""
@@ -459,7 +471,7 @@ def _read(
     module = step._build(backbone, layers, device, precision)
     needed = module.shapes
     if source.path is None:
-        return module, _random_state(needed, backbone, source.seed)
+        return module, _random_state(module, backbone, source.seed)
     state = step._convert(module, read_state_dict(source.path))
     missing = [name for name in needed if name not in state]
     if len(missing) == len(needed):
@@ -479,7 +491,10 @@ def _read(
                 f"{source.path} is not of {backbone}: {name} has shape "
                 f"{state[name].shape}, expected {shape}."
             )
-    used = {name: np.ascontiguousarray(state[name], np.float32) for name in needed}
+    used = {}
+    for name in needed:
+        kind = np.float32 if state[name].dtype.kind == "f" else state[name].dtype
+        used[name] = np.array(state[name], kind, order="C")
     for name, values in used.items():
         if not np.isfinite(values).all():
             raise WeightsError(
@@ -488,13 +503,16 @@ def _read(
     return module, used
 
 
-def _random_state(
-    shapes: dict[str, tuple[int, ...]], backbone: str, seed: int
-) -> dict[str, np.ndarray]:
+def _random_state(module: Any, backbone: str, seed: int) -> dict[str, np.ndarray]:
     """He initialisation drawn by numpy, which gives the same numbers on every machine."""
     rng = np.random.default_rng(seed)
     state = {}
-    for name, shape in shapes.items():
+    for name in sorted(module.tables):
+        raise ValueError(
+            f"weights=None: {backbone} keeps {name}, which cannot be drawn at random; "
+            "give the path of a state dict."
+        )
+    for name, shape in module.shapes.items():
         if len(shape) > 1:
             fan_out = shape[0] * int(np.prod(shape[2:]))
             value = rng.standard_normal(shape) * np.sqrt(2 / fan_out)

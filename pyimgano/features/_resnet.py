@@ -108,7 +108,11 @@ class ResNet:
     shapes : dict of str to tuple of int
         Names and shapes of the tensors it takes from a state dict of torchvision's, those of the
         layers that are run, in the order in which they are used.
+    tables : set of str
+        Those of them that are no parameters, nor statistics: none.
     """
+
+    tables: frozenset[str] = frozenset()
 
     settings = nullcontext()
 
@@ -178,15 +182,16 @@ class ResNet:
         x /= np.tile(self._std, width)
         filled = self._filled
         x = max_pool(filled[_STEM.name](x.reshape(image.shape), None, threads))
-        after = []
-        for block in self._blocks:
+        wanted: dict[int, np.ndarray] = {}
+        for number, block in enumerate(self._blocks):
             shortcut = block.shortcut
             added = x if shortcut is None else filled[shortcut.name](x, None, threads)
             for one in block.body[:-1]:
                 x = filled[one.name](x, None, threads)
             x = filled[block.body[-1].name](x, added, threads)
-            after.append(x)
-        return [after[end] for end in self._ends]
+            if number in self._ends:  # of a large image, all would be a gigabyte
+                wanted[number] = x
+        return [wanted[end] for end in self._ends]
 
     def _convolutions(self) -> list[_Convolution]:
         parts = [(*block.body, block.shortcut) for block in self._blocks]

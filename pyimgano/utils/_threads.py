@@ -98,9 +98,9 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int
 def in_pool(function: Callable[[Item], Result], items: Iterable[Item], n: int) -> list[Result]:
     """``function`` of each item, in order, on ``n`` threads that are never the caller's own.
 
-    They are the same ones again and again: what they keep for themselves (memory, settings of
-    libraries) is not set up anew. After an error no item is begun any more; that of the first
-    item that has one is raised.
+    They are the same ones again and again, and stay: what they keep for themselves (memory,
+    settings of libraries) is not set up anew. After an error no item is begun any more; that of
+    the first item that has one is raised.
     """
     items = list(items)
     results: list[Any] = [None] * len(items)
@@ -119,14 +119,19 @@ def in_pool(function: Callable[[Item], Result], items: Iterable[Item], n: int) -
                 errors[i] = error
                 stop()
 
-    futures = [_threads().submit(work) for _ in range(min(n, len(items)))]
+    futures: list[Future[None]] = []
     try:
+        for _ in range(max(1, min(n, len(items)))):
+            futures.append(_threads().submit(work))
         wait(futures)
     finally:  # Ctrl-C as well leaves nothing running behind
         stop()
         wait(futures)
     if errors:
-        raise errors[min(errors)]
+        try:
+            raise errors[min(errors)]
+        finally:
+            errors.clear()  # it refers to itself by way of its traceback, and to all items
     return results
 
 

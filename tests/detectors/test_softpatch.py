@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.neighbors import LocalOutlierFactor
 
 from pyimgano.detectors import PatchCoreDetector, SoftPatchDetector
+from pyimgano.detectors._softpatch import _Neighbours
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import PatchGrids
 
@@ -145,6 +146,19 @@ def test_training_scores_where_hardly_an_image_is_left_to_compare_with(n):
     detector = SoftPatchDetector(coreset_ratio=1.0, drop_ratio=0.0).fit(noisy_grids(n, 1))
     assert np.isfinite(detector.training_scores_).all()
     assert (detector.training_scores_ > 0).all()
+
+
+@pytest.mark.parametrize("lof", [True, False])
+@pytest.mark.parametrize("sizes", [(20, 4, 4), (1, 1, 1, 1), (3, 1, 5, 2)])
+def test_outliers_without_a_group_are_those_of_the_rest_alone(sizes, lof):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    grid = np.random.RandomState(0).normal(size=(len(groups), 4, 3)).astype(np.float32)
+    k = min(6, len(groups) - max(sizes))
+    all_of_them = _Neighbours(grid, groups, k, lof)
+    for group in range(len(sizes)):
+        rest = groups != group
+        expected = _Neighbours(grid[rest], groups[rest], k, lof).outliers()
+        np.testing.assert_allclose(all_of_them.outliers(group)[rest], expected, rtol=1e-12)
 
 
 def test_copies_are_left_out_of_the_weights_together():

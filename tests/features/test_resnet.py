@@ -132,27 +132,36 @@ def test_torch_is_not_imported(tmp_path):
     code = """
 import sys, warnings
 import numpy as np
-class Nowhere:
+class WithoutTorch:
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "torchvision"):
-            raise ModuleNotFoundError(name=name)
+            return None
+        return self.finder.find_spec(name, path, target)
 if sys.argv[2] == "missing":
-    sys.meta_path.insert(0, Nowhere())
+    sys.meta_path[:] = map(WithoutTorch, sys.meta_path)
 import pyimgano
 from pyimgano.detectors import PaDiMDetector
 from pyimgano.features import TorchPatchFeatures
 warnings.simplefilter("ignore")
 images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-step = TorchPatchFeatures("resnet18", ("layer1",), None, resize=64, crop=None, device="cpu")
+step = TorchPatchFeatures("resnet18", ("layer1",), None, resize=64, crop=None, device=sys.argv[3])
 detector = PaDiMDetector(step).fit(images)
 pyimgano.save(detector, sys.argv[1])
 scores = pyimgano.load(sys.argv[1]).score_samples(images[:, ::-1])
 assert np.isfinite(scores).all()
 assert "torch" not in sys.modules and "torchvision" not in sys.modules
 """
-    for case in ("installed", "missing"):
+    for case, device in (("installed", "cpu"), ("missing", "cpu"), ("missing", "auto")):
         path = str(tmp_path / f"{case}.joblib")
-        subprocess.run([sys.executable, "-c", code, path, case], check=True)
+        subprocess.run([sys.executable, "-c", code, path, case, device], check=True)
+
+
+def test_embedded_weights_of_other_layers_are_refused(images):
+    one = step(layers=("layer1",), embed_weights=True).fit(images)
+    with pytest.raises(WeightsError, match="other layers"):
+        one.set_params(layers=("layer2",)).transform(images)
 
 
 def test_auto_asks_torch_only_where_there_may_be_a_gpu(images, monkeypatch):

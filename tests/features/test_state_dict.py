@@ -81,6 +81,7 @@ def test_a_file_is_read_without_torch(tmp_path, monkeypatch):
         {"strides": (3, -1)},
         {"strides": (3,)},
         {"strides": (10**6, 1)},
+        {"shape": (10**9, 10**9), "strides": (0, 0)},
         {"n": 7},
         {"key": "1"},
         {"storage": "DoubleStorage"},
@@ -90,6 +91,39 @@ def test_a_file_is_read_without_torch(tmp_path, monkeypatch):
 def test_no_tensor_reaches_beyond_its_storage(tmp_path, claim):
     path = write(tmp_path / "net.pth", {"a": tensor(**claim)}, {"0": SIX})
     with pytest.raises(WeightsError, match=r"net\.pth cannot be read as network weights"):
+        read_state_dict(path)
+
+
+def test_a_tensor_is_no_storage_of_another(tmp_path):
+    inner = tensor(shape=(10**6,), strides=(0,))
+    outer = b"ctorch._utils\n_rebuild_tensor_v2\n(" + inner + number(0) + sequence((10**6,))
+    outer += sequence((1,)) + b"\x89NtR"
+    parameter = b"ctorch._utils\n_rebuild_parameter\n(" + number(3) + b"\x89NtR"
+    for pickled in (outer, parameter):
+        path = write(tmp_path / "net.pth", {"a": pickled}, {"0": SIX})
+        with pytest.raises(WeightsError, match="cannot be read"):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", tensor()],
+)
+def test_attributes_are_set_of_nothing_but_dicts(tmp_path, monkeypatch, target):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    state = b"N}" + text("__defaults__") + b"(" + number(7) + b"ts\x86b"  # (None, {name: value})
+    path = write(tmp_path / "net.pth", {"a": target + state}, {"0": SIX})
+    with pytest.raises(MissingExtraError):
+        read_state_dict(path)
+
+
+def test_compressed_members_are_left_to_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "net.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}(" + text("a") + tensor() + b"u.")
+        archive.writestr("archive/data/0", SIX)
+    with pytest.raises(MissingExtraError):
         read_state_dict(path)
 
 
@@ -204,15 +238,27 @@ def test_bfloat16_becomes_float32(torch, tmp_path):
     np.testing.assert_array_equal(found, values)
 
 
-def test_the_format_before_2020(torch, tmp_path):
-    state = {"a": torch.arange(3.0)}
+def test_the_format_before_2020(torch, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", None)  # not needed
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    state = {"a": torch.arange(3.0), "t": base.permute(2, 0, 1), "s": base[1, :, ::2]}
+    state |= {"same": base, "n": torch.tensor(3), "half": torch.ones(2).half()}
     path = saved(
         torch, state, tmp_path / "state.pth", _use_new_zipfile_serialization=False
     )  # fmt: skip
-    np.testing.assert_array_equal(read_state_dict(path)["a"], [0, 1, 2])
+    found = read_state_dict(path)
+    assert list(found) == list(state)
+    for name, value in state.items():
+        assert found[name].dtype == value.numpy().dtype
+        np.testing.assert_array_equal(found[name], value)
     wrapped = {"state_dict": state}
     saved(torch, wrapped, path, _use_new_zipfile_serialization=False)
     np.testing.assert_array_equal(read_state_dict(path)["a"], [0, 1, 2])
+    whole = path.read_bytes()
+    for kept in (len(whole) - 1, len(whole) - 200, len(whole) // 2):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(WeightsError, match="cannot be read"):
+            read_state_dict(path)
 
 
 class _Evil:

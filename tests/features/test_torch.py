@@ -117,9 +117,18 @@ def test_images_of_several_sizes_without_resize(network, weights, images):
         np.testing.assert_array_equal(features, step.transform([image]).features[0])
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_image_has_the_same_features_in_any_batch(weights, images, precision):
-    step = TorchPatchFeatures("resnet18", weights=weights, precision=precision, **SMALL)
+@pytest.mark.parametrize(
+    ("precision", "layers"),
+    [
+        ("float32", ("layer2", "layer3")),
+        ("float32", ("layer1.0.conv1", "layer2")),  # inside a block: by torch
+        ("bfloat16", ("layer2", "layer3")),
+    ],
+)
+def test_an_image_has_the_same_features_in_any_batch(weights, images, precision, layers):
+    step = TorchPatchFeatures(
+        "resnet18", weights=weights, layers=layers, precision=precision, **SMALL
+    )
     alone = np.concatenate([step.transform(images[i : i + 1]).rows for i in range(8)])
     for batch_size in (2, 3, 5, 8):
         step.set_params(batch_size=batch_size)
@@ -453,6 +462,12 @@ def test_imagenet_from_the_cache(monkeypatch, network, images, tmp_path):
     np.testing.assert_array_equal(step.fit_transform(images[:2]).rows, rows)
 
 
+def test_what_is_no_parameter_cannot_be_drawn(images):
+    step = TorchPatchFeatures("maxvit_t", layers=("blocks.0",), weights=None)
+    with pytest.raises(ValueError, match="which cannot be drawn at random"):
+        step.fit(images)
+
+
 def test_torch_is_imported_only_when_used_and_missed_with_a_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     step = TorchPatchFeatures("vgg11", layers=("features.6",), weights="vgg11.pth")
@@ -496,10 +511,11 @@ def test_neither_name_nor_step(thing):
         make_features(thing)
 
 
-def test_features_do_not_depend_on_the_number_of_cores(weights, images):
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize("layers", [("layer2", "layer3"), ("layer1.0.conv1", "layer2")])
+def test_features_do_not_depend_on_the_number_of_cores(weights, images, layers):
+    """Of a layer inside a block, torch computes the network."""
     before = torch.get_num_threads()
-    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL)
+    step = TorchPatchFeatures("resnet18", weights=weights, layers=layers, **SMALL)
     rows = []
     try:
         for n in (1, 2):
