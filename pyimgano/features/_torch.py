@@ -112,9 +112,10 @@ class TorchPatchFeatures(BaseNetworkFeatures):
     -----
     **ResNets need no torch** on a CPU in float32, as long as ``layers`` are whole layers or
     their blocks (``"layer2"``, ``"layer2.1"``): resnet18 to resnet152, wide_resnet50_2 and
-    wide_resnet101_2 run in numpy and numba, and files of plain tensors are read without
-    torch. That saves the seconds and the 650 MiB which importing torch and torchvision takes. Everything else, GPUs among it, needs the extra ``torch``; the weights and their
-    sha256 are the same, and features differ by a few millionths of the largest.
+    wide_resnet101_2 run in numpy and numba, and files of plain tensors are read without torch.
+    That saves the seconds and the 650 MiB which importing torch and torchvision takes.
+    Everything else, GPUs among it, needs the extra ``torch``; the weights and their sha256 are
+    the same, and features differ by a few millionths of the largest.
 
     Batch norms are folded into the convolutions when the network is loaded. On a CPU in
     float32, convolutions of 3 x 3 are computed by Winograd's minimal filtering [2]_: a
