@@ -252,7 +252,7 @@ def _models(backbone: str) -> Any:
 
 def _build(backbone: str, layers: tuple[str, ...]) -> Any:
     """Graph of the network from its input to the layers, and nothing else; without values."""
-    torch = torch_module()
+    torch = import_optional("torch", "torch", f"backbone={backbone!r} with layers={layers}")
     models = _models(backbone)
     feature_extraction = import_optional(
         "torchvision.models.feature_extraction", "torch", "TorchPatchFeatures"
