@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from pyimgano import create_model
-from pyimgano.base import BasePatchDetector
+from pyimgano.detectors import BasePatchDetector
 
 DETECTORS = ("patchcore", "padim", "spade", "softpatch", "anomalydino")
 

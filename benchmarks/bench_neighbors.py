@@ -28,10 +28,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.datasets import write_inspection_dataset
 from pyimgano.detectors import PatchCoreDetector, _neighbors
-from pyimgano.detectors._neighbors import NearestNeighbors
-from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 
 try:
     import torch
@@ -199,7 +199,7 @@ def main() -> None:
     if args.backbone == "filterbank":
         features = FilterBankFeatures(resize=256)
     else:
-        features = TorchPatchFeatures(
+        features = BackbonePatchFeatures(
             args.backbone, weights=args.weights, resize=256, crop=224, random_state=0
         )
     with tempfile.TemporaryDirectory() as made:

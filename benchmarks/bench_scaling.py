@@ -26,7 +26,7 @@ import numpy as np
 
 from pyimgano.datasets import write_inspection_dataset
 from pyimgano.detectors import PatchCoreDetector
-from pyimgano.features import FilterBankFeatures, TorchPatchFeatures
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 
 
 def peak_mib() -> float:
@@ -46,7 +46,7 @@ def child(args: argparse.Namespace) -> None:
     if args.backbone == "filterbank":
         features = FilterBankFeatures(resize=256)
     else:
-        features = TorchPatchFeatures(
+        features = BackbonePatchFeatures(
             args.backbone, weights=args.weights, resize=256, crop=224, random_state=0
         )
     every = sorted(str(path) for path in Path(args.folder, "train", "good").iterdir())

@@ -53,13 +53,13 @@ def peak_mib() -> float:
 
 def run_ours(args: argparse.Namespace) -> dict:
     from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
-    from pyimgano.features import TorchPatchFeatures
+    from pyimgano.features import BackbonePatchFeatures
 
     if args.precision != "float32":  # imported when it is needed, which is not what is timed
         import torchvision.models  # noqa: F401
     imported = peak_mib()
     name, _, ratio = args.model.partition("-")
-    features = TorchPatchFeatures(
+    features = BackbonePatchFeatures(
         "resnet18",
         layers=("layer2", "layer3") if ratio else ("layer1", "layer2", "layer3"),
         pool=3 if ratio else 1,

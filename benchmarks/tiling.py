@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, TilingTransformer
 from pyimgano.features import FilterBankFeatures
-from pyimgano.inference import score
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.inference import score_with_maps
+from pyimgano.testing import make_check_images
 
 DEFECT = 12
 
@@ -65,7 +65,7 @@ def main() -> None:
         scores = np.empty(args.test)
         found = 0
         for i in range(args.test):
-            one, maps = score(pipe, test[i : i + 1], maps=True)
+            one, maps = score_with_maps(pipe, test[i : i + 1])
             scores[i] = one[0]
             if y[i]:
                 row, column = np.unravel_index(maps[0].argmax(), size)

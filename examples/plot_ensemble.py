@@ -17,7 +17,7 @@ from pyimgano.datasets import make_inspection_dataset
 from pyimgano.detectors import PyODDetector, SSIMTemplateDetector
 from pyimgano.evaluation import image_metrics
 from pyimgano.features import FilterBankFeatures, HOGFeatures
-from pyimgano.inference import score
+from pyimgano.inference import score_with_maps
 
 data = make_inspection_dataset(
     "flange", n_train=40, n_test_good=25, n_test_defect=35, size=128, random_state=1
@@ -80,7 +80,7 @@ axes[0].imshow(data.X_test[worst])
 axes[0].contour(data.masks_test[worst], levels=[0.5], colors="white", linewidths=1)
 axes[0].set_title(f"{data.kinds_test[worst]}, outlined")
 for axis, name in zip(axes[1:], ("patches", "template", "ensemble")):
-    heat = score(members[name], data.X_test[worst : worst + 1], maps=True).maps[0]
+    heat = score_with_maps(members[name], data.X_test[worst : worst + 1]).maps[0]
     picture = axis.imshow(in_thresholds(heat, members[name]), "turbo", vmin=-2, vmax=3)
     axis.set_title(name)
 for axis in axes:

@@ -12,14 +12,14 @@ import numpy as np
 
 from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.datasets import make_inspection_dataset
-from pyimgano.delivery import heat_range, overlay, write_overlay
-from pyimgano.inference import score
+from pyimgano.inference import score_with_maps
+from pyimgano.reporting import heat_range, overlay, write_overlay
 
 data = make_inspection_dataset(
     "bottle_cap", n_train=60, n_test_good=2, n_test_defect=12, random_state=0
 )
 model = ThresholdCalibrator(PatchCoreDetector("filterbank"), quantile=0.98).fit(data.X_train)
-scores, maps = score(model, data.X_test, maps=True)
+scores, maps = score_with_maps(model, data.X_test)
 
 # %%
 # One scale of colours for all pictures of a pipeline: what no good part reached is warm.

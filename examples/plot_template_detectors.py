@@ -12,9 +12,9 @@ import sys
 import numpy as np
 
 from pyimgano.datasets import make_inspection_dataset
-from pyimgano.delivery import heat_range, overlay, write_overlay
 from pyimgano.detectors import PixelGaussianDetector
 from pyimgano.evaluation import image_metrics
+from pyimgano.reporting import heat_range, overlay, write_overlay
 
 # %%
 # Circuit boards, each a few pixels off and slightly turned. One detector compares them as they

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, TilingTransformer
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.features import FilterBankFeatures
-from pyimgano.inference import score
+from pyimgano.inference import score_with_maps
 
 # %%
 # Brushed metal in 384 x 384 pixels, with two defects of seven pixels: a dark spot and a scratch.
@@ -41,7 +41,7 @@ pipelines = {
 found = {}
 for name, pipe in pipelines.items():
     pipe.fit(data.X_train)
-    found[name] = score(pipe, np.stack([good, bad]), maps=True)
+    found[name] = score_with_maps(pipe, np.stack([good, bad]))
     one, other = found[name].scores
     print(f"{name:18} score of the good image {one:.1f}, of the defective one {other:.1f}")
 

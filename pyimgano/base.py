@@ -1,17 +1,17 @@
-"""The contract every detector keeps: what goes in, which sign comes out, what is stored.
+"""The contract that all detectors keep: input, signs, threshold, maps and saved state.
 
-``BaseImageDetector`` owns validation, the rule for labels, the offset, recognition of
-training images, scikit-learn's methods and the state that is saved. ``BasePatchDetector``
-adds the feature step in front. A detector writes ``_fit`` and ``_score``, little else.
+Three classes, each with one job. ``OutlierScoreMixin`` turns anomaly scores and a threshold
+into scikit-learn's methods. ``AnomalyMapMixin`` adds heat maps. ``BaseImageDetector`` is the
+template of a detector: it validates input, leaves known anomalies out, recognizes training
+images, and cuts the work into blocks. A detector writes ``_fit`` and ``_score``, little else.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from numbers import Real
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from sklearn.base import (
@@ -20,291 +20,307 @@ from sklearn.base import (
     OutlierMixin,
     TransformerMixin,
 )
-from sklearn.utils import check_consistent_length
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.exceptions import NotFittedError
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.features import BasePatchFeatures, PatchGrids, make_features
-from pyimgano.inputs import ImageSequence, check_images
-from pyimgano.tiling import TileBlock, TiledImages
-from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._progress import progress_callback
-from pyimgano.utils._threads import ahead, in_threads, n_threads
+from pyimgano._checks import input_kind, kind_in_words, normal_samples
+from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
+from pyimgano._moved import moved_names
+from pyimgano._training import SampleKey, TrainingStream
+from pyimgano.exceptions import (
+    ImageFormatError,
+    MissingExtraError,
+    TooFewImagesError,
+    WeightsError,
+)
+from pyimgano.grids import PatchGrids
+from pyimgano.inputs import check_images
+from pyimgano.tiling import TiledImages
+from pyimgano.utils._arrays import stack_if_same_size
+from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = [
+    "NOT_ABOUT_A_SAMPLE",
+    "AnomalyMapMixin",
+    "BaseDetector",
     "BaseImageDetector",
-    "BasePatchDetector",
-    "Fingerprint",
-    "TrainingBlocks",
-    "VersionStampMixin",
-    "fingerprints",
-    "input_kind",
-    "lowest_outside",
-    "normal_rows",
+    "OutlierScoreMixin",
+    "ScoredBlock",
 ]
 
 # What "auto" flags: one training image in two hundred.
 _AUTO_QUANTILE = 0.995
-# Images held at a time when the feature step does not say.
+# Images held at a time when the detector or its feature step does not say.
 _BLOCK = 8
 
+# A block of samples as a detector works on it, and what its scores say about each pixel.
+Block = TypeVar("Block")
+Values = TypeVar("Values")
+Self = TypeVar("Self", bound="OutlierScoreMixin")
 
-def input_kind(X: object) -> str:
-    """Say what kind of input ``X`` is, from its type alone, never from its values.
+# These are about the model, not about one of its samples.
+NOT_ABOUT_A_SAMPLE = (MissingExtraError, NotFittedError, WeightsError)
 
-    Parameters
-    ----------
-    X : object
-        What a user handed to an estimator.
-
-    Returns
-    -------
-    {"images", "grids", "rows"}
-        ``"grids"`` for :class:`~pyimgano.features.PatchGrids`; ``"images"`` for paths, an
-        :class:`~pyimgano.inputs.ImageSequence` and anything made of arrays with two or more
-        dimensions; ``"rows"`` for everything else, which scikit-learn's own validation
-        then accepts (a numeric table) or refuses.
-    """
-    if isinstance(X, PatchGrids):
-        return "grids"
-    if isinstance(X, (ImageSequence, str, Path)) or hasattr(X, "iter_blocks"):
-        return "images"
-    if isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.ndim == 1):
-        if len(X) == 0:
-            return "rows"
-        first = X[0]
-        return "images" if isinstance(first, (str, Path)) or _n_dims(first) >= 2 else "rows"
-    return "images" if _n_dims(X) >= 3 else "rows"
+__getattr__ = moved_names(
+    __name__,
+    {
+        "BasePatchDetector": ("pyimgano.detectors", "BasePatchDetector"),
+        "Fingerprint": ("pyimgano._training", "SampleKey"),
+        "TrainingBlocks": ("pyimgano._training", "TrainingStream"),
+        "fingerprints": ("pyimgano._training", "sample_keys"),
+        "input_kind": ("pyimgano._checks", "input_kind"),
+        "normal_rows": ("pyimgano._checks", "normal_samples"),
+    },
+)
 
 
-def _n_dims(x: object) -> int:
-    # Nested lists are tables or images spelled out by hand; only real arrays are images.
-    return len(getattr(x, "shape", ()))
-
-
-def normal_rows(y: Any, n: int) -> np.ndarray:
-    """Which samples to learn from: all but the known anomalies, ``y == -1``.
+class ScoredBlock(NamedTuple):
+    """Scores of a few consecutive samples.
 
     Parameters
     ----------
-    y : array-like of shape (n,) or None
-        +1 for normal, -1 for anomalous. Labels of any other kind say nothing about that and
-        are ignored with a ``UserWarning``.
-    n : int
-        Number of samples.
-
-    Returns
-    -------
-    ndarray of shape (n,), bool
-    """
-    if y is None:
-        return np.ones(n, dtype=bool)
-    labels = np.asarray(y)
-    check_consistent_length(np.empty(n), labels)
-    if labels.ndim != 1 or not np.isin(labels, (1, -1)).all():
-        warnings.warn(
-            "y is ignored: only labels +1 (normal) and -1 (anomalous, left out of training) "
-            f"have a meaning here, got {_preview(labels)}.",
-            UserWarning,
-            stacklevel=3,
-        )
-        return np.ones(n, dtype=bool)
-    keep = labels == 1
-    if not keep.any():
-        raise ValueError("every label in y is -1: there is no normal sample (+1) to learn from.")
-    return keep
-
-
-def _preview(labels: np.ndarray) -> str:
-    values = ", ".join(repr(v) for v in list(dict.fromkeys(labels.ravel().tolist()))[:4])
-    return f"{values}, ..." if labels.size > 4 else values
-
-
-class Fingerprint(NamedTuple):
-    """What a sample is recognised by: the content of its image, and which tile of it it is.
-
-    Parameters
-    ----------
-    image : bytes
-        Digest of the whole image, or of the row.
-    tile : int, default=0
-        Number of the tile in its image.
+    start : int
+        Index of the first of them.
+    scores : ndarray of shape (n,), float64
+        Anomaly scores, higher = more anomalous; NaN where there is an error.
+    maps : list of ndarray of shape (height, width), float32
+        Anomaly maps; None where there is an error. Empty if no maps were asked for.
+    errors : dict of int to Exception
+        By position in the block, why a sample has no score.
     """
 
-    image: bytes
-    tile: int = 0
+    start: int
+    scores: np.ndarray
+    maps: list[Any]
+    errors: dict[int, Exception]
 
 
-def fingerprints(images: list[np.ndarray], region: np.ndarray | None = None) -> list[Fingerprint]:
-    """Fingerprints of a block of images, or of a block of tiles of one image.
+class OutlierScoreMixin(TransformerMixin, OutlierMixin):
+    """scikit-learn's methods of an outlier detector, on top of anomaly scores.
 
-    A tile goes by its whole image: tiles that look alike, such as empty background, say
-    nothing about whether the image was among the training images.
+    A subclass has ``contamination``, calls ``_set_offset`` at the end of ``fit`` and writes
 
-    Parameters
-    ----------
-    images : list of ndarray of shape (height, width, 3), uint8
-        A block of images, or of tiles.
-    region : ndarray of shape (height, width), bool, default=None
-        The pixels that count; all by default. Images that differ elsewhere are the same.
-
-    Returns
-    -------
-    list of Fingerprint
-    """
-    if isinstance(images, TileBlock):
-        return [Fingerprint(images.digest, images.first + k) for k in range(len(images))]
-
-    def seen(image: np.ndarray) -> bytes:
-        return digest(image if region is None else image[region])
-
-    return [Fingerprint(one) for one in in_threads(seen, images, n_threads())]
-
-
-def lowest_outside(heat: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Give a map its minimum outside a region, in place; what is inside decides which.
-
-    Parameters
-    ----------
-    heat : ndarray of shape (height, width)
-        Map of an image.
-    region : ndarray of shape (height, width), bool
-        Pixels that keep their values.
-
-    Returns
-    -------
-    ndarray of shape (height, width)
-        ``heat``.
-    """
-    heat[~region] = heat[region].min()
-    return heat
-
-
-class TrainingBlocks:
-    """The training samples in blocks, to be read through once, and who must not vouch for whom.
-
-    A sample is an image, or a tile where images are cut into tiles.
-
-    Parameters
-    ----------
-    blocks : iterator of (block, list of Fingerprint)
-        The samples, some at a time.
-    n_images : int
-        Number of training samples, known from the start.
-    verbose : bool, default=False
-        Show a progress bar where reading takes more than two seconds.
-
-    Attributes
-    ----------
-    groups : ndarray of shape (n_images,), int
-        Training image that each sample is or was cut from; of images with the same content,
-        the first. Complete once all blocks are read. A group is left out as a whole.
-    copy_of : ndarray of shape (n_images,), int
-        Index of the first sample that equals each sample because their images are equal.
+    ``_anomaly_scores(X) -> scores (n,)``
+        Anomaly scores of checked input, higher = more anomalous.
+    ``_fit_anomaly_scores(X, y, **metadata) -> scores (n,)``
+        Fit, and return the out-of-sample anomaly scores of all samples.
+    ``_check_fitted_input(X)``
+        Validate the input of a fitted estimator.
     """
 
-    def __init__(
-        self,
-        blocks: Iterator[tuple[Any, list[Fingerprint]]],
-        n_images: int,
-        verbose: bool = False,
-    ) -> None:
-        self.n_images = n_images
-        self._verbose = verbose
-        self.known: dict[bytes, int] = {}
-        self._blocks = blocks
-        self._groups: list[int] = []
-        self._copy_of: list[int] = []
-        self._first: dict[Fingerprint, int] = {}
-        self._n_begun = 0
+    # Parameters that say how to compute, not what: they take effect at once.
+    _runtime_parameters: frozenset[str] = frozenset({"n_jobs", "verbose"})
 
-    def __iter__(self) -> Iterator[Any]:
-        with progress_callback("training images", self._verbose) as progress:
-            for block, samples in ahead(self._blocks):
-                for sample in samples:
-                    self._n_begun += sample.tile == 0
-                    self._groups.append(self.known.setdefault(sample.image, self._n_begun - 1))
-                    self._copy_of.append(self._first.setdefault(sample, len(self._copy_of)))
-                if progress is not None:
-                    progress(len(self._groups), self.n_images)
-                yield block
+    contamination: str | float
+    offset_: float
+    training_scores_: np.ndarray
 
-    @property
-    def groups(self) -> np.ndarray:
-        return np.array(self._groups, dtype=np.int64)
+    def _anomaly_scores(self, data: Any) -> np.ndarray:
+        raise NotImplementedError
 
-    def groups_since(self, first: int) -> np.ndarray:
-        """Groups of the samples from one on, without the cost of all when few are new.
+    def _fit_anomaly_scores(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def _check_fitted_input(self, X: Any) -> Any:
+        raise NotImplementedError
+
+    def _set_offset(self, training_scores: np.ndarray) -> None:
+        """Store the out-of-sample scores and put the threshold on them."""
+        name = type(self).__name__
+        self.training_scores_ = check_finite(training_scores, name, "out-of-sample scores")
+        if self.contamination == "auto":
+            self.offset_ = float(flip(np.quantile(training_scores, _AUTO_QUANTILE)))
+        else:
+            share = 100.0 * float(self.contamination)
+            self.offset_ = float(np.percentile(flip(training_scores), share))
+        self._keep_parameters()
+
+    def _keep_parameters(self) -> None:
+        """Remember the parameters that scores depend on, as they were in ``fit``."""
+        self._parameters_at_fit = {
+            name: value
+            for name, value in vars(self).items()
+            if name in self._get_param_names() and name not in self._runtime_parameters
+        }
+
+    def _as_fitted(self: Self) -> Self:
+        """Return this detector with the parameters it was fitted with.
+
+        The threshold belongs to those. Parameters that were set since take effect in the next
+        ``fit``.
+        """
+        at_fit = self._parameters_at_fit
+        if all(getattr(self, name) is value for name, value in at_fit.items()):
+            return self
+        fitted = object.__new__(type(self))
+        fitted.__dict__.update(self.__dict__, **at_fit)
+        return fitted
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "offset_" in vars(self) and "_parameters_at_fit" not in vars(self):
+            self._keep_parameters()  # saved by a version that did not
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Score samples; the higher, the more normal.
 
         Parameters
         ----------
-        first : int
-            Number of samples to leave out.
+        X : same kinds of input as in ``fit``
 
         Returns
         -------
-        ndarray of shape (n_read - first,), int
-            ``groups[first:]``.
+        ndarray of shape (n_samples,), float64
         """
-        return np.array(self._groups[first:], dtype=np.int64)
+        return flip(self._scores_of(X))
 
-    @property
-    def copy_of(self) -> np.ndarray:
-        return np.array(self._copy_of, dtype=np.int64)
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute ``score_samples(X) - offset_``; negative values are anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Label samples +1 for normal and -1 for anomalous (``decision_function`` below 0).
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+        """
+        return as_labels(is_anomalous(self._scores_of(X), -self.offset_))
+
+    def _scores_of(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        fitted = self._as_fitted()
+        return fitted._anomaly_scores(fitted._check_fitted_input(X))
+
+    def fit_predict(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
+        """Fit, and label the training samples by their out-of-sample scores.
+
+        Parameters
+        ----------
+        X, y, **metadata : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 for normal, -1 for anomalous.
+        """
+        scores = self._fit_anomaly_scores(X, y, **metadata)
+        return as_labels(is_anomalous(scores, -self.offset_))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the anomaly scores as a column; the higher, the more anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 1), float64
+            ``-score_samples(X)``.
+        """
+        return flip(self.score_samples(X)).reshape(-1, 1)
+
+    def fit_transform(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
+        """Fit, and return the out-of-sample anomaly scores of the training samples.
+
+        Samples with ``y == -1`` were not learned from; their scores are those of
+        ``transform``.
+
+        Parameters
+        ----------
+        X, y, **metadata : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 1), float64
+        """
+        return self._fit_anomaly_scores(X, y, **metadata).reshape(-1, 1)
 
 
-class BaseImageDetector(
+class AnomalyMapMixin:
+    """Heat maps, for detectors whose ``iter_scores`` can make them."""
+
+    iter_scores: Callable[..., Iterator[ScoredBlock]]
+
+    def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
+        """Compute how anomalous each pixel is; the higher, the more anomalous.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples, height, width), float32
+            In the pixels of the input images; a list of arrays when sizes differ. Feature
+            rows have maps of one pixel. Outside ``roi_mask_`` a map has its minimum.
+        """
+        return self.score_and_map(X)[1]
+
+    def score_and_map(self, X: Any) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
+        """Compute ``score_samples(X)`` and ``anomaly_map(X)`` in one pass.
+
+        Parameters
+        ----------
+        X : input of the detector
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+            As from ``score_samples``: higher = more normal.
+        maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays
+        """
+        scores, maps = [], []
+        for block in self.iter_scores(X, maps=True):
+            scores.append(block.scores)
+            maps += block.maps
+        return flip(np.concatenate(scores)), stack_if_same_size(maps)
+
+
+class BaseDetector(
     ClassNamePrefixFeaturesOutMixin,
     VersionStampMixin,
-    TransformerMixin,
-    OutlierMixin,
+    OutlierScoreMixin,
     BaseEstimator,
+    Generic[Block, Values],
 ):
-    """Base of all detectors.
+    """Template of a detector that recognizes its training samples.
 
-    Signs are scikit-learn's on scikit-learn's names (``score_samples``,
-    ``decision_function``: higher = more normal; ``predict``: -1 = anomalous) and the reverse
-    on everything with *anomaly* in its name (``anomaly_map``) and in ``transform``.
-
-    **Training images are recognised.** A model scores what it was trained on better than
-    anything new, so a threshold put on such scores flags good parts. Every detector
-    therefore keeps, for each training image, the score it has when the model has not seen
-    it (``training_scores_``), and gives that score whenever it meets the very same pixels
-    again. Copies of one image are left out together. ``fit_predict(X)``, ``fit(X).predict(X)``
-    and a quantile of ``score_samples(X_train)`` are hence all honest.
-
-    **Images in tiles** (:class:`~pyimgano.tiling.TiledImages`) are samples like others. A
-    subclass sees their tiles as so many images, told apart by nothing but ``groups`` and
-    ``own``: all tiles of an image are left out together. Scores are reduced and maps stitched
-    here.
-
-    **A region of interest**, where camera and part are fixed, goes into ``fit`` as
-    ``roi_mask``, one mask of pixels for all images, and stays with the model as ``roi_mask_``.
-    What lies outside neither enters the model nor the scores, maps have their minimum there,
-    and images that differ nowhere else are the same image. A patch or a working pixel is
-    inside if at least half of its cell is. What it is computed from reaches farther, by the
-    receptive field of a network or the window of a filter: a change outside can be felt
-    within that distance of the border. A feature step that learns something of its own, and
-    the alignment of a template, see whole images. The mask is metadata in scikit-learn's sense:
-    ``make_pipeline(ImageFormatNormalizer(), PatchCoreDetector()).fit(X,
-    patchcoredetector__roi_mask=mask)`` hands it over as it stands, and under
-    ``sklearn.set_config(enable_metadata_routing=True)`` searches and ensembles too give it to
-    every detector that asks for it by ``set_fit_request(roi_mask=True)``.
+    A model scores what it was trained on better than anything new, so a threshold put on such
+    scores flags good parts. Every detector therefore keeps, for each training sample, the
+    score it has when the model has not seen it (``training_scores_``), and gives that score
+    whenever it meets the very same content again. Copies of one image are left out together.
+    ``fit_predict(X)``, ``fit(X).predict(X)`` and a quantile of ``score_samples(X_train)`` are
+    hence all honest.
 
     A subclass has the parameters ``contamination`` and ``random_state`` and writes
 
-    ``_fit(blocks) -> scores (n,)``
-        Learn from the :class:`TrainingBlocks`; return the out-of-sample anomaly scores of
-        the training samples.
-    ``_score(block, own) -> (values, scores)``
-        ``scores (n,)`` are the anomaly scores of the block's images, ``values`` whatever
-        ``_to_pixels`` turns into maps. ``own (n,)`` is the training image each image is
-        known to be, or -1; what the model learned from that image should be left out.
-
-    and, unless it works on patch grids, ``_blocks`` and ``_to_pixels``. If these keep to
-    ``roi_mask_``, it says so by ``_takes_roi_mask = True``.
+    ``_fit(stream) -> scores (n,)``
+        Learn from the :class:`~pyimgano._training.TrainingStream`; return the out-of-sample
+        anomaly scores of the training samples.
+    ``_score(block, train_group) -> (values, scores)``
+        ``scores (n,)`` are the anomaly scores of the block's samples, ``values`` whatever
+        ``_to_pixels`` turns into maps. ``train_group (n,)`` is the training image each sample
+        is known to be, or -1; what the model learned from that image should be left out.
+    ``_blocks(data)``
+        Cut validated input into blocks, each with the keys of its samples.
     """
 
     _parameter_constraints: dict = {
@@ -312,50 +328,44 @@ class BaseImageDetector(
         "random_state": ["random_state"],
     }
 
-    # For the registry, pyimgano.models. The name is each class's own, None for what is no model
-    # by itself; family and tags are inherited. The paper need only be said, by each class for
-    # itself, where it is not the first reference of the docstring.
+    # For the registry, pyimgano.registry. The name is each class's own, None for what is no
+    # model by itself; family and tags are inherited. The paper need only be given, by each
+    # class for itself, where it is not the first reference of the docstring.
     _registry_name: str | None
     _family: str
     _tags: tuple[str, ...]
     _paper: str | None
 
-    # Whether _blocks, _score and _to_pixels keep to roi_mask_.
-    _takes_roi_mask = False
-
-    contamination: str | float
     random_state: Any
     input_kind_: str
     tiled_: bool
-    roi_mask_: np.ndarray | None
 
     # ---- what a subclass writes -----------------------------------------------------
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit(self, stream: TrainingStream[Block]) -> np.ndarray:
         raise NotImplementedError
 
-    def _score(self, block: Any, own: np.ndarray) -> tuple[Any, np.ndarray]:
+    def _score(self, block: Block, train_group: np.ndarray) -> tuple[Values, np.ndarray]:
         raise NotImplementedError
 
-    def _blocks(self, data: Any) -> Iterator[tuple[Any, list[Fingerprint]]]:
-        """Cut validated input into blocks, each with the fingerprints of its images."""
+    def _blocks(self, data: Any) -> Iterator[tuple[Block, list[SampleKey]]]:
         raise NotImplementedError
 
-    def _to_pixels(self, block: Any, values: Any) -> list[np.ndarray]:
+    def _validate(self, X: Any, *, reset: bool) -> Any:
         raise NotImplementedError
 
-    def _training_blocks(self, data: Any) -> Iterator[tuple[Any, list[Fingerprint]]]:
-        """Blocks to learn from; by default those of the images themselves.
+    def _training_blocks(self, data: Any) -> Iterator[tuple[Block, list[SampleKey]]]:
+        """Cut training samples into blocks; by default as any others.
 
         A detector that also learns from other views of an image, such as rotations, yields
-        them when all images have come, under the fingerprint of the image they show.
+        them after all images, under the key of the image they show.
         """
         return self._blocks(data)
 
     def _fit_steps(self, data: Any) -> None:
         """Fit what stands before the detector's own algorithm; by default nothing."""
 
-    # ---- scikit-learn's methods -----------------------------------------------------
-    def fit(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> BaseImageDetector:
+    # ---- fitting --------------------------------------------------------------------
+    def fit(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> BaseDetector:
         """Learn what good parts look like.
 
         Parameters
@@ -387,154 +397,47 @@ class BaseImageDetector(
         self._fit_scores(X, y, roi_mask=roi_mask)
         return self
 
+    @restored_on_error
     def _fit_scores(self, X: Any, y: Any, **metadata: Any) -> tuple[Any, np.ndarray]:
         """Fit; return the validated input and the mask of samples learned from."""
         self._validate_params()
         data = self._training_input(X, **metadata)
-        keep = normal_rows(y, len(data))
+        keep = normal_samples(y, len(data))
         train = data if keep.all() else data[np.flatnonzero(keep)]
         if len(train) < 2:
             raise TooFewImagesError(
                 f"{type(self).__name__} needs at least 2 training samples to tell how far an "
                 f"unseen good one may lie, got n_samples={len(train)}."
             )
-        self._fit_steps(train.side_by_side() if self.tiled_ else train)
-        n_samples = int(train.counts.sum()) if self.tiled_ else len(train)
-        blocks = TrainingBlocks(
-            self._training_blocks(train), n_samples, getattr(self, "verbose", False)
-        )
-        scores = np.asarray(self._fit(blocks), dtype=np.float64)
-        self.training_scores_ = train.reduce(scores) if self.tiled_ else scores
-        self._known = blocks.known
-        if self.contamination == "auto":
-            self.offset_ = -float(np.quantile(self.training_scores_, _AUTO_QUANTILE))
-        else:
-            share = 100.0 * float(self.contamination)
-            self.offset_ = float(np.percentile(-self.training_scores_, share))
+        self._fit_samples(train)
         return data, keep
 
-    def score_samples(self, X: Any) -> np.ndarray:
-        """Score samples; the higher, the more normal.
+    def _fit_samples(self, train: Any) -> None:
+        """Fit on validated good samples."""
+        self._fit_steps(train)
+        self._set_offset(self._fit_stream(train, len(train)))
 
-        Parameters
-        ----------
-        X : same kinds of input as in ``fit``
+    def _fit_stream(self, train: Any, n_samples: int) -> np.ndarray:
+        """Fit the detector's own algorithm; return the out-of-sample scores."""
+        stream = TrainingStream(
+            partial(self._training_blocks, train), n_samples, getattr(self, "verbose", False)
+        )
+        scores = np.asarray(self._fit(stream), dtype=np.float64)
+        self._known = stream.group_of_image
+        return scores
 
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-        """
-        return -self._anomaly_scores(self._check_fitted_input(X))
+    def _training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
+        """Validate training samples and the metadata passed along with them."""
+        if roi_mask is not None:
+            self._refuse_roi_mask()
+        return self._validate(X, reset=True)
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """``score_samples(X) - offset_``: negative = anomalous.
+    def _refuse_roi_mask(self) -> None:
+        raise ValueError(
+            f"{type(self).__name__} takes no roi_mask: crop the images to the region in a step "
+            "before it."
+        )
 
-        Parameters
-        ----------
-        X : same kinds of input as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> np.ndarray:
-        """+1 for normal, -1 for anomalous samples (``decision_function`` below 0).
-
-        Parameters
-        ----------
-        X : same kinds of input as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), int
-        """
-        return np.where(self.decision_function(X) < 0, -1, 1)
-
-    def fit_predict(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> np.ndarray:
-        """Fit, and judge the training samples by their out-of-sample scores.
-
-        Parameters
-        ----------
-        X, y, roi_mask : as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), int
-            +1 for normal, -1 for anomalous.
-        """
-        scores = self._fit_anomaly_scores(X, y, roi_mask=roi_mask)
-        return np.where(-scores - self.offset_ < 0, -1, 1)
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Anomaly score as a column, the higher the more anomalous.
-
-        Parameters
-        ----------
-        X : same kinds of input as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples, 1), float64
-            ``-score_samples(X)``.
-        """
-        return -self.score_samples(X).reshape(-1, 1)
-
-    def fit_transform(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> np.ndarray:
-        """Fit, and return the out-of-sample anomaly scores of the training samples.
-
-        Samples with ``y == -1`` were not learned from; their scores are those of
-        ``transform``.
-
-        Parameters
-        ----------
-        X, y, roi_mask : as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples, 1), float64
-        """
-        return self._fit_anomaly_scores(X, y, roi_mask=roi_mask).reshape(-1, 1)
-
-    def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
-        """How anomalous each pixel is, the higher the more anomalous.
-
-        Parameters
-        ----------
-        X : same kinds of input as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples, height, width), float32
-            In the pixels of the input images; a list of arrays when sizes differ. Feature
-            rows have maps of one pixel. Outside ``roi_mask_`` a map has its minimum.
-        """
-        return self.score_and_map(X)[1]
-
-    def score_and_map(self, X: Any) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
-        """``score_samples(X)`` and ``anomaly_map(X)`` for the price of one of them.
-
-        Parameters
-        ----------
-        X : input of the detector
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,), float64
-        maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays
-        """
-        data = self._check_fitted_input(X)
-        scores, maps = [], []
-        for some_scores, some_maps in self._judge(data, maps=True):
-            scores.append(some_scores)
-            maps += some_maps
-        if len(maps) == 1:
-            return -np.concatenate(scores), maps[0][None]  # it may be large: no copy
-        same_size = len({m.shape for m in maps}) == 1
-        return -np.concatenate(scores), np.stack(maps) if same_size else maps
-
-    # ---- shared machinery -----------------------------------------------------------
     def _fit_anomaly_scores(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
         data, keep = self._fit_scores(X, y, **metadata)
         scores = np.empty(len(data))
@@ -543,14 +446,176 @@ class BaseImageDetector(
             scores[~keep] = self._anomaly_scores(data[np.flatnonzero(~keep)])
         return scores
 
-    def _anomaly_scores(self, data: Any) -> np.ndarray:
-        return np.concatenate([scores for scores, _ in self._judge(data, maps=False)])
+    # ---- scoring --------------------------------------------------------------------
+    def iter_scores(
+        self, X: Any, *, maps: bool = False, on_error: str = "raise"
+    ) -> Iterator[ScoredBlock]:
+        """Score samples block by block; memory does not grow with their number.
 
-    def _judge(self, data: Any, *, maps: bool) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Anomaly scores and, if wanted, maps of some images at a time."""
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+        maps : bool, default=False
+            Also compute anomaly maps, which only detectors with ``anomaly_map`` have.
+        on_error : {"raise", "record"}, default="raise"
+            What to do about a sample that cannot be scored, such as an image file that is
+            truncated or too small. ``"record"`` goes on and puts the error into the block.
+
+        Yields
+        ------
+        ScoredBlock
+            In the order of the samples.
+        """
+        if on_error not in ("raise", "record"):
+            raise ValueError(f'on_error must be "raise" or "record", got {on_error!r}.')
+        check_is_fitted(self)
+        return self._as_fitted()._iter_scores(X, maps, record=on_error == "record")
+
+    def _iter_scores(self, X: Any, maps: bool, record: bool) -> Iterator[ScoredBlock]:
+        try:
+            data = self._check_fitted_input(X)
+        except ImageFormatError:
+            if not record or not isinstance(X, (list, tuple)):
+                raise
+            yield from self._score_items(X, maps)
+            return
+        start, n = 0, len(data)
+        while start < n:
+            try:
+                for scores, some_maps in self._score_batches(data[start:] if start else data, maps):
+                    yield ScoredBlock(start, scores, some_maps, {})
+                    start += len(scores)
+            except NOT_ABOUT_A_SAMPLE:
+                raise
+            except Exception:  # whatever it is: it is found out which sample it is about
+                if not record:
+                    raise
+                stop = min(n, start + self._block_size())
+                for i in range(start, stop):
+                    yield self._score_alone(data[i : i + 1], i, maps)
+                start = stop
+
+    def _score_items(self, X: Any, maps: bool) -> Iterator[ScoredBlock]:
+        """Score a list of images of which some are not what they should be."""
+        n_wrong = 0
+        for i in range(len(X)):
+            try:
+                data = self._check_fitted_input(X[i : i + 1])
+            except ImageFormatError as error:
+                n_wrong += 1
+                if n_wrong == len(X):
+                    raise  # all of them: a mistake in the call, not in an image
+                yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
+            else:
+                yield self._score_alone(data, i, maps)
+
+    def _score_alone(self, data: Any, i: int, maps: bool) -> ScoredBlock:
+        """Score one sample; whatever goes wrong is about this sample."""
+        try:
+            ((scores, some_maps),) = self._score_batches(data, maps)
+        except NOT_ABOUT_A_SAMPLE:
+            raise
+        except Exception as error:
+            return ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
+        return ScoredBlock(i, scores, some_maps, {})
+
+    def _block_size(self) -> int:
+        """Return the largest number of samples in a block."""
+        return _BLOCK
+
+    def _anomaly_scores(self, data: Any) -> np.ndarray:
+        return np.concatenate([scores for scores, _ in self._score_batches(data, maps=False)])
+
+    def _score_batches(
+        self, data: Any, maps: bool
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Score validated samples; yield anomaly scores and, if wanted, maps of a few at a time."""
+        for block, train_group, values, scores in self._score_blocks(data):
+            known = self._replay_training_scores(scores, train_group)
+            yield known, self._to_pixels(block, values) if maps else []
+
+    def _score_blocks(self, data: Any) -> Iterator[tuple[Block, np.ndarray, Values, np.ndarray]]:
+        for block, keys in prefetch(self._blocks(data)):
+            train_group = np.array([self._known.get(key.image, -1) for key in keys], dtype=np.int64)
+            values, scores = self._score(block, train_group)
+            yield block, train_group, values, scores
+
+    def _to_pixels(self, block: Block, values: Values) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def _replay_training_scores(self, scores: np.ndarray, train_group: np.ndarray) -> np.ndarray:
+        """Put the out-of-sample score in the place of each recognized training sample's."""
+        scores = np.asarray(scores, np.float64)
+        return np.where(train_group >= 0, self.training_scores_[train_group], scores)
+
+    # ---- input ----------------------------------------------------------------------
+    def _check_fitted_input(self, X: Any) -> Any:
+        return self._validate(X, reset=False)
+
+    def _forget_columns(self) -> None:
+        # Images have no columns; what an earlier fit on a table left would contradict that.
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def _n_features_out(self) -> int:
+        return 1
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
+    """Base of the detectors that work on images and make heat maps.
+
+    Signs are scikit-learn's on scikit-learn's names (``score_samples``,
+    ``decision_function``: higher = more normal; ``predict``: -1 = anomalous) and the reverse
+    on everything with *anomaly* in its name (``anomaly_map``) and in ``transform``. Training
+    images are recognized, see :class:`BaseDetector`.
+
+    **Images in tiles** (:class:`~pyimgano.tiling.TiledImages`) are samples like others. A
+    subclass sees their tiles as so many images, told apart by nothing but ``group_of`` and
+    ``train_group``: all tiles of an image are left out together. Scores are reduced and maps
+    stitched here.
+
+    **A region of interest**, where camera and part are fixed, goes into ``fit`` as
+    ``roi_mask``, one mask of pixels for all images, and stays with the model as ``roi_mask_``.
+    What lies outside neither enters the model nor the scores, maps have their minimum there,
+    and images that differ nowhere else are the same image. A patch or a working pixel is
+    inside if at least half of its cell is. What it is computed from reaches farther, by the
+    receptive field of a network or the window of a filter: a change outside can be felt
+    within that distance of the border. A feature step that learns something of its own, and
+    the alignment of a template, see whole images. The mask is metadata in scikit-learn's sense:
+    ``make_pipeline(ImageFormatNormalizer(), PatchCoreDetector()).fit(X,
+    patchcoredetector__roi_mask=mask)`` hands it over as it stands, and under
+    ``sklearn.set_config(enable_metadata_routing=True)`` searches and ensembles too give it to
+    every detector that asks for it by ``set_fit_request(roi_mask=True)``.
+
+    Besides ``_fit`` and ``_score`` a subclass writes ``_to_pixels``, which turns the values of
+    a block into maps. If its methods keep to ``roi_mask_``, it says so by
+    ``_takes_roi_mask = True``.
+    """
+
+    # Whether _blocks, _score and _to_pixels keep to roi_mask_.
+    _takes_roi_mask = False
+
+    roi_mask_: np.ndarray | None
+
+    def _fit_samples(self, train: Any) -> None:
         if not self.tiled_:
-            for block, own, values, scores in self._score_blocks(data):
-                yield self._settle(scores, own), self._to_pixels(block, values) if maps else []
+            super()._fit_samples(train)
+            return
+        self._fit_steps(train.side_by_side())
+        scores = self._fit_stream(train, int(train.counts.sum()))
+        self._set_offset(train.reduce(scores))
+
+    def _score_batches(
+        self, data: Any, maps: bool
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        if not self.tiled_:
+            yield from super()._score_batches(data, maps)
             return
         for tiles in data.iter_images():
             canvas = tiles.canvas() if maps else None
@@ -560,21 +625,12 @@ class BaseImageDetector(
                 if canvas is not None:
                     canvas.lay(self._to_pixels(block, values))
             scores = np.array([tiles.reduce(np.concatenate(parts))])
-            own = np.array([self._known.get(tiles.digest, -1)])
-            yield self._settle(scores, own), [canvas.finish()] if canvas else []
+            train_group = np.array([self._known.get(tiles.digest, -1)])
+            known = self._replay_training_scores(scores, train_group)
+            yield known, [canvas.finish()] if canvas else []
 
-    def _score_blocks(self, data: Any) -> Iterator[tuple[Any, np.ndarray, Any, np.ndarray]]:
-        for block, samples in ahead(self._blocks(data)):
-            own = np.array([self._known.get(s.image, -1) for s in samples], dtype=np.int64)
-            values, scores = self._score(block, own)
-            yield block, own, values, scores
-
-    def _settle(self, scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """Give recognised training images their out-of-sample score."""
-        return np.where(own >= 0, self.training_scores_[own], np.asarray(scores, np.float64))
-
+    # ---- input and region of interest -----------------------------------------------
     def _training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
-        """Validate training samples and what was passed along with them."""
         self.roi_mask_ = None
         data = self._validate(X, reset=True)
         if roi_mask is not None:
@@ -599,9 +655,7 @@ class BaseImageDetector(
             raise ValueError("roi_mask is False everywhere: no pixel is left to look at.")
         name = type(self).__name__
         if not self._takes_roi_mask:
-            raise ValueError(
-                f"{name} takes no roi_mask: crop the images to the region in a step before it."
-            )
+            self._refuse_roi_mask()
         if self.tiled_:
             raise ValueError(
                 "roi_mask is for whole images, and X holds images cut into tiles: leave out the "
@@ -609,7 +663,7 @@ class BaseImageDetector(
             )
         if self.input_kind_ != "images":
             raise ValueError(
-                f"roi_mask is a mask of pixels, and X holds {_KIND_NAMES[self.input_kind_]}: fit "
+                f"roi_mask is a mask of pixels, and X holds {kind_in_words(self.input_kind_)}: fit "
                 f"{name} on images, with the feature step as its parameter features where it has "
                 "one."
             )
@@ -634,17 +688,13 @@ class BaseImageDetector(
                 )
             raise ImageFormatError(message)
 
-    def _check_fitted_input(self, X: Any) -> Any:
-        check_is_fitted(self)
-        return self._validate(X, reset=False)
-
     def _validate(self, X: Any, *, reset: bool) -> Any:
         kind, tiled = input_kind(X), isinstance(X, TiledImages)
         if not reset and (kind, tiled) != (self.input_kind_, self.tiled_):
             raise ImageFormatError(
                 f"this {type(self).__name__} was fitted on "
-                f"{_kind_name(self.input_kind_, self.tiled_)} and was given "
-                f"{_kind_name(kind, tiled)} ({type(X).__name__}); give it the kind of input it "
+                f"{kind_in_words(self.input_kind_, self.tiled_)} and was given "
+                f"{kind_in_words(kind, tiled)} ({type(X).__name__}); give it the kind of input it "
                 "was fitted on, or fit it anew."
             )
         data: Any
@@ -674,85 +724,3 @@ class BaseImageDetector(
         elif self.roi_mask_ is not None:
             self._check_sizes(data, self.roi_mask_)
         return data
-
-    def _forget_columns(self) -> None:
-        # Images have no columns; what an earlier fit on a table left would contradict that.
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-
-    @property
-    def _n_features_out(self) -> int:
-        return 1
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
-
-_KIND_NAMES = {"images": "images", "grids": "patch grids", "rows": "a table of feature rows"}
-
-
-def _kind_name(kind: str, tiled: bool) -> str:
-    return _KIND_NAMES[kind] + " cut into tiles" * tiled
-
-
-class BasePatchDetector(BaseImageDetector):
-    """Base of detectors that work on patch features.
-
-    Holds the ``features`` step and turns any input into blocks of
-    :class:`~pyimgano.features.PatchGrids`; feature rows are grids of one patch. A subclass
-    also has the parameter ``smoothing_sigma``.
-
-    Attributes
-    ----------
-    features_ : transformer
-        The fitted feature step; absent when fitted on patch grids or rows.
-    """
-
-    _parameter_constraints: dict = {
-        **BaseImageDetector._parameter_constraints,
-        "features": [str, HasMethods(["fit", "transform"])],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
-    }
-
-    _takes_roi_mask = True
-
-    # What a network given by name is asked for: the layers and neighbourhood of the paper.
-    _feature_defaults: dict[str, Any] = {"layers": ("layer2", "layer3"), "pool": 3}
-
-    features: str | BasePatchFeatures
-    smoothing_sigma: float
-
-    def _fit_steps(self, data: Any) -> None:
-        self.__dict__.pop("features_", None)
-        if self.input_kind_ == "images":
-            self.features_ = make_features(self.features, **self._feature_defaults).fit(data)
-
-    def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
-        if self.input_kind_ == "images":
-            for images in self._image_blocks(data):
-                yield self._grids(images, self.roi_mask_), fingerprints(images, self.roi_mask_)
-        else:
-            cuts = data.starts
-            yield data, [Fingerprint(digest(data.rows[a:b])) for a, b in zip(cuts[:-1], cuts[1:])]
-
-    def _image_blocks(self, data: Any) -> Iterator[list[np.ndarray]]:
-        return data.iter_blocks(getattr(self.features_, "batch_size", _BLOCK))
-
-    def _grids(self, images: list[np.ndarray], region: np.ndarray | None) -> PatchGrids:
-        """Patches of a block of images, as far as they lie in the region."""
-        grids = self.features_.transform(images)
-        if not isinstance(grids, PatchGrids):
-            raise TypeError(
-                f"the feature step {type(self.features_).__name__} returned "
-                f"{type(grids).__name__}; a patch detector needs PatchGrids."
-            )
-        return grids if region is None else grids.within(region)
-
-    def _to_pixels(self, block: PatchGrids, values: Any) -> list[np.ndarray]:
-        return self._within_region(block.to_pixels(values, sigma=self.smoothing_sigma))
-
-    def _within_region(self, maps: list[np.ndarray]) -> list[np.ndarray]:
-        """Maps with their minimum outside ``roi_mask_``."""
-        return maps if self.roi_mask_ is None else [lowest_outside(m, self.roi_mask_) for m in maps]

@@ -9,24 +9,28 @@ import numpy as np
 import sklearn
 from scipy.special import logsumexp
 from scipy.stats import rankdata
-from sklearn.base import MetaEstimatorMixin, is_outlier_detector
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, MetaEstimatorMixin, is_outlier_detector
 from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import _BaseComposition, available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _num_samples
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from pyimgano.base import BaseImageDetector, TrainingBlocks
-from pyimgano.calibration import (
+from pyimgano._checks import normal_samples
+from pyimgano._decision import check_finite, flip
+from pyimgano._nesting import makes_maps
+from pyimgano.base import BaseDetector, OutlierScoreMixin
+from pyimgano.calibration._out_of_sample import (
     OWN_SCORES,
-    ThresholdCalibrator,
     index_metadata,
     out_of_sample_scores,
 )
-from pyimgano.inference import score
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.inference import anomaly_scores, score_with_maps
+from pyimgano.utils._arrays import stack_if_same_size
+from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ScoreEnsemble"]
 
@@ -49,27 +53,19 @@ class _Samples:
         return _Samples(_safe_indexing(self.X, index), params)
 
 
-def _makes_maps(estimator: Any) -> bool:
-    """Whether a detector, fitted or not, has anomaly maps, looking into what wraps it."""
-    while True:
-        if isinstance(estimator, Pipeline):
-            steps = [step for _, step in estimator.steps]
-            last = steps[-1]
-            verdict_only = isinstance(last, ThresholdCalibrator) and last.estimator is None
-            estimator = steps[-2] if verdict_only and len(steps) > 1 else last
-        elif isinstance(estimator, (ThresholdCalibrator, FrozenEstimator)):
-            estimator = estimator.estimator
-        else:
-            return hasattr(estimator, "anomaly_map")
-
-
 def _some_member_makes_maps(ensemble: ScoreEnsemble) -> bool:
-    if any(e != "drop" and _makes_maps(e) for _, e in ensemble.estimators):
+    if any(e != "drop" and makes_maps(e) for _, e in ensemble.estimators):
         return True
     raise AttributeError("no member of this ScoreEnsemble makes anomaly maps.")
 
 
-class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
+class ScoreEnsemble(
+    ClassNamePrefixFeaturesOutMixin,
+    VersionStampMixin,
+    OutlierScoreMixin,
+    MetaEstimatorMixin,
+    _BaseComposition,
+):
     """Fuse the scores and maps of several detectors.
 
     Every member's scores are put on the scale of that member's own *out-of-sample* training
@@ -163,7 +159,7 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         "combination": [StrOptions({"mean", "median", "max", "trimmed_mean", "rank_mean"})],
         "weights": ["array-like", None],
         "normalization": [StrOptions({"ecdf", "z", "robust_z"})],
-        "contamination": BaseImageDetector._parameter_constraints["contamination"],
+        "contamination": BaseDetector._parameter_constraints["contamination"],
         "n_jobs": [Integral, None],
     }
 
@@ -183,9 +179,6 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         self.normalization = normalization
         self.contamination = contamination
         self.n_jobs = n_jobs
-
-    # Tiles are put together by the members.
-    tiled_ = False
 
     # ---- named access ---------------------------------------------------------------
     @property
@@ -248,34 +241,6 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         self._fit_scores(X, y, **params)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
-        """Fit, and judge the training samples by their out-of-sample scores.
-
-        Parameters
-        ----------
-        X, y, **params : as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), int
-            +1 for normal, -1 for anomalous.
-        """
-        scores = self._fit_anomaly_scores(X, y, **params)
-        return np.where(-scores - self.offset_ < 0, -1, 1)
-
-    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
-        """Fit, and return the out-of-sample anomaly scores of the training samples.
-
-        Parameters
-        ----------
-        X, y, **params : as in ``fit``
-
-        Returns
-        -------
-        ndarray of shape (n_samples, 1), float64
-        """
-        return self._fit_anomaly_scores(X, y, **params).reshape(-1, 1)
-
     @property
     def set_fit_request(self) -> Any:
         """Not here: each member has a request of its own."""
@@ -300,8 +265,12 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
                 router.add(**{name: estimator}, method_mapping=mapping)
         return router
 
-    def _training_input(self, X: Any, **params: Any) -> _Samples:
-        data = self._validate(X, reset=True)
+    # ---- fitting ----------------------------------------------------------------------
+    @restored_on_error
+    def _fit_scores(self, X: Any, y: Any, **params: Any) -> tuple[_Samples, np.ndarray]:
+        """Fit; return the samples and the mask of those learned from."""
+        self._validate_params()
+        (X,) = indexable(X)  # what it holds is the members' business
         if params and not sklearn.get_config()["enable_metadata_routing"]:
             raise ValueError(
                 f"which member is {', '.join(sorted(params))} for? Call "
@@ -310,16 +279,27 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
             )
         self._check_members()
         routed = process_routing(self, "fit", **params)
-        return _Samples(data.X, {name: routed[name]["fit"] for name in self._names()})
+        data = _Samples(X, {name: routed[name]["fit"] for name in self._names()})
+        keep = normal_samples(y, len(data))
+        train = data if keep.all() else data[np.flatnonzero(keep)]
+        if len(train) < 2:
+            raise TooFewImagesError(
+                f"{type(self).__name__} needs at least 2 training samples to tell how far an "
+                f"unseen good one may lie, got n_samples={len(train)}."
+            )
+        self._fit_members(train)
+        self._set_offset(self._fit_scales())
+        return data, keep
 
-    # ---- what the base class asks for -------------------------------------------------
-    def _validate(self, X: Any, *, reset: bool) -> _Samples:
-        return _Samples(*indexable(X))  # what it holds is the members' business
+    def _fit_anomaly_scores(self, X: Any, y: Any, **params: Any) -> np.ndarray:
+        data, keep = self._fit_scores(X, y, **params)
+        scores = np.empty(len(data))
+        scores[keep] = self.training_scores_
+        if not keep.all():
+            scores[~keep] = self._anomaly_scores(data[np.flatnonzero(~keep)])
+        return scores
 
-    def _blocks(self, data: _Samples) -> Any:
-        yield data.X, []  # no fingerprints: the members recognise training images
-
-    def _fit_steps(self, data: _Samples) -> None:
+    def _fit_members(self, data: _Samples) -> None:
         active = [i for i, (name, _) in enumerate(self.estimators) if name in data.params]
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
@@ -343,14 +323,10 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
                 if hasattr(member, name) and name not in self.__dict__:
                     setattr(self, name, getattr(member, name))
 
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit_scales(self) -> np.ndarray:
+        """Put each member's scores on a scale; return the combined out-of-sample scores."""
         for name, scores in zip(self._names(), self._member_scores):
-            if not np.isfinite(scores).all():
-                raise ValueError(
-                    f"{(~np.isfinite(scores)).sum()} of {len(scores)} out-of-sample training "
-                    f"scores of the member {name!r} are not finite; nothing can be put on "
-                    "their scale."
-                )
+            check_finite(scores, f"the member {name!r}", "out-of-sample scores")
         make = _NORMALIZERS[self.normalization]
         self._scales = [make(scores) for scores in self._member_scores]
         normalised = np.stack([_by_the_others(make, scores) for scores in self._member_scores])
@@ -361,11 +337,15 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         }
         return combined
 
+    # ---- scoring ----------------------------------------------------------------------
+    def _check_fitted_input(self, X: Any) -> _Samples:
+        return _Samples(*indexable(X))
+
     def _anomaly_scores(self, data: _Samples) -> np.ndarray:
         scores = Parallel(n_jobs=self.n_jobs, require="sharedmem")(
-            delayed(score)(member, data.X) for member in self.estimators_
+            delayed(anomaly_scores)(member, data.X) for member in self.estimators_
         )
-        return self._fuse_scores(np.stack([found.scores for found in scores]))
+        return self._fuse_scores(np.stack(scores))
 
     def _fuse_scores(self, scores: np.ndarray) -> np.ndarray:
         """Member scores ``(n_members, n)`` to scores ``(n,)``."""
@@ -374,7 +354,8 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         if self._knows_own.any():
             columns = scores[self._knows_own].T.copy()
             own = [self._own_index.get(column.tobytes(), -1) for column in columns]
-            fused = self._settle(fused, np.array(own, dtype=np.int64))
+            known = np.array(own, dtype=np.int64)
+            fused = np.where(known >= 0, self.training_scores_[known], fused)
         return fused
 
     @available_if(_some_member_makes_maps)
@@ -405,8 +386,11 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
         scores : ndarray of shape (n_samples,), float64
         maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays
         """
-        data = self._check_fitted_input(X)
-        found = [score(member, data.X, maps=True) for member in self.estimators_]
+        check_is_fitted(self)
+        return self._as_fitted()._score_and_map(self._check_fitted_input(X))
+
+    def _score_and_map(self, data: _Samples) -> tuple[np.ndarray, Any]:
+        found = [score_with_maps(member, data.X) for member in self.estimators_]
         makers = [k for k, member in enumerate(found) if member.maps is not None]
         if not makers:
             raise TypeError("no member of this ScoreEnsemble makes anomaly maps of this input.")
@@ -422,9 +406,8 @@ class ScoreEnsemble(BaseImageDetector, MetaEstimatorMixin, _BaseComposition):
                 )
             normalised = np.stack([self._scales[k](found[k].maps[i]) for k in makers])
             maps.append(self._combine(normalised, self._weights[makers]).astype(np.float32))
-        same_size = len({m.shape for m in maps}) == 1
         scores = self._fuse_scores(np.stack([member.scores for member in found]))
-        return -scores, np.stack(maps) if same_size else maps
+        return flip(scores), stack_if_same_size(maps)
 
     # ---- checks and combinations ------------------------------------------------------
     def _names(self) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyimgano.inputs._formats import resize_image
 
-__all__ = ["PatchGrids", "cells_inside", "smooth_inside"]
+__all__ = ["PatchGrids", "cells_inside", "lowest_outside", "smooth_inside"]
 
 
 class PatchGrids:
@@ -44,7 +44,7 @@ class PatchGrids:
     Examples
     --------
     >>> import numpy as np
-    >>> from pyimgano.features import PatchGrids
+    >>> from pyimgano.grids import PatchGrids
     >>> grids = PatchGrids.from_array(np.zeros((2, 4, 5, 3)), image_sizes=[(32, 40), (64, 80)])
     >>> len(grids), grids.n_features, grids.rows.shape
     (2, 3, (40, 3))
@@ -267,7 +267,7 @@ class PatchGrids:
         Examples
         --------
         >>> import numpy as np
-        >>> from pyimgano.features import PatchGrids
+        >>> from pyimgano.grids import PatchGrids
         >>> grids = PatchGrids.from_array(np.zeros((2, 2, 3, 5)), image_sizes=[(8, 12)] * 2)
         >>> mask = np.zeros((8, 12), dtype=bool)
         >>> mask[:, 6:] = True  # half of the patches in the middle, all of those on the right
@@ -551,3 +551,22 @@ def smooth_inside(
     smooth[inside] = total[inside] / weight[inside]
     smooth[~inside] = smooth[inside].min()
     return smooth
+
+
+def lowest_outside(heat: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Give a map its minimum outside a region, in place; what is inside decides which.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (height, width)
+        Map of an image.
+    region : ndarray of shape (height, width), bool
+        Pixels that keep their values.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        ``heat``.
+    """
+    heat[~region] = heat[region].min()
+    return heat

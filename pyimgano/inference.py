@@ -1,45 +1,120 @@
 """Scores, maps and records from any fitted estimator, however deeply it is nested.
 
-This is the one module that translates between scikit-learn's signs and what leaves Python:
-``score = -score_samples`` (higher = worse), ``threshold = -offset_``,
-``pred = int(score > threshold)``.
+Everything here is higher = more anomalous: anomaly scores, thresholds, maps. The functions look
+through pipelines, calibrators and searches for the detector inside.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import is_outlier_detector
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from pyimgano.base import input_kind
-from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano._checks import input_kind
+from pyimgano._decision import flip, is_anomalous
+from pyimgano._nesting import find_calibrator, innermost, makes_maps, steps_before, walk
+from pyimgano.base import NOT_ABOUT_A_SAMPLE, ScoredBlock
+from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.tiling import TilingTransformer
 
-__all__ = ["Scored", "anomaly_map", "infer", "score", "threshold"]
+__all__ = [
+    "Scored",
+    "anomaly_map",
+    "anomaly_scores",
+    "infer",
+    "iter_scores",
+    "score_with_maps",
+    "threshold",
+]
+
+# Steps that decode and convert nothing before the detector asks for it.
+_LAZY_STEPS = (ImageFormatNormalizer, TilingTransformer)
 
 
 class Scored(NamedTuple):
-    """Anomaly scores ``(n,)``, higher = worse, and the maps, or None where there are none.
+    """Anomaly scores and the maps that belong to them.
 
     Parameters
     ----------
     scores : ndarray of shape (n_samples,), float64
         Higher = more anomalous.
     maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays, or None
-        Higher = more anomalous.
+        Higher = more anomalous; None where the detector makes no maps.
     """
 
     scores: np.ndarray
     maps: Any
 
 
+def anomaly_scores(estimator: Any, X: Any) -> np.ndarray:
+    """Compute anomaly scores with any fitted outlier detector.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector with ``score_samples``, or a nesting of such.
+    X : input of the estimator
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), float64
+        ``-estimator.score_samples(X)``: higher = more anomalous.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.inference import anomaly_scores
+    >>> rows = np.random.RandomState(0).normal(size=(50, 3))
+    >>> detector = PatchCoreDetector().fit(rows)
+    >>> good, bad = anomaly_scores(detector, [[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+    >>> bool(bad > good)
+    True
+    """
+    return flip(estimator.score_samples(X))
+
+
+def score_with_maps(estimator: Any, X: Any) -> Scored:
+    """Compute anomaly scores and maps in one pass.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector with ``score_samples``, or a nesting of such.
+    X : input of the estimator
+
+    Returns
+    -------
+    Scored
+        ``maps`` is None if the detector makes none of this input.
+    """
+    if makes_maps(estimator):
+        check_is_fitted(estimator)
+        detector, data = innermost(estimator, X)
+        if _maps_of_input(detector, X):
+            scores, maps = detector.score_and_map(data)
+            return Scored(flip(scores), maps)
+    return Scored(anomaly_scores(estimator, X), None)
+
+
+def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
+    """Compute scores and maps under the name of earlier versions."""
+    warnings.warn(
+        "pyimgano.inference.score is now anomaly_scores, and score_with_maps for maps=True; the "
+        "old name will be removed in the next release.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return score_with_maps(estimator, X) if maps else Scored(anomaly_scores(estimator, X), None)
+
+
 def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
-    """Anomaly maps from a detector inside any nesting of pipelines and meta-estimators.
+    """Compute the anomaly maps of the detector inside pipelines and meta-estimators.
 
     Parameters
     ----------
@@ -70,40 +145,22 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     >>> anomaly_map(pipe, frames).shape
     (4, 64, 64)
     """
-    detector, data = _innermost(estimator, X)
-    if not _makes_maps(detector, X):
+    check_is_fitted(estimator)
+    detector, data = innermost(estimator, X)
+    if not (makes_maps(detector) and _maps_of_input(detector, X)):
         raise TypeError(
             f"{type(detector).__name__} makes no anomaly maps here: it gives one score per image."
         )
     return detector.anomaly_map(data)
 
 
-def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
-    """Anomaly scores, and maps in the same pass if asked for.
-
-    Parameters
-    ----------
-    estimator : fitted estimator
-    X : input of the estimator
-    maps : bool, default=False
-        Also return the anomaly maps, where the detector makes any.
-
-    Returns
-    -------
-    Scored
-        ``scores`` of shape (n_images,), float64, higher = more anomalous; ``maps`` as in
-        :func:`anomaly_map`, or None.
-    """
-    if maps:
-        detector, data = _innermost(estimator, X)
-        if _makes_maps(detector, X):
-            samples, found = detector.score_and_map(data)
-            return Scored(-samples, found)
-    return Scored(-np.asarray(estimator.score_samples(X), dtype=np.float64), None)
+def _maps_of_input(detector: Any, X: Any) -> bool:
+    # Where a step before it made one row of each image, there is no way back to pixels.
+    return getattr(detector, "input_kind_", None) != "rows" or input_kind(X) == "rows"
 
 
 def threshold(estimator: Any) -> float:
-    """Anomaly score above which ``estimator`` judges an image anomalous.
+    """Return the anomaly score above which ``estimator`` judges an image anomalous.
 
     Parameters
     ----------
@@ -115,84 +172,106 @@ def threshold(estimator: Any) -> float:
     float
         ``-offset_``.
     """
-    while not hasattr(estimator, "offset_"):
-        inner = _one_level_in(estimator)
-        if inner is None:
-            raise TypeError(f"{type(estimator).__name__} has no threshold (no attribute offset_).")
-        estimator = inner
-    return -float(estimator.offset_)
+    for one, _ in walk(estimator):
+        if hasattr(one, "offset_"):
+            return float(flip(one.offset_))
+    raise TypeError(f"{type(estimator).__name__} has no threshold (no attribute offset_).")
 
 
-def find_calibrator(estimator: Any) -> Any:
-    """Find the threshold calibrator in any nesting of pipelines and meta-estimators.
+def iter_scores(
+    estimator: Any,
+    X: Any,
+    *,
+    maps: bool = False,
+    on_error: str = "raise",
+    batch_size: int = 8,
+) -> Iterator[ScoredBlock]:
+    """Score samples block by block with any fitted outlier detector.
 
     Parameters
     ----------
     estimator : fitted estimator
+        An outlier detector with ``score_samples``, or a nesting of such.
+    X : sequence of paths or other input of the estimator
+        Must support ``len`` and slicing.
+    maps : bool, default=False
+        Also compute anomaly maps, where the detector makes any.
+    on_error : {"raise", "record"}, default="raise"
+        What to do about a sample that cannot be scored. ``"record"`` goes on and puts the
+        error into the block.
+    batch_size : int, default=8
+        Samples taken at a time through steps that compute something before the detector does. A
+        detector that is given images cuts blocks of its own size.
 
-    Returns
-    -------
-    ThresholdCalibrator or None
-        The outermost one; None if there is none.
+    Yields
+    ------
+    ScoredBlock
+        In the order of the samples; without maps where the detector makes none.
     """
-    while estimator is not None and not _is_calibrator(estimator):
-        estimator = _one_level_in(estimator)
-    return estimator
-
-
-def _one_level_in(estimator: Any) -> Any:
-    if isinstance(estimator, Pipeline):
-        return estimator.steps[-1][1]
-    if isinstance(estimator, FrozenEstimator):
-        return estimator.estimator
-    for name in ("best_estimator_", "estimator_"):
-        inner = estimator.__dict__.get(name)
-        # An ensemble keeps its base estimator, a tree, under the same name.
-        if inner is not None and is_outlier_detector(inner):
-            return inner
-    return None
-
-
-def _is_calibrator(estimator: Any) -> bool:
-    # Known by what it does: ThresholdCalibrator builds on this module.
-    return hasattr(type(estimator), "p_value_of_scores")
-
-
-def _makes_maps(detector: Any, X: Any) -> bool:
-    # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
-    if not hasattr(detector, "score_and_map") or _is_calibrator(detector):
-        return False
-    # Where a step before it made one row of each image, there is no way back to pixels.
-    return getattr(detector, "input_kind_", None) != "rows" or input_kind(X) == "rows"
-
-
-def _innermost(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """Walk down to the detector that scores, taking ``X`` through the steps before it."""
+    if on_error not in ("raise", "record"):
+        raise ValueError(f'on_error must be "raise" or "record", got {on_error!r}.')
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     check_is_fitted(estimator)
-    while True:
-        if isinstance(estimator, Pipeline):
-            steps = list(estimator.steps)
-            last = steps[-1][1]
-            if _is_calibrator(last) and last.estimator is None:
-                steps.pop()  # it turns the score column of the step before into a verdict
-            for _, step in steps[:-1]:
-                if step is not None and step != "passthrough":
-                    X = step.transform(X)
-            estimator = steps[-1][1]
-            continue
-        inner = _one_level_in(estimator)
-        if inner is None:
-            return estimator, X
-        estimator = inner
+    detector, _ = innermost(estimator)
+    maps = maps and makes_maps(detector) and _maps_of_input(detector, X)
+    n = _num_samples(X)
+    if _is_lazy(estimator, X) and hasattr(detector, "iter_scores"):
+        _, data = innermost(estimator, X)
+        yield from detector.iter_scores(data, maps=maps, on_error=on_error)
+        return
+    for start in range(0, n, batch_size):
+        stop = min(n, start + batch_size)
+        try:
+            yield ScoredBlock(start, *_scores_and_maps(estimator, X[start:stop], maps), {})
+        except NOT_ABOUT_A_SAMPLE:
+            raise
+        except Exception:  # whatever it is: it is found out which sample it is about
+            if on_error == "raise":
+                raise
+            yield from _one_by_one(estimator, X, range(start, stop), maps)
+
+
+def _is_lazy(estimator: Any, X: Any) -> bool:
+    """Tell whether nothing is computed before the detector asks for it."""
+    if isinstance(X, np.ndarray) and X.dtype != object and X.dtype.kind not in "U":
+        return not _steps(estimator)  # converting them all at once would copy them all
+    return all(isinstance(step, _LAZY_STEPS) for step in _steps(estimator))
+
+
+def _steps(estimator: Any) -> list[Any]:
+    steps = []
+    for one, _ in walk(estimator):
+        if isinstance(one, Pipeline):
+            steps += steps_before(one)[0]
+    detector, _ = innermost(estimator)
+    return [step for step in steps if step is not detector]
+
+
+def _scores_and_maps(estimator: Any, X: Any, maps: bool) -> tuple[np.ndarray, list[Any]]:
+    if not maps:
+        return anomaly_scores(estimator, X), []
+    found = score_with_maps(estimator, X)
+    return found.scores, list(found.maps)
+
+
+def _one_by_one(estimator: Any, X: Any, which: range, maps: bool) -> Iterator[ScoredBlock]:
+    for i in which:
+        try:
+            yield ScoredBlock(i, *_scores_and_maps(estimator, X[i : i + 1], maps), {})
+        except NOT_ABOUT_A_SAMPLE:
+            raise
+        except Exception as error:
+            yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
 
 
 def infer(
     estimator: Any, X: Any, *, maps: bool = False, batch_size: int = 8
 ) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-    """Judge images one block at a time, as plain records.
+    """Judge images and yield plain records, one image at a time.
 
-    An image file that cannot be read becomes a record with an ``error`` and without a score;
-    the images beside it are judged all the same.
+    An image that cannot be scored, for whatever reason, becomes a record with an ``error`` and
+    without a score; the other images are judged all the same.
 
     Parameters
     ----------
@@ -203,7 +282,7 @@ def infer(
     maps : bool, default=False
         Also yield the anomaly map of each image.
     batch_size : int, default=8
-        Images held at a time.
+        As in :func:`iter_scores`.
 
     Yields
     ------
@@ -216,43 +295,28 @@ def infer(
     """
     cut = threshold(estimator)
     calibrator = find_calibrator(estimator)
-    for start in range(0, len(X), batch_size):
-        block = X[start : start + batch_size]
-        parts: list[tuple[Any, Scored | Exception]]
-        try:
-            parts = [(block, score(estimator, block, maps=maps))]
-        except (ImageReadError, ImageFormatError):
-            if None in _paths(block):
-                raise  # not about one file: the caller gave arrays of the wrong kind
-            parts = [(item, _score_or_error(estimator, item, maps)) for item in _singles(block)]
-        index = start
-        for items, result in parts:
-            for i, path in enumerate(_paths(items)):
-                record: dict[str, Any] = {"index": index}
-                index += 1
-                if path is not None:
-                    record["path"] = path
-                if isinstance(result, Exception):
-                    yield {**record, "error": str(result)}, None
-                    continue
-                value = float(result.scores[i])
-                record.update(score=value, threshold=cut, pred=int(value > cut))
-                if calibrator is not None:
-                    record["p_value"] = float(calibrator.p_value_of_scores(value))
-                yield record, None if result.maps is None else result.maps[i]
+    paths = _paths(X)
+    blocks = iter_scores(estimator, X, maps=maps, on_error="record", batch_size=batch_size)
+    for block in blocks:
+        verdicts = is_anomalous(block.scores, cut)
+        for i, value in enumerate(block.scores.tolist()):
+            record: dict[str, Any] = {"index": block.start + i}
+            if paths[block.start + i] is not None:
+                record["path"] = paths[block.start + i]
+            if i in block.errors:
+                yield {**record, "error": _in_words(block.errors[i])}, None
+                continue
+            record.update(score=value, threshold=cut, pred=int(verdicts[i]))
+            if calibrator is not None:
+                record["p_value"] = float(calibrator.p_value_of_scores(value))
+            yield record, block.maps[i] if block.maps else None
 
 
-def _singles(block: Any) -> list[Any]:
-    return [block[i : i + 1] for i in range(len(block))]
+def _in_words(error: Exception) -> str:
+    text = str(error)
+    return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
-def _score_or_error(estimator: Any, item: Any, maps: bool) -> Scored | Exception:
-    try:
-        return score(estimator, item, maps=maps)
-    except (ImageReadError, ImageFormatError) as error:
-        return error
-
-
-def _paths(block: Any) -> Sequence[str | None]:
-    items = getattr(block, "paths", block)
+def _paths(X: Any) -> Sequence[str | None]:
+    items = getattr(X, "paths", X)
     return [str(item) if isinstance(item, (str, Path)) else None for item in items]

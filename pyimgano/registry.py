@@ -22,11 +22,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
+from pyimgano._nesting import all_parts, first_step, makes_maps
 from pyimgano._pyod_models import PYOD, PyODRow
-from pyimgano.base import BaseImageDetector, BasePatchDetector
-from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import PyODDetector, as_pyod
-from pyimgano.ensemble import _makes_maps
+from pyimgano.base import BaseImageDetector
+from pyimgano.detectors import BasePatchDetector, PyODDetector
+from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import (
     PluginError,
     PluginWarning,
@@ -40,12 +40,13 @@ from pyimgano.features import (
     make_features,
 )
 from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.interop import as_pyod
 from pyimgano.utils._words import plain, readable
 from pyimgano.utils.discovery import all_estimators
 
 __all__ = ["create_model", "list_models", "model_info", "register_model"]
 
-_GROUP = "pyimgano.models"
+_GROUP = "pyimgano.registry"
 _OWN = "custom"  # family of models that name none
 _KINDS = ("images", "patch grids", "rows")
 _EMPTY = inspect.Parameter.empty
@@ -60,7 +61,7 @@ def create_model(name: str, /, *, contract: str = "sklearn", **params: Any) -> A
     name : str
         One of :func:`list_models`.
     contract : {"sklearn", "pyod"}, default="sklearn"
-        ``"pyod"`` wraps the model in :func:`~pyimgano.detectors.as_pyod`: labels 0 and 1,
+        ``"pyod"`` wraps the model in :func:`~pyimgano.interop.as_pyod`: labels 0 and 1,
         ``decision_function`` higher = worse.
     **params
         Parameters of the model in place of its defaults; :func:`model_info` lists them. Those
@@ -279,7 +280,7 @@ def register_model(
     Notes
     -----
     An installed package adds models to every process through entry points of the group
-    ``pyimgano.models``: the name is that of the model, the object a factory as here. It is
+    ``pyimgano.registry``: the name is that of the model, the object a factory as here. It is
     loaded when it is needed.
 
     Examples
@@ -385,8 +386,7 @@ class _Model:
         """The first step that runs a network, if there is one."""
         if not hasattr(self._as_it_comes, "get_params"):
             return None
-        parts = [self._as_it_comes, *self._as_it_comes.get_params(deep=True).values()]
-        for part in parts:
+        for part in all_parts(self._as_it_comes):
             step = getattr(part, "features", part)
             if isinstance(step, str) and isinstance(part, BasePatchDetector):
                 step = make_features(step, **part._feature_defaults)
@@ -411,11 +411,14 @@ class _Model:
 
     @property
     def made_of(self) -> list[str]:
-        return _classes(self._as_it_comes)
+        if self._as_it_comes is None:
+            return []
+        parts = [one for one in all_parts(self._as_it_comes) if not isinstance(one, Pipeline)]
+        return list(dict.fromkeys(_public_name(type(part)) for part in parts))
 
     @property
     def supports_pixel_map(self) -> bool | None:
-        return None if self._as_it_comes is None else _makes_maps(self._as_it_comes)
+        return None if self._as_it_comes is None else makes_maps(self._as_it_comes)
 
     @property
     def requires_checkpoint(self) -> bool | None:
@@ -429,12 +432,10 @@ class _Model:
 
     @property
     def input_kinds(self) -> list[str]:
-        first = self._as_it_comes
-        while isinstance(first, (Pipeline, ThresholdCalibrator)):
-            first = first.steps[0][1] if isinstance(first, Pipeline) else first.estimator
-        if first is None:
+        if self._as_it_comes is None:
             return []
-        if isinstance(first, BaseImageDetector) and not isinstance(first, PyODDetector):
+        first = first_step(self._as_it_comes)
+        if isinstance(first, (BaseImageDetector, ScoreEnsemble)):
             return list(_KINDS)
         tags = get_tags(first).input_tags
         taken = tags.three_d_array, False, tags.two_d_array
@@ -682,16 +683,14 @@ def _year(paper: str | None) -> int | None:
     return int(years[-1]) if years else None
 
 
-def _classes(estimator: Any) -> list[str]:
-    if estimator is None or isinstance(estimator, str):  # "passthrough"
-        return []
-    if isinstance(estimator, Pipeline):
-        return [name for _, step in estimator.steps for name in _classes(step)]
-    cls = type(estimator)
-    # Modules whose name starts with an underscore are not where users import it from.
-    module = re.sub(r"\._.*", "", cls.__module__)
-    inner = [getattr(estimator, name, None) for name in ("detector", "estimator")]
-    return [f"{module}.{cls.__qualname__}", *(name for one in inner for name in _classes(one))]
+def _public_name(cls: type) -> str:
+    """Return the name that users import a class by: that of the outermost package that has it."""
+    parts = cls.__module__.split(".")
+    for n in range(min(2, len(parts)), len(parts) + 1):
+        module = ".".join(parts[:n])
+        if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
+            return f"{module}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _save_load(classes: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._versions import VersionStampMixin
 
-__all__ = ["ImageTiles", "TileBlock", "TiledImages", "TilingTransformer"]
+__all__ = ["ImageTiles", "TiledImages", "TilingTransformer"]
 
 _BLENDS = ("hann", "gaussian", "mean", "max")
 _REDUCTIONS = ("max", "mean", "topk_mean")
@@ -152,25 +152,6 @@ class _Canvas:
         return self._values.astype(self._dtype, copy=False)
 
 
-class TileBlock(list):
-    """A few tiles of one image, which know what they were cut from.
-
-    Parameters
-    ----------
-    tiles : iterable of ndarray of shape (tile_height, tile_width, 3), uint8
-        The tiles.
-    image_digest : bytes
-        Fingerprint of the whole image, kept as ``digest``.
-    first : int
-        Number of the first of these tiles.
-    """
-
-    def __init__(self, tiles: Iterable[np.ndarray], image_digest: bytes, first: int) -> None:
-        super().__init__(tiles)
-        self.digest = image_digest
-        self.first = first
-
-
 class ImageTiles:
     """The tiles of one image, cut when they are asked for.
 
@@ -201,7 +182,7 @@ class ImageTiles:
     def __getitem__(self, k: int) -> np.ndarray:
         return _cut(self.image, self._layout.window(k), self._tiling)
 
-    def iter_blocks(self, batch_size: int) -> Iterator[TileBlock]:
+    def iter_tiles(self, batch_size: int) -> Iterator[tuple[list[np.ndarray], bytes, int]]:
         """Cut all tiles in order, ``batch_size`` of them at a time.
 
         Parameters
@@ -211,11 +192,15 @@ class ImageTiles:
 
         Yields
         ------
-        TileBlock
+        tiles : list of ndarray of shape (tile_height, tile_width, 3), uint8
+        image_digest : bytes
+            Fingerprint of the whole image.
+        first : int
+            Number of the first of these tiles in the image.
         """
         for first in range(0, len(self), batch_size):
             last = min(first + batch_size, len(self))
-            yield TileBlock((self[k] for k in range(first, last)), self.digest, first)
+            yield [self[k] for k in range(first, last)], self.digest, first
 
     def canvas(self) -> _Canvas:
         """An empty map in the image's pixels, for the maps of the tiles."""
@@ -379,8 +364,8 @@ class TiledImages(_Collection):
         for i in range(len(self)):
             yield ImageTiles(self.images[i], self._tiling)
 
-    def iter_blocks(self, batch_size: int) -> Iterator[TileBlock]:
-        """All tiles in order, image after image; no block holds tiles of two images.
+    def iter_tiles(self, batch_size: int) -> Iterator[tuple[list[np.ndarray], bytes, int]]:
+        """Cut all tiles in order, image after image; no block holds tiles of two images.
 
         Parameters
         ----------
@@ -389,10 +374,26 @@ class TiledImages(_Collection):
 
         Yields
         ------
-        TileBlock
+        tiles, image_digest, first
+            As from :meth:`ImageTiles.iter_tiles`.
         """
         for tiles in self.iter_images():
-            yield from tiles.iter_blocks(batch_size)
+            yield from tiles.iter_tiles(batch_size)
+
+    def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
+        """Cut all tiles in order, without what they were cut from.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of tiles at a time, at most.
+
+        Yields
+        ------
+        list of ndarray of shape (tile_height, tile_width, 3), uint8
+        """
+        for tiles, _, _ in self.iter_tiles(batch_size):
+            yield tiles
 
     @cached_property
     def counts(self) -> np.ndarray:

@@ -17,10 +17,10 @@ from pyimgano.detectors import (
     SoftPatchDetector,
     SPADEDetector,
     SSIMTemplateDetector,
-    as_pyod,
 )
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.features import (
+    BackbonePatchFeatures,
     ColorHistogram,
     ColorMoments,
     EdgeFeatures,
@@ -32,10 +32,10 @@ from pyimgano.features import (
     LBPFeatures,
     PatchPooling,
     PatchStatistics,
-    TorchPatchFeatures,
     ViTPatchFeatures,
 )
 from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.interop import as_pyod
 from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
@@ -65,8 +65,8 @@ TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     "FilterBankFeatures": [FilterBankFeatures(resize=64)],
     "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
     "TilingTransformer": [TilingTransformer(tile=32, stride=24)],
-    "TorchPatchFeatures": [
-        TorchPatchFeatures(
+    "BackbonePatchFeatures": [
+        BackbonePatchFeatures(
             "resnet18", layers=("layer1", "layer2"), weights=None, resize=64, crop=48
         )
     ],
@@ -99,7 +99,7 @@ POOLING_INSTANCES: dict[str, list[BaseEstimator]] = {
     "PatchPooling": [PatchPooling(), PatchPooling("max")],
 }
 
-# For the battery of pyimgano.utils.estimator_checks, which feeds images.
+# For the battery of pyimgano.testing, which feeds images.
 IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [
         AnomalyDINODetector(FilterBankFeatures(resize=64)),

@@ -10,13 +10,15 @@ import joblib
 import numpy as np
 import pytest
 
-from pyimgano.base import VersionStampMixin, input_kind, normal_rows
+from pyimgano._checks import input_kind, normal_samples
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
-from pyimgano.features import FilterBankFeatures, PatchGrids
+from pyimgano.features import FilterBankFeatures
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
+from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.utils._versions import VersionStampMixin
 
 
 @pytest.mark.parametrize(
@@ -52,13 +54,13 @@ def test_object_array_of_images():
 
 
 def test_labels():
-    np.testing.assert_array_equal(normal_rows([1, -1, 1], 3), [True, False, True])
-    np.testing.assert_array_equal(normal_rows(None, 2), [True, True])
+    np.testing.assert_array_equal(normal_samples([1, -1, 1], 3), [True, False, True])
+    np.testing.assert_array_equal(normal_samples(None, 2), [True, True])
     for other in ([0, 1, 0], ["good", "bad", "good"], [1, 1, 2]):
         with pytest.warns(UserWarning, match=r"only labels \+1"):
-            assert normal_rows(other, 3).all()
+            assert normal_samples(other, 3).all()
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        normal_rows([1, -1], 3)
+        normal_samples([1, -1], 3)
 
 
 def test_fit_transform_scores_every_sample():

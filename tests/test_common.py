@@ -14,9 +14,9 @@ from sklearn.utils.validation import has_fit_parameter
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
+from pyimgano.testing import _image_checks as checks
+from pyimgano.testing import yield_image_checks
 from pyimgano.utils import all_estimators
-from pyimgano.utils import estimator_checks as checks
-from pyimgano.utils.estimator_checks import yield_image_checks
 from tests.instances import (
     IMAGE_INSTANCES,
     POOLING_INSTANCES,
@@ -151,8 +151,8 @@ def test_the_image_battery_catches_a_detector_that_looks_at_the_batch():
 
 def test_the_image_battery_catches_in_sample_training_scores():
     class InSample(PatchCoreDetector):
-        def _settle(self, scores, own):
-            return np.where(own >= 0, 0.0, scores)
+        def _replay_training_scores(self, scores, train_group):
+            return np.where(train_group >= 0, 0.0, scores)
 
     with pytest.raises(AssertionError):
         checks.check_training_images_are_scored_out_of_sample(

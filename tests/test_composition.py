@@ -38,7 +38,7 @@ from pyimgano.features import (
 )
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.model_selection import balanced_accuracy
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.testing import make_check_images
 from tests import instances
 
 IMAGES = make_check_images(8)

@@ -26,7 +26,7 @@ from pyimgano.features import ColorMoments, FilterBankFeatures
 from pyimgano.inference import anomaly_map, infer
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.model_selection import anomaly_roc_auc
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.testing import make_check_images
 
 
 class Column(OutlierMixin, BaseEstimator):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils import _safe_indexing
 
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 
 
 def ragged():

@@ -16,9 +16,9 @@ from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.features import FilterBankFeatures
-from pyimgano.inference import anomaly_map, infer, score, threshold
+from pyimgano.inference import anomaly_map, anomaly_scores, infer, score_with_maps, threshold
 from pyimgano.inputs import ImageFormatNormalizer
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.testing import make_check_images
 
 TRAIN = make_check_images(10)
 NEW = np.concatenate(
@@ -49,18 +49,18 @@ def test_every_nesting_gives_the_same_scores_and_maps(detector):
     maps, scores = detector.anomaly_map(NEW), -detector.score_samples(NEW)
     for estimator in nestings(detector):
         np.testing.assert_array_equal(anomaly_map(estimator, NEW), maps)
-        found = score(estimator, NEW, maps=True)
+        found = score_with_maps(estimator, NEW)
         np.testing.assert_array_equal(found.scores, scores)
         np.testing.assert_array_equal(found.maps, maps)
         assert np.isfinite(threshold(estimator))
-        np.testing.assert_array_equal(score(estimator, NEW).scores, scores)
+        np.testing.assert_array_equal(anomaly_scores(estimator, NEW), scores)
 
 
 def test_verdicts_agree_with_predict(detector):
     for estimator in nestings(detector):
         if isinstance(estimator, GridSearchCV):
             continue
-        found = score(estimator, NEW).scores > threshold(estimator)
+        found = anomaly_scores(estimator, NEW) > threshold(estimator)
         np.testing.assert_array_equal(found, estimator.predict(NEW) == -1)
 
 
@@ -68,7 +68,7 @@ def test_a_detector_without_maps_says_so():
     forest = IsolationForest().fit(np.random.RandomState(0).normal(size=(50, 2)))
     with pytest.raises(TypeError, match="IsolationForest makes no anomaly maps"):
         anomaly_map(forest, np.zeros((2, 2)))
-    assert score(forest, np.zeros((2, 2)), maps=True).maps is None
+    assert score_with_maps(forest, np.zeros((2, 2))).maps is None
     with pytest.raises(TypeError, match="no threshold"):
         threshold(FilterBankFeatures())
 
@@ -78,7 +78,7 @@ def test_records(detector):
     results = list(infer(model, NEW, maps=True, batch_size=2))
     for i, (record, heat) in enumerate(results):
         assert record["index"] == i
-        assert record["score"] == score(model, NEW).scores[i]
+        assert record["score"] == anomaly_scores(model, NEW)[i]
         assert record["pred"] == int(record["score"] > record["threshold"])
         assert record["p_value"] == model.p_value(NEW[i : i + 1])[0]
         assert heat.shape == NEW.shape[1:3]

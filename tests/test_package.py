@@ -19,7 +19,7 @@ MODULES = sorted(
     if not info.name.startswith("pyimgano.cli")
 )
 # Modules whose examples run a network.
-NEEDS = {"pyimgano.features._torch": "torch", "pyimgano.features._vit": "timm"}
+NEEDS = {"pyimgano.features._backbone": "torch", "pyimgano.features._vit": "timm"}
 
 
 def test_import_loads_nothing_heavy():
@@ -58,7 +58,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "pyimgano.models._registered", {}
+        "pyimgano.registry._registered", {}
     )  # what an example registers is gone after
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from sklearn.base import MetaEstimatorMixin
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import Pipeline
 
-import pyimgano.models
+import pyimgano.registry
 from pyimgano import anomaly_map, create_model, list_models, load, model_info, register_model, save
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import (
@@ -22,9 +22,9 @@ from pyimgano.exceptions import (
     UnknownParameterError,
     WeightsError,
 )
-from pyimgano.features import FilterBankFeatures, LBPFeatures, PatchPooling, TorchPatchFeatures
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, LBPFeatures, PatchPooling
+from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
-from pyimgano.utils.estimator_checks import make_check_images
 
 NAMES = list_models()
 WITHOUT_WEIGHTS = list_models(requires_checkpoint=False)
@@ -48,7 +48,7 @@ def images():
 @pytest.fixture(autouse=True)
 def own_models(monkeypatch):
     """Models registered in a test are gone after it, and those of elsewhere during it."""
-    monkeypatch.setattr(pyimgano.models, "_registered", {})
+    monkeypatch.setattr(pyimgano.registry, "_registered", {})
 
 
 def small(name):
@@ -229,7 +229,7 @@ def test_features_given_by_name_have_parameters():
     model = create_model(
         "vision_padim", features="resnet18", features__weights=None, features__crop=None
     )
-    assert isinstance(model.features, TorchPatchFeatures)
+    assert isinstance(model.features, BackbonePatchFeatures)
     assert model.features.layers == ("layer1", "layer2", "layer3")  # those of PaDiM's paper
     assert model.features.weights is None and model.features.crop is None
     model = create_model("vision_pca", features__resize=64)
@@ -345,7 +345,7 @@ def test_a_model_that_needs_an_argument():
 
 
 PLUGINS = """
-[pyimgano.models]
+[pyimgano.registry]
 broken_import = nowhere_to_be_found:Model
 broken_code = plugin_broken:Model
 no_factory = plugin_good:VALUE
@@ -408,7 +408,7 @@ def test_plug_ins_are_loaded_when_needed_and_broken_ones_hide_nothing(with_plug_
     found = with_plug_ins
     assert found["loaded"] == []
     assert (found["made"], found["padim"]) == (0.2, "PaDiMDetector")
-    assert "'broken_code' (pyimgano.models: plugin_broken:Model)" in found["error"]
+    assert "'broken_code' (pyimgano.registry: plugin_broken:Model)" in found["error"]
     assert "ZeroDivisionError: division by zero" in found["error"]
     assert sorted(found["names"]) == sorted([*NAMES, "plugged_in"])
     assert found["summary"] == "From a plug-in."

@@ -20,7 +20,6 @@ from sklearn.pipeline import make_pipeline
 import pyimgano
 from pyimgano import ScoreEnsemble, ThresholdCalibrator, TilingTransformer, anomaly_map
 from pyimgano.base import BaseImageDetector
-from pyimgano.delivery import save
 from pyimgano.detectors import (
     AnomalyDINODetector,
     PaDiMDetector,
@@ -32,10 +31,11 @@ from pyimgano.detectors import (
     SPADEDetector,
 )
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.features import BasePatchFeatures, PatchGrids
-from pyimgano.features._grids import cells_inside, smooth_inside
+from pyimgano.features import BasePatchFeatures
+from pyimgano.grids import PatchGrids, cells_inside, smooth_inside
 from pyimgano.inference import infer
 from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.persistence import save
 
 HEIGHT, WIDTH = 32, 40
 

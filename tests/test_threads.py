@@ -16,9 +16,16 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
+from pyimgano.testing import make_check_images
 from pyimgano.utils import _threads
-from pyimgano.utils._threads import Shared, ahead, in_pool, in_threads, one_blas_thread, ranges
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.utils._threads import (
+    RefCountedSetting,
+    even_slices,
+    map_in_threads,
+    map_on_workers,
+    one_blas_thread,
+    prefetch,
+)
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -27,7 +34,7 @@ def test_results_come_in_the_order_of_the_items():
         return i * i
 
     for n in (1, 2, 4):
-        assert in_threads(slow_when_small, range(5), n) == [0, 1, 4, 9, 16]
+        assert map_in_threads(slow_when_small, range(5), n) == [0, 1, 4, 9, 16]
 
 
 def test_blas_uses_one_thread_inside_and_its_own_number_afterwards():
@@ -35,7 +42,7 @@ def test_blas_uses_one_thread_inside_and_its_own_number_afterwards():
         return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
 
     before = blas_threads()
-    assert all(set(found) == {1} for found in in_threads(blas_threads, range(3), 2))
+    assert all(set(found) == {1} for found in map_in_threads(blas_threads, range(3), 2))
     assert blas_threads() == before
 
 
@@ -70,12 +77,12 @@ def test_blas_uses_one_thread_whichever_thread_asks_and_whoever_asked_before():
 
 def test_an_error_in_a_thread_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda i: 1 // i, [1, 0, 1], 2)
+        map_in_threads(lambda i: 1 // i, [1, 0, 1], 2)
 
 
 @pytest.mark.parametrize(("n", "parts"), [(10, 3), (2, 5), (1, 1), (7, 7), (100, 1)])
 def test_ranges_cover_everything_once_in_nearly_equal_parts(n, parts):
-    cut = ranges(n, parts)
+    cut = even_slices(n, parts)
     assert [i for part in cut for i in range(n)[part]] == list(range(n))
     sizes = [part.stop - part.start for part in cut]
     assert len(cut) == min(n, parts)
@@ -96,7 +103,7 @@ def test_ahead_gives_all_items_and_is_one_ahead_with_two_cores(cores, monkeypatc
             yield i
 
     got = []
-    for item in ahead(items()):
+    for item in prefetch(items()):
         if item == 1 and cores == 2:
             assert wanted.wait(5)  # the next one is being made meanwhile
         assert begun[-1] <= item + cores - 1
@@ -112,7 +119,7 @@ def test_ahead_passes_an_error_on_after_the_items_before_it(cores, monkeypatch):
         yield 1
         raise KeyError("broken")
 
-    seen = ahead(items())
+    seen = prefetch(items())
     assert next(seen) == 1
     with pytest.raises(KeyError, match="broken"):
         next(seen)
@@ -126,8 +133,8 @@ def test_ahead_makes_items_under_the_callers_configuration(monkeypatch):
             yield sklearn.get_config()["assume_finite"], np.geterr()["over"]
 
     with sklearn.config_context(assume_finite=True), np.errstate(over="raise"):
-        assert list(ahead(items())) == [(True, "raise")] * 2
-    assert list(ahead(items())) == [(False, "warn")] * 2
+        assert list(prefetch(items())) == [(True, "raise")] * 2
+    assert list(prefetch(items())) == [(False, "warn")] * 2
 
 
 def test_ahead_may_be_left_early(monkeypatch):
@@ -141,7 +148,7 @@ def test_ahead_may_be_left_early(monkeypatch):
             closed.append(True)
 
     source = items()
-    for item in ahead(source):
+    for item in prefetch(source):
         if item == 3:
             break
     source.close()
@@ -181,17 +188,19 @@ def test_detectors_work_ahead_while_they_score(monkeypatch):
 def test_threads_are_used_again_and_are_never_the_callers():
     used = set()
     for _ in range(100):
-        used |= set(in_pool(lambda _: threading.get_ident(), range(6), 3))
+        used |= set(map_on_workers(lambda _: threading.get_ident(), range(6), 3))
     assert len(used) < 30  # a thread that is just done may come too late for the next round
     assert threading.get_ident() not in used
-    assert in_threads(lambda _: threading.get_ident(), range(2), 1) == [threading.get_ident()] * 2
+    assert (
+        map_in_threads(lambda _: threading.get_ident(), range(2), 1) == [threading.get_ident()] * 2
+    )
 
 
 def test_threads_may_wait_for_threads():
     def outer(i):
-        return sum(in_pool(lambda j: i * j, range(5), 2))
+        return sum(map_on_workers(lambda j: i * j, range(5), 2))
 
-    assert in_pool(outer, range(20), 8) == [10 * i for i in range(20)]
+    assert map_on_workers(outer, range(20), 8) == [10 * i for i in range(20)]
 
 
 def test_nothing_is_begun_after_an_error_and_the_first_one_is_raised():
@@ -203,9 +212,9 @@ def test_nothing_is_begun_after_an_error_and_the_first_one_is_raised():
         raise KeyError(i)
 
     with pytest.raises(KeyError, match="0"):
-        in_pool(fail, range(10), 2)
+        map_on_workers(fail, range(10), 2)
     assert sorted(begun) == [0, 1]
-    assert in_pool(abs, [-1, -2], 2) == [1, 2]
+    assert map_on_workers(abs, [-1, -2], 2) == [1, 2]
 
 
 def test_no_work_goes_on_where_threads_cannot_be_had(monkeypatch):
@@ -220,7 +229,7 @@ def test_no_work_goes_on_where_threads_cannot_be_had(monkeypatch):
 
     monkeypatch.setattr(_threads, "_threads", Few)
     with pytest.raises(RuntimeError, match="new thread"):
-        in_pool(lambda i: (time.sleep(0.01), done.append(i)), range(50), 2)
+        map_on_workers(lambda i: (time.sleep(0.01), done.append(i)), range(50), 2)
     before = len(done)
     time.sleep(0.05)
     assert len(done) == before < 50
@@ -235,7 +244,7 @@ def test_an_error_leaves_nothing_behind():
     gc.disable()
     try:
         with pytest.raises(AttributeError):
-            in_pool(lambda one: one.missing, [item], 2)
+            map_on_workers(lambda one: one.missing, [item], 2)
         del item
         assert gone() is None
     finally:
@@ -244,10 +253,10 @@ def test_an_error_leaves_nothing_behind():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_process_has_threads_of_its_own():
-    assert in_pool(abs, [-1, -2], 2) == [1, 2]
+    assert map_on_workers(abs, [-1, -2], 2) == [1, 2]
     child = os.fork()
     if child == 0:  # it must leave without pytest's own cleaning up
-        os._exit(0 if in_pool(abs, [-3, -4], 2) == [3, 4] else 1)
+        os._exit(0 if map_on_workers(abs, [-3, -4], 2) == [3, 4] else 1)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -268,7 +277,7 @@ def test_overlapping_users_leave_a_shared_setting_as_it_was():
         log.append("changed")
         return lambda: log.append("undone")
 
-    shared, inside = Shared(change), threading.Barrier(2)
+    shared, inside = RefCountedSetting(change), threading.Barrier(2)
 
     def use(wait):
         with shared:
@@ -295,7 +304,7 @@ def test_weight_free_features_are_the_same_whatever_else_goes_on():
 
     def keep_changing_the_limit():
         while not stop.is_set():
-            in_threads(lambda _: time.sleep(0.001), range(2), 2)
+            map_in_threads(lambda _: time.sleep(0.001), range(2), 2)
 
     other = threading.Thread(target=keep_changing_the_limit)
     other.start()

@@ -22,11 +22,12 @@ from pyimgano import TilingTransformer
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import AnomalyDINODetector, PaDiMDetector, PatchCoreDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.features import BasePatchFeatures, FilterBankFeatures, PatchGrids
-from pyimgano.inference import anomaly_map, infer, score
+from pyimgano.features import BasePatchFeatures, FilterBankFeatures
+from pyimgano.grids import PatchGrids
+from pyimgano.inference import anomaly_map, infer, score_with_maps
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence, check_images
+from pyimgano.testing import make_check_images, yield_image_checks
 from pyimgano.tiling import TiledImages
-from pyimgano.utils.estimator_checks import make_check_images, yield_image_checks
 
 BLENDS = ("hann", "gaussian", "mean", "max")
 
@@ -270,7 +271,7 @@ class TiledPaDiM(PaDiMDetector):
 
 
 def _tiled(X):
-    from pyimgano.base import input_kind
+    from pyimgano._checks import input_kind
 
     if input_kind(X) != "images":
         return X
@@ -434,7 +435,7 @@ def test_in_pipelines_calibrators_and_searches(tmp_path):
     assert maps.shape == (2, 64, 96)
     row, column = np.unravel_index(maps[1].argmax(), maps[1].shape)
     assert 26 <= row < 40 and 46 <= column < 60
-    found = score(calibrator, new, maps=True)
+    found = score_with_maps(calibrator, new)
     np.testing.assert_array_equal(found.maps, maps)
     records = list(infer(calibrator, new, maps=True, batch_size=1))
     assert [record["pred"] for record, _ in records] == [0, 1]

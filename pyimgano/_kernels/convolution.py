@@ -16,8 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pyimgano.features._winograd import Winograd
-from pyimgano.utils._threads import in_threads, ranges
+from pyimgano._kernels.winograd import Winograd
+from pyimgano.utils._threads import even_slices, map_in_threads
 
 __all__ = ["DirectConvolution", "convolution", "max_pool"]
 
@@ -114,8 +114,8 @@ class DirectConvolution:
                 rows,
             )
 
-        cuts = ranges(height, threads)
-        in_threads(convolve, cuts, len(cuts))
+        cuts = even_slices(height, threads)
+        map_in_threads(convolve, cuts, len(cuts))
         return out if room == width else np.ascontiguousarray(out[:, :width])
 
 

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyimgano.detectors._neighbors import read_only, row_distances, squared_distance
+from pyimgano._kernels.neighbors import read_only, row_distances, squared_distance
 
 __all__ = ["CoresetResult", "Progress", "greedy_k_center"]
 
@@ -303,7 +303,7 @@ def greedy_k_center(
     Examples
     --------
     >>> import numpy as np
-    >>> from pyimgano.detectors._coreset import greedy_k_center
+    >>> from pyimgano._kernels.coreset import greedy_k_center
     >>> result = greedy_k_center(np.array([[0.0], [1.0], [5.0], [10.0]]), n_picks=3, first=0)
     >>> result.picks, result.nearest, result.radius
     (array([0, 3, 2]), array([0, 0, 2, 1]), 1.0)

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyimgano.detectors._coreset import (
+from pyimgano._kernels.coreset import (
     _SKETCH,
     _SKETCH_MARGIN,
     CoresetResult,
@@ -29,7 +29,7 @@ from pyimgano.detectors._coreset import (
     _safe_distance,
     _sketch,
 )
-from pyimgano.detectors._neighbors import read_only, row_distances, squared_distance
+from pyimgano._kernels.neighbors import read_only, row_distances, squared_distance
 
 __all__ = ["GroupRefills", "leave_one_group_out_banks"]
 
@@ -238,8 +238,8 @@ def leave_one_group_out_banks(
     Without group 0 the pick 0.0 goes and 5.0 comes in; without group 1, 1.0 for 10.0.
 
     >>> import numpy as np
-    >>> from pyimgano.detectors._coreset import greedy_k_center
-    >>> from pyimgano.detectors._leave_out import leave_one_group_out_banks
+    >>> from pyimgano._kernels.coreset import greedy_k_center
+    >>> from pyimgano._kernels.leave_out import leave_one_group_out_banks
     >>> points = np.array([[0.0], [1.0], [5.0], [10.0]])
     >>> result = greedy_k_center(points, n_picks=2, first=0)
     >>> result.picks

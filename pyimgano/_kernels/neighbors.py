@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 
-from pyimgano.utils._threads import in_threads, n_threads, ranges
+from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
 
@@ -267,7 +267,7 @@ class NearestNeighbors:
     Examples
     --------
     >>> import numpy as np
-    >>> from pyimgano.detectors._neighbors import NearestNeighbors
+    >>> from pyimgano._kernels.neighbors import NearestNeighbors
     >>> search = NearestNeighbors(np.array([[0.0, 0.0], [3.0, 4.0]]), bank_group=[0, 1])
     >>> distance, index = search.query(np.array([[0.0, 1.0]]))
     >>> distance, index
@@ -357,8 +357,8 @@ class NearestNeighbors:
                 centred = _centred(block, self._bounds.mean, "rows", start)
                 self._bounds.search(block, *centred, group, skip[part], distance[part], index[part])
 
-        parts = ranges(n, min(n_threads(), -(-n // n_rows)))
-        in_threads(search, parts, len(parts))
+        parts = even_slices(n, min(n_threads(), -(-n // n_rows)))
+        map_in_threads(search, parts, len(parts))
         return np.sqrt(distance, out=distance), index
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyimgano.features._convolution import convolution, max_pool
+from pyimgano._kernels.convolution import convolution, max_pool
 
 __all__ = ["ResNet"]
 

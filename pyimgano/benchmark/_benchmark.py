@@ -16,7 +16,9 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch, _safe_indexing
 
+from pyimgano._nesting import innermost
 from pyimgano._version import __version__
+from pyimgano.benchmark._run_dir import CategoryDirectory, RunDirectory
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import (
     list_categories,
@@ -24,20 +26,14 @@ from pyimgano.datasets import (
     make_inspection_dataset,
     read_mask,
 )
-from pyimgano.delivery import (
-    RunDirectory,
-    environment,
-    heat_range,
-    overlay,
-    save,
-    write_overlay,
-)
-from pyimgano.delivery._run import CategoryDirectory
 from pyimgano.evaluation import PixelAUROC, image_metrics, rate
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import ImageFormatNormalizer, check_images
-from pyimgano.models import create_model, model_info
+from pyimgano.persistence import save
+from pyimgano.registry import create_model, model_info
+from pyimgano.reporting import heat_range, overlay, write_overlay
+from pyimgano.utils import environment
 from pyimgano.utils._progress import progress_callback
 
 __all__ = ["BenchmarkResult", "run_benchmark"]
@@ -110,12 +106,12 @@ def run_benchmark(
         What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for ``"folder"``,
         every category below ``root``.
     model : str or estimator, default="industrial-fast"
-        A name of :func:`~pyimgano.models.list_models`; the default needs no weights. Or an
+        A name of :func:`~pyimgano.registry.list_models`; the default needs no weights. Or an
         unfitted outlier detector for images; a ``ThresholdCalibrator`` brings its own quantile.
     model_name : str, default=None
         What to call the model in reports; None is its name or its class.
     model_options : dict, default=None
-        Parameters of a model given by name, as :func:`~pyimgano.models.create_model` takes
+        Parameters of a model given by name, as :func:`~pyimgano.registry.create_model` takes
         them.
     quantile : float in (0, 1), default=None
         Share of good images that shall pass; None is 0.98.
@@ -171,7 +167,7 @@ def run_benchmark(
             "its own parameters: set them there."
         )
     else:
-        name = _innermost_name(model)
+        name = type(innermost(model)[0]).__name__
     pipeline = _make_pipeline(model, quantile, u16_max)
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
     dataset_name = dataset if isinstance(dataset, str) else "custom"
@@ -276,12 +272,6 @@ def _sources(
             yield name, lambda data=data: data
     else:
         raise ValueError(f"dataset={dataset!r} is not one of {', '.join(map(repr, _DATASETS))}.")
-
-
-def _innermost_name(model: Any) -> str:
-    while getattr(model, "estimator", None) is not None:
-        model = model.estimator
-    return type(model).__name__
 
 
 def _describe(value: Any) -> Any:

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pyimgano.delivery._files import read_json, read_json_lines, write_json, write_json_lines
+from pyimgano.utils._atomic import read_json, read_json_lines, write_json, write_json_lines
 
 __all__ = ["CategoryDirectory", "RunDirectory"]
 

@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
 def _benchmark(options: argparse.Namespace) -> int:
     _check(options)
     print(f"{options.dataset}: fitting {options.model} ...", flush=True)
-    from pyimgano.pipelines import run_benchmark
+    from pyimgano.benchmark import run_benchmark
 
     progress = sys.stderr.isatty()
     result = run_benchmark(
@@ -259,7 +259,7 @@ _FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def _model(options: argparse.Namespace, progress: bool) -> Any:
-    from pyimgano.pipelines import make_model
+    from pyimgano.benchmark._benchmark import make_model
 
     chosen = dict(options.set)
     if options.features is not None:
@@ -278,12 +278,12 @@ def _model(options: argparse.Namespace, progress: bool) -> Any:
 
 
 def _named_features(name: str) -> Any:
-    from pyimgano.features import TorchPatchFeatures, make_features
+    from pyimgano.features import BackbonePatchFeatures, make_features
 
     try:
         make_features(name)
     except ValueError:  # no name of ours: one of torchvision's other networks, or of none
-        return TorchPatchFeatures(name)
+        return BackbonePatchFeatures(name)
     return name
 
 

@@ -77,8 +77,8 @@ def _infer(options: argparse.Namespace) -> int:
         _check_maps_folder(maps, options.input)
     pipeline = _load(options.pipeline, options.trust)
 
-    from pyimgano.delivery._files import json_line
     from pyimgano.inference import infer
+    from pyimgano.utils._atomic import json_line
 
     writer = None if maps is None else _MapWriter(maps, pipeline)
     n_anomalous = n_errors = 0
@@ -151,7 +151,7 @@ def _load(path: str, trust: bool) -> Any:
         what = "is a folder" if os.path.isdir(path) else "there is no such file"
         raise _common.UsageError(f"--pipeline {path}: {what}; give a file saved by pyimgano")
     if not trust:
-        from pyimgano.delivery import load
+        from pyimgano.persistence import load
 
         pipeline = load(path)
     else:
@@ -190,32 +190,27 @@ def _progress(n: int) -> Iterator[Any]:
 
 def _as_normalized(pipeline: Any, path: str) -> Any:
     """The image as the pipeline's ImageFormatNormalizer declares it, or as the file says."""
-    from sklearn.pipeline import Pipeline
-
+    from pyimgano._nesting import first_step
     from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 
-    step = pipeline
-    while not isinstance(step, ImageFormatNormalizer):
-        if isinstance(step, Pipeline):
-            step = step.steps[0][1]
-        elif getattr(step, "estimator_", None) is not None:
-            step = step.estimator_
-        else:
-            return ImageSequence([path])[0]
-    return step.transform([path])[0]
+    step = first_step(pipeline)
+    if isinstance(step, ImageFormatNormalizer):
+        return step.transform([path])[0]
+    return ImageSequence([path])[0]
 
 
 class _MapWriter:
     """Writes ``<name>.npy`` and ``<name>.png``, in folders like those of the images."""
 
     def __init__(self, folder: Path, pipeline: Any) -> None:
-        from pyimgano.inference import find_calibrator, threshold
+        from pyimgano._nesting import find_calibrator
+        from pyimgano.inference import threshold
 
         self.folder = folder
         self.pipeline = pipeline
         calibrator = find_calibrator(pipeline)
         known = None if calibrator is None else calibrator.calibration_scores_
-        from pyimgano.delivery import heat_range
+        from pyimgano.reporting import heat_range
 
         self.limits = heat_range(known, threshold(pipeline))
 
@@ -224,7 +219,7 @@ class _MapWriter:
 
         import numpy as np
 
-        from pyimgano.delivery import overlay, write_overlay
+        from pyimgano.reporting import overlay, write_overlay
         from pyimgano.utils._files import atomic_write
 
         # The suffix stays: a.png and a.jpg are two images.

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from pyimgano.models import list_models, model_info
+    from pyimgano.registry import list_models, model_info
 
     if options.job == "info":
         answer: object = model_info(options.name)

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from pyimgano._moved import moved_names
 from pyimgano.detectors._anomalydino import AnomalyDINODetector
 from pyimgano.detectors._padim import PaDiMDetector
+from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patchcore import PatchCoreDetector
-from pyimgano.detectors._pixel_templates import PixelGaussianDetector, PixelMADDetector
-from pyimgano.detectors._pyod import PyODDetector, PyODView, as_pyod
+from pyimgano.detectors._pyod import PyODDetector
 from pyimgano.detectors._softpatch import SoftPatchDetector
 from pyimgano.detectors._spade import SPADEDetector
-from pyimgano.detectors._window_templates import NCCTemplateDetector, SSIMTemplateDetector
+from pyimgano.detectors.templates import (
+    NCCTemplateDetector,
+    PixelGaussianDetector,
+    PixelMADDetector,
+    SSIMTemplateDetector,
+)
 
 __all__ = [
     "AnomalyDINODetector",
+    "BasePatchDetector",
     "NCCTemplateDetector",
     "PaDiMDetector",
     "PatchCoreDetector",
     "PixelGaussianDetector",
     "PixelMADDetector",
     "PyODDetector",
-    "PyODView",
     "SPADEDetector",
     "SSIMTemplateDetector",
     "SoftPatchDetector",
-    "as_pyod",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "PyODView": ("pyimgano.interop", "PyODView"),
+        "as_pyod": ("pyimgano.interop", "as_pyod"),
+    },
+)

@@ -12,10 +12,11 @@ from scipy.linalg import eigh
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.base import BasePatchDetector, Fingerprint, TrainingBlocks
-from pyimgano.detectors._bank import LeftOut, choose_bank
+from pyimgano._training import SampleKey, TrainingStream
+from pyimgano.detectors._bank import HeldOutImage, choose_bank
+from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["AnomalyDINODetector"]
@@ -37,7 +38,7 @@ class AnomalyDINODetector(BasePatchDetector):
     ----------
     features : str or transformer, default="dinov2_vits14"
         Name of a feature step (see :func:`pyimgano.features.make_features`) or a transformer
-        that returns :class:`~pyimgano.features.PatchGrids`, such as
+        that returns :class:`~pyimgano.grids.PatchGrids`, such as
         :class:`~pyimgano.features.ViTPatchFeatures`. Not used when fitted on patch grids or
         feature rows.
     coreset_ratio : float in (0, 1], default=1.0
@@ -162,7 +163,7 @@ class AnomalyDINODetector(BasePatchDetector):
     def bank_image_(self) -> Any:
         return self._search.bank_group
 
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit(self, stream: TrainingStream) -> np.ndarray:
         if self.n_rotations > 1 and self.input_kind_ != "images":
             raise ValueError(
                 f"n_rotations={self.n_rotations} rotates images, and X holds their features "
@@ -170,7 +171,7 @@ class AnomalyDINODetector(BasePatchDetector):
             )
         with PatchStore() as patches:
             bank = choose_bank(
-                blocks,
+                stream,
                 patches,
                 ratio=self.coreset_ratio,
                 projection_dim=_PROJECTION_DIM,
@@ -178,25 +179,25 @@ class AnomalyDINODetector(BasePatchDetector):
                 verbose=self.verbose,
             )
             self._search = bank.search
-            n = blocks.n_images  # the rotations come after them
+            n = stream.n_samples  # the rotations come after them
             return bank.out_of_sample(
-                self._score_without, blocks.groups[:n], blocks.copy_of[:n], self.verbose
+                self._score_without, stream.group_of[:n], stream.duplicate_of[:n], self.verbose
             )
 
-    def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[Fingerprint]]]:
-        known: list[Fingerprint] = []
-        for grids, digests in self._blocks(data):
-            known += digests
-            yield self._foreground_tokens(grids), digests
+    def _training_blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[SampleKey]]]:
+        all_keys: list[SampleKey] = []
+        for grids, keys in self._blocks(data):
+            all_keys += keys
+            yield self._foreground_tokens(grids), keys
         for turn in range(1, self.n_rotations):
             done = 0
             angle = 360.0 * turn / self.n_rotations
             region = self.roi_mask_
             if region is not None:
                 region = _rotate(region.astype(np.uint8) * 255, angle) > 127
-            for images in self._image_blocks(data):
+            for images, _ in self._keyed_images(data):
                 grids = self._grids([_rotate(image, angle) for image in images], region)
-                yield self._foreground_tokens(grids), known[done : done + len(images)]
+                yield self._foreground_tokens(grids), all_keys[done : done + len(images)]
                 done += len(images)
 
     def _foreground_tokens(self, grids: PatchGrids) -> PatchGrids:
@@ -218,10 +219,10 @@ class AnomalyDINODetector(BasePatchDetector):
             ]
         )
 
-    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, block: PatchGrids, train_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.
         only = int(self.bank_image_[0]) if np.ptp(self.bank_image_) == 0 else -2
-        exclude = np.where(own == only, -1, own)[block.image_of_row]
+        exclude = np.where(train_group == only, -1, train_group)[block.image_of_row]
         inside = self._inside(block)
         found, _ = self._search.query(_unit_length(block.rows[inside]), exclude=exclude[inside])
         distance = np.zeros(len(block.rows))
@@ -235,7 +236,7 @@ class AnomalyDINODetector(BasePatchDetector):
     def _n_worst(self, n_patches: int) -> int:
         return max(1, round(self.top_fraction * n_patches))
 
-    def _score_without(self, image: LeftOut) -> float:
+    def _score_without(self, image: HeldOutImage) -> float:
         """Score of a training image against the bank without it.
 
         The score needs the image's worst patches only: patches are measured in the order of

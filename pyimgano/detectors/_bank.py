@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyimgano.base import TrainingBlocks
-from pyimgano.detectors._coreset import greedy_k_center
-from pyimgano.detectors._leave_out import leave_one_group_out_banks
-from pyimgano.detectors._neighbors import NearestNeighbors
+from pyimgano._kernels.coreset import greedy_k_center
+from pyimgano._kernels.leave_out import leave_one_group_out_banks
+from pyimgano._kernels.neighbors import NearestNeighbors
+from pyimgano._training import TrainingStream
 from pyimgano.detectors._patches import PatchStore, Projection
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.utils._progress import progress_callback
 
-__all__ = ["LeftOut", "MemoryBank", "Weighed", "choose_bank", "stream_bank"]
+__all__ = ["HeldOutImage", "MemoryBank", "PatchWeights", "choose_bank", "stream_bank"]
 
 # Every so many rows of a bank bound the distances to all of it; a prime, so that the rows do
 # not all come from the same columns of the grids.
@@ -30,7 +30,7 @@ _CANDIDATES = 4
 _FEWEST_CANDIDATES = 16_384
 
 
-class LeftOut(NamedTuple):
+class HeldOutImage(NamedTuple):
     """A training image and the bank that would have been chosen without it.
 
     Attributes
@@ -84,7 +84,7 @@ class LeftOut(NamedTuple):
         return near[np.argsort(to_it, kind="stable")[:k]]
 
 
-class _Sources(NamedTuple):
+class BankPatches(NamedTuple):
     """Where the images' patches are, and which bank patch each is (about) nearest to.
 
     Attributes
@@ -128,7 +128,7 @@ class MemoryBank:
         weight: np.ndarray,
         radius: float,
         elsewhere: np.ndarray | None,
-        sources: _Sources,
+        sources: BankPatches,
     ) -> None:
         self.search, self.weight, self.radius = search, weight, radius
         self._elsewhere, self._sources = elsewhere, sources
@@ -136,7 +136,7 @@ class MemoryBank:
 
     def out_of_sample(
         self,
-        score: Callable[[LeftOut], float],
+        score: Callable[[HeldOutImage], float],
         groups: np.ndarray,
         copy_of: np.ndarray,
         verbose: bool,
@@ -152,7 +152,7 @@ class MemoryBank:
                     progress(i + 1, len(groups))
         return scores
 
-    def _without(self, i: int, group: int) -> LeftOut:
+    def _without(self, i: int, group: int) -> HeldOutImage:
         source = self._sources
         # The last groups may have no patch that was to be picked: nothing to fill up.
         last = group + 1 < len(source.starts)
@@ -168,7 +168,7 @@ class MemoryBank:
             other = np.where(own, self._elsewhere[nearest], nearest)
             bound = _row_distances(rows, self.search.bank, other)
         weight, of_pool = source.weights(group)
-        return LeftOut(rows, bound, group, self, weight, source.pool[added], of_pool[added])
+        return HeldOutImage(rows, bound, group, self, weight, source.pool[added], of_pool[added])
 
     @property
     def _image(self) -> np.ndarray:
@@ -182,7 +182,7 @@ class MemoryBank:
         return self._probe.query(rows, exclude=np.full(len(rows), group))[0][:, 0]
 
 
-class Weighed(NamedTuple):
+class PatchWeights(NamedTuple):
     """What is known of the training patches before the bank is chosen.
 
     Attributes
@@ -200,11 +200,11 @@ class Weighed(NamedTuple):
     without: Callable[[int], np.ndarray]
 
 
-Weigh = Callable[[PatchStore, np.ndarray, np.ndarray], Weighed]
+Weigh = Callable[[PatchStore, np.ndarray, np.ndarray], PatchWeights]
 
 
 def choose_bank(
-    blocks: TrainingBlocks,
+    stream: TrainingStream,
     patches: PatchStore,
     *,
     ratio: float,
@@ -218,16 +218,16 @@ def choose_bank(
     ``weigh(patches, groups, copy_of)`` may say which rows can enter the bank, and give a factor
     for the distances to each row.
     """
-    for grids in blocks:
+    for grids in stream:
         patches.append(grids)
-    groups, n = blocks.groups, patches.n_patches
+    groups, n = stream.group_of, patches.n_patches
     _check_not_one(groups)
     starts = patches.starts
     group = np.repeat(groups, np.diff(starts))
     alike = np.ones(n)
-    weighed = Weighed(np.arange(n), alike, lambda group: alike)
+    weighed = PatchWeights(np.arange(n), alike, lambda group: alike)
     if weigh is not None:
-        weighed = weigh(patches, groups, blocks.copy_of)
+        weighed = weigh(patches, groups, stream.duplicate_of)
     kept, weight = weighed.kept, weighed.weight
 
     def weights(left_out: int, picks: np.ndarray, refill: np.ndarray) -> Any:
@@ -238,19 +238,19 @@ def choose_bank(
         bank = NearestNeighbors(patches.take(kept), bank_group=group[kept])
         none = np.empty((0, patches.n_features), np.float32)
         of_each = partial(weights, picks=kept, refill=np.empty(0, np.intp))
-        sources = _Sources(patches.rows_of, lambda i, rows: None, none, np.zeros(1), of_each)
+        sources = BankPatches(patches.rows_of, lambda i, rows: None, none, np.zeros(1), of_each)
         return MemoryBank(bank, weight[kept], 0.0, None, sources)
     points = patches.project(Projection(patches.n_features, projection_dim, rng))
     if len(kept) < n:
         points = points[kept]
     n_picks = max(1, round(ratio * len(points)))
     first = rng.randint(len(points))
-    chosen = _Chosen(points, group[kept], n_picks, first, verbose)
+    chosen = CoresetWithRefills(points, group[kept], n_picks, first, verbose)
     del points
     nearest = np.full(n, -1)
     nearest[kept] = chosen.nearest
     picks, refill = kept[chosen.picks], kept[chosen.refills.refill]
-    sources = _Sources(
+    sources = BankPatches(
         patches.rows_of,
         lambda i, rows: nearest[starts[i] : starts[i + 1]],
         patches.take(refill),
@@ -262,7 +262,7 @@ def choose_bank(
 
 
 def stream_bank(
-    blocks: TrainingBlocks,
+    stream: TrainingStream,
     patches: PatchStore,
     *,
     ratio: float,
@@ -287,17 +287,17 @@ def stream_bank(
     candidates: _Candidates | None = None
     projection: Projection | None = None
     n_samples = 0
-    for grids in blocks:
+    for grids in stream:
         if candidates is None or projection is None:
             projection = Projection(grids.n_features, projection_dim, rng)
             candidates = _Candidates(capacity, projection)
         patches.append(grids)
-        groups = blocks.groups_since(n_samples)
+        groups = stream.groups_since(n_samples)
         for one, group in zip(grids.as_image_rows(), groups.tolist()):
             candidates.add(one, group)
         n_samples += len(grids)
     assert candidates is not None and projection is not None
-    _check_not_one(blocks.groups)
+    _check_not_one(stream.group_of)
     rows, group_of_row = candidates.rows, candidates.group
     if (group_of_row == group_of_row[0]).all():
         raise TooFewImagesError(
@@ -306,7 +306,7 @@ def stream_bank(
         )
     n_picks = min(max(1, round(ratio * patches.n_patches)), max_patches)
     first = rng.randint(len(rows))
-    chosen = _Chosen(candidates.points, group_of_row, n_picks, first, verbose)
+    chosen = CoresetWithRefills(candidates.points, group_of_row, n_picks, first, verbose)
     in_projection = NearestNeighbors(candidates.points[chosen.picks])
 
     def nearest(i: int, image: np.ndarray) -> np.ndarray:
@@ -322,12 +322,12 @@ def stream_bank(
         alike[0],
         chosen.radius,
         chosen.elsewhere,
-        _Sources(patches.rows_of, nearest, added, chosen.refills.starts, lambda group: alike),
+        BankPatches(patches.rows_of, nearest, added, chosen.refills.starts, lambda group: alike),
     )
     return bank
 
 
-class _Chosen:
+class CoresetWithRefills:
     """A coreset of points, what fills it up without each group, and neighbours elsewhere."""
 
     def __init__(

@@ -9,12 +9,13 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.base import BasePatchDetector, TrainingBlocks
+from pyimgano._kernels.triangular import LANES, squared_mahalanobis, whiten
+from pyimgano._training import TrainingStream
+from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.detectors._triangular import LANES, squared_mahalanobis, whiten
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.features import PatchGrids
-from pyimgano.utils._threads import in_threads, n_threads, ranges
+from pyimgano.grids import PatchGrids
+from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["PaDiMDetector"]
 
@@ -38,7 +39,7 @@ class PaDiMDetector(BasePatchDetector):
     ----------
     features : str or transformer, default="wide_resnet50_2"
         Name of a feature step (layers 1 to 3 of a network) or a transformer that returns
-        :class:`~pyimgano.features.PatchGrids` of one shape for all images.
+        :class:`~pyimgano.grids.PatchGrids` of one shape for all images.
     n_channels : "auto" or int, default="auto"
         Feature channels selected at random; ``"auto"`` takes the paper's 100 of up to 512
         channels and 550 of more. All of them if there are no more.
@@ -122,17 +123,17 @@ class PaDiMDetector(BasePatchDetector):
         self.contamination = contamination
         self.random_state = random_state
 
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit(self, stream: TrainingStream) -> np.ndarray:
         self.__dict__.pop("channels_", None)
         # All images are needed at each position, so they wait in a file, image after image.
         with PatchStore() as store:
-            for block in blocks:
+            for block in stream:
                 if not hasattr(self, "channels_"):
                     self._choose_channels(block)
                 rows = self._select(block).reshape(-1, len(self.channels_))
                 store.append(block.with_rows(rows))
-            n = blocks.n_images
-            groups = _groups_by_size(blocks.groups)
+            n = stream.n_samples
+            groups = _groups_by_size(stream.group_of)
             others = n - groups[-1].shape[1]
             if others < 2:
                 raise TooFewImagesError(
@@ -142,7 +143,7 @@ class PaDiMDetector(BasePatchDetector):
             self._n_images = n
             # How often each image is there, under the number of the first; a group of tiles is
             # one image, of whose tiles no two need be alike.
-            self._n_copies = np.bincount(blocks.groups, minlength=n)
+            self._n_copies = np.bincount(stream.group_of, minlength=n)
             if self.tiled_:
                 self._n_copies[:] = 1
             left_out = self._estimate(store, groups)
@@ -222,7 +223,7 @@ class PaDiMDetector(BasePatchDetector):
                     q = q.reshape(len(white), -1)
                 left_out[members.ravel(), part] = q.T
 
-        pieces = ranges(positions, -(-positions * d * n // _READ))
+        pieces = even_slices(positions, -(-positions * d * n // _READ))
         memory = np.empty((n, max(some.stop - some.start for some in pieces), d), np.float32)
         for some in pieces:
             values = memory[:, : some.stop - some.start]
@@ -230,18 +231,20 @@ class PaDiMDetector(BasePatchDetector):
                 values[i] = store.rows_of(i, some)
             parts = [
                 (slice(some.start + part.start, some.start + part.stop), values[:, part])
-                for part in ranges(values.shape[1], -(-values.size // _VALUES))
+                for part in even_slices(values.shape[1], -(-values.size // _VALUES))
             ]
-            in_threads(estimate, parts, n_threads())
+            map_in_threads(estimate, parts, n_threads())
         return np.sqrt(left_out)
 
-    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def _score(
+        self, block: PatchGrids, train_group: np.ndarray
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         squared = self._squared_distances(self._select(block))
         # Maps of recognised images: they and their copies taken out of mean and covariance (up to
         # a factor (n - k - 1) / (n - 1) on the latter, for which it would have to be factorised
         # anew).
-        known = np.flatnonzero(own >= 0)
-        n, k = self._n_images, self._n_copies[own[known], None]
+        known = np.flatnonzero(train_group >= 0)
+        n, k = self._n_images, self._n_copies[train_group[known], None]
         shrink = k * n / ((n - k) * (n - 1))
         # Rounding must not bring a distance to where nothing would be left of the covariance.
         q = np.minimum(squared[known], (1 - 1e-6) / shrink)
@@ -256,14 +259,14 @@ class PaDiMDetector(BasePatchDetector):
         """Squared distances ``(n, n_positions)`` of ``selected (n, n_positions, n_channels)``."""
         n, positions, _ = selected.shape
         squared = np.empty((n, positions))
-        parts = ranges(positions, n_threads())
+        parts = even_slices(positions, n_threads())
         for start in range(0, n, LANES):
             some, out = selected[start : start + LANES], squared[start : start + LANES]
 
             def measure(part: slice, some: np.ndarray = some, out: np.ndarray = out) -> None:
                 squared_mahalanobis(some, self.mean_, self.factor_, part.start, part.stop, out)
 
-            in_threads(measure, parts, len(parts))
+            map_in_threads(measure, parts, len(parts))
         return squared
 
 

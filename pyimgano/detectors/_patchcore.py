@@ -9,10 +9,11 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._bank import LeftOut, choose_bank, stream_bank
+from pyimgano._training import TrainingStream
+from pyimgano.detectors._bank import HeldOutImage, choose_bank, stream_bank
+from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 
 __all__ = ["PatchCoreDetector"]
 
@@ -32,7 +33,7 @@ class PatchCoreDetector(BasePatchDetector):
     ----------
     features : str or transformer, default="wide_resnet50_2"
         Name of a feature step (see :func:`pyimgano.features.make_features`) or a transformer
-        that returns :class:`~pyimgano.features.PatchGrids`. ``"filterbank"`` needs no weights.
+        that returns :class:`~pyimgano.grids.PatchGrids`. ``"filterbank"`` needs no weights.
         Not used when fitted on patch grids or feature rows.
     coreset_ratio : float in (0, 1], default=0.1
         Share of the training patches kept in the bank. 0.01 is ten times faster to search and
@@ -159,7 +160,7 @@ class PatchCoreDetector(BasePatchDetector):
     def bank_image_(self) -> Any:
         return self._search.bank_group
 
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit(self, stream: TrainingStream) -> np.ndarray:
         options: dict[str, Any] = {
             "ratio": self.coreset_ratio,
             "projection_dim": self.projection_dim,
@@ -168,20 +169,20 @@ class PatchCoreDetector(BasePatchDetector):
         }
         with PatchStore() as patches:
             if self.max_bank_patches is None:
-                bank = choose_bank(blocks, patches, weigh=self._weigh, **options)
+                bank = choose_bank(stream, patches, weigh=self._weigh, **options)
             else:
                 options["max_patches"] = self.max_bank_patches
-                bank = stream_bank(blocks, patches, **options)
+                bank = stream_bank(stream, patches, **options)
             self._search, self._bank_weight = bank.search, bank.weight
             scores = bank.out_of_sample(
-                self._score_without, blocks.groups, blocks.copy_of, self.verbose
+                self._score_without, stream.group_of, stream.duplicate_of, self.verbose
             )
         self.coreset_radius_ = bank.radius  # known for certain once every patch has been met
         return scores
 
-    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, block: PatchGrids, train_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.
-        left_out = np.where(own == self._only_image(), -1, own)
+        left_out = np.where(train_group == self._only_image(), -1, train_group)
         exclude = np.repeat(left_out, np.diff(block.starts))
         found = self._search.query(block.rows, k=1, exclude=exclude)
         distance, nearest = found[0][:, 0], found[1][:, 0]
@@ -204,7 +205,7 @@ class PatchCoreDetector(BasePatchDetector):
         first = int(self.bank_image_[0])
         return first if (self.bank_image_ == first).all() else -2
 
-    def _score_without(self, image: LeftOut) -> float:
+    def _score_without(self, image: HeldOutImage) -> float:
         """Score of a training image against the bank chosen without it.
 
         The score needs the image's worst patch only. A patch's bound, times the largest weight,

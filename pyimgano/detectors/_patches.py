@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["PatchStore", "Projection"]

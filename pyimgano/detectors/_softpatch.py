@@ -11,12 +11,12 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.detectors._bank import Weighed
-from pyimgano.detectors._neighbors import NearestNeighbors
+from pyimgano._kernels.neighbors import NearestNeighbors
+from pyimgano.detectors._bank import PatchWeights
 from pyimgano.detectors._patchcore import PatchCoreDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.utils._threads import in_threads, n_threads, one_blas_thread, ranges
+from pyimgano.utils._threads import even_slices, map_in_threads, n_threads, one_blas_thread
 
 __all__ = ["SoftPatchDetector"]
 
@@ -44,7 +44,7 @@ class SoftPatchDetector(PatchCoreDetector):
     ----------
     features : str or transformer, default="wide_resnet50_2"
         Name of a feature step (see :func:`pyimgano.features.make_features`) or a transformer
-        that returns :class:`~pyimgano.features.PatchGrids` of one shape for all training
+        that returns :class:`~pyimgano.grids.PatchGrids` of one shape for all training
         images. ``"filterbank"`` needs no weights. Not used when fitted on patch grids or rows.
     discriminator : {"lof", "nearest", "gaussian"}, default="lof"
         The outlier score of a patch among those of its position: the local outlier factor
@@ -193,7 +193,7 @@ class SoftPatchDetector(PatchCoreDetector):
     def bank_weight_(self) -> np.ndarray:
         return self._bank_weight
 
-    def _weigh(self, patches: PatchStore, groups: np.ndarray, copy_of: np.ndarray) -> Weighed:
+    def _weigh(self, patches: PatchStore, groups: np.ndarray, copy_of: np.ndarray) -> PatchWeights:
         grids = patches.geometry
         shape = grids.grid_shapes[0]
         others = np.flatnonzero((grids.grid_shapes != shape).any(axis=1))
@@ -243,7 +243,7 @@ class SoftPatchDetector(PatchCoreDetector):
             )
         of_each = self.patch_weight_.ravel().astype(np.float64)
         if self.discriminator == "gaussian":  # one of many images moves a covariance little
-            return Weighed(kept, of_each, lambda group: of_each)
+            return PatchWeights(kept, of_each, lambda group: of_each)
 
         @lru_cache(maxsize=1)  # asked for again by each tile of an image
         def without(group: int) -> np.ndarray:
@@ -252,7 +252,7 @@ class SoftPatchDetector(PatchCoreDetector):
             weight[rest] = self._weights(near.outliers(group)[rest])
             return weight[sample].ravel().astype(np.float64)
 
-        return Weighed(kept, of_each, without)
+        return PatchWeights(kept, of_each, without)
 
     def _weights(self, outlier: np.ndarray) -> np.ndarray:
         """Weights ``(n_images, n_positions)``, the median of a position's being 1 as a rule."""
@@ -298,7 +298,7 @@ class _Neighbours:
         The group's own are zero.
         """
         out = np.empty(self._distance.shape[:2])
-        parts = ranges(len(out), n_threads())
+        parts = even_slices(len(out), n_threads())
 
         def measure(part: slice) -> None:
             _outliers(
@@ -311,7 +311,7 @@ class _Neighbours:
                 out[part],
             )
 
-        in_threads(measure, parts, len(parts))
+        map_in_threads(measure, parts, len(parts))
         return out.T
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.base import BasePatchDetector, TrainingBlocks
-from pyimgano.detectors._neighbors import _check_range, _squared_norms
+from pyimgano._kernels.neighbors import _check_range, _squared_norms
+from pyimgano._training import TrainingStream
+from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.features import PatchGrids
-from pyimgano.utils._threads import in_threads, n_threads, ranges
+from pyimgano.grids import PatchGrids
+from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["SPADEDetector"]
 
@@ -52,7 +53,7 @@ class SPADEDetector(BasePatchDetector):
     ----------
     features : str or transformer, default="wide_resnet50_2"
         Name of a feature step (layers 1 to 3 of a network) or a transformer that returns
-        :class:`~pyimgano.features.PatchGrids`. Not used when fitted on patch grids or rows.
+        :class:`~pyimgano.grids.PatchGrids`. Not used when fitted on patch grids or rows.
     n_neighbors : int, default=50
         Training images an image is compared with; all of them if there are fewer.
     n_pixel_neighbors : int, default=1
@@ -161,11 +162,11 @@ class SPADEDetector(BasePatchDetector):
         self.contamination = contamination
         self.random_state = random_state
 
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit(self, stream: TrainingStream) -> np.ndarray:
         self.gallery_: list[np.ndarray] = []
         self._rest: list[np.ndarray] = []
         averages, scales = [], []
-        for block in blocks:
+        for block in stream:
             if not self.gallery_:
                 self.center_, self.axes_ = _principal_axes(block.rows)
             averages.append(self._average(block))
@@ -176,7 +177,7 @@ class SPADEDetector(BasePatchDetector):
                 scales.append(scale)
         self.image_features_ = np.concatenate(averages)
         self.scale_ = np.array(scales, dtype=np.float32)
-        self._groups = blocks.groups
+        self._groups = stream.group_of
         if (self._groups == self._groups[0]).all():
             raise TooFewImagesError(
                 f"all {len(self._groups)} training samples are copies of one: there is no "
@@ -185,8 +186,8 @@ class SPADEDetector(BasePatchDetector):
         distance, neighbours = self._nearest_images(self.image_features_, self._groups)
         return _mean_distance(distance, neighbours)
 
-    def _score(self, block: PatchGrids, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        distance, neighbours = self._nearest_images(self._average(block), own)
+    def _score(self, block: PatchGrids, train_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distance, neighbours = self._nearest_images(self._average(block), train_group)
         # The neighbours stand for the map until someone asks for it.
         return neighbours, _mean_distance(distance, neighbours)
 
@@ -249,8 +250,8 @@ class SPADEDetector(BasePatchDetector):
                 bound = sketch[part] @ candidates.T
                 _measure(queries[part], gallery, bound, floor[part], _LEAD, best[part])
 
-            parts = ranges(len(rows), -(-len(rows) // _QUERY_BLOCK))
-            in_threads(measure, parts, min(n_threads(), len(parts)))
+            parts = even_slices(len(rows), -(-len(rows) // _QUERY_BLOCK))
+            map_in_threads(measure, parts, min(n_threads(), len(parts)))
         return np.sqrt(best).mean(axis=1)
 
     def _gallery_blocks(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from pyimgano._moved import moved_names
+from pyimgano.features._backbone import BackbonePatchFeatures
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._color import ColorHistogram, ColorMoments, PatchStatistics
 from pyimgano.features._filterbank import FilterBankFeatures
 from pyimgano.features._gradients import EdgeFeatures, HOGFeatures
-from pyimgano.features._grids import PatchGrids
 from pyimgano.features._pooling import PatchPooling
 from pyimgano.features._registry import make_features
 from pyimgano.features._rows import BaseRowFeatures
 from pyimgano.features._texture import FFTBandFeatures, GaborFeatures, GLCMFeatures, LBPFeatures
-from pyimgano.features._torch import TorchPatchFeatures
 from pyimgano.features._vit import ViTPatchFeatures
 
 __all__ = [
+    "BackbonePatchFeatures",
     "BasePatchFeatures",
     "BaseRowFeatures",
     "ColorHistogram",
@@ -26,10 +27,16 @@ __all__ = [
     "GaborFeatures",
     "HOGFeatures",
     "LBPFeatures",
-    "PatchGrids",
     "PatchPooling",
     "PatchStatistics",
-    "TorchPatchFeatures",
     "ViTPatchFeatures",
     "make_features",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "PatchGrids": ("pyimgano.grids", "PatchGrids"),
+        "TorchPatchFeatures": ("pyimgano.features", "BackbonePatchFeatures"),
+    },
+)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,22 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from pyimgano.features._grids import PatchGrids
-from pyimgano.features._network import (
-    BaseNetworkFeatures,
-    TorchModule,
-    nearest_names,
-    torch_module,
-)
-from pyimgano.features._resnet import ResNet
-from pyimgano.features._weights import find_weights
-from pyimgano.features._winograd import use_winograd
+from pyimgano.backbones._resnet import ResNet
+from pyimgano.backbones._torch_module import TorchModule
+from pyimgano.backbones._torch_winograd import use_winograd
+from pyimgano.backbones._torchvision import build_graph, fold_batch_norms, torchvision_models
+from pyimgano.backbones._weights import find_weights
+from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
-from pyimgano.utils._optional import import_optional
 
-__all__ = ["TorchPatchFeatures"]
-
-# These rescale their input themselves when they hold the published weights.
-_BUILD_OPTIONS: dict[str, dict[str, Any]] = {
-    "googlenet": {"transform_input": True, "init_weights": True},
-    "inception_v3": {"transform_input": True, "init_weights": True},
-}
-
+__all__ = ["BackbonePatchFeatures"]
 
 # The colours that every torchvision classification network was trained with.
 _COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class TorchPatchFeatures(BaseNetworkFeatures):
+class BackbonePatchFeatures(BaseNetworkFeatures):
     """Patch features from the layers of a torchvision network for classification.
 
     Each image is resized, center-cropped, normalised with the ImageNet mean and standard
@@ -137,9 +125,9 @@ class TorchPatchFeatures(BaseNetworkFeatures):
     --------
     >>> import warnings
     >>> import numpy as np
-    >>> from pyimgano.features import TorchPatchFeatures
+    >>> from pyimgano.features import BackbonePatchFeatures
     >>> images = np.zeros((2, 80, 100, 3), dtype=np.uint8)
-    >>> step = TorchPatchFeatures("resnet18", weights=None, resize=(64, 96), crop=None)
+    >>> step = BackbonePatchFeatures("resnet18", weights=None, resize=(64, 96), crop=None)
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")  # random weights
     ...     grids = step.fit_transform(images)
@@ -198,17 +186,17 @@ class TorchPatchFeatures(BaseNetworkFeatures):
             return ResNet(backbone, layers, _COLOURS)
 
         def optimise(graph: Any) -> None:
-            _fold_batch_norms(graph)
+            fold_batch_norms(graph)
             if plain:
                 use_winograd(graph)
 
-        return TorchModule(_build(backbone, layers), _COLOURS, device, precision, optimise)
+        return TorchModule(build_graph(backbone, layers), _COLOURS, device, precision, optimise)
 
     @classmethod
     def _find_published(cls, backbone: str) -> Path:
         if ResNet.offers(backbone):
             return find_weights(backbone, *ResNet.published(backbone))
-        models = _models(backbone)
+        models = torchvision_models(backbone)
         # The first published weights are those the papers used; "best" ones came later.
         first = next(iter(models.get_model_weights(backbone)))
         return find_weights(backbone, str(first), first.url)
@@ -235,99 +223,6 @@ class TorchPatchFeatures(BaseNetworkFeatures):
             boxes=boxes,
             work_sizes=work_sizes,
         )
-
-
-def _models(backbone: str) -> Any:
-    """Return ``torchvision.models``, which must know the backbone."""
-    models = import_optional("torchvision.models", "torch", "TorchPatchFeatures")
-    # Swin's maps have their channels last, which nothing in their shape would tell.
-    known = [name for name in models.list_models(module=models) if not name.startswith("swin")]
-    if backbone not in known:
-        raise ValueError(
-            f"backbone={backbone!r} is no convolutional classification network of torchvision."
-            + nearest_names(backbone, known)
-        )
-    return models
-
-
-def _build(backbone: str, layers: tuple[str, ...]) -> Any:
-    """Graph of the network from its input to the layers, and nothing else; without values."""
-    torch = import_optional("torch", "torch", f"backbone={backbone!r} with layers={layers}")
-    models = _models(backbone)
-    feature_extraction = import_optional(
-        "torchvision.models.feature_extraction", "torch", "TorchPatchFeatures"
-    )
-    options = _BUILD_OPTIONS.get(backbone, {})
-    try:  # the meta device has shapes but no values: nothing is drawn, no time is spent
-        with torch.device("meta"):
-            model = models.get_model(backbone, weights=None, **options).eval()
-    except NotImplementedError:  # RegNet computes its widths with tensors
-        with torch.random.fork_rng(devices=[]):
-            model = models.get_model(backbone, weights=None, **options).eval()
-    try:
-        extractor = feature_extraction.create_feature_extractor(
-            model, list(layers), suppress_diff_warning=True
-        )
-    except ValueError as error:
-        _, nodes = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)
-        available = _layer_names(nodes)
-        for layer in layers:
-            if layer not in available:
-                top = list(dict.fromkeys(name.split(".")[0] for name in nodes))
-                raise ValueError(
-                    f"layers: {backbone} has no layer {layer!r}."
-                    + nearest_names(layer, available)
-                    + f" Its outermost layers are {', '.join(top)}."
-                ) from error
-        raise
-    # Of its two graphs, for training and for evaluation, only the second is wanted, and a
-    # plain module of it can be edited.
-    graph = torch.fx.GraphModule(extractor, extractor.eval_graph).eval()
-    # Outputs in the order of ``layers``, and copied: what follows a layer may work in place.
-    (output,) = (node for node in graph.graph.nodes if node.op == "output")
-    copies = []
-    for layer in layers:
-        node = output.args[0][layer]
-        with graph.graph.inserting_after(node):
-            copies.append(graph.graph.call_method("clone", (node,)))
-    output.args = (tuple(copies),)
-    graph.recompile()
-    return graph
-
-
-def _layer_names(nodes: Iterable[str]) -> set[str]:
-    """All names a layer goes by: "layer2.0.conv1" is also in "layer2.0" and "layer2"."""
-    names: set[str] = set()
-    for node in nodes:
-        parts = node.split(".")
-        names.update(".".join(parts[:k]) for k in range(1, len(parts) + 1))
-    return names
-
-
-def _fold_batch_norms(graph: Any) -> None:
-    """Merge each batch norm into the convolution before it, where nothing else uses that."""
-    torch = torch_module()
-    fusion = import_optional("torch.nn.utils.fusion", "torch", "TorchPatchFeatures")
-    modules = dict(graph.named_modules())
-    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
-    for node in list(graph.graph.nodes):
-        if node.op != "call_module" or type(modules[node.target]) is not torch.nn.BatchNorm2d:
-            continue
-        before = node.args[0]
-        if (
-            before.op != "call_module"
-            or type(modules[before.target]) is not torch.nn.Conv2d
-            or len(before.users) != 1
-            or calls[before.target] != 1
-        ):
-            continue
-        folded = fusion.fuse_conv_bn_eval(modules[before.target], modules[node.target])
-        parent, _, child = before.target.rpartition(".")
-        setattr(modules[parent], child, folded)
-        node.replace_all_uses_with(before)
-        graph.graph.erase_node(node)
-    graph.delete_all_unused_submodules()
-    graph.recompile()
 
 
 def _check_sizes(

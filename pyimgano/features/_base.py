@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from pyimgano.features._grids import PatchGrids
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._versions import VersionStampMixin

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from pyimgano.features._base import BasePatchFeatures
-from pyimgano.features._grids import PatchGrids
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._threads import one_blas_thread
 

@@ -11,8 +11,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from pyimgano.exceptions import ImageFormatError
-from pyimgano.features._grids import PatchGrids
 from pyimgano.features._rows import each_of
+from pyimgano.grids import PatchGrids
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["PatchPooling"]
@@ -141,7 +141,7 @@ class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
             raise ImageFormatError(
                 f"PatchPooling takes PatchGrids and was given {type(X).__name__}; put a step "
                 "before it that makes them of images, such as FilterBankFeatures or "
-                "TorchPatchFeatures."
+                "BackbonePatchFeatures."
             )
         if not len(X):
             raise ImageFormatError("X holds no images; at least one is needed")

@@ -6,9 +6,9 @@ import difflib
 
 from sklearn.base import clone
 
+from pyimgano.features._backbone import BackbonePatchFeatures
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.features._filterbank import FilterBankFeatures
-from pyimgano.features._torch import TorchPatchFeatures
 from pyimgano.features._vit import DINOV2, ViTPatchFeatures
 
 __all__ = ["make_features"]
@@ -31,7 +31,7 @@ def make_features(
         A name, or a transformer that returns :class:`PatchGrids`, which is cloned. The
         names are ``"filterbank"`` (:class:`FilterBankFeatures`, needs no weights);
         ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"wide_resnet50_2"``
-        (:class:`TorchPatchFeatures` with ImageNet weights); ``"dinov2_vits14"`` and its
+        (:class:`BackbonePatchFeatures` with ImageNet weights); ``"dinov2_vits14"`` and its
         larger kin, and ``"timm:NAME"`` (:class:`ViTPatchFeatures` with published weights).
     layers : tuple of str, default=("layer2", "layer3")
         Layers of a convolutional network given by name: those of the detector's paper.
@@ -54,7 +54,7 @@ def make_features(
     --------
     >>> from pyimgano.features import make_features
     >>> make_features("resnet18")
-    TorchPatchFeatures(backbone='resnet18')
+    BackbonePatchFeatures(backbone='resnet18')
     """
     if hasattr(features, "transform") and not isinstance(features, type):
         return clone(features)
@@ -63,7 +63,7 @@ def make_features(
         raise TypeError(
             f"features={features!r} is neither a name nor a feature step.{hint} The names are "
             f"{', '.join(map(repr, _NAMES))}; a feature step is a BasePatchFeatures such as "
-            'TorchPatchFeatures("resnet18", weights="file.pth").'
+            'BackbonePatchFeatures("resnet18", weights="file.pth").'
         )
     if features in DINOV2 or features.startswith("timm:"):
         return ViTPatchFeatures(features)
@@ -73,8 +73,9 @@ def make_features(
         raise ValueError(
             f"features={features!r} is no known name.{guess} The names are "
             f"{', '.join(map(repr, _NAMES))}. Another network of torchvision: "
-            'features=TorchPatchFeatures(backbone, layers=...); a transformer of timm: "timm:NAME".'
+            "features=BackbonePatchFeatures(backbone, layers=...); a transformer of timm: "
+            '"timm:NAME".'
         )
     if features == "filterbank":
         return FilterBankFeatures()
-    return TorchPatchFeatures(features, layers=layers, pool=pool)
+    return BackbonePatchFeatures(features, layers=layers, pool=pool)

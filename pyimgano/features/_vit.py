@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
+from pyimgano.backbones._network import nearest_names
+from pyimgano.backbones._torch_module import TorchModule, torch_module
+from pyimgano.backbones._weights import cache_dir, find_weights, ways_out
 from pyimgano.exceptions import WeightsError
-from pyimgano.features._grids import PatchGrids
-from pyimgano.features._network import (
-    BaseNetworkFeatures,
-    TorchModule,
-    nearest_names,
-    torch_module,
-)
-from pyimgano.features._weights import cache_dir, find_weights, ways_out
+from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._optional import import_optional
 
@@ -64,7 +61,7 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         ``"timm:vit_base_patch16_224"``.
     weights : {"pretrained"}, path or None, default="pretrained"
         ``"pretrained"``: the published weights, from a cache or downloaded into it. Files
-        of a plain address (DINOv2's are) are kept where ``TorchPatchFeatures`` keeps its
+        of a plain address (DINOv2's are) are kept where ``BackbonePatchFeatures`` keeps its
         own; those of the Hugging Face hub in its cache, which timm shares.
         A path: a state dict with timm's names or DINOv2's, as ``.safetensors`` or as
         ``torch.save`` writes it, loaded with ``weights_only=True``.

@@ -13,10 +13,11 @@ from typing import Any, BinaryIO
 
 import joblib
 
-from pyimgano.delivery._environment import package_versions
-from pyimgano.delivery._files import read_json, write_json
-from pyimgano.delivery._unpickling import read_pickle
+from pyimgano._nesting import all_parts
 from pyimgano.exceptions import UntrustedFileError
+from pyimgano.persistence._unpickling import read_pickle
+from pyimgano.utils._atomic import read_json, write_json
+from pyimgano.utils._environment import package_versions
 from pyimgano.utils._files import atomic_write
 
 __all__ = ["load", "save"]
@@ -104,7 +105,7 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     ``joblib.load`` runs whatever a file tells it to run. This checks the file against the
     SHA-256 in ``<path>.json`` and then admits nothing but numpy arrays, plain containers, the
     estimators of pyimgano and scikit-learn with what they hold (splitters, kernels, scorers,
-    trees, a ``joblib.Memory``), and the PyOD models that :func:`~pyimgano.models.list_models`
+    trees, a ``joblib.Memory``), and the PyOD models that :func:`~pyimgano.registry.list_models`
     knows.
 
     Parameters
@@ -194,6 +195,4 @@ def _check_side_file(side: Path, entry: dict[str, Any], target: Path) -> None:
 
 
 def _class_names(estimator: Any) -> list[str]:
-    inner = estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()
-    parts = [estimator, *(value for value in inner if hasattr(value, "get_params"))]
-    return list(dict.fromkeys(type(part).__name__ for part in parts))
+    return list(dict.fromkeys(type(part).__name__ for part in all_parts(estimator)))

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from joblib import numpy_pickle, numpy_pickle_utils
 
+from pyimgano._moved import current_name
 from pyimgano._pyod_models import PYOD
 from pyimgano.exceptions import UntrustedFileError
 
@@ -99,12 +100,22 @@ _DATA_BASES = {
     "sklearn.utils._metadata_requests.MetadataRequest",
     "sklearn.utils._metadata_requests.MethodMetadataRequest",
 }
-_SEARCH_TREES = ("sklearn.neighbors._ball_tree", "sklearn.neighbors._kd_tree")
 # Distances that call a function, or read a matrix whose shape they do not check.
 _NO_DATA = ("PyFuncDistance", "MahalanobisDistance")
 
 # Parts of the package that act on the outside world; a pipeline has no business with them.
-_NOT_STATE = ("cli", "datasets", "delivery", "evaluation", "models", "pipelines", "utils")
+_NOT_STATE = (
+    "_moved",
+    "benchmark",
+    "cli",
+    "datasets",
+    "evaluation",
+    "persistence",
+    "registry",
+    "reporting",
+    "testing",
+    "utils",
+)
 
 
 def _find_data(module: str, name: str) -> Any:
@@ -310,6 +321,7 @@ class _SafeUnpickler(_Checked, _JoblibUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
+        module, name = current_name(module, name)
         if (module, name) in _CALLED or full_name in self._trusted:
             found = super().find_class(module, name)
             self._callable[id(found)] = found

@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 from pyimgano.inference import anomaly_map, threshold
 from pyimgano.inputs import ImageSequence
 
@@ -160,7 +160,7 @@ def check_image_detector(detector: Any) -> list[str]:
     --------
     >>> from pyimgano.detectors import PatchCoreDetector
     >>> from pyimgano.features import FilterBankFeatures
-    >>> from pyimgano.utils.estimator_checks import check_image_detector
+    >>> from pyimgano.testing import check_image_detector
     >>> detector = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.1)
     >>> len(check_image_detector(detector))
     30

@@ -19,7 +19,15 @@ from sklearn import config_context, get_config
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Shared", "ahead", "in_pool", "in_threads", "n_threads", "one_blas_thread", "ranges"]
+__all__ = [
+    "RefCountedSetting",
+    "even_slices",
+    "map_in_threads",
+    "map_on_workers",
+    "n_threads",
+    "one_blas_thread",
+    "prefetch",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +38,7 @@ def n_threads() -> int:
     return _openmp_effective_n_threads()
 
 
-class Shared:
+class RefCountedSetting:
     """A setting of the whole process, in force while anyone is inside.
 
     Threads come and go in any order: the first one in changes the setting, the last one out
@@ -81,10 +89,12 @@ def _set_blas_threads(numbers: Iterable[tuple[Any, int]]) -> None:
 
 # BLAS rounds otherwise on another number of threads: what must not depend on the number of
 # cores, or on what else is going on, is multiplied in here.
-one_blas_thread = Shared(_one_blas_thread)
+one_blas_thread = RefCountedSetting(_one_blas_thread)
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int) -> list[Result]:
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], n: int
+) -> list[Result]:
     """``function`` of each item, in order, on ``n`` threads at once.
 
     It has to release the interpreter's lock where it works. BLAS uses one thread meanwhile.
@@ -92,10 +102,12 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], n: int
     with one_blas_thread:
         if n <= 1:
             return [function(item) for item in items]
-        return in_pool(function, items, n)
+        return map_on_workers(function, items, n)
 
 
-def in_pool(function: Callable[[Item], Result], items: Iterable[Item], n: int) -> list[Result]:
+def map_on_workers(
+    function: Callable[[Item], Result], items: Iterable[Item], n: int
+) -> list[Result]:
     """``function`` of each item, in order, on ``n`` threads that are never the caller's own.
 
     They are the same ones again and again, and stay: what they keep for themselves (memory,
@@ -146,7 +158,7 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
     os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     """Items as they come, each made while the one before is worked on, if there are two cores.
 
     They are made in another thread, under scikit-learn's configuration and numpy's error state of
@@ -169,7 +181,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
             yield item
 
 
-def ranges(n: int, parts: int) -> list[slice]:
+def even_slices(n: int, parts: int) -> list[slice]:
     """Cut ``range(n)``, n >= 1, into at most ``parts`` slices of nearly equal length."""
     parts = max(1, min(n, parts))
     cuts = [n * i // parts for i in range(parts + 1)]

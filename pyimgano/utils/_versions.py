@@ -10,6 +10,7 @@ import sklearn
 
 from pyimgano._version import __version__
 from pyimgano.exceptions import VersionDriftWarning
+from pyimgano.utils._environment import environment
 
 __all__ = ["VersionStampMixin", "show_versions"]
 
@@ -30,8 +31,6 @@ def show_versions(file: TextIO | None = None) -> None:
     System
     ...
     """
-    from pyimgano.delivery import environment
-
     found = environment()
     packages = found.pop("packages")
     assert isinstance(packages, dict)

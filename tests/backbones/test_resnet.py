@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+from pyimgano.backbones._network import load_network
+from pyimgano.backbones._resnet import ResNet
+from pyimgano.backbones._torch_module import TorchModule
 from pyimgano.exceptions import WeightsError
-from pyimgano.features import TorchPatchFeatures
-from pyimgano.features._network import TorchModule, _load
-from pyimgano.features._resnet import ResNet
+from pyimgano.features import BackbonePatchFeatures
 
 BACKBONES = [
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2",
@@ -26,20 +27,20 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 70, 90, 3), dtype=np.uint8)
 
 
-def step(backbone="resnet18", **options) -> TorchPatchFeatures:
+def step(backbone="resnet18", **options) -> BackbonePatchFeatures:
     options = {"weights": None, "resize": (48, 64), "crop": None, "device": "cpu", **options}
-    return TorchPatchFeatures(backbone, **options)
+    return BackbonePatchFeatures(backbone, **options)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_names_shapes_and_published_weights_are_torchvisions(backbone):
     models = pytest.importorskip("torchvision.models")
-    from pyimgano.features._torch import _build
+    from pyimgano.backbones._torchvision import build_graph
 
     first = next(iter(models.get_model_weights(backbone)))
     assert ResNet.published(backbone) == (str(first), first.url)
     for layers in (("layer2", "layer3"), ("layer4", "layer1.0"), ("layer1.1",)):
-        module = TorchModule(_build(backbone, layers), COLOURS, "cpu", "float32")
+        module = TorchModule(build_graph(backbone, layers), COLOURS, "cpu", "float32")
         assert list(ResNet(backbone, layers, COLOURS).shapes.items()) == list(module.shapes.items())
 
 
@@ -58,13 +59,13 @@ def test_features_and_digest_are_those_of_torch(backbone, layers, images, monkey
     found = plain.transform(images).rows
     assert isinstance(plain._network().module, ResNet)
     monkeypatch.setattr(ResNet, "offers", staticmethod(lambda *_: False))
-    _load.cache_clear()
+    load_network.cache_clear()
     try:
         by_torch = step(backbone, layers=layers).fit(images)
         expected = by_torch.transform(images).rows
         assert isinstance(by_torch._network().module, TorchModule)
     finally:
-        _load.cache_clear()
+        load_network.cache_clear()
     assert plain.weights_sha256_ == by_torch.weights_sha256_
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
     assert np.abs(expected).max() > 0
@@ -143,10 +144,12 @@ if sys.argv[2] == "missing":
     sys.meta_path[:] = map(WithoutTorch, sys.meta_path)
 import pyimgano
 from pyimgano.detectors import PaDiMDetector
-from pyimgano.features import TorchPatchFeatures
+from pyimgano.features import BackbonePatchFeatures
 warnings.simplefilter("ignore")
 images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-step = TorchPatchFeatures("resnet18", ("layer1",), None, resize=64, crop=None, device=sys.argv[3])
+step = BackbonePatchFeatures(
+    "resnet18", ("layer1",), None, resize=64, crop=None, device=sys.argv[3]
+)
 detector = PaDiMDetector(step).fit(images)
 pyimgano.save(detector, sys.argv[1])
 scores = pyimgano.load(sys.argv[1]).score_samples(images[:, ::-1])
@@ -165,27 +168,27 @@ def test_embedded_weights_of_other_layers_are_refused(images):
 
 
 def test_auto_asks_torch_only_where_there_may_be_a_gpu(images, monkeypatch):
-    from pyimgano.features import _network
+    from pyimgano.backbones import _torch_module
 
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(_network.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(_network.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(_torch_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(_torch_module.os.path, "exists", lambda path: False)
 
     def no_driver(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(_network.ctypes, "CDLL", no_driver)
-    monkeypatch.setattr(_network, "torch_module", lambda: pytest.fail("torch was imported"))
-    assert _network.resolve_device("auto") == "cpu"
+    monkeypatch.setattr(_torch_module.ctypes, "CDLL", no_driver)
+    monkeypatch.setattr(_torch_module, "torch_module", lambda: pytest.fail("torch was imported"))
+    assert _torch_module.resolve_device("auto") == "cpu"
 
     class Torch:
         class cuda:
             is_available = staticmethod(lambda: True)
             device_count = staticmethod(lambda: 2)
 
-    monkeypatch.setattr(_network.ctypes, "CDLL", lambda name: None)
-    monkeypatch.setattr(_network, "torch_module", lambda: Torch)
-    assert _network.resolve_device("auto") == "cuda"
-    assert _network.resolve_device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(_torch_module.ctypes, "CDLL", lambda name: None)
+    monkeypatch.setattr(_torch_module, "torch_module", lambda: Torch)
+    assert _torch_module.resolve_device("auto") == "cuda"
+    assert _torch_module.resolve_device("cuda:1") == "cuda:1"
     with pytest.raises(ValueError, match="sees 2 CUDA devices"):
-        _network.resolve_device("cuda:2")
+        _torch_module.resolve_device("cuda:2")

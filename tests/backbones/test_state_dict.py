@@ -10,8 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from pyimgano.backbones._state_dict import read_state_dict
 from pyimgano.exceptions import MissingExtraError, WeightsError
-from pyimgano.features._state_dict import read_state_dict
 
 # --- files put together by hand: no torch needed -------------------------------------------
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pyimgano.backbones._weights import cache_dir, file_sha256, find_weights
 from pyimgano.exceptions import WeightsError
-from pyimgano.features._weights import cache_dir, file_sha256, find_weights
 
 CONTENT = bytes(range(256)) * 5000  # more than one block
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import pyimgano
-from pyimgano import PatchCoreDetector, ThresholdCalibrator, pipelines, run_benchmark
+from pyimgano import PatchCoreDetector, ThresholdCalibrator, run_benchmark
+from pyimgano.benchmark import RunDirectory, _benchmark
 from pyimgano.datasets import load_folder, write_inspection_dataset
-from pyimgano.delivery import RunDirectory
 from pyimgano.exceptions import DatasetError, ImageReadError
 from pyimgano.features import FilterBankFeatures
 
@@ -141,14 +141,14 @@ def test_failed_run_leaves_nothing(tmp_path):
 
 
 def test_interrupted_run_keeps_the_finished_categories(root, tmp_path, monkeypatch):
-    save = pipelines.save
+    save = _benchmark.save
 
     def interrupt(pipeline, path):
         if "wood" in str(path):
             raise KeyboardInterrupt
         return save(pipeline, path)
 
-    monkeypatch.setattr(pipelines, "save", interrupt)
+    monkeypatch.setattr(_benchmark, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark("folder", root=root, model=MODEL, quantile=0.9, output_dir=tmp_path)
     (path,) = tmp_path.iterdir()

@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from pyimgano.calibration import ThresholdCalibrator, out_of_sample_scores
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
-from pyimgano.inference import score, threshold
+from pyimgano.inference import anomaly_scores, threshold
 from pyimgano.model_selection import anomaly_roc_auc
 
 
@@ -264,7 +264,9 @@ def test_last_step_after_a_detector():
     assert pipe[-1].threshold_ == nested.threshold_
     np.testing.assert_array_equal(pipe.predict(rows(50, 1)), nested.predict(rows(50, 1)))
     assert threshold(pipe) == nested.threshold_
-    np.testing.assert_array_equal(score(pipe, rows(9, 1)).scores, score(nested, rows(9, 1)).scores)
+    np.testing.assert_array_equal(
+        anomaly_scores(pipe, rows(9, 1)), anomaly_scores(nested, rows(9, 1))
+    )
 
 
 def test_grid_over_quantiles_fits_the_detector_once_per_fold(tmp_path):
@@ -381,7 +383,7 @@ def test_maps_through_a_pipeline_inside():
 
 def test_memory_notices_a_changed_file(tmp_path):
     from pyimgano.features import FilterBankFeatures
-    from pyimgano.utils.estimator_checks import make_check_images
+    from pyimgano.testing import make_check_images
 
     paths = [str(tmp_path / f"{i}.png") for i in range(6)]
 

@@ -11,9 +11,10 @@ from sklearn.pipeline import make_pipeline
 
 from pyimgano.detectors import AnomalyDINODetector
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.features import BasePatchFeatures, FilterBankFeatures, PatchGrids
+from pyimgano.features import BasePatchFeatures, FilterBankFeatures
+from pyimgano.grids import PatchGrids
+from pyimgano.testing import make_check_images
 from pyimgano.tiling import TilingTransformer
-from pyimgano.utils.estimator_checks import make_check_images
 
 
 def grids(n=10, shape=(3, 4), d=6, seed=0):

@@ -8,7 +8,7 @@ from scipy.spatial.distance import mahalanobis
 
 from pyimgano.detectors import PaDiMDetector
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 
 
 def grids(n=12, shape=(3, 4), d=6, seed=0):

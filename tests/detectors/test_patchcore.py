@@ -13,10 +13,11 @@ from sklearn.pipeline import make_pipeline
 
 from pyimgano.detectors import PatchCoreDetector, _patches
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.features import FilterBankFeatures, PatchGrids
+from pyimgano.features import FilterBankFeatures
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.model_selection import anomaly_roc_auc
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.testing import make_check_images
 
 
 def grids(n=10, shape=(3, 4), d=6, seed=0):

@@ -9,7 +9,7 @@ import pytest
 
 from pyimgano.detectors import _patches
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 
 
 @pytest.fixture(params=[0, 2**20], ids=["file", "memory"])

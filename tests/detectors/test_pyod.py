@@ -23,11 +23,12 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector, as_pyod
+from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
-from pyimgano.utils.estimator_checks import make_check_images
+from pyimgano.interop import as_pyod
+from pyimgano.testing import make_check_images
 
 
 def rows(n=60, seed=0):

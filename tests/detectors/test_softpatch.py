@@ -11,7 +11,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from pyimgano.detectors import PatchCoreDetector, SoftPatchDetector
 from pyimgano.detectors._softpatch import _Neighbours
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 
 
 def grids(n=20, shape=(3, 4), d=6, seed=0):

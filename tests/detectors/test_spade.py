@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from pyimgano.detectors import SPADEDetector
 from pyimgano.detectors import _spade as module
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 
 
 def grids(n=10, shape=(3, 4), d=6, seed=0):
@@ -151,12 +151,12 @@ def test_wrong_parameters_are_named(wrong):
 
 def test_real_bottles(shared_data):
     from pyimgano.datasets import load_folder
-    from pyimgano.features import TorchPatchFeatures
+    from pyimgano.features import BackbonePatchFeatures
     from pyimgano.model_selection import anomaly_roc_auc
 
     data = load_folder(shared_data / "data", "bottle256")
     weights = shared_data / "weights" / "resnet18_imagenet_bnfolded_to_layer3.pth"
-    step = TorchPatchFeatures(
+    step = BackbonePatchFeatures(
         "resnet18", layers=("layer1", "layer2", "layer3"), pool=1, weights=weights
     )
     test = np.r_[0:5, 20:22, 42:44, 62:64]

@@ -19,7 +19,7 @@ from pyimgano.detectors import (
     SSIMTemplateDetector,
 )
 from pyimgano.exceptions import AlignmentWarning, TooFewImagesError
-from pyimgano.features import PatchGrids
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageSequence
 from pyimgano.tiling import TilingTransformer
 

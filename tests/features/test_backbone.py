@@ -16,10 +16,11 @@ from sklearn.base import clone
 
 from pyimgano.detectors import PaDiMDetector
 from pyimgano.exceptions import MissingExtraError, RandomWeightsWarning, WeightsError
-from pyimgano.features import PatchGrids, TorchPatchFeatures, make_features
+from pyimgano.features import BackbonePatchFeatures, make_features
+from pyimgano.grids import PatchGrids
 
-torch = pytest.importorskip("torch", reason="TorchPatchFeatures needs torch")
-models = pytest.importorskip("torchvision.models", reason="TorchPatchFeatures needs torchvision")
+torch = pytest.importorskip("torch", reason="BackbonePatchFeatures needs torch")
+models = pytest.importorskip("torchvision.models", reason="BackbonePatchFeatures needs torchvision")
 F = torch.nn.functional
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
@@ -79,7 +80,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("pool", [1, 3, 5])
 def test_features_are_the_papers(network, weights, images, pool):
-    step = TorchPatchFeatures("resnet18", weights=weights, pool=pool, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=weights, pool=pool, **SMALL)
     grids = step.fit_transform(images)
     assert isinstance(grids, PatchGrids)
     assert grids.features.shape == (8, 4, 6, 384)
@@ -89,13 +90,13 @@ def test_features_are_the_papers(network, weights, images, pool):
 
 
 def test_enlarged_bilinearly_without_crop(network, weights, images):
-    step = TorchPatchFeatures("resnet18", weights=weights, resize=96, crop=None)
+    step = BackbonePatchFeatures("resnet18", weights=weights, resize=96, crop=None)
     work = cv2.resize(images[0], (96, 96), interpolation=cv2.INTER_LINEAR)
     assert_close(step.transform(images[:1]).features[0], written_out(network, work))
 
 
 def test_geometry(weights, images):
-    grids = TorchPatchFeatures("resnet18", weights=weights, **SMALL).transform(images[:2])
+    grids = BackbonePatchFeatures("resnet18", weights=weights, **SMALL).transform(images[:2])
     np.testing.assert_array_equal(grids.image_sizes, [[70, 90]] * 2)
     np.testing.assert_array_equal(grids.work_sizes, [[32, 48]] * 2)
     np.testing.assert_array_equal(grids.grid_shapes, [[4, 6]] * 2)
@@ -107,7 +108,7 @@ def test_geometry(weights, images):
 
 def test_images_of_several_sizes_without_resize(network, weights, images):
     ragged = [images[0], images[1][:40], images[2], images[3][:, :64]]
-    step = TorchPatchFeatures("resnet18", weights=weights, resize=None, crop=None)
+    step = BackbonePatchFeatures("resnet18", weights=weights, resize=None, crop=None)
     grids = step.transform(ragged)
     np.testing.assert_array_equal(grids.grid_shapes, [[9, 12], [5, 12], [9, 12], [9, 8]])
     np.testing.assert_array_equal(grids.work_sizes, grids.image_sizes)
@@ -126,7 +127,7 @@ def test_images_of_several_sizes_without_resize(network, weights, images):
     ],
 )
 def test_an_image_has_the_same_features_in_any_batch(weights, images, precision, layers):
-    step = TorchPatchFeatures(
+    step = BackbonePatchFeatures(
         "resnet18", weights=weights, layers=layers, precision=precision, **SMALL
     )
     alone = np.concatenate([step.transform(images[i : i + 1]).rows for i in range(8)])
@@ -138,7 +139,7 @@ def test_an_image_has_the_same_features_in_any_batch(weights, images, precision,
 
 
 def test_kept_channels_are_the_same_and_the_only_ones_until_the_next_fit(weights, images):
-    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
+    step = BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
     everything, chosen = step.transform(images).rows, [3, 120, 128, 380]
     step.keep_channels(chosen)
     np.testing.assert_array_equal(step.transform(images).rows, everything[:, chosen])
@@ -155,18 +156,18 @@ def test_kept_channels_are_the_same_and_the_only_ones_until_the_next_fit(weights
 )
 def test_channels_that_are_no_ascending_indices_are_refused(channels):
     with pytest.raises(ValueError, match="indices of features"):
-        TorchPatchFeatures("resnet18").keep_channels(channels)
+        BackbonePatchFeatures("resnet18").keep_channels(channels)
 
 
 def test_channels_that_are_not_there_are_refused(weights, images):
-    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=weights, **SMALL)
     step.keep_channels([3, 384])
     with pytest.raises(ValueError, match="384 features, and number 384"):
         step.transform(images[:1])
 
 
 def test_padim_computes_only_the_channels_it_selects_with_the_same_result(weights, images):
-    step = TorchPatchFeatures("resnet18", weights=weights, batch_size=3, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=weights, batch_size=3, **SMALL)
     selecting = PaDiMDetector(step, n_channels=20).fit(images)
     assert selecting.features_.transform(images[:1]).n_features == 20
     everything = step.fit_transform(images)
@@ -180,7 +181,7 @@ def test_padim_computes_only_the_channels_it_selects_with_the_same_result(weight
 
 
 def test_bfloat16_is_close(weights, images):
-    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=weights, **SMALL)
     exact = step.transform(images[:2]).rows
     coarse = clone(step).set_params(precision="bfloat16").transform(images[:2]).rows
     assert coarse.dtype == np.float32
@@ -189,7 +190,7 @@ def test_bfloat16_is_close(weights, images):
 
 
 def test_layers_by_any_name_and_in_any_order(network, weights, images):
-    step = TorchPatchFeatures("resnet18", ["layer1.0.conv1", "bn1"], weights, pool=1, **SMALL)
+    step = BackbonePatchFeatures("resnet18", ["layer1.0.conv1", "bn1"], weights, pool=1, **SMALL)
     features = step.transform(images[:1]).features[0]
     assert features.shape == (8, 12, 128)
     work = cv2.resize(images[0], (64, 48), interpolation=cv2.INTER_AREA)[8:40, 8:56]
@@ -207,8 +208,8 @@ def test_layers_by_any_name_and_in_any_order(network, weights, images):
 def test_only_the_layers_needed_are_run_and_needed(network, weights, images, tmp_path):
     state = {k: v for k, v in network.state_dict().items() if not k.startswith(("layer4", "fc"))}
     torch.save({"state_dict": state, "epoch": 1}, tmp_path / "short.pth")
-    whole = TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
-    short = TorchPatchFeatures("resnet18", weights=tmp_path / "short.pth", **SMALL).fit(images)
+    whole = BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
+    short = BackbonePatchFeatures("resnet18", weights=tmp_path / "short.pth", **SMALL).fit(images)
     np.testing.assert_array_equal(whole.transform(images).rows, short.transform(images).rows)
     assert whole.weights_sha256_ == short.weights_sha256_
     names = list(short._network().module.shapes)
@@ -226,7 +227,7 @@ def test_only_the_layers_needed_are_run_and_needed(network, weights, images, tmp
     ],
 )
 def test_other_networks(backbone, layers, images):
-    step = TorchPatchFeatures(backbone, layers, weights=None, **SMALL)
+    step = BackbonePatchFeatures(backbone, layers, weights=None, **SMALL)
     with pytest.warns(RandomWeightsWarning):
         grids = step.fit_transform(images[:1])
     assert np.isfinite(grids.rows).all()
@@ -236,7 +237,7 @@ def test_other_networks(backbone, layers, images):
 def test_real_weights_on_bottles(shared_data):
     files = sorted((shared_data / "data" / "bottle256" / "train" / "good").iterdir())[:2]
     path = shared_data / "weights" / "resnet18_imagenet_bnfolded_to_layer3.pth"
-    grids = TorchPatchFeatures("resnet18", weights=path).fit_transform([str(f) for f in files])
+    grids = BackbonePatchFeatures("resnet18", weights=path).fit_transform([str(f) for f in files])
     assert grids.features.shape == (2, 28, 28, 384)
     model = models.get_model("resnet18", weights=None).eval()
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -252,8 +253,8 @@ def test_real_weights_on_bottles(shared_data):
 
 def test_saved_without_network_and_loaded_elsewhere(weights, images, tmp_path):
     steps = {
-        "file": TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit(images),
-        "random": TorchPatchFeatures("resnet18", weights=None, random_state=4, **SMALL),
+        "file": BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit(images),
+        "random": BackbonePatchFeatures("resnet18", weights=None, random_state=4, **SMALL),
     }
     with pytest.warns(RandomWeightsWarning, match="filterbank"):
         steps["random"].fit(images)
@@ -279,7 +280,7 @@ def test_other_weights_after_loading_are_refused(network, weights, images, tmp_p
     state = dict(network.state_dict())
     path = tmp_path / "w.pth"
     torch.save(state, path)
-    step = TorchPatchFeatures("resnet18", weights=str(path), **SMALL).fit(images)
+    step = BackbonePatchFeatures("resnet18", weights=str(path), **SMALL).fit(images)
     rows = step.transform(images[:1]).rows
     saved = pickle.dumps(step)
     state["conv1.weight"] = state["conv1.weight"] * 2
@@ -301,7 +302,9 @@ def test_other_weights_after_loading_are_refused(network, weights, images, tmp_p
 
 def test_embedded_weights_need_no_file(network, images, tmp_path):
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    step = TorchPatchFeatures("resnet18", weights=tmp_path / "w.pth", embed_weights=True, **SMALL)
+    step = BackbonePatchFeatures(
+        "resnet18", weights=tmp_path / "w.pth", embed_weights=True, **SMALL
+    )
     rows = step.fit(images).transform(images[:2]).rows
     assert all(isinstance(value, np.ndarray) for value in step.embedded_weights_.values())
     assert not any(name.startswith(("layer4", "fc")) for name in step.embedded_weights_)
@@ -319,7 +322,7 @@ def test_embedded_weights_need_no_file(network, images, tmp_path):
 
 
 def test_random_weights_are_seeded(images):
-    step = TorchPatchFeatures("resnet18", weights=None, random_state=4, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=None, random_state=4, **SMALL)
     with pytest.warns(RandomWeightsWarning, match="filterbank"):
         rows = step.fit(images).transform(images[:2]).rows
     with warnings.catch_warnings():
@@ -349,15 +352,15 @@ def test_global_state_stays_untouched(weights, images):
     before = seen()
     read_only = images[:2].copy()
     read_only.setflags(write=False)
-    TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit_transform(read_only)
+    BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit_transform(read_only)
     with pytest.warns(RandomWeightsWarning):
-        TorchPatchFeatures("resnet18", weights=None, random_state=7, **SMALL).fit(read_only)
+        BackbonePatchFeatures("resnet18", weights=None, random_state=7, **SMALL).fit(read_only)
     assert seen() == before
     np.testing.assert_array_equal(read_only, images[:2])
 
 
 def test_hash_and_clone(weights, images):
-    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=weights, **SMALL)
     blank = joblib.hash(step)
     step.transform(images[:1])
     assert joblib.hash(step) == blank  # the network is no part of the state
@@ -370,7 +373,7 @@ def test_hash_and_clone(weights, images):
 
 
 def test_clones_share_one_network(weights, images):
-    first = TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
+    first = BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
     assert clone(first).fit(images)._network() is first._network()
 
 
@@ -401,7 +404,7 @@ def test_clones_share_one_network(weights, images):
 )
 @pytest.mark.parametrize("fitted", [True, False])
 def test_parameters_that_do_not_work(weights, images, parameters, message, fitted):
-    step = TorchPatchFeatures("resnet18", weights=weights, **SMALL).set_params(**parameters)
+    step = BackbonePatchFeatures("resnet18", weights=weights, **SMALL).set_params(**parameters)
     with pytest.raises(ValueError, match=message):
         (step.fit(images) if fitted else step).transform(images)
 
@@ -413,7 +416,7 @@ def test_weights_that_do_not_fit(network, images, tmp_path):
     def message(content: dict, backbone: str = "resnet18") -> str:
         torch.save(content, path)
         with pytest.raises(WeightsError) as caught:
-            TorchPatchFeatures(backbone, weights=path, **SMALL).fit(images)
+            BackbonePatchFeatures(backbone, weights=path, **SMALL).fit(images)
         return str(caught.value)
 
     lacking = {k: v for k, v in state.items() if k != "layer3.1.bn2.running_var"}
@@ -437,7 +440,7 @@ def test_imagenet_without_network_names_the_ways_out(monkeypatch, images, tmp_pa
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(WeightsError, match="Three ways out") as caught:
-        TorchPatchFeatures("resnet18").fit(images)
+        BackbonePatchFeatures("resnet18").fit(images)
     assert "network is unreachable" in str(caught.value)
     assert f"put resnet18-f37072fd.pth into {tmp_path / 'weights'}" in str(caught.value)
 
@@ -448,29 +451,29 @@ def test_imagenet_from_the_cache(monkeypatch, network, images, tmp_path):
 
     monkeypatch.setenv("PYIMGANO_CACHE_DIR", str(tmp_path))
     torch.save(network.state_dict(), tmp_path / "any.pth")
-    expected = TorchPatchFeatures("resnet18", weights=tmp_path / "any.pth", **SMALL)
+    expected = BackbonePatchFeatures("resnet18", weights=tmp_path / "any.pth", **SMALL)
     rows = expected.fit_transform(images[:2]).rows
     (tmp_path / "weights").mkdir()
     name = ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     (tmp_path / "any.pth").rename(tmp_path / "weights" / name)
-    step = TorchPatchFeatures("resnet18", weights="imagenet", **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights="imagenet", **SMALL)
     with pytest.raises(WeightsError, match="the name of the file says f37072fd"):
         step.fit(images)
     monkeypatch.setattr(
-        "pyimgano.features._weights.file_sha256", lambda path: "f37072fd" + "0" * 56
+        "pyimgano.backbones._weights.file_sha256", lambda path: "f37072fd" + "0" * 56
     )
     np.testing.assert_array_equal(step.fit_transform(images[:2]).rows, rows)
 
 
 def test_what_is_no_parameter_cannot_be_drawn(images):
-    step = TorchPatchFeatures("maxvit_t", layers=("blocks.0",), weights=None)
+    step = BackbonePatchFeatures("maxvit_t", layers=("blocks.0",), weights=None)
     with pytest.raises(ValueError, match="which cannot be drawn at random"):
         step.fit(images)
 
 
 def test_torch_is_imported_only_when_used_and_missed_with_a_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    step = TorchPatchFeatures("vgg11", layers=("features.6",), weights="vgg11.pth")
+    step = BackbonePatchFeatures("vgg11", layers=("features.6",), weights="vgg11.pth")
     with pytest.raises(MissingExtraError, match=r'pip install "pyimgano\[torch\]"'):
         step.fit(np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -481,7 +484,7 @@ def test_torch_is_imported_only_when_used_and_missed_with_a_way_out(monkeypatch)
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "wide_resnet50_2"])
 def test_named_networks(name):
     step = make_features(name)
-    assert isinstance(step, TorchPatchFeatures)
+    assert isinstance(step, BackbonePatchFeatures)
     assert step.backbone == name
     assert step.layers == ("layer2", "layer3")
     assert step.weights == "imagenet"
@@ -489,7 +492,7 @@ def test_named_networks(name):
 
 def test_named_filter_bank_and_clone_of_a_step(weights, images):
     assert type(make_features("filterbank")).__name__ == "FilterBankFeatures"
-    fitted = TorchPatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
+    fitted = BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit(images)
     made = make_features(fitted)
     assert made is not fitted
     assert made.get_params() == fitted.get_params()
@@ -505,7 +508,7 @@ def test_unknown_name(name, message):
         make_features(name)
 
 
-@pytest.mark.parametrize("thing", [TorchPatchFeatures, None, 3, np.zeros(3)])
+@pytest.mark.parametrize("thing", [BackbonePatchFeatures, None, 3, np.zeros(3)])
 def test_neither_name_nor_step(thing):
     with pytest.raises(TypeError, match="neither a name nor a feature step"):
         make_features(thing)
@@ -515,7 +518,7 @@ def test_neither_name_nor_step(thing):
 def test_features_do_not_depend_on_the_number_of_cores(weights, images, layers):
     """Of a layer inside a block, torch computes the network."""
     before = torch.get_num_threads()
-    step = TorchPatchFeatures("resnet18", weights=weights, layers=layers, **SMALL)
+    step = BackbonePatchFeatures("resnet18", weights=weights, layers=layers, **SMALL)
     rows = []
     try:
         for n in (1, 2):

@@ -13,8 +13,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from pyimgano.features import FilterBankFeatures, PatchGrids, make_features
+from pyimgano.features import FilterBankFeatures, make_features
 from pyimgano.features._filterbank import _DESCRIPTOR, _describe, _learn_metric
+from pyimgano.grids import PatchGrids
 
 # Layout of a descriptor: windows, then 3 colors and octave x channel x response.
 N_WINDOWS = 3

@@ -29,10 +29,10 @@ from pyimgano.features import (
     GLCMFeatures,
     HOGFeatures,
     LBPFeatures,
-    PatchGrids,
     PatchPooling,
     PatchStatistics,
 )
+from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.model_selection import OneClassKFold, anomaly_roc_auc
 

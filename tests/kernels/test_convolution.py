@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyimgano.features._convolution import DirectConvolution, convolution, max_pool
-from pyimgano.features._winograd import Winograd
+from pyimgano._kernels.convolution import DirectConvolution, convolution, max_pool
+from pyimgano._kernels.winograd import Winograd
 
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:

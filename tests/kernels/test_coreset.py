@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyimgano.detectors._coreset import CoresetResult, greedy_k_center
-from pyimgano.detectors._leave_out import leave_one_group_out_banks
+from pyimgano._kernels.coreset import CoresetResult, greedy_k_center
+from pyimgano._kernels.leave_out import leave_one_group_out_banks
 
 
 def squared_distances(points: np.ndarray, row: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
-from pyimgano.features._joining import join_maps
+from pyimgano._kernels.joining import join_maps
 
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:

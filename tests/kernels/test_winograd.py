@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="networks need torch")
 models = pytest.importorskip("torchvision.models", reason="networks need torchvision")
 
-from pyimgano.features._torch import _build, _fold_batch_norms  # noqa: E402
-from pyimgano.features._winograd import use_winograd, winograd_conv2d  # noqa: E402
+from pyimgano.backbones._torch_winograd import use_winograd, winograd_conv2d  # noqa: E402
+from pyimgano.backbones._torchvision import build_graph, fold_batch_norms  # noqa: E402
 
 WinogradConv2d = winograd_conv2d()
 
@@ -175,7 +175,7 @@ def test_padding_by_name_fits():
 )
 def test_networks_compute_what_they_did(backbone, layers, replaced):
     generator = torch.Generator().manual_seed(0)
-    plain, fast = (_build(backbone, layers).to_empty(device="cpu") for _ in range(2))
+    plain, fast = (build_graph(backbone, layers).to_empty(device="cpu") for _ in range(2))
     plain.requires_grad_(False)
     fast.requires_grad_(False)
     for name, tensor in plain.state_dict().items():
@@ -188,7 +188,7 @@ def test_networks_compute_what_they_did(backbone, layers, replaced):
         else:
             tensor.uniform_(0.0, 0.2, generator=generator)
     fast.load_state_dict(plain.state_dict())
-    _fold_batch_norms(fast)
+    fold_batch_norms(fast)
     use_winograd(fast)
     assert sum(isinstance(one, WinogradConv2d) for one in fast.modules()) == replaced
     x = drawn(1, 3, 60, 44)

@@ -269,8 +269,8 @@ def pickle_of(module, name, args=b")"):
 @pytest.mark.parametrize(
     "module, name",
     [
-        ("pyimgano.delivery._saving", "os.getcwd"),
-        ("pyimgano.delivery._files", "Path"),
+        ("pyimgano.persistence._saving", "os.getcwd"),
+        ("pyimgano.utils._atomic", "Path"),
         ("pyimgano.inputs._sequence", "os"),
         ("pyimgano.inputs._sequence", "ThreadPoolExecutor"),
         ("sklearn.base", "warnings.warn"),

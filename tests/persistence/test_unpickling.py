@@ -36,7 +36,7 @@ from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.detectors import PyODDetector
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.model_selection import OneClassKFold, anomaly_roc_auc
-from tests.delivery.test_saving import OwnStep, save_raw
+from tests.persistence.test_saving import OwnStep, save_raw
 
 ROWS = np.random.RandomState(0).normal(size=(50, 4))
 LABELS = np.repeat([1, -1], [44, 6])

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import pyimgano
-from pyimgano.delivery import RunDirectory, environment, heat_range, overlay, write_overlay
-from pyimgano.delivery._files import json_line, write_json
+from pyimgano.benchmark import RunDirectory
+from pyimgano.reporting import heat_range, overlay, write_overlay
+from pyimgano.utils import environment
+from pyimgano.utils._atomic import json_line, write_json
 from pyimgano.utils._files import atomic_write
 
 NOW = datetime(2026, 1, 31, 14, 25, 7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyimgano.datasets._painting import (
+from pyimgano.datasets.synthetic._painting import (
     Canvas,
     Fault,
     Picture,

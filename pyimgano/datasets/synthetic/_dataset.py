@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
 
-from pyimgano.datasets import _flaws, _scenes
-from pyimgano.datasets._circuit_board import circuit_board
-from pyimgano.datasets._painting import Camera, Canvas, Fault, Scene
+from pyimgano.datasets.synthetic import _flaws, _scenes
+from pyimgano.datasets.synthetic._circuit_board import circuit_board
+from pyimgano.datasets.synthetic._painting import Camera, Canvas, Fault, Scene
 
 SceneFunction = Callable[[Canvas, np.random.Generator, "Fault | None"], Scene]
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pyimgano.datasets._painting import Canvas, Picture, Point, Scene, blend, smoothstep
+from pyimgano.datasets.synthetic._painting import Canvas, Picture, Point, Scene, blend, smoothstep
 
 Painter = Callable[[Scene, Canvas, np.random.Generator, float], Picture]
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pyimgano.datasets._painting import (
+from pyimgano.datasets.synthetic._painting import (
     Canvas,
     Fault,
     Picture,

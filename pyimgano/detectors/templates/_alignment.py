@@ -68,7 +68,7 @@ class Registrar:
     Examples
     --------
     >>> import cv2, numpy as np
-    >>> from pyimgano.detectors._alignment import Registrar
+    >>> from pyimgano.detectors.templates._alignment import Registrar
     >>> scene = np.random.RandomState(0).randint(0, 256, size=(80, 80)).astype(np.uint8)
     >>> scene = cv2.GaussianBlur(scene, (0, 0), 1.5)
     >>> registrar = Registrar(scene[5:69, 5:69], "phase_correlation", "translation")

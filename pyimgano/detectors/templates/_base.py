@@ -13,17 +13,18 @@ import cv2
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.base import (
-    BaseImageDetector,
-    Fingerprint,
-    TrainingBlocks,
-    fingerprints,
-    lowest_outside,
+from pyimgano._training import SampleKey, TrainingStream, iter_keyed_images
+from pyimgano.base import BaseImageDetector
+from pyimgano.detectors.templates._alignment import (
+    ALIGNMENTS,
+    MOTIONS,
+    Registrar,
+    covered,
+    warp,
+    warp_back,
 )
-from pyimgano.detectors._alignment import ALIGNMENTS, MOTIONS, Registrar, covered, warp, warp_back
 from pyimgano.exceptions import AlignmentWarning, TooFewImagesError
-from pyimgano.features import PatchGrids
-from pyimgano.features._grids import cells_inside, smooth_inside
+from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
 from pyimgano.inputs._formats import check_resize, resize_image
 from pyimgano.utils._fingerprint import digest
 
@@ -36,7 +37,6 @@ __all__ = [
     "sorted_positions",
 ]
 
-_BLOCK = 8
 # Values sorted at a time; bounds the temporaries.
 _CHUNK = 4_000_000
 
@@ -56,7 +56,7 @@ class _Heat(NamedTuple):
     motion: np.ndarray | None
 
 
-class BaseTemplateDetector(BaseImageDetector):
+class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
     """Base of the detectors that compare an image with a template, pixel by pixel.
 
     Works on planes ``(n_planes, height, width)``: the channels of the working image, uint8, or
@@ -122,15 +122,15 @@ class BaseTemplateDetector(BaseImageDetector):
                 "alignment=None."
             )
 
-    def _blocks(self, data: Any) -> Iterator[tuple[_Block, list[Fingerprint]]]:
+    def _blocks(self, data: Any) -> Iterator[tuple[_Block, list[SampleKey]]]:
         if self.input_kind_ == "images":
             size = check_resize(self.resize)
-            for images in data.iter_blocks(_BLOCK):
+            # Alignment looks at all of an image, and takes the region along with the part.
+            region = None if self.alignment else self.roi_mask_
+            for images, keys in iter_keyed_images(data, self._block_size(), region):
                 planes = [self._working(image, size) for image in images]
                 sizes = [image.shape[:2] for image in images]
-                # Alignment looks at all of an image, and takes the region along with the part.
-                region = None if self.alignment else self.roi_mask_
-                yield self._checked(_Block(planes, sizes, None)), fingerprints(images, region)
+                yield self._checked(_Block(planes, sizes, None)), keys
             return
         if data.inside is not None:
             raise ValueError(
@@ -142,7 +142,7 @@ class BaseTemplateDetector(BaseImageDetector):
             rows = grids.as_image_rows()
             planes = [r.T.reshape(-1, h, w) for r, (h, w) in zip(rows, grids.grid_shapes.tolist())]
             block = _Block(planes, [], grids.without_features())
-            yield self._checked(block), [Fingerprint(digest(r)) for r in rows]
+            yield self._checked(block), [SampleKey(digest(r)) for r in rows]
 
     def _working(self, image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         image = resize_image(image, size) if size else image
@@ -169,25 +169,25 @@ class BaseTemplateDetector(BaseImageDetector):
         return block
 
     # ---- learning -------------------------------------------------------------------
-    def _fit(self, blocks: TrainingBlocks) -> np.ndarray:
+    def _fit(self, stream: TrainingStream) -> np.ndarray:
         # Every training image is needed again once the template is known, so they wait on
         # disk at working size.
         with tempfile.TemporaryFile() as spill:
             dtype = np.dtype(np.uint8)
-            for block in blocks:
+            for block in stream:
                 dtype = block.planes[0].dtype
                 for planes in block.planes:
                     spill.write(planes.tobytes())
             spill.flush()
-            groups = blocks.groups
-            others = blocks.n_images - int(np.bincount(groups).max())
+            groups = stream.group_of
+            others = stream.n_samples - int(np.bincount(groups).max())
             if others < self._n_others:
                 raise TooFewImagesError(
                     f"{type(self).__name__} needs {self._n_others} different training sample(s) "
-                    f"beside the one it leaves out, got n_samples={blocks.n_images} with "
+                    f"beside the one it leaves out, got n_samples={stream.n_samples} with "
                     f"{others} different from one of them."
                 )
-            shape = (blocks.n_images, *self.shape_)
+            shape = (stream.n_samples, *self.shape_)
             self._region = self._working_region()
             stack = np.memmap(spill, dtype=dtype, mode="r+", shape=shape)
             motions = self._align_all(stack)
@@ -279,9 +279,9 @@ class BaseTemplateDetector(BaseImageDetector):
         return state
 
     # ---- scoring --------------------------------------------------------------------
-    def _score(self, block: _Block, own: np.ndarray) -> tuple[list[_Heat], np.ndarray]:
+    def _score(self, block: _Block, train_group: np.ndarray) -> tuple[list[_Heat], np.ndarray]:
         heats, problems = [], []
-        for planes, training_image in zip(block.planes, own):
+        for planes, training_image in zip(block.planes, train_group):
             motion = None
             if self.alignment:
                 planes, motion, problem = self._aligned(planes)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from pyimgano.detectors._template_base import (
+from pyimgano.detectors.templates._base import (
     BaseTemplateDetector,
     median_of,
     median_without,

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from pyimgano.detectors._template_base import (
+from pyimgano.detectors.templates._base import (
     BaseTemplateDetector,
     median_of,
     median_without,

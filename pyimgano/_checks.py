@@ -1,0 +1,104 @@
+"""Input checks: what kind of input an estimator was given, and which samples to learn from."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_consistent_length
+
+from pyimgano.grids import PatchGrids
+from pyimgano.inputs import ImageSequence
+
+__all__ = ["input_kind", "kind_in_words", "normal_samples"]
+
+_KIND_NAMES = {"images": "images", "grids": "patch grids", "rows": "a table of feature rows"}
+
+
+def input_kind(X: object) -> str:
+    """Tell what kind of input ``X`` is, from its type alone, never from its values.
+
+    Parameters
+    ----------
+    X : object
+        What a user passed to an estimator.
+
+    Returns
+    -------
+    {"images", "grids", "rows"}
+        ``"grids"`` for :class:`~pyimgano.grids.PatchGrids`; ``"images"`` for paths, an
+        :class:`~pyimgano.inputs.ImageSequence` and anything made of arrays with two or more
+        dimensions; ``"rows"`` for everything else, which scikit-learn's own validation
+        then accepts (a numeric table) or refuses.
+    """
+    if isinstance(X, PatchGrids):
+        return "grids"
+    if isinstance(X, (ImageSequence, str, Path)) or hasattr(X, "iter_blocks"):
+        return "images"
+    if isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.ndim == 1):
+        if len(X) == 0:
+            return "rows"
+        first = X[0]
+        return "images" if isinstance(first, (str, Path)) or _n_dims(first) >= 2 else "rows"
+    return "images" if _n_dims(X) >= 3 else "rows"
+
+
+def _n_dims(x: object) -> int:
+    # Nested lists are tables or images spelled out by hand; only real arrays are images.
+    return len(getattr(x, "shape", ()))
+
+
+def kind_in_words(kind: str, tiled: bool = False) -> str:
+    """Describe a kind of input, for messages.
+
+    Parameters
+    ----------
+    kind : {"images", "grids", "rows"}
+    tiled : bool, default=False
+        Whether the images are cut into tiles.
+
+    Returns
+    -------
+    str
+    """
+    return _KIND_NAMES[kind] + " cut into tiles" * tiled
+
+
+def normal_samples(y: Any, n: int) -> np.ndarray:
+    """Select the samples to learn from: all but the known anomalies, ``y == -1``.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or None
+        +1 for normal, -1 for anomalous. Labels of any other kind say nothing about that and
+        are ignored with a ``UserWarning``.
+    n : int
+        Number of samples.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+    """
+    if y is None:
+        return np.ones(n, dtype=bool)
+    labels = np.asarray(y)
+    check_consistent_length(np.empty(n), labels)
+    if labels.ndim != 1 or not np.isin(labels, (1, -1)).all():
+        warnings.warn(
+            "y is ignored: only labels +1 (normal) and -1 (anomalous, left out of training) "
+            f"have a meaning here, got {_preview(labels)}.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return np.ones(n, dtype=bool)
+    keep = labels == 1
+    if not keep.any():
+        raise ValueError("every label in y is -1: there is no normal sample (+1) to learn from.")
+    return keep
+
+
+def _preview(labels: np.ndarray) -> str:
+    values = ", ".join(repr(v) for v in list(dict.fromkeys(labels.ravel().tolist()))[:4])
+    return f"{values}, ..." if labels.size > 4 else values

@@ -1,0 +1,190 @@
+"""Pipelines and meta-estimators: the one way down to the detector inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sklearn.base import is_outlier_detector
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+__all__ = [
+    "all_parts",
+    "find_calibrator",
+    "first_step",
+    "innermost",
+    "is_calibrator",
+    "makes_maps",
+    "steps_before",
+    "walk",
+]
+
+# Where meta-estimators keep what they have fitted, and where what they are given.
+_FITTED = ("best_estimator_", "estimator_")
+
+
+def walk(estimator: Any, X: Any = None) -> Iterator[tuple[Any, Any]]:
+    """Go through nested estimators, from the outermost to the detector inside.
+
+    Pipelines, ``ThresholdCalibrator``, ``FrozenEstimator`` and searches are entered, in any
+    nesting. Of a fitted meta-estimator the fitted estimator is taken, otherwise its parameter.
+    A calibrator at the end of a pipeline that has no estimator of its own judges the score
+    column of the step before it, so that step comes after it.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted or not.
+    X : input of the estimator, default=None
+        Taken through the steps before each estimator, which must be fitted then. None leaves
+        the steps alone.
+
+    Yields
+    ------
+    estimator : estimator
+    X : input of that estimator, or None
+    """
+    while estimator is not None:
+        yield estimator, X
+        if isinstance(estimator, Pipeline):
+            before, estimator = steps_before(estimator)
+            if is_calibrator(estimator) and _inside(estimator) is None and before:
+                yield estimator, None
+                *before, estimator = before
+            if X is not None:
+                for step in before:
+                    X = step.transform(X)
+        else:
+            estimator = _inside(estimator)
+
+
+def steps_before(pipeline: Pipeline) -> tuple[list[Any], Any]:
+    """Split a pipeline into the steps that transform and the last one.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+
+    Returns
+    -------
+    before : list of transformer
+        Without those that are None or ``"passthrough"``.
+    last : estimator
+    """
+    *before, last = [step for _, step in pipeline.steps]
+    return [step for step in before if step is not None and step != "passthrough"], last
+
+
+def _inside(estimator: Any) -> Any:
+    if isinstance(estimator, FrozenEstimator):
+        return estimator.estimator
+    for name in _FITTED:
+        inner = vars(estimator).get(name) if hasattr(estimator, "__dict__") else None
+        # Ensembles of scikit-learn keep their base estimator, a tree, under the same name.
+        if inner is not None and is_outlier_detector(inner):
+            return inner
+    given = getattr(estimator, "estimator", None)
+    return given if hasattr(given, "fit") and is_outlier_detector(given) else None
+
+
+def innermost(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """Find the detector inside, and what its input is.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Any nesting of pipelines and meta-estimators.
+    X : input of the estimator, default=None
+
+    Returns
+    -------
+    detector : estimator
+    X : input of the detector
+    """
+    return list(walk(estimator, X))[-1]
+
+
+def is_calibrator(estimator: Any) -> bool:
+    """Tell whether an estimator is a ``ThresholdCalibrator``, which builds on this module.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    bool
+    """
+    return hasattr(type(estimator), "p_value_of_scores")
+
+
+def find_calibrator(estimator: Any) -> Any:
+    """Find the outermost threshold calibrator in any nesting.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    ThresholdCalibrator or None
+    """
+    return next((one for one, _ in walk(estimator) if is_calibrator(one)), None)
+
+
+def makes_maps(estimator: Any) -> bool:
+    """Tell whether the detector inside has anomaly maps, fitted or not.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Any nesting of pipelines and meta-estimators.
+
+    Returns
+    -------
+    bool
+    """
+    detector, _ = innermost(estimator)
+    # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
+    return hasattr(detector, "score_and_map") and not is_calibrator(detector)
+
+
+def first_step(estimator: Any) -> Any:
+    """Find the step that the input reaches first.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Any nesting of pipelines and meta-estimators, fitted or not.
+
+    Returns
+    -------
+    estimator
+        A transformer, or the detector itself.
+    """
+    for one, _ in walk(estimator):
+        if isinstance(one, Pipeline):
+            before, _ = steps_before(one)
+            if before:
+                return first_step(before[0])
+    return innermost(estimator)[0]
+
+
+def all_parts(estimator: Any) -> list[Any]:
+    """List an estimator and every estimator among its parameters, at any depth.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    list of estimators
+        The outer ones before those inside them.
+    """
+    inner = estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()
+    return [
+        estimator,
+        *(one for one in inner if hasattr(one, "get_params") and not isinstance(one, type)),
+    ]

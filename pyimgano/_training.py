@@ -1,0 +1,200 @@
+"""Training samples in blocks, and which of them come from the same image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Callable, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from pyimgano.tiling import ImageTiles, TiledImages
+from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._threads import map_in_threads, n_threads, prefetch
+
+__all__ = ["SampleKey", "TrainingStream", "iter_keyed_images", "sample_keys"]
+
+Block = TypeVar("Block")
+
+
+class SampleKey(NamedTuple):
+    """Identity of a sample: the content of its image, and which tile of the image it is.
+
+    Parameters
+    ----------
+    image : bytes
+        Digest of the whole image, or of the feature row.
+    tile : int, default=0
+        Number of the tile in its image.
+    """
+
+    image: bytes
+    tile: int = 0
+
+
+def sample_keys(images: list[np.ndarray], region: np.ndarray | None = None) -> list[SampleKey]:
+    """Compute the keys of whole images.
+
+    Parameters
+    ----------
+    images : list of ndarray of shape (height, width, 3), uint8
+        The images.
+    region : ndarray of shape (height, width), bool, default=None
+        The pixels that count; all by default. Images that differ only elsewhere have the same
+        key.
+
+    Returns
+    -------
+    list of SampleKey
+    """
+
+    def key(image: np.ndarray) -> SampleKey:
+        return SampleKey(digest(image if region is None else image[region]))
+
+    return map_in_threads(key, images, n_threads())
+
+
+def iter_keyed_images(
+    images: Any, batch_size: int, region: np.ndarray | None = None
+) -> Iterator[tuple[list[np.ndarray], list[SampleKey]]]:
+    """Read images, or tiles of images, in blocks together with their keys.
+
+    A tile has the key of its whole image and a number: tiles that look alike, such as empty
+    background, do not tell whether the image was among the training images.
+
+    Parameters
+    ----------
+    images : collection of images
+        What :func:`~pyimgano.inputs.check_images` returns, or tiled images.
+    batch_size : int
+        Number of images or tiles at a time.
+    region : ndarray of shape (height, width), bool, default=None
+        The pixels of whole images that count; all by default.
+
+    Yields
+    ------
+    images : list of ndarray of shape (height, width, 3), uint8
+    keys : list of SampleKey
+    """
+    if isinstance(images, (TiledImages, ImageTiles)):
+        for tiles, image_digest, first in images.iter_tiles(batch_size):
+            yield tiles, [SampleKey(image_digest, first + k) for k in range(len(tiles))]
+    else:
+        for block in images.iter_blocks(batch_size):
+            yield block, sample_keys(block, region)
+
+
+class TrainingStream(Generic[Block]):
+    """The training samples in blocks, and which of them share a source image.
+
+    A sample is an image, or a tile where images are cut into tiles. Iterating over the stream
+    reads all samples once and records where they come from. A method that needs several
+    passes, such as a training loop, goes on with :meth:`replay`.
+
+    Parameters
+    ----------
+    read_blocks : callable
+        Returns an iterator over (block, list of SampleKey); called anew for every pass.
+    n_samples : int
+        Number of training samples.
+    verbose : bool, default=False
+        Show a progress bar where reading takes more than two seconds.
+
+    Attributes
+    ----------
+    n_samples : int
+        Number of training samples.
+    group_of : ndarray of shape (n_samples,), int
+        Training image that each sample is, or was cut from. Equal images have the index of the
+        first of them. A group is left out as a whole. Complete once the first pass is over.
+    duplicate_of : ndarray of shape (n_samples,), int
+        Index of the first sample that is equal to each sample because their images are equal.
+        Complete once the first pass is over.
+    group_of_image : dict of bytes to int
+        Group of each image digest. Complete once the first pass is over.
+
+    Raises
+    ------
+    RuntimeError
+        If the stream is iterated over a second time.
+    """
+
+    def __init__(
+        self,
+        read_blocks: Callable[[], Iterator[tuple[Block, list[SampleKey]]]],
+        n_samples: int,
+        verbose: bool = False,
+    ) -> None:
+        self.n_samples = n_samples
+        self._read_blocks = read_blocks
+        self._verbose = verbose
+        self._begun = False
+        self._group_of_image: dict[bytes, int] = {}
+        self._group_of: list[int] = []
+        self._duplicate_of: list[int] = []
+        self._first_with_key: dict[SampleKey, int] = {}
+        self._n_images = 0
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._begun:
+            raise RuntimeError(
+                "the training samples have been read through already; "
+                "use replay() for another pass."
+            )
+        self._begun = True
+        return self._first_pass()
+
+    def _first_pass(self) -> Iterator[Block]:
+        with progress_callback("training images", self._verbose) as progress:
+            for block, keys in prefetch(self._read_blocks()):
+                for key in keys:
+                    self._n_images += key.tile == 0
+                    group = self._group_of_image.setdefault(key.image, self._n_images - 1)
+                    self._group_of.append(group)
+                    self._duplicate_of.append(
+                        self._first_with_key.setdefault(key, len(self._duplicate_of))
+                    )
+                if progress is not None:
+                    progress(len(self._group_of), self.n_samples)
+                yield block
+
+    def replay(self) -> Iterator[Block]:
+        """Read the training samples once more, in the same order.
+
+        Images are decoded and features computed again.
+
+        Yields
+        ------
+        block
+            The same blocks as in the first pass.
+        """
+        for block, _ in prefetch(self._read_blocks()):
+            yield block
+
+    @property
+    def group_of(self) -> np.ndarray:
+        return np.array(self._group_of, dtype=np.int64)
+
+    @property
+    def duplicate_of(self) -> np.ndarray:
+        return np.array(self._duplicate_of, dtype=np.int64)
+
+    @property
+    def group_of_image(self) -> dict[bytes, int]:
+        return dict(self._group_of_image)
+
+    def groups_since(self, first: int) -> np.ndarray:
+        """Return the groups of the samples from index ``first`` on.
+
+        The same as ``group_of[first:]``, without copying all of them for every block.
+
+        Parameters
+        ----------
+        first : int
+            Number of samples to leave out.
+
+        Returns
+        -------
+        ndarray of shape (n_read - first,), int
+        """
+        return np.array(self._group_of[first:], dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Pretrained networks: their weights, and running them as far as a layer."""

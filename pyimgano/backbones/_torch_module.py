@@ -1,0 +1,194 @@
+"""Running a torch module as a frozen network, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from pyimgano.utils._optional import import_optional
+from pyimgano.utils._threads import RefCountedSetting
+
+__all__ = ["TorchModule", "resolve_device", "torch_module"]
+
+
+def torch_module() -> Any:
+    """``torch``, imported when it is needed."""
+    return import_optional("torch", "torch", "a network")
+
+
+def _remember_torch_threads() -> Any:
+    torch = torch_module()
+    before = torch.get_num_threads()
+    return lambda: torch.set_num_threads(before)
+
+
+def _use_torch_threads(n: int) -> None:
+    torch = torch_module()
+    # A new thread takes over the process's number when it first asks for its own, which would
+    # undo what was set before.
+    if torch.get_num_threads() != n:  # setting it makes torch forget prepared convolutions
+        torch.set_num_threads(n)
+
+
+# Telling one thread how many to use also tells all that are yet to come.
+_keep_torch_threads = RefCountedSetting(_remember_torch_threads)
+
+
+class TorchModule:
+    """A torch module as the network of a feature step.
+
+    Parameters
+    ----------
+    graph : torch.nn.Module
+        Returns the maps of the layers. Its values do not matter, it may lie on the meta device.
+    colours : (sequence of float, sequence of float)
+        Mean and standard deviation of the colours the network was trained with.
+    device : str
+    precision : {"float32", "bfloat16"}
+    optimise : callable, default=None
+        Makes the filled graph faster without changing what it computes.
+
+    Attributes
+    ----------
+    settings : context manager
+        To be held while many images are run.
+    """
+
+    settings = _keep_torch_threads
+
+    def __init__(
+        self,
+        graph: Any,
+        colours: tuple[Sequence[float], Sequence[float]],
+        device: str,
+        precision: str,
+        optimise: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.graph = graph
+        self._colours, self._device, self._optimise = colours, device, optimise
+        self._bfloat16 = precision == "bfloat16"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that matter for its output."""
+        return {
+            name: tuple(tensor.shape)
+            for name, tensor in self.graph.state_dict().items()
+            if not name.endswith("num_batches_tracked")  # counts training steps
+        }
+
+    @property
+    def tables(self) -> set[str]:
+        """Those of them that are no parameters, nor statistics of a batch norm."""
+        parameters = {name for name, _ in self.graph.named_parameters()}
+        statistics = ("running_mean", "running_var")
+        return {one for one in self.shapes if not one.endswith(statistics)} - parameters
+
+    def fill(self, state: dict[str, np.ndarray]) -> None:
+        """Take over the weights and become fast."""
+        torch = torch_module()
+        graph = self.graph
+        if any(tensor.is_meta for tensor in graph.state_dict().values()):
+            graph = graph.to_empty(device="cpu")
+        for name, target in graph.state_dict().items():
+            if name in state:
+                target.copy_(torch.tensor(state[name]))
+            else:  # the batch norms' counters, see shapes
+                target.zero_()
+        graph.requires_grad_(False)
+        if self._optimise is not None:
+            self._optimise(graph)
+        if self._bfloat16:
+            # Autocast would convert these weights again for every image.
+            for module in graph.modules():
+                if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                    module.to(torch.bfloat16)
+        self.graph = graph.to(device=self._device, memory_format=torch.channels_last)
+        # Normalises values 0-255 at once: (x / 255 - mean) / std.
+        self._mean, self._std = (
+            torch.tensor(values, device=self._device).mul_(255) for values in self._colours
+        )
+
+    def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
+        """The map (h, w, d) of each layer for one uint8 RGB image."""
+        _use_torch_threads(threads)
+        return [layer[0] for layer in self.run(image[None])]
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The maps of each layer, (n, h, w, d), float32, for images (n, height, width, 3)."""
+        torch = torch_module()
+        cuda = self._device.startswith("cuda")
+        # TF32 would cost half the digits; the other flags are their usual values.
+        flags = (
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
+            if cuda
+            else nullcontext()
+        )
+        autocast = (
+            torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16)
+            if self._bfloat16
+            else nullcontext()
+        )
+        with torch.inference_mode(), flags:
+            # (n, height, width, 3) in memory is what torch calls channels-last.
+            # torch wants to own what it could write to, even where nothing writes.
+            x = torch.from_numpy(np.require(images, requirements=("C", "W")))
+            x = x.to(self._mean.device)  # "cuda" alone may be another one in this thread
+            # Whole rows of pixels: torch is slow where its innermost loop is over three colours.
+            width = x.shape[2]
+            rows = x.flatten(2).float().sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
+            x = rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
+            with autocast:
+                outputs = self.graph(x)
+            for i, output in enumerate(outputs):
+                if output.ndim != 4:
+                    raise ValueError(
+                        f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no "
+                        "map; choose layers with outputs (n, channels, height, width)."
+                    )
+            return [
+                output.float().permute(0, 2, 3, 1).contiguous().cpu().numpy() for output in outputs
+            ]
+
+
+def resolve_device(device: str) -> str:
+    """Name of the torch device that ``device`` stands for on this machine."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f'device={device!r}: expected "auto", "cpu", "cuda" or "cuda:0", ...')
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+        return "cpu"
+    torch = torch_module()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if int(device.partition(":")[2] or 0) >= count:
+        raise ValueError(
+            f"device={device!r}: torch sees {count} CUDA devices on this machine"
+            + (f", numbered from 0 to {count - 1}." if count else ".")
+            + ' device="auto" takes what there is, device="cpu" always works.'
+        )
+    return device
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth to import torch, which takes seconds, and ask it."""
+    if sys.modules.get("torch") is not None:
+        return True
+    if importlib.util.find_spec("torch") is None:
+        return False
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return os.path.exists("/dev/kfd")  # AMD's, which torch calls cuda as well
+    return True

@@ -1,0 +1,88 @@
+"""Where to put a threshold on sorted scores, and what is then known of the rate above it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import beta, genpareto
+
+from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+
+__all__ = ["METHODS", "Cut"]
+
+# Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
+_TAIL_SHARE = 0.1
+_MIN_TAIL = 10
+
+
+class Cut(NamedTuple):
+    threshold: float
+    rate: float
+    interval: tuple[float, float]
+
+
+def _cut_at_rank(threshold: float, rank: float, n: int) -> Cut:
+    """The rate of good images above the rank-th smallest of n scores is Beta distributed."""
+    low, high = beta.ppf([0.025, 0.975], n + 1 - rank, rank)
+    return Cut(float(threshold), (n + 1 - rank) / (n + 1), (float(low), float(high)))
+
+
+def _conformal(scores: np.ndarray, quantile: float) -> Cut:
+    n = len(scores)
+    # Rounded first: (n + 1) * quantile may miss a whole number by one bit.
+    rank = math.ceil(round((n + 1) * quantile, 9))
+    if rank > n:
+        asked = 1.0 - quantile
+        warnings.warn(
+            f"{n} good images support a false-positive rate of {1 / (n + 1):.2%} at best, "
+            f"{asked:.2%} was asked for: the threshold is at the largest score. Calibrate on at "
+            f"least {math.ceil(round(1 / asked, 9)) - 1} images, lower the quantile, or "
+            'extrapolate with method="pot".',
+            TooFewImagesWarning,
+            stacklevel=3,
+        )
+        rank = n
+    threshold = scores[rank - 1]
+    if rank == 1 or scores[rank - 2] < threshold:
+        threshold = np.nextafter(threshold, -np.inf)  # see Notes
+    return _cut_at_rank(threshold, rank, n)
+
+
+def _quantile(scores: np.ndarray, quantile: float) -> Cut:
+    n = len(scores)
+    return _cut_at_rank(np.quantile(scores, quantile), 1 + (n - 1) * quantile, n)
+
+
+def _peaks_over_threshold(scores: np.ndarray, quantile: float) -> Cut:
+    n = len(scores)
+    n_tail = math.ceil(_TAIL_SHARE * n)
+    if n_tail < _MIN_TAIL:
+        raise TooFewImagesError(
+            f'method="pot" fits a tail to the largest tenth of the scores and needs {_MIN_TAIL} '
+            f"of them, so n_samples={n} is too few: calibrate on at least "
+            f"{math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1} good images or use "
+            'method="conformal".'
+        )
+    start = scores[n - n_tail - 1]
+    excess = scores[n - n_tail :] - start
+    target, share = 1.0 - quantile, n_tail / n
+    if target >= share or not excess.any():  # not in the tail: the images themselves suffice
+        return _quantile(scores, quantile)
+    scale_unit = excess.mean()  # fitted in units of the mean excess: scores have any scale
+    shape, _, scale = genpareto.fit(excess / scale_unit, floc=0)
+    reach = genpareto.ppf(1.0 - target / share, shape, scale=scale)
+    # What the rate at this threshold may be, under the estimates' asymptotic distribution [3].
+    rng = np.random.RandomState(0)
+    bounded = max(shape, -0.49)
+    covariance = (1 + bounded) / n_tail * np.array([[1 + bounded, -scale], [-scale, 2 * scale**2]])
+    shapes, scales = rng.multivariate_normal((shape, scale), covariance, size=4000).T
+    shares = rng.beta(n_tail + 0.5, n - n_tail + 0.5, size=4000)
+    rates = shares * genpareto.sf(reach, shapes, scale=np.maximum(scales, 1e-3 * scale))
+    low, high = np.quantile(rates, [0.025, 0.975])
+    return Cut(float(start + reach * scale_unit), target, (float(low), float(high)))
+
+
+METHODS = {"conformal": _conformal, "quantile": _quantile, "pot": _peaks_over_threshold}

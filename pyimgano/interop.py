@@ -1,0 +1,250 @@
+"""Detectors as code written for PyOD expects them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import erf
+from scipy.stats import binom
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from pyimgano._decision import is_anomalous
+from pyimgano.calibration._out_of_sample import out_of_sample_scores, own_scores
+from pyimgano.inference import anomaly_scores, threshold
+
+__all__ = ["PyODView", "as_pyod"]
+
+
+def as_pyod(detector: Any) -> PyODView:
+    """Show a detector to code that is written for PyOD's models.
+
+    Parameters
+    ----------
+    detector : estimator
+        An outlier detector with scikit-learn's signs: those of this package and of
+        scikit-learn, a pipeline or a :class:`~pyimgano.calibration.ThresholdCalibrator`;
+        fitted or not.
+
+    Returns
+    -------
+    PyODView
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano import PatchCoreDetector
+    >>> from pyimgano.interop import as_pyod
+    >>> rows = np.random.RandomState(0).normal(size=(100, 3))
+    >>> view = as_pyod(PatchCoreDetector(contamination=0.1)).fit(rows)
+    >>> int(view.labels_.sum()), view.predict([[9.0, 9.0, 9.0]])
+    (10, array([1]))
+    """
+    return PyODView(detector)
+
+
+def _is_fitted(estimator: Any) -> bool:
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
+
+
+class PyODView(BaseEstimator):
+    """A detector in PyOD's terms: 1 = outlier, higher = worse. Made by :func:`as_pyod`.
+
+    It does not claim to be an outlier detector of scikit-learn's, whose tools would read its
+    labels the wrong way round.
+
+    Parameters
+    ----------
+    detector : estimator
+        The detector; if it is fitted, the view can be used without ``fit``.
+
+    Attributes
+    ----------
+    detector_ : estimator
+        The fitted detector.
+    decision_scores_ : ndarray of shape (n_samples,), float64
+        Out-of-sample anomaly scores of the training samples.
+    threshold_ : float
+        Anomaly score above which a sample is an outlier.
+    labels_ : ndarray of shape (n_samples,), int
+        0 or 1 for the training samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.detectors import PaDiMDetector
+    >>> from pyimgano.interop import as_pyod
+    >>> rows = np.random.RandomState(0).normal(size=(100, 3))
+    >>> view = as_pyod(PaDiMDetector().fit(rows))
+    >>> bool((view.decision_function(rows) == view.decision_scores_).all())
+    True
+    """
+
+    def __init__(self, detector: Any) -> None:
+        self.detector = detector
+
+    def fit(self, X: Any, y: Any = None) -> PyODView:
+        """Fit a clone of the detector.
+
+        Parameters
+        ----------
+        X : input of the detector
+        y : ignored
+            As PyOD's unsupervised models do: their labels mean the opposite of ours.
+
+        Returns
+        -------
+        self
+        """
+        detector, scores, _ = out_of_sample_scores(self.detector, X)
+        self._fitted = detector, scores
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_fitted" in self.__dict__ or _is_fitted(self.detector)
+
+    @property
+    def detector_(self) -> Any:
+        check_is_fitted(self)
+        return self._fitted[0] if "_fitted" in self.__dict__ else self.detector
+
+    @property
+    def n_features_in_(self) -> int:
+        return self.detector_.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        return self.detector_.feature_names_in_
+
+    @property
+    def decision_scores_(self) -> np.ndarray:
+        check_is_fitted(self)
+        scores = self._fitted[1] if "_fitted" in self.__dict__ else own_scores(self.detector)
+        if scores is None:
+            raise AttributeError(
+                f"the fitted {type(self.detector).__name__} keeps no out-of-sample scores of its "
+                "training samples; fit the view itself and it finds them."
+            )
+        return scores
+
+    @property
+    def threshold_(self) -> float:
+        return threshold(self.detector_)
+
+    @property
+    def labels_(self) -> np.ndarray:
+        return is_anomalous(self.decision_scores_, self.threshold_).astype(int)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Anomaly scores, the higher the more abnormal (scikit-learn's have the other sign).
+
+        Parameters
+        ----------
+        X : input of the detector
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        check_is_fitted(self)
+        return anomaly_scores(self.detector_, X)
+
+    def predict(self, X: Any, return_confidence: bool = False) -> Any:
+        """1 for outliers, 0 for inliers.
+
+        Parameters
+        ----------
+        X : input of the detector
+        return_confidence : bool, default=False
+            Return ``predict_confidence`` of the samples as well.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int
+        confidence : ndarray of shape (n_samples,), float64
+            Only with ``return_confidence``.
+        """
+        scores = self.decision_function(X)
+        labels = is_anomalous(scores, self.threshold_).astype(int)
+        return (labels, self._confidence(scores)) if return_confidence else labels
+
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and return ``labels_``.
+
+        Parameters
+        ----------
+        X, y : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+        """
+        return self.fit(X, y).labels_
+
+    def predict_proba(self, X: Any, method: str = "linear", return_confidence: bool = False) -> Any:
+        """Scores turned into numbers from 0 to 1.
+
+        Parameters
+        ----------
+        X : input of the detector
+        method : {"linear", "unify"}, default="linear"
+            ``"linear"``: from the smallest to the largest of ``decision_scores_``.
+            ``"unify"``: Gaussian scaling [1]_ by their mean and standard deviation.
+        return_confidence : bool, default=False
+            Return ``predict_confidence`` of the samples as well.
+
+        Returns
+        -------
+        probability : ndarray of shape (n_samples, 2), float64
+            Of being an inlier and an outlier.
+        confidence : ndarray of shape (n_samples,), float64
+            Only with ``return_confidence``.
+
+        References
+        ----------
+        .. [1] H.-P. Kriegel, P. Kröger, E. Schubert, A. Zimek, "Interpreting and Unifying
+           Outlier Scores", SIAM International Conference on Data Mining 2011.
+        """
+        if method not in ("linear", "unify"):
+            raise ValueError(f"method must be 'linear' or 'unify', got {method!r}.")
+        scores, known = self.decision_function(X), self.decision_scores_
+        if method == "linear":
+            outlier = (scores - known.min()) / (np.ptp(known) or 1.0)
+        else:
+            outlier = erf((scores - known.mean()) / ((known.std() or 1.0) * np.sqrt(2.0)))
+        outlier = np.clip(outlier, 0.0, 1.0)
+        both = np.column_stack([1.0 - outlier, outlier])
+        return (both, self._confidence(scores)) if return_confidence else both
+
+    def predict_confidence(self, X: Any) -> np.ndarray:
+        """How likely the verdict stays the same under other training sets of this size.
+
+        Parameters
+        ----------
+        X : input of the detector
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            From 0 to 1 [1]_.
+
+        References
+        ----------
+        .. [1] L. Perini, V. Vercruyssen, J. Davis, "Quantifying the Confidence of Anomaly
+           Detectors in Their Example-Wise Predictions", ECML PKDD 2020.
+        """
+        return self._confidence(self.decision_function(X))
+
+    def _confidence(self, scores: np.ndarray) -> np.ndarray:
+        known = np.sort(self.decision_scores_)
+        n, n_outliers = len(known), int(self.labels_.sum())
+        not_above = np.searchsorted(known, scores, side="right")
+        # Chance that a new training set puts fewer than n_outliers samples above this one.
+        outlier = binom.sf(n - max(n_outliers, 1), n, (1 + not_above) / (2 + n))
+        return np.where(is_anomalous(scores, self.threshold_), outlier, 1.0 - outlier)

@@ -1,0 +1,19 @@
+"""Contract checks: run them over a detector or a feature step of your own."""
+
+from __future__ import annotations
+
+from pyimgano.testing._image_checks import (
+    check_image_detector,
+    make_check_images,
+    yield_image_checks,
+    yield_image_row_checks,
+    yield_image_transformer_checks,
+)
+
+__all__ = [
+    "check_image_detector",
+    "make_check_images",
+    "yield_image_checks",
+    "yield_image_row_checks",
+    "yield_image_transformer_checks",
+]
