@@ -18,6 +18,7 @@ from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
+from pyimgano.utils._environment import scoring_versions
 from pyimgano.utils._versions import VersionStampMixin
 
 
@@ -121,10 +122,24 @@ def test_drift_of_versions_warns(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pickle.loads(saved)
-    monkeypatch.setattr("pyimgano.utils._versions.__version__", "99.0")
-    with pytest.warns(VersionDriftWarning, match=r"pyimgano .* \(now 99.0\)"):
-        loaded = pickle.loads(saved)
-    assert not hasattr(loaded, "_versions")
+    now = scoring_versions()
+    for name in ("pyimgano", "numpy", "opencv-python"):  # whatever may change a score
+        monkeypatch.setattr(
+            "pyimgano.utils._versions.scoring_versions", lambda name=name: {**now, name: "99.0"}
+        )
+        with pytest.warns(VersionDriftWarning, match=rf"{name} .* \(now 99.0\)"):
+            loaded = pickle.loads(saved)
+        assert not hasattr(loaded, "_versions")
+
+
+def test_patch_versions_and_missing_packages_are_no_drift(monkeypatch):
+    detector = PatchCoreDetector().fit(np.arange(20.0).reshape(10, 2))
+    saved = pickle.dumps(detector)
+    now = {name: f"{version}.1" for name, version in scoring_versions().items() if name != "torch"}
+    monkeypatch.setattr("pyimgano.utils._versions.scoring_versions", lambda: now)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(saved)
 
 
 def test_every_estimator_has_the_stamp():

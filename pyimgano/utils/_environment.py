@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import lru_cache
 from importlib import metadata
 
 from pyimgano._version import __version__
 
-__all__ = ["environment", "package_versions"]
+__all__ = ["environment", "package_versions", "scoring_versions"]
 
 # Distributions whose versions can change a score. OpenCV comes under four names.
-_PACKAGES = (
-    "joblib",
+_SCORING_PACKAGES = (
     "numba",
     "numpy",
     "opencv-contrib-python",
@@ -27,8 +27,9 @@ _PACKAGES = (
     "timm",
     "torch",
     "torchvision",
-    "tqdm",
 )
+# What else pyimgano uses.
+_OTHER_PACKAGES = ("joblib", "tqdm")
 
 
 def package_versions() -> dict[str, str]:
@@ -39,13 +40,30 @@ def package_versions() -> dict[str, str]:
     dict of str to str
         Distribution name to version, sorted. What is not installed is left out.
     """
-    versions = {"pyimgano": __version__}
-    for name in _PACKAGES:
+    found = {**_versions_of(_SCORING_PACKAGES), **_versions_of(_OTHER_PACKAGES)}
+    return dict(sorted({"pyimgano": __version__, **found}.items()))
+
+
+def scoring_versions() -> dict[str, str]:
+    """Versions of pyimgano and of those dependencies that can change a score.
+
+    Returns
+    -------
+    dict of str to str
+        Distribution name to version. What is not installed is left out.
+    """
+    return {"pyimgano": __version__, **_versions_of(_SCORING_PACKAGES)}
+
+
+@lru_cache
+def _versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    versions = {}
+    for name in packages:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return dict(sorted(versions.items()))
+    return versions
 
 
 def environment() -> dict[str, object]:

@@ -6,11 +6,8 @@ import sys
 import warnings
 from typing import TextIO
 
-import sklearn
-
-from pyimgano._version import __version__
 from pyimgano.exceptions import VersionDriftWarning
-from pyimgano.utils._environment import environment
+from pyimgano.utils._environment import environment, scoring_versions
 
 __all__ = ["VersionStampMixin", "show_versions"]
 
@@ -42,18 +39,22 @@ def show_versions(file: TextIO | None = None) -> None:
 
 
 class VersionStampMixin:
-    """Stamp library versions into the saved state and warn when they have drifted."""
+    """Stamp library versions into the saved state and warn when they have drifted.
+
+    The versions are those of pyimgano and of the installed dependencies that can change a score.
+    A difference in the patch version is not reported.
+    """
 
     def __getstate__(self) -> dict:
         state = super().__getstate__()  # type: ignore[misc]
-        return {**state, "_versions": _versions()}
+        return {**state, "_versions": scoring_versions()}
 
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
         saved = state.pop("_versions", {})
         drifted = {
             name: (version, now)
-            for name, now in _versions().items()
+            for name, now in scoring_versions().items()
             if _minor(version := saved.get(name, now)) != _minor(now)
         }
         if drifted:
@@ -65,10 +66,6 @@ class VersionStampMixin:
                 stacklevel=2,
             )
         super().__setstate__(state)  # type: ignore[misc]
-
-
-def _versions() -> dict[str, str]:
-    return {"pyimgano": __version__, "scikit-learn": sklearn.__version__}
 
 
 def _minor(version: str) -> list[str]:
