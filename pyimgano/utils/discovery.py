@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 
-import pyimgano
-
 __all__ = ["all_estimators"]
 
+# Its folder: this room imports no other, and finds what there is.
+_PACKAGE = Path(__file__).parents[1]
 _KINDS = {"outlier_detector": OutlierMixin, "transformer": TransformerMixin}
 
 
@@ -40,7 +41,7 @@ def all_estimators(kind: str | None = None) -> list[tuple[str, type]]:
     if kind is not None and kind not in _KINDS:
         raise ValueError(f"kind must be one of {sorted(_KINDS)} or None, got {kind!r}.")
     found: dict[str, type] = {}
-    for info in pkgutil.walk_packages(pyimgano.__path__, prefix="pyimgano."):
+    for info in pkgutil.walk_packages([str(_PACKAGE)], prefix="pyimgano."):
         if info.name.startswith("pyimgano.cli"):
             continue
         for name, item in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
