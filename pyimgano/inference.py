@@ -19,7 +19,8 @@ from pyimgano._checks import input_kind
 from pyimgano._decision import flip, is_anomalous
 from pyimgano._nesting import find_calibrator, innermost, makes_maps, steps_before, walk
 from pyimgano.base import NOT_ABOUT_A_SAMPLE, ScoredBlock
-from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.exceptions import ImageFormatError
+from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.tiling import TilingTransformer
 
 __all__ = [
@@ -226,17 +227,22 @@ def iter_scores(
             yield ScoredBlock(start, *_scores_and_maps(estimator, X[start:stop], maps), {})
         except NOT_ABOUT_A_SAMPLE:
             raise
-        except Exception:  # whatever it is: it is found out which sample it is about
-            if on_error == "raise":
+        except Exception as error:  # whatever it is: it is found out which sample it is about
+            # An array has one dtype and shape for all samples.
+            wrong_call = isinstance(X, np.ndarray) and isinstance(error, ImageFormatError)
+            if on_error == "raise" or (wrong_call and X.dtype != object):
                 raise
             yield from _one_by_one(estimator, X, range(start, stop), maps)
 
 
 def _is_lazy(estimator: Any, X: Any) -> bool:
-    """Tell whether nothing is computed before the detector asks for it."""
-    if isinstance(X, np.ndarray) and X.dtype != object and X.dtype.kind not in "U":
-        return not _steps(estimator)  # converting them all at once would copy them all
-    return all(isinstance(step, _LAZY_STEPS) for step in _steps(estimator))
+    """Tell whether nothing is decoded or converted before the detector asks for it."""
+    steps = _steps(estimator)
+    if not steps:
+        return True
+    # Steps convert images in memory all at once: as many copies as there are images.
+    on_disk = isinstance(X, ImageSequence) or all(path is not None for path in _paths(X))
+    return on_disk and all(isinstance(step, _LAZY_STEPS) for step in steps)
 
 
 def _steps(estimator: Any) -> list[Any]:

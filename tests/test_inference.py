@@ -103,3 +103,20 @@ def test_an_unreadable_file_never_gets_a_score(detector, tmp_path):
 def test_arrays_of_the_wrong_kind_are_an_error_not_records(detector):
     with pytest.raises(ImageFormatError):
         list(infer(detector, NEW / 255.0))
+
+
+def test_an_odd_image_in_a_list_is_its_own_record():
+    images = list(make_check_images(5, random_state=1))
+    images[2] = images[2].astype(np.float32)
+    for estimator in (
+        PatchCoreDetector(FilterBankFeatures(resize=32)),
+        make_pipeline(ImageFormatNormalizer(), PatchCoreDetector(FilterBankFeatures(resize=32))),
+    ):
+        estimator.fit(make_check_images(8))
+        records = [record for record, _ in infer(estimator, images, maps=True, batch_size=4)]
+        assert ["error" in record for record in records] == [False, False, True, False, False]
+        assert "float32" in records[2]["error"]
+        expected = -estimator.score_samples(images[:2])
+        assert [record["score"] for record in records[:2]] == expected.tolist()
+        with pytest.raises(ImageFormatError, match="float32"):  # all of them: a wrong call
+            list(infer(estimator, np.stack(images).astype(np.float32)))
