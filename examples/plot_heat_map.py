@@ -13,7 +13,7 @@ import numpy as np
 from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.inference import score_with_maps
-from pyimgano.reporting import heat_range, overlay, write_overlay
+from pyimgano.reporting import map_range, overlay, write_overlay
 
 data = make_inspection_dataset(
     "bottle_cap", n_train=60, n_test_good=2, n_test_defect=12, random_state=0
@@ -22,8 +22,9 @@ model = ThresholdCalibrator(PatchCoreDetector("filterbank"), quantile=0.98).fit(
 scores, maps = score_with_maps(model, data.X_test)
 
 # %%
-# One scale of colours for all pictures of a pipeline: what no good part reached is warm.
-limits = heat_range(model.calibration_scores_, model.threshold_)
+# One scale of colors for all pictures of a pipeline, from the maps of good parts: what rises above
+# all of them is warm.
+limits = map_range(model, data.X_train)
 shown = [0, *np.flatnonzero(data.y_test == -1)[:3]]
 pictures = [
     overlay(

@@ -14,7 +14,7 @@ import numpy as np
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.detectors import PixelGaussianDetector
 from pyimgano.evaluation import image_metrics
-from pyimgano.reporting import heat_range, overlay, write_overlay
+from pyimgano.reporting import map_range, overlay, write_overlay
 
 # %%
 # Circuit boards, each a few pixels off and slightly turned. One detector compares them as they
@@ -35,6 +35,10 @@ for name, detector in (("as they lie", plain), ("aligned", aligned)):
 # deviation among many. Right: what is left after alignment is the defect.
 shown = np.flatnonzero(data.y_test == -1)
 shown = shown[np.argsort(aligned.score_samples(data.X_test[shown]))[[0, 3, 6]]]
+limits = {
+    "as it lies": map_range(plain, data.X_train),
+    "aligned": map_range(aligned, data.X_train),
+}
 rows = []
 for i in shown:
     row = []
@@ -45,7 +49,7 @@ for i in shown:
             overlay(
                 data.X_test[i],
                 maps[0],
-                heat_range(detector.training_scores_, threshold),
+                limits[name],
                 f"{name}: score {-scores[0]:.2f}, threshold {threshold:.2f}",
                 mask=data.masks_test[i],
             )

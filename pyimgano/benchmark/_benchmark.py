@@ -1,47 +1,31 @@
-"""Whole jobs in one call: fit on good parts, judge the test set, write down what came out."""
+"""A whole benchmark in one call: fit on good parts, judge the test set, write a report."""
 
 from __future__ import annotations
 
-import heapq
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.utils import Bunch, _safe_indexing
+from sklearn.utils import Bunch
 
+from pyimgano import _defaults
 from pyimgano._nesting import innermost
-from pyimgano._version import __version__
-from pyimgano.benchmark._run_dir import CategoryDirectory, RunDirectory
+from pyimgano.base import NOT_ABOUT_A_SAMPLE
+from pyimgano.benchmark._category import CategoryOptions, run_category
+from pyimgano.benchmark._run_dir import RunDirectory
+from pyimgano.benchmark._summary import summarize
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.datasets import (
-    list_categories,
-    load_folder,
-    make_inspection_dataset,
-    read_mask,
-)
-from pyimgano.evaluation import PixelAUROC, image_metrics, rate
-from pyimgano.exceptions import TooFewImagesError
-from pyimgano.inference import infer
-from pyimgano.inputs import ImageFormatNormalizer, check_images
-from pyimgano.persistence import save
+from pyimgano.datasets import list_categories, load_folder, make_inspection_dataset
+from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.registry import create_model, model_info
-from pyimgano.reporting import heat_range, overlay, write_overlay
 from pyimgano.utils import environment
-from pyimgano.utils._progress import progress_callback
 
-__all__ = ["BenchmarkResult", "run_benchmark"]
+__all__ = ["BenchmarkResult", "make_model", "make_pipeline_of", "run_benchmark"]
 
-# One good part in fifty may be called bad: a rate that a test set of usual size can check.
-_QUANTILE = 0.98
-_MODEL = "industrial-fast"
-_CATEGORY = "brushed_metal"
 _DATASETS = ("synthetic", "folder")
 
 
@@ -75,15 +59,15 @@ def run_benchmark(
     *,
     root: str | Path | None = None,
     category: str | Sequence[str] | None = None,
-    model: Any = _MODEL,
+    model: Any = _defaults.MODEL,
     model_name: str | None = None,
     model_options: Mapping[str, Any] | None = None,
     quantile: float | None = None,
-    output_dir: str | Path | None = "runs",
+    output_dir: str | Path | None = _defaults.OUTPUT_DIR,
     save_pipeline: bool = True,
-    n_overlays: int = 8,
-    u16_max: int = 65535,
-    random_state: int | None = 0,
+    n_overlays: int = _defaults.N_OVERLAYS,
+    u16_max: int = _defaults.U16_MAX,
+    random_state: int | None = _defaults.RANDOM_STATE,
     batch_size: int = 8,
     dataset_options: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -93,6 +77,12 @@ def run_benchmark(
     For each category the pipeline ``ImageFormatNormalizer``, ``ThresholdCalibrator`` of the
     model is fitted and the threshold put where ``quantile`` asks for it, without a look at the
     test set. Everything found is returned and, in ``output_dir``, written to a new directory.
+
+    A category that fails, say because a training image is damaged, does not keep the others from
+    being run: ``report["failed"]`` says why. If all fail, the first error is raised. A test
+    image whose mask cannot be used, being damaged or of another size, is left out of the pixel
+    metrics, which a warning says before anything is fitted and the category's report under
+    ``pixel``. Fitted pipelines are saved before the test images are judged.
 
     Parameters
     ----------
@@ -142,9 +132,10 @@ def run_benchmark(
     DatasetError
         If the folder has none of the known layouts.
     ImageReadError
-        If a training image cannot be read. Such a test image has a record with an error.
+        If a training image of every category cannot be read. Such a test image has a record
+        with an error.
     TooFewImagesError
-        If there are too few good training images, or no test image can be judged.
+        If every category has too few good training images, or no test image that can be judged.
 
     Examples
     --------
@@ -168,7 +159,13 @@ def run_benchmark(
         )
     else:
         name = type(innermost(model)[0]).__name__
-    pipeline = _make_pipeline(model, quantile, u16_max)
+    pipeline = make_pipeline_of(model, quantile, u16_max)
+    options = CategoryOptions(
+        batch_size=batch_size,
+        n_overlays=n_overlays,
+        save_pipeline=save_pipeline,
+        progress=progress,
+    )
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
     dataset_name = dataset if isinstance(dataset, str) else "custom"
     model_name = name if model_name is None else model_name
@@ -191,26 +188,33 @@ def run_benchmark(
                 }
             )
             run.write_environment(environment())
+        failed: dict[str, str] = {}
+        first_error: Exception | None = None
         for name, make in sources:
             folder = None if run is None else run.category(name).create()
             try:
-                job = _CategoryRun(name, make(), clone(pipeline), batch_size, n_overlays, progress)
-                job.run()
-                if folder is not None:
-                    job.write(folder, save_pipeline)
-            except BaseException:  # Ctrl-C as well
-                if folder is not None:
-                    folder.discard()
+                done = run_category(name, make(), clone(pipeline), options, folder)
+            except NOT_ABOUT_A_SAMPLE:
                 raise
-            result.categories[name] = job.report
-            result.records[name] = job.records
-            result.pipelines[name] = job.pipeline
-        result.report = _summary(dataset_name, model_name, result.categories)
+            except (ValueError, OSError, MemoryError) as error:
+                # About this category's images; the others may be all right.
+                failed[name] = str(error) or type(error).__name__
+                first_error = first_error or error
+                continue
+            finally:
+                if folder is not None:
+                    folder.discard_if_empty()
+            result.categories[name] = done.report
+            result.records[name] = done.records
+            result.pipelines[name] = done.pipeline
+        if first_error is not None and not result.categories:
+            raise first_error
+        result.report = summarize(dataset_name, model_name, result.categories, failed)
         if run is not None:
             run.write_report(result.report)
     except BaseException:
-        if run is not None and not run.categories():
-            run.discard()
+        if run is not None:
+            run.discard_if_empty()
         raise
     return result
 
@@ -229,9 +233,27 @@ def make_model(
     return create_model(name, **{**given, **(options or {})})
 
 
-def _make_pipeline(model: Any, quantile: float | None, u16_max: int) -> Pipeline:
+def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeline:
+    """Put the image format before a model and a calibrated threshold around it.
+
+    Parameters
+    ----------
+    model : estimator
+        An outlier detector for images, or a ``ThresholdCalibrator`` of one.
+    quantile : float or None
+        Share of good images that shall pass; None is the default of the package.
+    u16_max : int
+        Value of full scale in 16-bit files.
+
+    Returns
+    -------
+    Pipeline
+        Not fitted.
+    """
     if not isinstance(model, ThresholdCalibrator):
-        model = ThresholdCalibrator(model, quantile=_QUANTILE if quantile is None else quantile)
+        model = ThresholdCalibrator(
+            model, quantile=_defaults.QUANTILE if quantile is None else quantile
+        )
     elif quantile is not None:
         raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
     return make_pipeline(ImageFormatNormalizer(u16_max=u16_max), model)
@@ -254,7 +276,7 @@ def _sources(
         if root is not None:
             raise ValueError('root belongs to dataset="folder"; "synthetic" reads no files.')
         arguments = {"random_state": random_state, **(options or {})}
-        for name in [_CATEGORY] if names is None else names:
+        for name in [_defaults.CATEGORY] if names is None else names:
             yield name, lambda name=name: make_inspection_dataset(name, **arguments)
     elif dataset == "folder":
         if root is None:
@@ -291,170 +313,3 @@ def _describe(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     return str(value) if isinstance(value, Path) else repr(value)
-
-
-# ---- one category ---------------------------------------------------------------------
-class _CategoryRun:
-    """Fit, judge and report one category."""
-
-    def __init__(
-        self,
-        name: str,
-        data: Bunch,
-        pipeline: Pipeline,
-        batch_size: int,
-        n_overlays: int,
-        progress: bool,
-    ) -> None:
-        self.name = name
-        self.data = data
-        self.pipeline = pipeline
-        self.batch_size = batch_size
-        self.n_overlays = n_overlays
-        self.progress = progress
-        self.records: list[dict[str, Any]] = []
-        self.report: dict[str, Any] = {}
-        # The worst so far, the least bad first: (how wrong, -index, map).
-        self._worst: list[tuple[float, int, np.ndarray | None]] = []
-
-    def run(self) -> None:
-        started = time.perf_counter()
-        self.pipeline.fit(self.data.X_train, self.data.y_train)
-        fitted = time.perf_counter()
-        pixels = PixelAUROC()
-        n_test = len(self.data.X_test)
-        judged = infer(self.pipeline, self.data.X_test, maps=True, batch_size=self.batch_size)
-        with progress_callback(f"{self.name}: test images", self.progress) as progress:
-            for record, anomaly_map in judged:
-                self._take(record, anomaly_map, pixels)
-                if progress is not None:
-                    progress(record["index"] + 1, n_test)
-        scored = time.perf_counter()
-        self._make_report(pixels, fitted - started, scored - fitted)
-
-    def _take(
-        self, record: dict[str, Any], anomaly_map: np.ndarray | None, pixels: PixelAUROC
-    ) -> None:
-        index = record["index"]
-        defective = int(self.data.y_test[index] == -1)
-        path, kind = record.pop("path", None), self.data.kinds_test[index]
-        verdict = {k: v for k, v in record.items() if k != "index"}
-        self.records.append(
-            {"index": index, "path": path, "kind": kind, "y_true": defective, **verdict}
-        )
-        if "error" in record:
-            return
-        if anomaly_map is not None and self.data.masks_test[index] is not None:
-            pixels.add(anomaly_map, read_mask(self.data.masks_test[index], anomaly_map.shape))
-        wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
-        heapq.heappush(self._worst, (wrong, -index, anomaly_map))
-        if len(self._worst) > self.n_overlays:
-            heapq.heappop(self._worst)
-
-    def _make_report(self, pixels: PixelAUROC, fit_seconds: float, test_seconds: float) -> None:
-        judged = [r for r in self.records if "error" not in r]
-        if not judged:
-            errors = [r["error"] for r in self.records]
-            raise TooFewImagesError(
-                f"{self.name}: none of the {len(errors)} test images could be judged"
-                + (f"; the first: {errors[0]}" if errors else ".")
-            )
-        scores = np.array([r["score"] for r in judged])
-        y = np.array([-1 if r["y_true"] else 1 for r in judged])
-        flagged = np.array([r["pred"] for r in judged], dtype=bool)
-        kinds = np.array([r["kind"] for r in judged])
-        self.report = {
-            "category": self.name,
-            "n_train": int(np.sum(np.asarray(self.data.y_train) == 1)),
-            "n_test_good": int((y == 1).sum()),
-            "n_test_defect": int((y == -1).sum()),
-            "n_errors": len(self.records) - len(judged),
-            "image": image_metrics(scores, y),
-            "pixel": {
-                "auroc": pixels.value(),
-                "n_pixels": pixels.n_pixels,
-                "exact": pixels.exact,
-                "n_images_without_mask": sum(m is None for m in self.data.masks_test),
-            },
-            "false_positive_rate": rate(int(flagged[y == 1].sum()), int((y == 1).sum())),
-            "true_positive_rate": rate(int(flagged[y == -1].sum()), int((y == -1).sum())),
-            "kinds": {
-                kind: rate(int(flagged[kinds == kind].sum()), int((kinds == kind).sum()))
-                for kind in sorted(set(kinds[y == -1].tolist()))
-            },
-            "threshold": dict(self.pipeline[-1].provenance_),
-            "seconds": {"fit": fit_seconds, "test": test_seconds},
-            "ms_per_image": 1000.0 * test_seconds / len(self.records),
-        }
-
-    def write(self, folder: CategoryDirectory, save_pipeline: bool) -> None:
-        folder.write_per_image(self.records)
-        self._write_overlays(folder)
-        if save_pipeline:
-            save(self.pipeline, folder.pipeline)
-        folder.write_report(self.report)
-
-    def _write_overlays(self, folder: CategoryDirectory) -> None:
-        calibrator = self.pipeline[-1]
-        limits = heat_range(calibrator.calibration_scores_, calibrator.threshold_)
-        for rank, (_, negative, anomaly_map) in enumerate(sorted(self._worst, reverse=True)):
-            if anomaly_map is None:
-                continue
-            record = self.records[-negative]
-            mask = self.data.masks_test[record["index"]]
-            verdict = _VERDICTS[record["y_true"], record["pred"]]
-            caption = (
-                f"{record['kind']}: {verdict}\n"
-                f"score {record['score']:.4g}, threshold {record['threshold']:.4g}\n"
-                f"{record['path'] or 'test image ' + str(record['index'])}"
-            )
-            one = _safe_indexing(self.data.X_test, [record["index"]])
-            picture = overlay(
-                check_images(self.pipeline[0].transform(one))[0],
-                anomaly_map,
-                limits,
-                caption,
-                mask=None if mask is None else read_mask(mask, anomaly_map.shape),
-            )
-            name = f"{record['index']:03d}" if record["path"] is None else Path(record["path"]).stem
-            target = folder.overlay(rank + 1, verdict.replace(" ", "-"), record["kind"], name)
-            write_overlay(target, picture)
-
-
-_VERDICTS = {(0, 0): "passed", (0, 1): "false alarm", (1, 0): "missed", (1, 1): "found"}
-
-
-# ---- all categories -------------------------------------------------------------------
-def _summary(
-    dataset: str, model: str, categories: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    rows = {name: _row(report) for name, report in categories.items()}
-    mean = {}
-    for column in ("image_auroc", "average_precision", "pixel_auroc", "false_positive_rate",
-                   "true_positive_rate", "fit_seconds", "ms_per_image"):  # fmt: skip
-        values = [row[column] for row in rows.values() if row[column] is not None]
-        mean[column] = float(np.mean(values)) if values else None
-    return {
-        "dataset": dataset,
-        "model": model,
-        "pyimgano": __version__,
-        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "categories": rows,
-        "mean": mean,
-    }
-
-
-def _row(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "n_train": report["n_train"],
-        "n_test_good": report["n_test_good"],
-        "n_test_defect": report["n_test_defect"],
-        "n_errors": report["n_errors"],
-        "image_auroc": report["image"]["auroc"],
-        "average_precision": report["image"]["average_precision"],
-        "pixel_auroc": report["pixel"]["auroc"],
-        "false_positive_rate": report["false_positive_rate"]["value"],
-        "true_positive_rate": report["true_positive_rate"]["value"],
-        "fit_seconds": report["seconds"]["fit"],
-        "ms_per_image": report["ms_per_image"],
-    }

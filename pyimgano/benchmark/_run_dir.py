@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pyimgano.utils._atomic import read_json, read_json_lines, write_json, write_json_lines
+from pyimgano.utils._json import read_json, read_json_lines, write_json, write_json_lines
 
 __all__ = ["CategoryDirectory", "RunDirectory"]
 
@@ -123,9 +123,11 @@ class RunDirectory:
     def read_report(self) -> dict[str, Any]:
         return read_json(self.report)
 
-    def discard(self) -> None:
+    def discard_if_empty(self) -> None:
         """Remove the directory of a run that produced nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        kept = (self.path / "categories").is_dir() and any((self.path / "categories").iterdir())
+        if not kept:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 class CategoryDirectory:
@@ -154,9 +156,10 @@ class CategoryDirectory:
         self.path.mkdir(parents=True)
         return self
 
-    def discard(self) -> None:
-        """Remove what an interrupted category left."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def discard_if_empty(self) -> None:
+        """Remove what a failed or interrupted category left, unless a fitted pipeline is there."""
+        if not (self.report.exists() or self.pipeline.exists()):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """The last thing that is written for a category."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pyimgano import _defaults
 from pyimgano.cli import _common
 
 __all__ = ["main"]
@@ -32,8 +33,8 @@ examples:
   pyimgano-benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
 
-exit status: 0 done; 1 done, but some test images could not be read; 2 wrong
-options or files.
+exit status: 0 done; 1 done, but some test images or masks could not be read, or
+some of the categories failed; 2 wrong options or files.
 """
 
 
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--model",
         metavar="NAME",
-        default="industrial-fast",
+        default=_defaults.MODEL,
         help='a name that "pyimgano-models list" prints (default: %(default)s, which needs no '
         "weights)",
     )
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quantile",
         metavar="SHARE",
         type=_common.fraction,
-        default=0.98,
+        default=_defaults.QUANTILE,
         help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
         "(default: %(default)s)",
     )
@@ -149,23 +150,28 @@ def _parser() -> argparse.ArgumentParser:
         "--u16-max",
         metavar="VALUE",
         type=_common.count,
-        default=65535,
+        default=_defaults.U16_MAX,
         help="full scale of 16-bit files; 4095 for a 12-bit camera (default: %(default)s)",
     )
-    model.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    model.add_argument(
+        "--seed",
+        type=int,
+        default=_defaults.RANDOM_STATE,
+        help="random seed (default: %(default)s)",
+    )
 
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output-dir",
         metavar="DIR",
-        default="runs",
+        default=_defaults.OUTPUT_DIR,
         help="where to make the run directory (default: %(default)s)",
     )
     output.add_argument(
         "--overlays",
         metavar="N",
         type=_common.count_or_zero,
-        default=8,
+        default=_defaults.N_OVERLAYS,
         help="pictures of the N images judged worst (default: %(default)s)",
     )
     output.add_argument("--no-save", action="store_true", help="do not save the fitted pipeline")
@@ -195,15 +201,27 @@ def _benchmark(options: argparse.Namespace) -> int:
     )
     print(_text(result.report, result.categories))
     print(f"\nrun directory: {result.path}")
+    return _problems(result)
+
+
+def _problems(result: Any) -> int:
+    """Say what was left out; return the exit status."""
+    lines = [f"{name} failed: {reason}" for name, reason in result.report["failed"].items()]
     n_errors = sum(report["n_errors"] for report in result.categories.values())
     if n_errors:
-        print(
-            f"{_PROG}: {n_errors} test images could not be read and were left out; "
-            "per_image.jsonl says which and why",
-            file=sys.stderr,
+        lines.append(
+            f"{n_errors} test images could not be read and were left out; "
+            "per_image.jsonl says which and why"
         )
-        return _common.EXIT_ERRORS
-    return _common.EXIT_OK
+    n_masks = sum(len(r["pixel"]["masks_left_out"]) for r in result.categories.values())
+    if n_masks:
+        lines.append(
+            f"{n_masks} masks could not be used, and their images were left out of the pixel "
+            "AUROC; the categories' report.json says which and why"
+        )
+    for line in lines:
+        print(f"{_PROG}: {line}", file=sys.stderr)
+    return _common.EXIT_ERRORS if lines else _common.EXIT_OK
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -311,22 +329,10 @@ def _feature_step(model: Any, asked: Mapping[str, Any]) -> Any:
 
 
 # ---- the table ------------------------------------------------------------------------
-_COLUMNS = (
-    ("train", "n_train", "{:d}"),
-    ("good", "n_test_good", "{:d}"),
-    ("defective", "n_test_defect", "{:d}"),
-    ("image AUROC", "image_auroc", "{:.3f}"),
-    ("AP", "average_precision", "{:.3f}"),
-    ("pixel AUROC", "pixel_auroc", "{:.3f}"),
-    ("false alarms", "false_positive_rate", "{:.1%}"),
-    ("found", "true_positive_rate", "{:.1%}"),
-    ("fit s", "fit_seconds", "{:.1f}"),
-    ("ms/image", "ms_per_image", "{:.0f}"),
-)
-
-
 def _text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [["category", *(title for title, _, _ in _COLUMNS)]]
+    from pyimgano.benchmark._summary import COLUMNS
+
+    rows = [["category", *(column.title for column in COLUMNS if column.title)]]
     rows += [_cells(name, values) for name, values in report["categories"].items()]
     if len(categories) > 1:
         rows.append(_cells("mean", report["mean"]))
@@ -336,24 +342,27 @@ def _text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]
 
 
 def _cells(name: str, values: Mapping[str, Any]) -> list[str]:
+    from pyimgano.benchmark._summary import COLUMNS
+
     cells = [name]
-    for _, key, form in _COLUMNS:
-        value = values.get(key)
-        cells.append("-" if value is None else form.format(value))
+    for column in COLUMNS:
+        if column.title:
+            value = values.get(column.key)
+            cells.append("-" if value is None else column.form.format(value))
     return cells
 
 
 def _details(name: str, report: Mapping[str, Any]) -> str:
-    threshold, realised = report["threshold"], report["false_positive_rate"]
+    threshold, realized = report["threshold"], report["false_positive_rate"]
     lines = [
         f"{name}: threshold {threshold['threshold']:.4g}, set on {threshold['n_images']} good "
         f"training images; false alarms asked for {threshold['target_false_positive_rate']:.1%}, "
         f"expected {threshold['expected_false_positive_rate']:.1%}"
     ]
-    if realised["value"] is not None:
-        low, high = realised["interval_95"]
+    if realized["value"] is not None:
+        low, high = realized["interval_95"]
         lines.append(
-            f"  false alarms    {realised['count']:>4} of {realised['n']:<4} "
+            f"  false alarms    {realized['count']:>4} of {realized['n']:<4} "
             f"(95 % interval {low:.1%} to {high:.1%})"
         )
     wide = max((len(kind) for kind in report["kinds"]), default=0)

@@ -78,9 +78,9 @@ def _infer(options: argparse.Namespace) -> int:
     pipeline = _load(options.pipeline, options.trust)
 
     from pyimgano.inference import infer
-    from pyimgano.utils._atomic import json_line
+    from pyimgano.utils._json import json_line
 
-    writer = None if maps is None else _MapWriter(maps, pipeline)
+    writer = None if maps is None else _MapWriter(maps, pipeline, options.pipeline, images)
     n_anomalous = n_errors = 0
     started = time.perf_counter()
     with _output(options.save_jsonl) as file, _progress(len(images)) as step:
@@ -170,6 +170,10 @@ def _load(path: str, trust: bool) -> Any:
     return pipeline
 
 
+# Images whose maps give the scale of colors where none was saved.
+_N_FOR_SCALE = 8
+
+
 # ---- output ---------------------------------------------------------------------------
 @contextmanager
 def _output(path: str) -> Iterator[TextIO]:
@@ -199,20 +203,42 @@ def _as_normalized(pipeline: Any, path: str) -> Any:
     return ImageSequence([path])[0]
 
 
+def _color_scale(pipeline: Any, path: str, images: Sequence[str]) -> tuple[float, float]:
+    """Map values of the cold and the hot end: as saved, or else from the images at hand."""
+    from pyimgano._nesting import makes_maps
+    from pyimgano.inference import infer
+    from pyimgano.persistence import read_map_range
+    from pyimgano.reporting import range_of_maps
+
+    saved = read_map_range(path)
+    if saved is not None:
+        return saved
+    judged = []
+    if makes_maps(pipeline):
+        some = images[:: -(-len(images) // _N_FOR_SCALE)]
+        judged = [pair for pair in infer(pipeline, some, maps=True) if pair[1] is not None]
+    if not judged:
+        return 0.0, 1.0  # there will be no picture
+    good = [one for record, one in judged if not record["pred"]]
+    whose = "that are judged normal" if good else "though all are judged anomalous"
+    print(
+        f"{_PROG}: warning: {path} was saved without a scale of colors, so it is taken from "
+        f"{len(good or judged)} of these images, {whose}. pyimgano-train and "
+        "pyimgano.save(..., map_range=...) keep one scale for all images",
+        file=sys.stderr,
+    )
+    if good:
+        return range_of_maps(good)
+    return range_of_maps([one for _, one in judged], peak_at=1.0)
+
+
 class _MapWriter:
     """Writes ``<name>.npy`` and ``<name>.png``, in folders like those of the images."""
 
-    def __init__(self, folder: Path, pipeline: Any) -> None:
-        from pyimgano._nesting import find_calibrator
-        from pyimgano.inference import threshold
-
+    def __init__(self, folder: Path, pipeline: Any, path: str, images: Sequence[str]) -> None:
         self.folder = folder
         self.pipeline = pipeline
-        calibrator = find_calibrator(pipeline)
-        known = None if calibrator is None else calibrator.calibration_scores_
-        from pyimgano.reporting import heat_range
-
-        self.limits = heat_range(known, threshold(pipeline))
+        self.limits = _color_scale(pipeline, path, images)
 
     def write(self, name: str, record: dict[str, Any], anomaly_map: Any) -> str:
         import io

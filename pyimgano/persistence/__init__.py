@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pyimgano.persistence._saving import load, save
+from pyimgano.persistence._saving import load, read_map_range, save
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_map_range", "save"]

@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import joblib
+import numpy as np
 
 from pyimgano._nesting import all_parts
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.persistence._unpickling import read_pickle
-from pyimgano.utils._atomic import read_json, write_json
 from pyimgano.utils._environment import package_versions
 from pyimgano.utils._files import atomic_write
+from pyimgano.utils._json import read_json, write_json
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_map_range", "save"]
 
 
-def save(estimator: Any, path: str | os.PathLike[str], *, compress: int = 0) -> Path:
+def save(
+    estimator: Any,
+    path: str | os.PathLike[str],
+    *,
+    compress: int = 0,
+    map_range: tuple[float, float] | None = None,
+) -> Path:
     """Save a fitted estimator as one joblib file, and what proves it whole beside it.
 
     The file is an ordinary one: ``joblib.load(path)`` returns the estimator. A second file,
@@ -44,6 +51,9 @@ def save(estimator: Any, path: str | os.PathLike[str], *, compress: int = 0) -> 
         symbolic link stays, and what it points to is replaced.
     compress : int from 0 to 9, default=0
         zlib level. 0 loads fastest; a bank of features shrinks by about a tenth at 3.
+    map_range : (float, float), default=None
+        Scale of the colors of heat maps, from :func:`pyimgano.reporting.map_range`. It is kept
+        beside the file, where ``pyimgano-infer --save-maps`` finds it.
 
     Returns
     -------
@@ -88,6 +98,7 @@ def save(estimator: Any, path: str | os.PathLike[str], *, compress: int = 0) -> 
             "classes": _class_names(estimator),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": package_versions(),
+            **({} if map_range is None else {"map_range": [float(v) for v in map_range]}),
             **entry,
         }
         # Two files cannot be replaced in one step. So the side file first vouches for both
@@ -141,6 +152,32 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
         _check_side_file(_side_file(target), _entry(file), target)
         file.seek(0)  # the very file that was checked, even if it is being replaced
         return read_pickle(file, target, trusted)
+
+
+def read_map_range(path: str | os.PathLike[str]) -> tuple[float, float] | None:
+    """Read the scale of colors that was saved with an estimator.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file that :func:`save` wrote.
+
+    Returns
+    -------
+    (float, float) or None
+        None if there is none.
+    """
+    try:
+        found = read_json(_side_file(_resolve(path))).get("map_range")
+    except (OSError, ValueError, AttributeError):  # no side file of ours
+        return None
+    if not isinstance(found, list) or len(found) != 2:
+        return None
+    if not all(isinstance(value, (int, float)) for value in found):
+        return None
+    if not -np.inf < found[0] < found[1] < np.inf:
+        return None
+    return float(found[0]), float(found[1])
 
 
 def _resolve(path: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pyimgano.reporting._overlay import heat_range, overlay, write_overlay
+from pyimgano.reporting._overlay import heat_range, map_range, overlay, range_of_maps, write_overlay
 
-__all__ = ["heat_range", "overlay", "write_overlay"]
+__all__ = ["heat_range", "map_range", "overlay", "range_of_maps", "write_overlay"]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import cv2
 import numpy as np
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
 
+from pyimgano.inference import anomaly_map
 from pyimgano.utils._files import atomic_write
 
-__all__ = ["heat_range", "overlay", "write_overlay"]
+__all__ = ["heat_range", "map_range", "overlay", "range_of_maps", "write_overlay"]
+
+# Good images whose maps give the scale of colors: enough to see how high the peaks of ordinary
+# maps are, few enough for detectors that need seconds for a map.
+_N_GOOD = 8
+# Where the highest peak of the good images stands between the cold end, 0, and the hot end, 1.
+_GOOD_PEAK = 0.5
 
 _MIN_SIDE, _MAX_SIDE = 256, 640  # of a panel, in pixels
 _GAP = 4
@@ -18,12 +28,80 @@ _LINE = 20
 _INK, _PAPER, _OUTLINE = (32, 32, 32), (255, 255, 255), (255, 255, 255)
 
 
-def heat_range(calibration_scores: Any, threshold: float) -> tuple[float, float]:
-    """Map values shown as the cold and the hot end of the colours.
+def map_range(estimator: Any, good_images: Any) -> tuple[float, float]:
+    """Find the map values to show as the cold and the hot end of the colors.
 
-    The same for all images of a pipeline, so that colours can be compared. A score is about
-    the peak of its map, so the scores of good images say what is ordinary: what no good image
-    reaches is warm, its usual ups and downs stay cold.
+    The scale is the same for all images of a pipeline, so that colors can be compared. It comes
+    from the maps of good images: their usual values are cold, their highest peak is not yet
+    warm, and what rises far above it is hot.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        A detector with ``anomaly_map``, or a nesting of pipelines and meta-estimators around
+        one.
+    good_images : input of the estimator
+        Good images, at most eight of which are used, evenly spaced. They can be the training
+        images: these are recognized, and their maps made without what was learned from them.
+
+    Returns
+    -------
+    low, high : float
+        ``low < high``.
+
+    Raises
+    ------
+    TypeError
+        If the detector makes no maps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano import PatchCoreDetector
+    >>> from pyimgano.reporting import map_range
+    >>> rng = np.random.RandomState(0)
+    >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
+    >>> detector = PatchCoreDetector("filterbank").fit(good)
+    >>> low, high = map_range(detector, good)
+    >>> bool(low < detector.anomaly_map(good[:1]).max() < high)
+    True
+    """
+    n = _num_samples(good_images)
+    chosen = np.unique(np.linspace(0, n - 1, min(n, _N_GOOD)).round().astype(int))
+    maps = [anomaly_map(estimator, _safe_indexing(good_images, [i]))[0] for i in chosen.tolist()]
+    return range_of_maps(maps)
+
+
+def range_of_maps(maps: Any, *, peak_at: float = _GOOD_PEAK) -> tuple[float, float]:
+    """Find the cold and the hot end of the colors for maps that are at hand.
+
+    Parameters
+    ----------
+    maps : sequence of ndarray of shape (height, width)
+        Anomaly maps of good images.
+    peak_at : float in (0, 1], default=0.5
+        Where their highest peak stands between the cold end, 0, and the hot end, 1.
+
+    Returns
+    -------
+    low, high : float
+        ``low < high``; they follow any change of the maps' unit or zero.
+
+    Examples
+    --------
+    >>> from pyimgano.reporting import range_of_maps
+    >>> range_of_maps([[[0.0, 1.0, 1.0, 3.0]]])
+    (1.0, 5.0)
+    """
+    low = float(np.median([np.median(one) for one in maps]))
+    peak = float(np.max([np.max(one) for one in maps]))
+    # Zero only where the maps are flat.
+    reach = (peak - low) or abs(peak) or 1.0
+    return low, low + reach / peak_at
+
+
+def heat_range(calibration_scores: Any, threshold: float) -> tuple[float, float]:
+    """Guess the ends of the colors from scores alone, as earlier versions did.
 
     Parameters
     ----------
@@ -35,8 +113,15 @@ def heat_range(calibration_scores: Any, threshold: float) -> tuple[float, float]
     Returns
     -------
     low, high : float
-        ``low < high``; they follow any change of the scores' unit or zero.
+        ``low < high``. They fit maps only where a score is the peak of its map, which is not
+        so for SPADE and others: :func:`map_range` looks at maps.
     """
+    warnings.warn(
+        "heat_range takes scores for peaks of maps, which they need not be: use "
+        "map_range(estimator, good_images). heat_range will be removed in the next release.",
+        FutureWarning,
+        stacklevel=2,
+    )
     scores = np.asarray([] if calibration_scores is None else calibration_scores, dtype=float)
     ordinary = float(np.median(scores)) if len(scores) else 0.0
     # Zero only where the scores of good images do not differ at all.
@@ -61,7 +146,7 @@ def overlay(
     anomaly_map : ndarray of shape (h, w)
         Higher = more anomalous; stretched to the image.
     limits : (float, float)
-        Map values of the cold and the hot end, see :func:`heat_range`.
+        Map values of the cold and the hot end, see :func:`map_range`.
     caption : str, default=""
         Lines of text to put below. Characters other than ASCII show as ``?``.
     mask : ndarray of shape (h, w), default=None

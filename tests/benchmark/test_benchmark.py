@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
 
 import pyimgano
-from pyimgano import PatchCoreDetector, ThresholdCalibrator, run_benchmark
-from pyimgano.benchmark import RunDirectory, _benchmark
-from pyimgano.datasets import load_folder, write_inspection_dataset
-from pyimgano.exceptions import DatasetError, ImageReadError
+from pyimgano import (
+    ImageFormatNormalizer,
+    PatchCoreDetector,
+    ThresholdCalibrator,
+    anomaly_map,
+    run_benchmark,
+)
+from pyimgano.benchmark import RunDirectory, _category
+from pyimgano.datasets import load_folder, read_mask, write_inspection_dataset
+from pyimgano.evaluation import pixel_auroc
+from pyimgano.exceptions import DatasetError, ImageReadError, TooFewImagesError
 from pyimgano.features import FilterBankFeatures
 
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
@@ -141,14 +151,14 @@ def test_failed_run_leaves_nothing(tmp_path):
 
 
 def test_interrupted_run_keeps_the_finished_categories(root, tmp_path, monkeypatch):
-    save = _benchmark.save
+    save = _category.save
 
-    def interrupt(pipeline, path):
+    def interrupt(pipeline, path, **options):
         if "wood" in str(path):
             raise KeyboardInterrupt
-        return save(pipeline, path)
+        return save(pipeline, path, **options)
 
-    monkeypatch.setattr(_benchmark, "save", interrupt)
+    monkeypatch.setattr(_category, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark("folder", root=root, model=MODEL, quantile=0.9, output_dir=tmp_path)
     (path,) = tmp_path.iterdir()
@@ -156,6 +166,88 @@ def test_interrupted_run_keeps_the_finished_categories(root, tmp_path, monkeypat
     assert [p.name for p in (path / "categories").iterdir()] == ["brushed_metal"]
     assert [c.path.name for c in run.categories()] == ["brushed_metal"]
     assert not run.report.exists()
+
+
+def test_masks_that_cannot_be_used_leave_their_images_out_of_the_pixels(tmp_path):
+    folder = write_inspection_dataset(tmp_path, "wood", random_state=0, **SMALL)
+    small, damaged, empty, *_ = masks = sorted((folder / "ground_truth").rglob("*.png"))
+    cv2.imwrite(str(small), np.full((32, 32), 255, np.uint8))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    empty.write_bytes(b"")
+    with pytest.warns(UserWarning, match="wood: 3 test images are left out of the pixel metrics"):
+        result = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
+    pixel = result.categories["wood"]["pixel"]
+    assert pixel["n_pixels"] == (4 + len(masks) - 3) * 64 * 64
+    data = load_folder(folder)
+    left_out = {str(data.masks_test[one["index"]]): one for one in pixel["masks_left_out"]}
+    assert set(left_out) == {str(small), str(damaged), str(empty)}
+    for mask, one in left_out.items():
+        assert mask in one["reason"]
+        assert one["path"] == data.X_test.paths[one["index"]]
+    assert result.categories["wood"]["n_errors"] == 0
+    assert result.report["mean"]["pixel_auroc"] is not None
+
+
+def test_mask_that_breaks_after_the_fit_is_left_out(tmp_path, monkeypatch):
+    folder = write_inspection_dataset(tmp_path, "wood", random_state=0, **SMALL)
+    mask = next((folder / "ground_truth").rglob("*.png"))
+    real = _category.fit
+
+    def and_remove(pipeline, data):
+        seconds = real(pipeline, data)
+        mask.unlink()
+        return seconds
+
+    monkeypatch.setattr(_category, "fit", and_remove)
+    result = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
+    (left_out,) = result.categories["wood"]["pixel"]["masks_left_out"]
+    assert str(mask) in left_out["reason"]
+
+
+def test_maps_of_a_resizing_model_meet_the_masks_in_the_images_pixels(root, tmp_path):
+    model = make_pipeline(ImageFormatNormalizer(resize=48), MODEL)
+    result = run_benchmark(
+        "folder", root=root, category="wood", model=model, quantile=0.9, output_dir=tmp_path
+    )
+    pixel = result.categories["wood"]["pixel"]
+    assert pixel["n_pixels"] == 9 * 64 * 64
+    data = load_folder(root, "wood")
+    maps = anomaly_map(result.pipelines["wood"], data.X_test)
+    assert maps.shape == (9, 48, 48)
+    expected = pixel_auroc(
+        [cv2.resize(one, (64, 64), interpolation=cv2.INTER_LINEAR) for one in maps],
+        [read_mask(mask, (64, 64)) for mask in data.masks_test],
+    )
+    assert pixel["auroc"] == pytest.approx(expected, abs=1e-6)
+    assert list(RunDirectory(result.path).category("wood").overlays.iterdir())
+
+
+def test_category_that_fails_does_not_stop_the_others(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    broken = next((data / "brushed_metal" / "train" / "good").iterdir())
+    broken.write_bytes(b"junk")
+    result = run_benchmark(
+        "folder", root=data, model=MODEL, quantile=0.9, output_dir=tmp_path / "r"
+    )
+    assert list(result.categories) == list(result.report["categories"]) == ["wood"]
+    assert list(result.report["failed"]) == ["brushed_metal"]
+    assert str(broken) in result.report["failed"]["brushed_metal"]
+    run = RunDirectory(result.path)
+    assert run.read_report() == result.report
+    assert [path.name for path in (run.path / "categories").iterdir()] == ["wood"]
+
+
+def test_fitted_pipeline_survives_a_test_set_that_cannot_be_judged(tmp_path):
+    folder = write_inspection_dataset(tmp_path / "data", "wood", random_state=0, **SMALL)
+    for image in (folder / "test").rglob("*.png"):
+        image.write_bytes(b"junk")
+    with pytest.raises(TooFewImagesError, match="none of the 9 test images could be judged"):
+        run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=tmp_path / "r")
+    (path,) = (tmp_path / "r").iterdir()
+    pipeline = pyimgano.load(RunDirectory(path).category("wood").pipeline)
+    assert len(pipeline[-1].calibration_scores_) == SMALL["n_train"]
+    assert RunDirectory(path).categories() == []  # not finished
 
 
 def test_model_is_left_unfitted():

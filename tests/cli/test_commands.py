@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import joblib
 import numpy as np
 import pytest
 
 import pyimgano
-from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano import (
+    ImageFormatNormalizer,
+    ImageSequence,
+    PatchCoreDetector,
+    ThresholdCalibrator,
+    run_benchmark,
+)
+from pyimgano.benchmark._benchmark import make_pipeline_of
 from pyimgano.cli import benchmark, infer, models
-from pyimgano.datasets import load_folder, write_inspection_dataset
-from pyimgano.features import FilterBankFeatures
+from pyimgano.datasets import load_folder, make_inspection_dataset, write_inspection_dataset
+from pyimgano.detectors import SSIMTemplateDetector
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
+from pyimgano.reporting import map_range, overlay
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +91,41 @@ def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch):
     monkeypatch.setattr("pyimgano.inference.infer", broken)
     with pytest.raises(ZeroDivisionError):
         call(infer.main, "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-")
+
+
+def test_command_defaults_are_the_functions():
+    options = benchmark._parser().parse_args(["--dataset", "synthetic"])
+    function = inspect.signature(run_benchmark).parameters
+    for option, parameter in {
+        "category": "category",
+        "model": "model",
+        "output_dir": "output_dir",
+        "overlays": "n_overlays",
+        "root": "root",
+        "seed": "random_state",
+        "u16_max": "u16_max",
+    }.items():
+        assert getattr(options, option) == function[parameter].default, option
+    assert options.no_save is not function["save_pipeline"].default
+    # None there, since a ThresholdCalibrator brings its own.
+    unset = make_pipeline_of(PatchCoreDetector(), None, 255)
+    assert options.quantile == unset[-1].quantile
+
+
+def test_defaults_that_help_tells_are_the_functions():
+    told = {
+        action.dest: int(re.search(r"default: (\d+)", action.help).group(1))
+        for action in benchmark._parser()._actions
+        if action.default is None and re.search(r"default: \d", action.help or "")
+    }
+    network = inspect.signature(BackbonePatchFeatures).parameters
+    synthetic = inspect.signature(make_inspection_dataset).parameters
+    assert told == {
+        "image_size": synthetic["size"].default[0],
+        "n_train": synthetic["n_train"].default,
+        "resize": network["resize"].default,
+        **({"crop": network["crop"].default} if network["crop"].default else {}),
+    }
 
 
 # ---- pyimgano-benchmark ---------------------------------------------------------------
@@ -143,6 +190,28 @@ def test_benchmark_shows_warnings_in_a_line(root, tmp_path, capsys):
     )
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pyimgano-benchmark: warning: 12 good images support")
+
+
+def test_benchmark_goes_on_without_bad_masks_and_categories(root, tmp_path, capsys):
+    for name in ("oak", "pine"):
+        shutil.copytree(root / "wood", tmp_path / "data" / name)
+    next((tmp_path / "data/oak/ground_truth").rglob("*.png")).write_bytes(b"")
+    next((tmp_path / "data/pine/train/good").iterdir()).write_bytes(b"junk")
+    status = call(
+        benchmark.main,
+        *("--dataset", "folder", "--root", tmp_path / "data", "--resize", 64, "--overlays", 0),
+        *("--output-dir", tmp_path / "runs", "--quantile", "0.9"),
+    )
+    assert status == 1
+    out, err = capsys.readouterr()
+    early, failed, masks = err.splitlines()
+    assert "warning: oak: 1 test images are left out of the pixel metrics" in early
+    assert failed.startswith("pyimgano-benchmark: pine failed: ") and "junk" not in failed
+    assert masks.startswith("pyimgano-benchmark: 1 masks could not be used")
+    assert out.split("\n\n")[1].splitlines()[1].startswith("oak ")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert list(json.loads((run / "report.json").read_text())["failed"]) == ["pine"]
+    assert pyimgano.load(run / "categories" / "oak" / "pipeline.joblib")
 
 
 @pytest.mark.parametrize(
@@ -316,6 +385,34 @@ def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_pa
         assert saved.dtype == np.float32
         np.testing.assert_array_equal(saved, expected)
         assert Path(record["map"].replace(".npy", ".overlay.png")).is_file()
+
+
+def test_colors_of_pictures_are_those_saved_with_the_pipeline(root, tmp_path, capsys):
+    train = load_folder(root, "wood").X_train
+    detector = SSIMTemplateDetector(resize=64).fit(train)
+    known, unknown = tmp_path / "known.joblib", tmp_path / "unknown.joblib"
+    low, high = map_range(detector, train)
+    pyimgano.save(detector, known, map_range=(low, high))
+    pyimgano.save(detector, unknown)
+    image = next((root / "wood" / "test" / "good").iterdir())
+    pictures = []
+    for name in (known, unknown):
+        maps = tmp_path / name.stem
+        arguments = "--pipeline", name, "--input", image, "--save-jsonl", tmp_path / "o.jsonl"
+        assert call(infer.main, *arguments, "--save-maps", maps) == 0
+        pictures.append(cv2.imread(str(maps / f"{image.name}.overlay.png")))
+        warned = "was saved without a scale of colors" in capsys.readouterr().err
+        assert warned == (name == unknown)
+    score = detector.score_samples([str(image)])[0]
+    record = json.loads((tmp_path / "o.jsonl").read_text())
+    caption = (
+        f"{'anomalous' if record['pred'] else 'normal'}\nscore {-score:.4g}, "
+        f"threshold {-detector.offset_:.4g}\n{image.name}"
+    )
+    heat = detector.anomaly_map([str(image)])[0]
+    expected = overlay(ImageSequence([image])[0], heat, (low, high), caption)
+    np.testing.assert_array_equal(pictures[0][..., ::-1], expected)
+    assert (pictures[0] != pictures[1]).any()
 
 
 def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):

@@ -270,7 +270,7 @@ def pickle_of(module, name, args=b")"):
     "module, name",
     [
         ("pyimgano.persistence._saving", "os.getcwd"),
-        ("pyimgano.utils._atomic", "Path"),
+        ("pyimgano.utils._json", "Path"),
         ("pyimgano.inputs._sequence", "os"),
         ("pyimgano.inputs._sequence", "ThreadPoolExecutor"),
         ("sklearn.base", "warnings.warn"),

@@ -9,13 +9,26 @@ from datetime import datetime
 import cv2
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
 
 import pyimgano
+from pyimgano import (
+    AnomalyDINODetector,
+    ImageFormatNormalizer,
+    PatchCoreDetector,
+    ScoreEnsemble,
+    ThresholdCalibrator,
+    anomaly_map,
+)
 from pyimgano.benchmark import RunDirectory
-from pyimgano.reporting import heat_range, overlay, write_overlay
+from pyimgano.detectors import PaDiMDetector, SPADEDetector, SSIMTemplateDetector
+from pyimgano.features import FilterBankFeatures
+from pyimgano.reporting import heat_range, map_range, overlay, range_of_maps, write_overlay
 from pyimgano.utils import environment
-from pyimgano.utils._atomic import json_line, write_json
 from pyimgano.utils._files import atomic_write
+from pyimgano.utils._json import json_line, write_json
 
 NOW = datetime(2026, 1, 31, 14, 25, 7)
 
@@ -85,14 +98,57 @@ def test_show_versions_prints_them():
     assert f"numpy  {np.__version__}" in out.getvalue()
 
 
-def test_heat_range_follows_unit_and_zero_of_the_scores():
-    scores, threshold = np.array([1.0, 2.0, 3.0]), 4.0
-    low, high = heat_range(scores, threshold)
-    assert low < np.median(scores) < threshold < high
-    moved = heat_range(10 * scores - 70, 10 * threshold - 70)
-    assert moved == pytest.approx((10 * low - 70, 10 * high - 70))
-    for degenerate in (heat_range([2.0, 2.0], 2.0), heat_range(None, 0.0), heat_range(None, -1.0)):
-        assert degenerate[0] < degenerate[1]
+def test_heat_range_goes_on_working_for_one_release():
+    with pytest.warns(FutureWarning, match="use map_range"):
+        assert heat_range([1.0, 2.0, 3.0], 4.0) == (1.0, 7.0)
+
+
+def test_map_range_follows_unit_and_zero_of_the_maps():
+    maps = np.random.RandomState(0).gamma(2.0, size=(5, 8, 9))
+    low, high = range_of_maps(maps)
+    assert low < maps.max() < high
+    assert range_of_maps(10 * maps - 70) == pytest.approx((10 * low - 70, 10 * high - 70))
+    for flat in (np.zeros((1, 2, 2)), np.full((2, 2, 2), -3.0)):
+        assert np.less(*range_of_maps(flat))
+
+
+FEATURES = FilterBankFeatures(resize=64)
+MAP_MAKERS = {
+    "SPADE": lambda: SPADEDetector(FEATURES, n_neighbors=5),
+    "PatchCore": lambda: PatchCoreDetector(FEATURES, coreset_ratio=0.05),
+    "PaDiM": lambda: PaDiMDetector(FEATURES),
+    "AnomalyDINO": lambda: AnomalyDINODetector(FEATURES),
+    "template": lambda: SSIMTemplateDetector(resize=64),
+    "ensemble": lambda: ScoreEnsemble(
+        [("a", PatchCoreDetector(FEATURES)), ("b", SSIMTemplateDetector(resize=64))]
+    ),
+    "calibrated pipeline": lambda: make_pipeline(
+        ImageFormatNormalizer(), ThresholdCalibrator(SPADEDetector(FEATURES), quantile=0.9)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAP_MAKERS)
+def test_good_parts_stay_below_the_hot_end_that_defects_reach(name):
+    rng = np.random.RandomState(0)
+    parts = np.full((18, 64, 64, 3), 120.0) + rng.normal(0, 4, (18, 64, 64, 3))
+    parts[:, 20:44, 20:44] += 60 + rng.normal(0, 5, (18, 1, 1, 1))
+    parts[17, 28:38, 28:38] = (250, 0, 0)
+    parts = parts.clip(0, 255).astype(np.uint8)
+    detector = MAP_MAKERS[name]().fit(parts[:12])
+    low, high = map_range(detector, parts[:12])
+    heat = (anomaly_map(detector, parts[12:]) - low) / (high - low)
+    assert heat[:-1].max() < 0.75  # yellow at most
+    assert heat[-1, 30:36, 30:36].max() > 0.9  # red
+    assert np.median(heat) < 0.25
+
+
+def test_map_range_needs_maps():
+    detector = PatchCoreDetector().fit(np.random.RandomState(0).normal(size=(30, 3)))
+    frozen = make_pipeline(StandardScaler(), OneClassSVM()).fit(np.zeros((3, 2)))
+    assert map_range(detector, np.zeros((2, 3)))[0] > 0
+    with pytest.raises(TypeError, match="OneClassSVM makes no anomaly maps"):
+        map_range(frozen, np.zeros((3, 2)))
 
 
 def test_overlay_shows_the_image_and_colours_what_is_hot(tmp_path):

@@ -1,0 +1,18 @@
+"""Defaults that functions and commands share.
+
+They stand in a module of their own, which imports nothing, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+# A model that needs no weights.
+MODEL = "industrial-fast"
+# One good part in fifty may be called bad: a rate that a test set of usual size can check.
+QUANTILE = 0.98
+# Of the synthetic images.
+CATEGORY = "brushed_metal"
+OUTPUT_DIR = "runs"
+N_OVERLAYS = 8
+# Full scale of 16-bit files.
+U16_MAX = 65535
+RANDOM_STATE = 0

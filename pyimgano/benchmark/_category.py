@@ -1,0 +1,421 @@
+"""One category of a benchmark: fit, judge, measure, write."""
+
+from __future__ import annotations
+
+import heapq
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, _safe_indexing
+
+from pyimgano._nesting import makes_maps
+from pyimgano.benchmark._run_dir import CategoryDirectory
+from pyimgano.datasets import read_mask
+from pyimgano.evaluation import PixelAUROC, image_metrics, rate
+from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, TooFewImagesError
+from pyimgano.inference import infer
+from pyimgano.inputs import check_images
+from pyimgano.inputs._formats import resize_image
+from pyimgano.persistence import save
+from pyimgano.reporting import map_range, overlay, write_overlay
+from pyimgano.utils._progress import progress_callback
+
+__all__ = [
+    "CategoryOptions",
+    "CategoryOutcome",
+    "Judged",
+    "TestMasks",
+    "fit",
+    "judge",
+    "measure",
+    "run_category",
+    "write",
+]
+
+_VERDICTS = {(0, 0): "passed", (0, 1): "false alarm", (1, 0): "missed", (1, 1): "found"}
+
+
+@dataclass(frozen=True)
+class CategoryOptions:
+    """What holds for all categories of a run.
+
+    Parameters
+    ----------
+    batch_size : int
+        Test images held at a time.
+    n_overlays : int
+        Pictures of the images judged worst.
+    save_pipeline : bool
+        Save the fitted pipeline.
+    progress : bool
+        Show progress bars.
+    """
+
+    batch_size: int
+    n_overlays: int
+    save_pipeline: bool
+    progress: bool
+
+
+@dataclass
+class Judged:
+    """What came out for the test images.
+
+    Parameters
+    ----------
+    records : list of dict
+        One per test image.
+    pixels : PixelAUROC
+        Over the images with a mask.
+    worst : list of (float, int, ndarray or None)
+        The least bad first: how wrong, -index, map in the pixels of the image.
+    seconds : float
+        Time it took.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    pixels: PixelAUROC = field(default_factory=PixelAUROC)
+    worst: list[tuple[float, int, np.ndarray | None]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class CategoryOutcome:
+    """A finished category.
+
+    Parameters
+    ----------
+    report : dict
+        The content of its ``report.json``.
+    records : list of dict
+        One per test image.
+    pipeline : Pipeline
+        Fitted.
+    """
+
+    report: dict[str, Any]
+    records: list[dict[str, Any]]
+    pipeline: Pipeline
+
+
+class TestMasks:
+    """The masks of a test set, and which of them cannot be used.
+
+    A mask that is missing, damaged, empty or of another size than its image leaves that image
+    out of the pixel metrics. It does not end a run.
+
+    Parameters
+    ----------
+    data : Bunch
+        With ``X_test`` and ``masks_test``.
+
+    Attributes
+    ----------
+    left_out : dict of int to str
+        By index of the test image, why its mask cannot be used.
+    """
+
+    __test__ = False  # no test class
+
+    def __init__(self, data: Bunch) -> None:
+        self._images, self._items = data.X_test, data.masks_test
+        self.left_out: dict[int, str] = {}
+
+    def check(self) -> None:
+        """Read all masks once, so that what is wrong is known before the fit."""
+        for i, item in enumerate(self._items):
+            if not isinstance(item, (str, Path, np.ndarray)):
+                continue
+            # An image that cannot be read has a record that says so.
+            with suppress(ImageReadError, ImageFormatError):
+                self.read(i)
+
+    def image_size(self, i: int) -> tuple[int, int]:
+        """Return height and width of test image ``i``; of a file only the header is read.
+
+        Parameters
+        ----------
+        i : int
+
+        Returns
+        -------
+        height, width : int
+        """
+        if hasattr(self._images, "size") and callable(self._images.size):
+            return self._images.size(i)
+        one = _safe_indexing(self._images, [i])
+        if isinstance(one[0], np.ndarray):
+            height, width = one[0].shape[:2]
+            return height, width
+        return check_images(one).size(0)
+
+    def read(self, i: int) -> np.ndarray | None:
+        """Read the mask of test image ``i``.
+
+        Parameters
+        ----------
+        i : int
+
+        Returns
+        -------
+        ndarray of shape (height, width), uint8, or None
+            In the pixels of the image; None where there is none to be used.
+
+        Raises
+        ------
+        ImageReadError
+            If it is the image that cannot be read.
+        """
+        if self._items[i] is None or i in self.left_out:
+            return None
+        size = self.image_size(i)
+        try:
+            return read_mask(self._items[i], size)
+        except (DatasetError, ImageReadError, ImageFormatError) as error:
+            self.left_out[i] = str(error)
+            return None
+
+
+def run_category(
+    name: str,
+    data: Bunch,
+    pipeline: Pipeline,
+    options: CategoryOptions,
+    folder: CategoryDirectory | None,
+) -> CategoryOutcome:
+    """Fit, judge, measure and write one category.
+
+    Parameters
+    ----------
+    name : str
+        Name of the category.
+    data : Bunch
+        A data set, as :func:`~pyimgano.datasets.load_folder` returns it.
+    pipeline : Pipeline
+        Not fitted; ends in a ``ThresholdCalibrator``.
+    options : CategoryOptions
+    folder : CategoryDirectory or None
+        Where to write. The fitted pipeline is saved there before anything is judged.
+
+    Returns
+    -------
+    CategoryOutcome
+    """
+    masks = TestMasks(data)
+    masks.check()
+    if masks.left_out:
+        first = next(iter(masks.left_out.values()))
+        warnings.warn(
+            f"{name}: {len(masks.left_out)} test images are left out of the pixel metrics, since "
+            f"their masks cannot be used; the first: {first}",
+            stacklevel=3,
+        )
+    fit_seconds = fit(pipeline, data)
+    limits = None
+    if folder is not None and (options.save_pipeline or options.n_overlays):
+        limits = _color_scale(pipeline, data)
+    if folder is not None and options.save_pipeline:
+        save(pipeline, folder.pipeline, map_range=limits)
+    judged = judge(name, data, pipeline, masks, options)
+    report = measure(name, data, judged, masks)
+    report["threshold"] = dict(pipeline[-1].provenance_)
+    report["seconds"] = {"fit": fit_seconds, "test": judged.seconds}
+    report["map_range"] = None if limits is None else list(limits)
+    if folder is not None:
+        write(folder, data, pipeline, judged, masks, limits)
+        folder.write_report(report)
+    return CategoryOutcome(report, judged.records, pipeline)
+
+
+def fit(pipeline: Pipeline, data: Bunch) -> float:
+    """Fit on the good training images; return the seconds it took.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    data : Bunch
+        With ``X_train`` and ``y_train``.
+
+    Returns
+    -------
+    float
+    """
+    started = time.perf_counter()
+    pipeline.fit(data.X_train, data.y_train)
+    return time.perf_counter() - started
+
+
+def _color_scale(pipeline: Pipeline, data: Bunch) -> tuple[float, float] | None:
+    if not makes_maps(pipeline):
+        return None
+    good = np.flatnonzero(np.asarray(data.y_train) == 1)
+    return map_range(pipeline, _safe_indexing(data.X_train, good))
+
+
+def judge(
+    name: str, data: Bunch, pipeline: Pipeline, masks: TestMasks, options: CategoryOptions
+) -> Judged:
+    """Judge the test images, one at a time.
+
+    Parameters
+    ----------
+    name : str
+        For the progress bar.
+    data : Bunch
+    pipeline : Pipeline
+        Fitted.
+    masks : TestMasks
+    options : CategoryOptions
+
+    Returns
+    -------
+    Judged
+    """
+    started = time.perf_counter()
+    judged, n_test = Judged(), len(data.X_test)
+    found = infer(pipeline, data.X_test, maps=True, batch_size=options.batch_size)
+    with progress_callback(f"{name}: test images", options.progress) as progress:
+        for record, anomaly_map in found:
+            _take(judged, data, record, anomaly_map, masks, options.n_overlays)
+            if progress is not None:
+                progress(record["index"] + 1, n_test)
+    judged.seconds = time.perf_counter() - started
+    return judged
+
+
+def _take(
+    judged: Judged,
+    data: Bunch,
+    record: dict[str, Any],
+    anomaly_map: np.ndarray | None,
+    masks: TestMasks,
+    n_overlays: int,
+) -> None:
+    index = record["index"]
+    defective = int(data.y_test[index] == -1)
+    path, kind = record.pop("path", None), data.kinds_test[index]
+    verdict = {k: v for k, v in record.items() if k != "index"}
+    judged.records.append(
+        {"index": index, "path": path, "kind": kind, "y_true": defective, **verdict}
+    )
+    if "error" in record:
+        return
+    if anomaly_map is not None:
+        mask = masks.read(index)
+        if mask is not None:
+            # A pipeline that resizes images has maps of that size; the mask is of the image's.
+            anomaly_map = resize_image(anomaly_map, mask.shape)
+            judged.pixels.add(anomaly_map, mask)
+    wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
+    heapq.heappush(judged.worst, (wrong, -index, anomaly_map))
+    if len(judged.worst) > n_overlays:
+        heapq.heappop(judged.worst)
+
+
+def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[str, Any]:
+    """Compute what the report of a category says about its test images.
+
+    Parameters
+    ----------
+    name : str
+    data : Bunch
+    judged : Judged
+    masks : TestMasks
+
+    Returns
+    -------
+    dict
+        In plain JSON types.
+
+    Raises
+    ------
+    TooFewImagesError
+        If no test image could be judged.
+    """
+    records = judged.records
+    scored = [r for r in records if "error" not in r]
+    if not scored:
+        errors = [r["error"] for r in records]
+        raise TooFewImagesError(
+            f"{name}: none of the {len(errors)} test images could be judged"
+            + (f"; the first: {errors[0]}" if errors else ".")
+        )
+    y = np.array([-1 if r["y_true"] else 1 for r in scored])
+    flagged = np.array([r["pred"] for r in scored], dtype=bool)
+    kinds = np.array([r["kind"] for r in scored])
+    return {
+        "category": name,
+        "n_train": int(np.sum(np.asarray(data.y_train) == 1)),
+        "n_test_good": int((y == 1).sum()),
+        "n_test_defect": int((y == -1).sum()),
+        "n_errors": len(records) - len(scored),
+        "image": image_metrics(np.array([r["score"] for r in scored]), y),
+        "pixel": {
+            "auroc": judged.pixels.value(),
+            "n_pixels": judged.pixels.n_pixels,
+            "exact": judged.pixels.exact,
+            "n_images_without_mask": sum(m is None for m in data.masks_test),
+            "masks_left_out": [
+                {"index": i, "path": records[i]["path"], "reason": reason}
+                for i, reason in sorted(masks.left_out.items())
+            ],
+        },
+        "false_positive_rate": rate(int(flagged[y == 1].sum()), int((y == 1).sum())),
+        "true_positive_rate": rate(int(flagged[y == -1].sum()), int((y == -1).sum())),
+        "kinds": {
+            kind: rate(int(flagged[kinds == kind].sum()), int((kinds == kind).sum()))
+            for kind in sorted(set(kinds[y == -1].tolist()))
+        },
+        "ms_per_image": 1000.0 * judged.seconds / len(records),
+    }
+
+
+def write(
+    folder: CategoryDirectory,
+    data: Bunch,
+    pipeline: Pipeline,
+    judged: Judged,
+    masks: TestMasks,
+    limits: tuple[float, float] | None,
+) -> None:
+    """Write the records and the pictures of the worst.
+
+    Parameters
+    ----------
+    folder : CategoryDirectory
+    data : Bunch
+    pipeline : Pipeline
+        Fitted.
+    judged : Judged
+    masks : TestMasks
+    limits : (float, float) or None
+        Map values of the cold and the hot end of the colors.
+    """
+    folder.write_per_image(judged.records)
+    for rank, (_, negative, anomaly_map) in enumerate(sorted(judged.worst, reverse=True)):
+        if anomaly_map is None or limits is None:
+            continue
+        record = judged.records[-negative]
+        verdict = _VERDICTS[record["y_true"], record["pred"]]
+        caption = (
+            f"{record['kind']}: {verdict}\n"
+            f"score {record['score']:.4g}, threshold {record['threshold']:.4g}\n"
+            f"{record['path'] or 'test image ' + str(record['index'])}"
+        )
+        one = _safe_indexing(data.X_test, [record["index"]])
+        try:
+            image = check_images(pipeline[0].transform(one))[0]
+            mask = masks.read(record["index"])
+        except ImageReadError as error:  # it was there when it was judged
+            warnings.warn(f"no picture of it is drawn: {error}", stacklevel=4)
+            continue
+        picture = overlay(image, anomaly_map, limits, caption, mask=mask)
+        name = f"{record['index']:03d}" if record["path"] is None else Path(record["path"]).stem
+        target = folder.overlay(rank + 1, verdict.replace(" ", "-"), record["kind"], name)
+        write_overlay(target, picture)
