@@ -97,7 +97,7 @@ def moved_names(module: str, names: dict[str, tuple[str, str]]) -> Callable[[str
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         place, now = names[name]
-        _warn(f"{module}.{name}", f"{place}.{now}", stacklevel=3)
+        _warn(f"{module}.{name}", f"{place}.{now}", stacklevel=2)
         return getattr(importlib.import_module(place), now)
 
     return __getattr__

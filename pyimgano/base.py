@@ -71,7 +71,6 @@ __getattr__ = moved_names(
         "Fingerprint": ("pyimgano._training", "SampleKey"),
         "TrainingBlocks": ("pyimgano._training", "TrainingStream"),
         "fingerprints": ("pyimgano._training", "sample_keys"),
-        "input_kind": ("pyimgano._checks", "input_kind"),
         "normal_rows": ("pyimgano._checks", "normal_samples"),
     },
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import pkgutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,18 @@ def test_every_public_name_and_subpackage_is_there():
     assert public - {"base"} == set(pyimgano._SUBPACKAGES)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pyimgano.nothing
+
+
+# What mypy makes of them is in typed_names.py.
+def test_type_checkers_see_the_names_that_load_on_first_use():
+    tree = ast.parse(Path(pyimgano.__file__).read_text(encoding="utf-8"))
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {line.names[0].asname: line.module for line in block.body}
+    assert seen == pyimgano._PUBLIC
 
 
 @pytest.mark.parametrize("name", MODULES)

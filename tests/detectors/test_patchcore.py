@@ -76,11 +76,21 @@ def test_bank_is_the_greedy_selection():
     assert detector.coreset_radius_ == pytest.approx(radius, rel=1e-5)
 
 
-def test_training_scores_are_against_a_refilled_bank_without_the_image():
-    X = grids(8)
-    detector = PatchCoreDetector(coreset_ratio=0.25).fit(X)
+@pytest.mark.parametrize(
+    ("X", "ratio"),
+    [
+        (grids(8), 0.25),
+        # Patches are measured in the order of bounds, until none is above the worst one found.
+        # In these the worst is neither among the first measured nor far above them.
+        (grids(6, (8, 8), 3, seed=2), 0.05),
+        (grids(6, (8, 8), 6, seed=1), 0.05),
+    ],
+    ids=["few patches", "many patches", "many features"],
+)
+def test_training_scores_are_against_a_refilled_bank_without_the_image(X, ratio):
+    detector = PatchCoreDetector(coreset_ratio=ratio).fit(X)
     picks = [int(np.flatnonzero((X.rows == row).all(axis=1))[0]) for row in detector.bank_]
-    for i in range(8):
+    for i in range(len(X)):
         others = np.flatnonzero(X.image_of_row != i)
         kept = [p for p in picks if X.image_of_row[p] != i]
         bank = X.rows[plain_greedy(X.rows, len(picks), kept, list(others))]

@@ -202,6 +202,40 @@ def test_functions_are_stored_only_where_they_are_scorers(tmp_path):
         refuses(function, tmp_path, r"holds .* not on the list")
 
 
+def class_of_its_own(package, monkeypatch):
+    """A new class that is defined in this package of pyimgano."""
+    made = type("Innocent", (), {"__module__": f"pyimgano.{package}"})
+    monkeypatch.setattr(f"pyimgano.{package}.Innocent", made, raising=False)
+    return made
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "_moved",
+        "benchmark",
+        "cli",
+        "datasets",
+        "evaluation",
+        "persistence",
+        "registry",
+        "reporting",
+        "testing",
+        "utils",
+    ],
+)
+def test_parts_of_the_package_that_act_are_refused(package, tmp_path, monkeypatch):
+    made = class_of_its_own(package, monkeypatch)
+    refuses(made, tmp_path, rf"holds pyimgano\.{package}\.Innocent, which is not on the list")
+
+
+@pytest.mark.parametrize("package", ["backbones", "calibration", "detectors", "features", "grids"])
+def test_parts_of_the_package_that_hold_state_are_admitted(package, tmp_path, monkeypatch):
+    made = class_of_its_own(package, monkeypatch)
+    save_raw([made], tmp_path / "a.joblib")
+    assert pyimgano.load(tmp_path / "a.joblib") == [made]
+
+
 @pytest.mark.parametrize(
     "fields, size",
     [
