@@ -41,7 +41,7 @@ from pyimgano.features import (
 )
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.interop import as_pyod
-from pyimgano.utils._words import plain, readable
+from pyimgano.utils._words import as_json, readable
 from pyimgano.utils.discovery import all_estimators
 
 __all__ = ["create_model", "list_models", "model_info", "register_model"]
@@ -175,7 +175,7 @@ def list_models(
 
 
 def model_info(name: str, /) -> dict[str, Any]:
-    """What there is to know about a model, in plain JSON types.
+    """What there is to know about a model, in as_json JSON types.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def model_info(name: str, /) -> dict[str, Any]:
     parameters = {
         key: {
             "required": parameter.default is _EMPTY,
-            "default": None if parameter.default is _EMPTY else plain(parameter.default),
+            "default": None if parameter.default is _EMPTY else as_json(parameter.default),
             "accepts": [text for one in accepted[key] for text in readable(one)]
             if key in accepted
             else None,
@@ -603,7 +603,7 @@ def _entry_points() -> tuple[dict[str, Any], list[str]]:
     """Entry points by name, not loaded; and what is to be said about names given twice."""
     if sys.version_info >= (3, 10):
         points = metadata.entry_points(group=_GROUP)
-    else:  # a plain dict of groups
+    else:  # a as_json dict of groups
         points = metadata.entry_points().get(_GROUP, ())
     found: dict[str, Any] = {}
     problems = []

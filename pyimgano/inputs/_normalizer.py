@@ -23,7 +23,7 @@ from pyimgano.inputs._formats import (
     normalize_numpy_image,
     resize_image,
 )
-from pyimgano.inputs._sequence import ImageSequence, plain
+from pyimgano.inputs._sequence import ImageSequence, as_list
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -118,7 +118,7 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
         """
         self._validate_params()
         size = check_resize(self.resize)
-        X = plain(X)
+        X = as_list(X)
         if isinstance(X, (list, tuple)) and X and isinstance(X[0], (str, os.PathLike)):
             X = ImageSequence(X)
         if isinstance(X, ImageSequence):

@@ -404,7 +404,7 @@ def check_images(X: object) -> _Collection:
             f"X is the single path {os.fspath(X)!r}; pass a list, [path], or for a folder "
             "ImageSequence.from_folder(path)"
         )
-    X = plain(X)
+    X = as_list(X)
     if isinstance(X, np.ndarray) and X.ndim >= 1:
         return _check_batch(X)
     if not isinstance(X, (list, tuple)):
@@ -417,7 +417,7 @@ def check_images(X: object) -> _Collection:
     return _ImageList([_check_one(image, i) for i, image in enumerate(X)])
 
 
-def plain(X: Any) -> Any:
+def as_list(X: Any) -> Any:
     """1-D arrays and table columns of paths or images as lists; all else as it is."""
     if hasattr(X, "to_numpy") and getattr(X, "ndim", 0) == 1:  # a column of a table
         X = X.to_numpy()

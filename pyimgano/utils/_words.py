@@ -32,10 +32,10 @@ def readable(constraint: Any) -> list[str]:
     return _WORDS.get(constraint, [str(constraint)])
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """The value in JSON's types, or its repr."""
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, float) and value - value != 0:  # JSON has no infinity and no NaN
         return repr(value)
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -11,8 +11,8 @@ from pyimgano.datasets.synthetic._painting import (
     Picture,
     Scene,
     blend,
+    flat_color,
     jittered,
-    plain,
     to_colour,
     to_sheet,
     upper_left,
@@ -116,7 +116,7 @@ class _Board:
         self.rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         self.center = rng.normal(0, 4.5, 2)
         self.canvas = canvas
-        self.sheet = to_sheet(plain(canvas, table))
+        self.sheet = to_sheet(flat_color(canvas, table))
         self.green = jittered(rng, [0.10, 0.36, 0.22], 0.07)
         self.copper = self.green * np.float32(1.45) + np.float32(0.07)
         self.solder = jittered(rng, [0.78, 0.78, 0.76], 0.04)

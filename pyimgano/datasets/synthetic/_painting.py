@@ -296,7 +296,7 @@ def upper_left(rng: np.random.Generator) -> float:
     return float(np.deg2rad(-135) + rng.normal(0, 0.25))
 
 
-def plain(canvas: Canvas, colour: object) -> Picture:
+def flat_color(canvas: Canvas, colour: object) -> Picture:
     """A picture of one colour."""
     return np.broadcast_to(np.asarray(colour, np.float32), (*canvas.shape, 3)).copy()
 

@@ -21,9 +21,9 @@ from pyimgano.datasets.synthetic._painting import (
     Scene,
     bearing,
     blend,
+    flat_color,
     jittered,
     length,
-    plain,
     smoothstep,
     to_colour,
     to_sheet,
@@ -128,7 +128,7 @@ def wood(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> Scene
     pores = smoothstep(canvas.noise(rng, 1.5, stretch=9, angle=np.pi / 2), 1.7, 2.6)
     early_colour = jittered(rng, [0.83, 0.65, 0.44], 0.05)
     late_colour = jittered(rng, [0.58, 0.38, 0.21], 0.07)
-    image = blend(plain(canvas, early_colour), late_colour, late * np.float32(0.9))
+    image = blend(flat_color(canvas, early_colour), late_colour, late * np.float32(0.9))
     image = image * (1 + np.float32(0.045) * fibres - np.float32(0.42) * pores)[..., None]
     image = image * (1 + np.float32(0.05) * canvas.noise(rng, 90))[..., None]
     return Scene(image, _everywhere(canvas), light)
@@ -143,7 +143,7 @@ def terrazzo(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> S
     light = upper_left(rng)
     cement = jittered(rng, [0.72, 0.70, 0.66], 0.04)
     grain = np.float32(0.035) * canvas.noise(rng, 3, 2) + np.float32(0.03) * canvas.noise(rng, 60)
-    sheet = to_sheet(plain(canvas, cement) * (1 + grain)[..., None])
+    sheet = to_sheet(flat_color(canvas, cement) * (1 + grain)[..., None])
     palette = [jittered(rng, chip, 0.06) for chip in _CHIPS]
     half = np.array([canvas.width, canvas.height]) / (2 * canvas.scale) + 8
     number = round(260 * half[0] * half[1] / 136**2)
@@ -185,7 +185,7 @@ def printed_grid(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) 
     speck = smoothstep(canvas.noise(rng, 2.2), 2.7, 3.6) * np.float32(0.5)
     if fault is not None:
         ink = _misprint(fault, canvas, ink, (column, row))
-    image = blend(plain(canvas, film), ink_colour, np.clip(ink * density + speck, 0, 1))
+    image = blend(flat_color(canvas, film), ink_colour, np.clip(ink * density + speck, 0, 1))
     image *= (1 + np.float32(0.012) * canvas.noise(rng, 2, 2))[..., None]
     return Scene(image, _everywhere(canvas), light)
 
@@ -326,7 +326,7 @@ def bottle_cap(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) ->
     if fault is not None and fault.kind == "misprint":
         ink = _spoil_print(fault, canvas, ink, center)
 
-    paint = blend(plain(canvas, red), white, ink)
+    paint = blend(flat_color(canvas, red), white, ink)
     paint = paint * (1 + np.float32(0.02) * fine + np.float32(0.04) * cloudy)[..., None]
     paint = paint * np.clip(1 + shade, 0.25, 1.7)[..., None]
     hot_x, hot_y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
