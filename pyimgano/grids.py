@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+from sklearn.utils import deprecated
 
 from pyimgano.inputs._formats import resize_image
 
@@ -37,9 +39,12 @@ class PatchGrids:
     work_sizes : array-like of shape (n, 2), int, default=None
         Height and width in pixels at which the features were computed inside the box. Maps
         are smoothed at this resolution. By default that of the grid.
-    inside : array-like of shape (n_grid_patches,), bool, default=None
-        Which patches of the grids ``rows`` holds, image after image and row by row: at least
-        one of each image. None, the default, is all of them. See ``within``.
+    mask : array-like of shape (n_grid_patches,), bool, default=None
+        True for the patches of the grids that have a row in ``rows``, image after image and
+        row by row: at least one of each image. None, the default, is all of them. See
+        ``within``.
+    inside : array-like, default=None
+        Former name of ``mask``; deprecated, warns with a ``FutureWarning``.
 
     Examples
     --------
@@ -59,8 +64,20 @@ class PatchGrids:
         image_sizes: np.ndarray | Sequence[tuple[int, int]] | None = None,
         boxes: np.ndarray | Sequence[tuple[float, float, float, float]] | None = None,
         work_sizes: np.ndarray | Sequence[tuple[int, int]] | None = None,
+        mask: np.ndarray | None = None,
+        *,
         inside: np.ndarray | None = None,
     ) -> None:
+        if inside is not None:
+            if mask is not None:
+                raise TypeError("inside is the former name of mask: give only mask.")
+            warnings.warn(
+                "the parameter inside of PatchGrids is now called mask; the old name goes with the "
+                "next release.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            mask = inside
         self.rows = np.ascontiguousarray(rows, dtype=np.float32)
         self.grid_shapes = np.asarray(grid_shapes, dtype=np.int64).reshape(-1, 2)
         n = len(self.grid_shapes)
@@ -74,30 +91,36 @@ class PatchGrids:
             boxes = np.column_stack([np.zeros((n, 2)), self.image_sizes])
         self.boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         self._grid_starts = np.concatenate([[0], np.cumsum(self.grid_shapes.prod(axis=1))])
-        self.inside = None if inside is None else np.asarray(inside, dtype=bool)
-        self._starts = self._grid_starts if self.inside is None else self._count_inside()
+        self.mask = None if mask is None else np.asarray(mask, dtype=bool)
+        self._starts = self._grid_starts if self.mask is None else self._count_held()
         if self.rows.ndim != 2 or len(self.rows) != self._starts[-1]:
             raise ValueError(
                 f"rows has shape {self.rows.shape}, but the grid shapes"
-                f"{' and inside' if self.inside is not None else ''} add up to "
+                f"{' and mask' if self.mask is not None else ''} add up to "
                 f"{self._starts[-1]} patches; expected ({self._starts[-1]}, n_features)."
             )
         for name in ("image_sizes", "boxes", "work_sizes"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} describes {len(getattr(self, name))} images, not {n}.")
 
-    def _count_inside(self) -> np.ndarray:
-        assert self.inside is not None
-        if self.inside.shape != (self._grid_starts[-1],):
+    def _count_held(self) -> np.ndarray:
+        assert self.mask is not None
+        if self.mask.shape != (self._grid_starts[-1],):
             raise ValueError(
-                f"inside has shape {self.inside.shape}, but the grid shapes add up to "
+                f"mask has shape {self.mask.shape}, but the grid shapes add up to "
                 f"{self._grid_starts[-1]} patches."
             )
-        held = np.concatenate([[0], np.cumsum(self.inside)])[self._grid_starts]
+        held = np.concatenate([[0], np.cumsum(self.mask)])[self._grid_starts]
         empty = np.flatnonzero(np.diff(held) == 0)
         if len(empty):
-            raise ValueError(f"inside holds no patch of image {empty[0]}.")
+            raise ValueError(f"mask holds no patch of image {empty[0]}.")
         return held
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "inside" in state:  # as older versions called the mask
+            state = dict(state)
+            state["mask"] = state.pop("inside")
+        self.__dict__.update(state)
 
     @classmethod
     def from_array(
@@ -152,13 +175,13 @@ class PatchGrids:
             name: np.concatenate([getattr(block, name) for block in blocks])
             for name in ("rows", "grid_shapes", "image_sizes", "boxes", "work_sizes")
         }
-        if any(block.inside is not None for block in blocks):
-            joined["inside"] = np.concatenate([block._all_inside() for block in blocks])
+        if any(block.mask is not None for block in blocks):
+            joined["mask"] = np.concatenate([block._full_mask() for block in blocks])
         return cls(**joined)
 
-    def _all_inside(self) -> np.ndarray:
-        """``inside`` as an array in any case."""
-        return np.ones(self._grid_starts[-1], bool) if self.inside is None else self.inside
+    def _full_mask(self) -> np.ndarray:
+        """Return ``mask`` as an array in any case."""
+        return np.ones(self._grid_starts[-1], bool) if self.mask is None else self.mask
 
     def __len__(self) -> int:
         return len(self.grid_shapes)
@@ -176,7 +199,7 @@ class PatchGrids:
     @property
     def features(self) -> np.ndarray:
         """The ``(n, h, w, n_features)`` view; needs one grid shape for all images."""
-        if self.inside is not None:
+        if self.mask is not None:
             raise ValueError("these grids hold only some of their patches: there is no full array.")
         if len(np.unique(self.grid_shapes, axis=0)) != 1:
             raise ValueError(
@@ -199,9 +222,9 @@ class PatchGrids:
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> PatchGrids:
         chosen = np.atleast_1d(np.arange(len(self))[index])
         pieces = [self.rows[self._starts[i] : self._starts[i + 1]] for i in chosen]
-        inside = self.inside
-        if inside is not None:
-            inside = np.concatenate([inside[:0], *(self.held(int(i)) for i in chosen)])
+        mask = self.mask
+        if mask is not None:
+            mask = np.concatenate([mask[:0], *(self.mask_of(int(i)) for i in chosen)])
         rows = np.concatenate(pieces) if pieces else self.rows[:0]
         return PatchGrids(
             rows,
@@ -209,11 +232,11 @@ class PatchGrids:
             self.image_sizes[chosen],
             self.boxes[chosen],
             self.work_sizes[chosen],
-            inside,
+            mask,
         )
 
-    def held(self, i: int) -> np.ndarray:
-        """Which patches of the grid of image ``i`` there are, row by row.
+    def mask_of(self, i: int) -> np.ndarray:
+        """Return the part of ``mask`` that belongs to image ``i``; all True without a mask.
 
         Parameters
         ----------
@@ -224,23 +247,38 @@ class PatchGrids:
         -------
         ndarray of shape (grid_height * grid_width,), bool
         """
-        return self._all_inside()[self._grid_starts[i] : self._grid_starts[i + 1]]
+        return self._full_mask()[self._grid_starts[i] : self._grid_starts[i + 1]]
 
-    def all_hold(self, held: np.ndarray) -> bool:
-        """Whether every image has just these patches; the grids must have one shape.
+    def same_mask(self, mask: np.ndarray) -> bool:
+        """Tell whether every image has just these patches; the grids must have one shape.
 
         Parameters
         ----------
-        held : ndarray of shape (grid_height * grid_width,), bool
-            Patches of a grid, see ``held``.
+        mask : ndarray of shape (grid_height * grid_width,), bool
+            Patches of a grid, see ``mask_of``.
 
         Returns
         -------
         bool
         """
-        if self.inside is None:
-            return bool(held.all())
-        return bool((self.inside.reshape(-1, len(held)) == held).all())
+        if self.mask is None:
+            return bool(mask.all())
+        return bool((self.mask.reshape(-1, len(mask)) == mask).all())
+
+    @property
+    @deprecated("PatchGrids.inside is now called mask; the old name goes with the next release.")
+    def inside(self) -> np.ndarray | None:
+        return self.mask
+
+    @deprecated("PatchGrids.held is now called mask_of; the old name goes with the next release.")
+    def held(self, i: int) -> np.ndarray:
+        return self.mask_of(i)
+
+    @deprecated(
+        "PatchGrids.all_hold is now called same_mask; the old name goes with the next release."
+    )
+    def all_hold(self, held: np.ndarray) -> bool:
+        return self.same_mask(held)
 
     def within(self, mask: np.ndarray) -> PatchGrids:
         """Keep only the patches that lie in a region of the image, the same in all images.
@@ -302,10 +340,10 @@ class PatchGrids:
         inside = np.concatenate([np.ones(0, bool), *(regions[k] for k in kind_of.ravel())])
         if inside.all():
             return self
-        if self.inside is not None:
-            inside &= self.inside
+        if self.mask is not None:
+            inside &= self.mask
         return PatchGrids(
-            self.rows[inside[self._all_inside()]],
+            self.rows[inside[self._full_mask()]],
             self.grid_shapes,
             self.image_sizes,
             self.boxes,
@@ -330,7 +368,7 @@ class PatchGrids:
             self.image_sizes,
             self.boxes,
             self.work_sizes,
-            self.inside,
+            self.mask,
         )
 
     def without_features(self) -> PatchGrids:
@@ -367,9 +405,9 @@ class PatchGrids:
                 f"expected one value per patch, ({len(self.rows)},), got {values.shape}."
             )
         parts = [values[a:b] for a, b in zip(self._starts[:-1], self._starts[1:])]
-        if self.inside is not None:
+        if self.mask is not None:
             for i, part in enumerate(parts):
-                held = self.held(i)
+                held = self.mask_of(i)
                 parts[i] = np.full(len(held), part.min())
                 parts[i][held] = part
         return [part.reshape(shape) for part, shape in zip(parts, self.grid_shapes)]
@@ -408,8 +446,8 @@ class PatchGrids:
         maps = []
         grids = self.as_grid(np.asarray(values, dtype=np.float32))
         for i, (grid, (height, width)) in enumerate(zip(grids, self.work_sizes)):
-            if grid.size > 1 and self.inside is not None:
-                held = self.held(i).reshape(grid.shape)
+            if grid.size > 1 and self.mask is not None:
+                held = self.mask_of(i).reshape(grid.shape)
                 grid = smooth_inside(grid, held, sigma, (int(height), int(width)))
             elif grid.size > 1:
                 grid = resize_image(grid, (int(height), int(width)))

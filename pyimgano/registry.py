@@ -175,7 +175,7 @@ def list_models(
 
 
 def model_info(name: str, /) -> dict[str, Any]:
-    """What there is to know about a model, in as_json JSON types.
+    """What there is to know about a model, in plain JSON types.
 
     Parameters
     ----------
@@ -603,7 +603,7 @@ def _entry_points() -> tuple[dict[str, Any], list[str]]:
     """Entry points by name, not loaded; and what is to be said about names given twice."""
     if sys.version_info >= (3, 10):
         points = metadata.entry_points(group=_GROUP)
-    else:  # a as_json dict of groups
+    else:  # a plain dict of groups
         points = metadata.entry_points().get(_GROUP, ())
     found: dict[str, Any] = {}
     problems = []

@@ -136,7 +136,7 @@ def test_grids_within_a_mask():
     np.testing.assert_array_equal(part.rows[:, 0] / 2, [1, 2, 4, 5, 7, 9])
     np.testing.assert_array_equal(part.starts, [0, 4, 6])
     np.testing.assert_array_equal(part.image_of_row, [0, 0, 0, 0, 1, 1])
-    np.testing.assert_array_equal(part.held(0), [0, 1, 1, 0, 1, 1])
+    np.testing.assert_array_equal(part.mask_of(0), [0, 1, 1, 0, 1, 1])
     assert [len(rows) for rows in part.as_image_rows()] == [4, 2]
     values = np.array([5.0, 3.0, 4.0, 9.0, 7.0, 8.0])
     np.testing.assert_array_equal(part.image_max(values), [9, 8])
@@ -158,7 +158,7 @@ def test_grids_within_two_masks():
     top[:6] = True
     both = grids.within(mask).within(top)
     np.testing.assert_array_equal(both.rows, grids.within(mask & top).rows)
-    np.testing.assert_array_equal(both.inside, grids.within(mask & top).inside)
+    np.testing.assert_array_equal(both.mask, grids.within(mask & top).mask)
     with pytest.raises(ValueError, match="no patch of image 1"):
         grids.within(mask).within(~mask)
 
@@ -172,9 +172,9 @@ def test_pieces_of_grids_within_a_mask_come_together_again():
         part[[1, 0]][::-1],
     ):
         np.testing.assert_array_equal(joined.rows, part.rows)
-        np.testing.assert_array_equal(joined.inside, part.inside)
+        np.testing.assert_array_equal(joined.mask, part.mask)
     mixed = PatchGrids.concatenate([grids, part, grids[:0]])
-    assert mixed.inside.tolist() == [True] * 10 + part.inside.tolist()
+    assert mixed.mask.tolist() == [True] * 10 + part.mask.tolist()
     assert part[:0].within(mask).rows.shape == (0, 2)
     bare, values = part.without_features(), np.arange(6.0)
     for one, other in zip(bare.to_pixels(values), part.to_pixels(values)):
@@ -189,10 +189,33 @@ def test_grids_that_do_not_fit_are_refused():
     little[:2] = True
     with pytest.raises(ValueError, match=r"region of 24 of 144 .* cell is 6 x 6 pixels"):
         grids.within(little)
-    with pytest.raises(ValueError, match="inside has shape"):
-        PatchGrids(np.zeros((3, 1)), [(2, 2)], inside=[True, True, True])
-    with pytest.raises(ValueError, match="grid shapes and inside add up to 2"):
-        PatchGrids(np.zeros((3, 1)), [(2, 2)], inside=[True, True, False, False])
+    with pytest.raises(ValueError, match="mask has shape"):
+        PatchGrids(np.zeros((3, 1)), [(2, 2)], mask=[True, True, True])
+    with pytest.raises(ValueError, match="grid shapes and mask add up to 2"):
+        PatchGrids(np.zeros((3, 1)), [(2, 2)], mask=[True, True, False, False])
+
+
+def test_the_former_names_of_the_mask_warn_and_files_with_them_load():
+    grids, region = some_grids()
+    part = grids.within(region)
+    with pytest.warns(FutureWarning, match="called mask"):
+        built = PatchGrids(part.rows, part.grid_shapes, inside=part.mask)
+    np.testing.assert_array_equal(built.mask, part.mask)
+    with pytest.warns(FutureWarning, match="called mask"):
+        np.testing.assert_array_equal(part.inside, part.mask)
+    with pytest.warns(FutureWarning, match="called mask_of"):
+        np.testing.assert_array_equal(part.held(1), part.mask_of(1))
+    with pytest.warns(FutureWarning, match="called same_mask"):
+        assert part[:1].all_hold(part.mask_of(0))
+    with pytest.raises(TypeError, match="give only mask"):
+        PatchGrids(part.rows, part.grid_shapes, mask=part.mask, inside=part.mask)
+
+    state = dict(vars(part))
+    state["inside"] = state.pop("mask")  # as older versions wrote it
+    old = PatchGrids.__new__(PatchGrids)
+    old.__setstate__(state)
+    np.testing.assert_array_equal(old[1:].mask, part[1:].mask)
+    assert "inside" not in vars(old)
 
 
 # ---- smoothing ----------------------------------------------------------------------
@@ -221,7 +244,7 @@ def test_interpolation_takes_no_value_from_outside():
 def test_a_constant_map_stays_constant(value, sigma, code):
     inside = np.array([code >> k & 1 for k in range(12)], dtype=bool)
     grids = PatchGrids(
-        np.zeros((inside.sum(), 1)), [(3, 4)], [(20, 31)], work_sizes=[(24, 32)], inside=inside
+        np.zeros((inside.sum(), 1)), [(3, 4)], [(20, 31)], work_sizes=[(24, 32)], mask=inside
     )
     heat = grids.to_pixels(np.full(inside.sum(), value), sigma=sigma)[0]
     np.testing.assert_allclose(heat, np.float32(value), rtol=1e-5, atol=1e-6)

@@ -214,7 +214,7 @@ class AnomalyDINODetector(BasePatchDetector):
             return np.ones(len(grids.rows), dtype=bool)
         return np.concatenate(
             [
-                _foreground(rows, grids.held(i).reshape(grids.grid_shapes[i]))
+                _foreground(rows, grids.mask_of(i).reshape(grids.grid_shapes[i]))
                 for i, rows in enumerate(grids.as_image_rows())
             ]
         )

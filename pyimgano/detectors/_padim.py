@@ -161,7 +161,7 @@ class PaDiMDetector(BasePatchDetector):
         n = min(int(wanted), available)
         self.channels_ = np.sort(rng.choice(available, size=n, replace=False))
         self.grid_shape_ = tuple(int(s) for s in block.grid_shapes[0])
-        self._held = block.held(0)
+        self._held = block.mask_of(0)
         keep = getattr(getattr(self, "features_", None), "keep_channels", None)
         if keep is not None:
             keep(self.channels_)
@@ -175,7 +175,7 @@ class PaDiMDetector(BasePatchDetector):
                 f"{self.grid_shape_} of the first training image, got {tuple(other.tolist())}: "
                 "give the feature step a fixed resize."
             )
-        if not block.all_hold(self._held):
+        if not block.same_mask(self._held):
             raise ValueError(
                 "PaDiMDetector compares positions, so all images need the patches that the first "
                 "training image has in the region, and some have others: let the feature step "

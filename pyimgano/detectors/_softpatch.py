@@ -204,7 +204,7 @@ class SoftPatchDetector(PatchCoreDetector):
                 f"{tuple(grids.grid_shapes[others[0]].tolist())}: give the feature step a fixed "
                 "resize."
             )
-        if not grids.all_hold(grids.held(0)):
+        if not grids.same_mask(grids.mask_of(0)):
             raise ValueError(
                 f"{type(self).__name__} compares positions, so all training images need the "
                 "patches that the first has in the region, and some have others: let the "

@@ -7,7 +7,7 @@ from typing import Any
 
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-__all__ = ["plain", "readable"]
+__all__ = ["as_json", "readable"]
 
 _TYPES: dict[type, str] = {Integral: "int", Real: "float"}
 _WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}

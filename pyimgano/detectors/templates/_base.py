@@ -132,7 +132,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
                 sizes = [image.shape[:2] for image in images]
                 yield self._checked(_Block(planes, sizes, None)), keys
             return
-        if data.inside is not None:
+        if data.mask is not None:
             raise ValueError(
                 f"{type(self).__name__} needs whole grids, and these hold some of their patches "
                 "only: fit it on images with roi_mask."
