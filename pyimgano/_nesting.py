@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 __all__ = [
     "all_parts",
     "find_calibrator",
+    "find_parts",
     "first_step",
     "innermost",
     "is_calibrator",
@@ -169,6 +170,39 @@ def first_step(estimator: Any) -> Any:
             if before:
                 return first_step(before[0])
     return innermost(estimator)[0]
+
+
+def find_parts(estimator: Any, kind: type) -> list[Any]:
+    """Find every estimator of a kind inside another one, fitted copies included.
+
+    Parameters
+    ----------
+    estimator : estimator
+    kind : type
+        Their class.
+
+    Returns
+    -------
+    list of estimators
+        Each once, the outer ones before those inside them.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = [estimator]
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, kind):
+            found.append(one)
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+        elif hasattr(one, "get_params") and not isinstance(one, type):
+            waiting += vars(one).values()
+    return found
 
 
 def all_parts(estimator: Any) -> list[Any]:

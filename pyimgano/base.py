@@ -29,6 +29,7 @@ from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._moved import moved_names
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.exceptions import (
+    DeviceError,
     ImageFormatError,
     MissingExtraError,
     TooFewImagesError,
@@ -62,7 +63,7 @@ Values = TypeVar("Values")
 Self = TypeVar("Self", bound="OutlierScoreMixin")
 
 # These are about the model, not about one of its samples.
-NOT_ABOUT_A_SAMPLE = (MissingExtraError, NotFittedError, WeightsError)
+NOT_ABOUT_A_SAMPLE = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
 
 __getattr__ = moved_names(
     __name__,

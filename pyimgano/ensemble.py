@@ -29,7 +29,7 @@ from pyimgano.calibration._out_of_sample import (
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_scores, score_with_maps
 from pyimgano.utils._arrays import stack_if_same_size
-from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._fitting import restored_on_error, set_on_fitted_copy
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ScoreEnsemble"]
@@ -205,13 +205,18 @@ class ScoreEnsemble(
         Parameters
         ----------
         **params
-            Names as in ``get_params``. ``name="drop"`` leaves a member out.
+            Names as in ``get_params``. ``name="drop"`` leaves a member out. ``weights``,
+            ``device``, ``batch_size`` and ``threads_per_image`` of a member's feature step
+            also reach the fitted member; all others take effect in the next ``fit``.
 
         Returns
         -------
         self
         """
         self._set_params("estimators", **params)
+        for name, member in vars(self).get("named_estimators_", {}).items():
+            if member != "drop":
+                set_on_fitted_copy(member, params, f"{name}__")
         return self
 
     # ---- metadata -------------------------------------------------------------------

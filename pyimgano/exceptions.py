@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AlignmentWarning",
     "DatasetError",
+    "DeviceError",
     "ImageFormatError",
     "ImageReadError",
     "MissingExtraError",
@@ -50,6 +51,10 @@ class ImageReadError(OSError):
 
 class DatasetError(ValueError):
     """A folder does not have the layout of the dataset it was opened as."""
+
+
+class DeviceError(ValueError):
+    """The machine has no such device as a network is to run on."""
 
 
 class TooFewImagesError(ValueError):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pyimgano.exceptions import DeviceError
 from pyimgano.utils._optional import import_optional
 from pyimgano.utils._threads import RefCountedSetting
 
@@ -162,9 +163,24 @@ class TorchModule:
 
 
 def resolve_device(device: str) -> str:
-    """Name of the torch device that ``device`` stands for on this machine."""
+    """Find the torch device that ``device`` stands for on this machine.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:0"``, ...
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device here.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ValueError(f'device={device!r}: expected "auto", "cpu", "cuda" or "cuda:0", ...')
+        raise DeviceError(f'device={device!r}: expected "auto", "cpu", "cuda" or "cuda:0", ...')
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
         return "cpu"
     torch = torch_module()
@@ -172,7 +188,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if count else "cpu"
     if int(device.partition(":")[2] or 0) >= count:
-        raise ValueError(
+        raise DeviceError(
             f"device={device!r}: torch sees {count} CUDA devices on this machine"
             + (f", numbered from 0 to {count - 1}." if count else ".")
             + ' device="auto" takes what there is, device="cpu" always works.'

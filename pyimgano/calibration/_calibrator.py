@@ -19,7 +19,7 @@ from pyimgano.calibration._out_of_sample import index_metadata, out_of_sample_sc
 from pyimgano.calibration._tails import METHODS
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_map, score_with_maps
-from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._fitting import restored_on_error, set_on_fitted_copy
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ThresholdCalibrator"]
@@ -130,6 +130,24 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         self.cv = cv
         self.memory = memory
         self.n_jobs = n_jobs
+
+    def set_params(self, **params: Any) -> ThresholdCalibrator:
+        """Set parameters; those that say how a network computes take effect at once.
+
+        Parameters
+        ----------
+        **params : dict
+            By name, ``estimator__name`` for those of the estimator. ``weights``, ``device``,
+            ``batch_size`` and ``threads_per_image`` of a feature step also reach the fitted
+            ``estimator_``; all others take effect in the next ``fit``.
+
+        Returns
+        -------
+        self
+        """
+        super().set_params(**params)
+        set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
+        return self
 
     @restored_on_error
     def fit(self, X: Any, y: Any = None, **params: Any) -> ThresholdCalibrator:

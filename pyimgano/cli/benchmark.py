@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyimgano import _defaults
-from pyimgano.cli import _common
+from pyimgano.cli import _common, _model
 
 __all__ = ["main"]
 
@@ -42,17 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns its exit status."""
     options = _parser().parse_args(argv)
     return _common.run(_PROG, lambda: _benchmark(options))
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """A parameter and its value from NAME=VALUE."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,78 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="number of synthetic training pictures (default: 60)",
     )
 
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        metavar="NAME",
-        default=_defaults.MODEL,
-        help='a name that "pyimgano-models list" prints (default: %(default)s, which needs no '
-        "weights)",
-    )
-    model.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        type=_setting,
-        help="a parameter of the model; VALUE in JSON, or else taken as text; may be repeated "
-        '("pyimgano-models info NAME" prints the parameters)',
-    )
-    model.add_argument(
-        "--features",
-        metavar="NAME",
-        help='in place of the model\'s own features: "filterbank", which needs no weights, or a '
-        "torchvision network: resnet18, wide_resnet50_2, ... (others than ResNets need the extra "
-        "torch)",
-    )
-    model.add_argument(
-        "--weights",
-        metavar="FILE",
-        help='state dict of the network; "imagenet" (default) takes or downloads the published '
-        'one, "none" uses a random network',
-    )
-    model.add_argument(
-        "--layers",
-        metavar="NAME",
-        nargs="+",
-        help="layers of the network to use (default: those of the model's paper)",
-    )
-    model.add_argument(
-        "--resize",
-        metavar="PIXELS",
-        type=_common.count,
-        help="side to which images are brought for the features (default: 256)",
-    )
-    model.add_argument(
-        "--crop",
-        metavar="PIXELS",
-        type=_common.count_or_zero,
-        help="side of the centre crop for a network, 0 for none (default: 224)",
-    )
-    model.add_argument(
-        "--device", help='where a network runs: "cpu", "cuda", ... (default: cuda if there is one)'
-    )
-    model.add_argument(
-        "--quantile",
-        metavar="SHARE",
-        type=_common.fraction,
-        default=_defaults.QUANTILE,
-        help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
-        "(default: %(default)s)",
-    )
-    model.add_argument(
-        "--u16-max",
-        metavar="VALUE",
-        type=_common.count,
-        default=_defaults.U16_MAX,
-        help="full scale of 16-bit files; 4095 for a 12-bit camera (default: %(default)s)",
-    )
-    model.add_argument(
-        "--seed",
-        type=int,
-        default=_defaults.RANDOM_STATE,
-        help="random seed (default: %(default)s)",
-    )
+    _model.add_model_options(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -184,11 +101,12 @@ def _benchmark(options: argparse.Namespace) -> int:
     from pyimgano.benchmark import run_benchmark
 
     progress = sys.stderr.isatty()
-    result = run_benchmark(
+    result = _run(
+        run_benchmark,
         options.dataset,
         root=options.root,
         category=options.category,
-        model=_model(options, progress),
+        model=_model.make_model_as_asked(options, progress),
         model_name=options.model,
         quantile=options.quantile,
         u16_max=options.u16_max,
@@ -202,6 +120,18 @@ def _benchmark(options: argparse.Namespace) -> int:
     print(_text(result.report, result.categories))
     print(f"\nrun directory: {result.path}")
     return _problems(result)
+
+
+def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
+    from pyimgano.exceptions import DatasetError
+
+    try:
+        return run_benchmark(*arguments, **options)
+    except DatasetError as error:
+        raise _common.UsageError(
+            f"{error}\nTo train on a folder of good images alone, without a test set, there is "
+            "pyimgano-train."
+        ) from error
 
 
 def _problems(result: Any) -> int:
@@ -235,8 +165,7 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError(f"{synthetic_only[0]} belongs to --dataset synthetic")
     if options.dataset == "synthetic" and options.root is not None:
         raise _common.UsageError("--root belongs to --dataset folder; synthetic reads no files")
-    if options.quantile == 1:
-        raise _common.UsageError("--quantile 1 asks for no false alarm ever; give less than 1")
+    _model.check_model_options(options)
     if options.dataset == "synthetic":
         from pyimgano.datasets import list_inspection_categories
 
@@ -264,68 +193,6 @@ def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
         for name, argument in _SYNTHETIC.items()
         if _given(options, name)
     }
-
-
-# Options for the feature step, and what an option's value means to it.
-_FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "weights": lambda text: None if text == "none" else text,
-    "layers": tuple,
-    "resize": int,
-    "crop": lambda side: side or None,
-    "device": str,
-}
-
-
-def _model(options: argparse.Namespace, progress: bool) -> Any:
-    from pyimgano.benchmark._benchmark import make_model
-
-    chosen = dict(options.set)
-    if options.features is not None:
-        chosen["features"] = _named_features(options.features)
-    asked = {
-        name: meaning(getattr(options, name))
-        for name, meaning in _FEATURE_OPTIONS.items()
-        if _given(options, name)
-    }
-    try:
-        model = make_model(options.model, chosen, options.seed, progress)
-        step = _feature_step(model, asked)
-    except ValueError as error:
-        raise _common.UsageError(str(error)) from error
-    return model if step is None else model.set_params(features=step)
-
-
-def _named_features(name: str) -> Any:
-    from pyimgano.features import BackbonePatchFeatures, make_features
-
-    try:
-        make_features(name)
-    except ValueError:  # no name of ours: one of torchvision's other networks, or of none
-        return BackbonePatchFeatures(name)
-    return name
-
-
-def _feature_step(model: Any, asked: Mapping[str, Any]) -> Any:
-    """The model's feature step as asked for; its network is loaded, which finds mistakes early."""
-    import numpy as np
-
-    from pyimgano.features import make_features
-
-    step = model.get_params().get("features")
-    if step is not None:
-        step = make_features(step, **getattr(model, "_feature_defaults", {}))
-    for name in asked:
-        if step is None:
-            raise _common.UsageError(f"--{name} belongs to features, and this model has none")
-        if name not in step.get_params():
-            raise _common.UsageError(
-                f"--{name} belongs to a network; give one, such as --features resnet18"
-            )
-    if asked:
-        step.set_params(**asked)
-    if hasattr(step, "weights"):
-        step.fit(np.zeros((1, 64, 64, 3), np.uint8))
-    return step
 
 
 # ---- the table ------------------------------------------------------------------------

@@ -62,6 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         "pipeline's own resize, if it has one), and a picture",
     )
     parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="state dict of the pipeline's network, where it is not at the place it had when the "
+        "pipeline was fitted",
+    )
+    parser.add_argument(
+        "--device",
+        help='where the pipeline\'s network runs: "cpu", "cuda", "cuda:1" or "auto" for CUDA where '
+        "there is one (default: as when it was fitted)",
+    )
+    parser.add_argument(
         "--trust",
         action="store_true",
         help="load the pipeline with joblib.load, which runs any code in it; only for files from "
@@ -76,6 +87,7 @@ def _infer(options: argparse.Namespace) -> int:
     if maps is not None:
         _check_maps_folder(maps, options.input)
     pipeline = _load(options.pipeline, options.trust)
+    _prepare_networks(pipeline, options)
 
     from pyimgano.inference import infer
     from pyimgano.utils._json import json_line
@@ -168,6 +180,30 @@ def _load(path: str, trust: bool) -> Any:
             f"--pipeline {path}: holds a {type(pipeline).__name__}, which is no fitted detector"
         )
     return pipeline
+
+
+def _prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
+    """Set what the options say, and load the networks before any result file is touched."""
+    from pyimgano._nesting import find_parts
+    from pyimgano.features._network import BaseNetworkFeatures
+
+    networks = find_parts(pipeline, BaseNetworkFeatures)
+    asked = {name: getattr(options, name) for name in ("weights", "device")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked and not networks:
+        raise _common.UsageError(
+            f"--{next(iter(asked))} belongs to a network, and {options.pipeline} has none"
+        )
+    if "weights" in asked and len({step.backbone for step in networks}) > 1:
+        raise _common.UsageError(
+            "--weights is one file, and this pipeline has several networks: load it in Python and "
+            "use set_params(weights=...) on each"
+        )
+    for step in networks:
+        step.set_params(**asked)
+    for step in networks:
+        if hasattr(step, "weights_sha256_"):
+            step.load_network()
 
 
 # Images whose maps give the scale of colors where none was saved.

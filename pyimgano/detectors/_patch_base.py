@@ -14,6 +14,7 @@ from pyimgano.base import BaseImageDetector
 from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._fitting import set_on_fitted_copy
 
 __all__ = ["BasePatchDetector"]
 
@@ -44,6 +45,24 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     features: str | BasePatchFeatures
     smoothing_sigma: float
+
+    def set_params(self, **params: Any) -> BasePatchDetector:
+        """Set parameters; those that say how the feature step computes take effect at once.
+
+        Parameters
+        ----------
+        **params : dict
+            By name, ``features__name`` for those of the feature step. Its ``weights``,
+            ``device``, ``batch_size`` and ``threads_per_image`` also reach the fitted
+            ``features_``; all others take effect in the next ``fit``.
+
+        Returns
+        -------
+        self
+        """
+        super().set_params(**params)
+        set_on_fitted_copy(vars(self).get("features_"), params, "features__")
+        return self
 
     def _fit_steps(self, data: Any) -> None:
         self.__dict__.pop("features_", None)

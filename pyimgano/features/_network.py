@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.backbones._network import Network, WeightsSource, load_network, read_network
 from pyimgano.backbones._torch_module import resolve_device
-from pyimgano.exceptions import RandomWeightsWarning, WeightsError
+from pyimgano.exceptions import DeviceError, RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
 
 __all__ = ["BaseNetworkFeatures"]
@@ -92,6 +92,23 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """The extra of pyimgano without which these parameters do not work; None for none."""
         return "torch"
 
+    def load_network(self) -> BaseNetworkFeatures:
+        """Load the network now; otherwise the first image has to wait for it.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        WeightsError
+            If the weights are not to be found, or are not those of ``fit``.
+        DeviceError
+            If this machine has no such device.
+        """
+        self._network()
+        return self
+
     # ---- shared machinery -----------------------------------------------------------
     def keep_channels(self, channels: ArrayLike | None) -> None:
         """Return only some of the features from now on, until the next ``fit``.
@@ -144,10 +161,19 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     def _fit_images(self, images: object) -> None:
         """Load the network and note what identifies its weights."""
-        for name in ("weights_sha256_", "embedded_weights_", "_loaded", "_channels"):
+        for name in (
+            "weights_sha256_",
+            "weights_file_",
+            "embedded_weights_",
+            "_loaded",
+            "_channels",
+        ):
             self.__dict__.pop(name, None)  # of an earlier fit
         self._check_parameters()
         self.weights_sha256_ = self._network().sha256
+        given = self._given_file()
+        if given is not None:
+            self.weights_file_ = os.path.abspath(given)  # a relative path works here only
         if self.embed_weights:
             key = (self.backbone, self._layers(), self._source())
             _, self.embedded_weights_ = read_network(type(self), *key, "cpu", self.precision)
@@ -161,8 +187,13 @@ class BaseNetworkFeatures(BasePatchFeatures):
             return loaded[1]
         self._validate_params()  # transform works without fit
         layers = self._layers()
-        device = resolve_device(self.device)
         expected = getattr(self, "weights_sha256_", None)
+        try:
+            device = resolve_device(self.device)
+        except DeviceError as error:
+            if expected is None:
+                raise
+            raise DeviceError(f"{error} {_how_to_set(self, 'device', 'cpu')}") from error
         if hasattr(self, "embedded_weights_"):
             module = self._build(self.backbone, layers, device, self.precision)
             network = Network(module, self.embedded_weights_, device)
@@ -187,14 +218,51 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """Where the weights come from now; equal sources give equal weights."""
         if self.weights is None:
             return WeightsSource(None, 0, 0, int(self.random_state))
-        if self.weights == self._published:
-            path = self._find_published(self.backbone)
-        else:
-            path = Path(self.weights).expanduser()
+        path = self._weights_path()
         if not path.exists():
             return WeightsSource(str(path), 0, 0, 0)  # reading it says what is wrong
         stat = path.stat()
         return WeightsSource(str(path.resolve()), stat.st_size, stat.st_mtime_ns, 0)
+
+    def _given_file(self) -> Path | None:
+        """Path in ``weights``; None if it holds none."""
+        if self.weights is None or self.weights == self._published:
+            return None
+        return Path(self.weights).expanduser()
+
+    def _weights_path(self) -> Path:
+        """Find the file of the weights, which for a fitted step is one it has seen before."""
+        fitted = hasattr(self, "weights_sha256_")
+        given = self._given_file()
+        if given is None:
+            try:
+                return self._find_published(self.backbone)
+            except WeightsError as error:
+                if not fitted:
+                    raise
+                reason = str(error).partition("\n")[0]
+                raise WeightsError(
+                    f"this model runs {self.backbone} with its published weights, and {reason}\n"
+                    f"{self._how_to_find()}"
+                ) from error
+        places = [given]
+        if hasattr(self, "weights_file_") and self.weights_file_ != os.path.abspath(given):
+            places.append(Path(self.weights_file_))
+        found = [place for place in places if place.exists()]
+        if fitted and not found:
+            raise WeightsError(
+                f"this model runs {self.backbone} with the weights of a file that is not here: "
+                f"looked for at {' and '.join(str(place) for place in places)}.\n"
+                f"{self._how_to_find()}"
+            )
+        return found[0] if found else given
+
+    def _how_to_find(self) -> str:
+        return (
+            f"If you have the file: {_how_to_set(self, 'weights', 'FILE')} It is recognized by the "
+            "sha256 of its values, so its name does not matter. A model that was fitted with "
+            "embed_weights=True needs no file."
+        )
 
     def _other_weights_message(self, found: str) -> str:
         if self.weights is None:
@@ -207,8 +275,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
         return (
             f"the weights of {self.backbone} from weights={os.fspath(self.weights)!r} are not "
             f"those this step was fitted with: sha256 {found}, expected "
-            f"{self.weights_sha256_}. Put the file of that time back, point at it with "
-            "set_params(weights=...), or fit again."
+            f"{self.weights_sha256_}. Put the file of that time back, or fit again. If it is "
+            f"elsewhere: {_how_to_set(self, 'weights', 'FILE')}"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -220,3 +288,11 @@ class BaseNetworkFeatures(BasePatchFeatures):
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
+
+
+def _how_to_set(step: BaseNetworkFeatures, name: str, value: str) -> str:
+    """Tell how a parameter of a step inside a fitted model is set."""
+    return (
+        f'set_params({name}="{value}") on the {type(step).__name__}, for a detector '
+        f'set_params(features__{name}="{value}"), or pyimgano-infer --{name} {value}.'
+    )

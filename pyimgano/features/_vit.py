@@ -103,6 +103,9 @@ class ViTPatchFeatures(BaseNetworkFeatures):
     ----------
     weights_sha256_ : str
         sha256 over the names, shapes and float32 values of the weights that are used.
+    weights_file_ : str
+        Absolute path of the file, if ``weights`` is one. It is tried where ``weights``, a
+        relative path, leads nowhere.
     embedded_weights_ : dict of str to ndarray
         The weights themselves; only with ``embed_weights=True``.
 

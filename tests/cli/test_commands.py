@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from pyimgano import (
     run_benchmark,
 )
 from pyimgano.benchmark._benchmark import make_pipeline_of
-from pyimgano.cli import benchmark, infer, models
+from pyimgano.cli import _model, benchmark, infer, models, train
 from pyimgano.datasets import load_folder, make_inspection_dataset, write_inspection_dataset
 from pyimgano.detectors import SSIMTemplateDetector
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
@@ -65,7 +66,7 @@ def call(main, *arguments):
 
 
 # ---- both -----------------------------------------------------------------------------
-@pytest.mark.parametrize("module", ["benchmark", "infer", "models"])
+@pytest.mark.parametrize("module", ["benchmark", "infer", "models", "train"])
 def test_help_answers_without_heavy_imports(module):
     code = (
         f"import sys; from pyimgano.cli.{module} import main\n"
@@ -267,7 +268,7 @@ def test_network_options_reach_the_features(root, tmp_path):
     )
     options = benchmark._parser().parse_args(line.split())
     with pytest.warns(match="random weights"):
-        model = benchmark._model(options, progress=False)
+        model = _model.make_model_as_asked(options, progress=False)
     assert model.coreset_ratio == 0.01  # industrial-fast's own
     assert model.features.get_params()["layers"] == ("layer1",)
     assert (model.features.resize, model.features.crop, model.features.weights) == (64, None, None)
@@ -291,6 +292,78 @@ def test_models_are_chosen_by_name_and_set(root, tmp_path, capsys):
     assert (detector.random_state, detector.cv) == (5, 2)
     assert (detector.detector.n_neighbors, detector.detector.method) == (3, "mean")
     capsys.readouterr()
+
+
+# ---- pyimgano-train -------------------------------------------------------------------
+def test_train_on_good_images_alone_makes_what_infer_uses(root, tmp_path, capsys):
+    good, out = tmp_path / "my photos", tmp_path / "line 3.joblib"
+    shutil.copytree(root / "wood" / "train" / "good", good / "monday")
+    arguments = good, "-o", out, "--resize", 64, "--quantile", 0.9, "--set", "coreset_ratio=0.05"
+    assert call(train.main, *arguments) == 0
+    said, err = capsys.readouterr()
+    assert err == ""
+    found, _, threshold, saved, following = said.splitlines()
+    assert found == f"{good}: 12 images (12 of 64 x 64 pixels)"
+    pipeline = pyimgano.load(out)
+    rate = pipeline[-1].expected_false_positive_rate_
+    assert f"{rate:.1%} are expected to be flagged" in threshold
+    assert threshold.endswith("12 images support no rate below 7.7%")
+    assert saved == f"saved: {out}"
+    assert pipeline[-1].estimator.coreset_ratio == 0.05
+    paths = sorted(str(path) for path in good.rglob("*.png"))
+    limits = json.loads(out.with_name("line 3.joblib.json").read_text())["map_range"]
+    assert tuple(limits) == map_range(pipeline, paths)
+    command = shlex.split(following[len("next: pyimgano-infer ") :])
+    records = tmp_path / "records.jsonl"
+    command = [root / "wood/test" if part == "NEW_IMAGES" else part for part in command]
+    command[command.index("verdicts.jsonl")] = records
+    assert call(infer.main, *command) == 0
+    assert len(read_lines(records)) == 7
+
+
+def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
+    good, out = tmp_path / "good", tmp_path / "a.joblib"
+    shutil.copytree(root / "wood" / "train" / "good", good)
+    (good / "000.png").write_bytes(b"junk")
+    cv2.imwrite(str(good / "wide.png"), np.full((64, 80, 3), 90, np.uint8))
+    assert call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.9) == 1
+    said, err = capsys.readouterr()
+    assert err.startswith(f"pyimgano-train: left out: {good / '000.png'}: ")
+    assert "12 images (11 of 64 x 64, 1 of 80 x 64 pixels); 1 could not be read" in said
+    assert len(pyimgano.load(out)[-1].calibration_scores_) == 12
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("{tmp}/good", "-o/--output"),
+        ("{tmp}/no -o {tmp}/a.joblib", "no does not exist; give the folder of the good images"),
+        ("{tmp}/good/1.png -o {tmp}/a.joblib", "is a file, not a folder"),
+        ("{tmp}/good -o {tmp}", "is a folder; give a file"),
+        ("{tmp}/good -o {tmp}/no/a.joblib", "does not exist; create it first"),
+        ("{tmp}/good -o {tmp}/good/1.png", "is one of the images"),
+        ("{tmp}/good -o {tmp}/a.joblib", "at least 2 good images are needed"),
+        ("{tmp}/empty -o {tmp}/a.joblib", "there is no image in this folder"),
+        ("{tmp}/good -o {tmp}/a.joblib --quantile 1", "give less than 1"),
+        ("{tmp}/good -o {tmp}/a.joblib --model padim", "Did you mean 'vision_padim'?"),
+        ("{tmp}/good -o {tmp}/a.joblib --weights a.pth", "--weights belongs to a network"),
+    ],
+)
+def test_train_refuses_what_cannot_work(arguments, message, tmp_path, capsys):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "empty").mkdir()
+    cv2.imwrite(str(tmp_path / "good" / "1.png"), np.zeros((64, 64, 3), np.uint8))
+    assert call(train.main, *arguments.format(tmp=tmp_path).split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pyimgano-train: error: ") and len(err.splitlines()) == 1
+    assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "good"]
+
+
+def test_benchmark_of_good_images_alone_leads_to_train(root, tmp_path, capsys):
+    good = root / "wood" / "train" / "good"
+    assert call(benchmark.main, "--dataset", "folder", "--root", good) == 2
+    assert "there is pyimgano-train" in capsys.readouterr().err
 
 
 # ---- pyimgano-models ------------------------------------------------------------------
