@@ -7,6 +7,7 @@ from typing import Any
 
 from pyimgano import create_model
 from pyimgano.detectors import BasePatchDetector
+from pyimgano.features import BackbonePatchFeatures, make_features
 
 DETECTORS = ("patchcore", "padim", "spade", "softpatch", "anomalydino")
 
@@ -18,6 +19,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", help="state dict of the network; default: published ones")
     parser.add_argument("--resize", type=int, help="smaller side in pixels; default: the step's")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        default=224,
+        help="side of the center crop for a convolutional network, 0 for none; default: 224, the "
+        "papers' setting",
+    )
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto")
 
@@ -30,6 +38,8 @@ def make_detector(args: argparse.Namespace, **params: Any) -> BasePatchDetector:
     step = {"resize": args.resize, "weights": args.weights}
     if args.features != "filterbank":
         step |= {"precision": args.precision, "device": args.device}
+    if isinstance(make_features(args.features), BackbonePatchFeatures):
+        step["crop"] = args.crop or None
     params |= {f"features__{name}": value for name, value in step.items()}
     given = {name: value for name, value in params.items() if value is not None}
     return create_model(f"vision_{args.detector}", features=args.features, **given)

@@ -72,7 +72,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--crop",
         metavar="PIXELS",
         type=_common.count_or_zero,
-        help="side of the centre crop for a network, 0 for none (default: 224)",
+        help="side of a center crop for a network, 0 for none (default: the whole image)",
     )
     model.add_argument(
         "--device", help='where a network runs: "cpu", "cuda", ... (default: cuda if there is one)'

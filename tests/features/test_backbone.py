@@ -237,7 +237,8 @@ def test_other_networks(backbone, layers, images):
 def test_real_weights_on_bottles(shared_data):
     files = sorted((shared_data / "data" / "bottle256" / "train" / "good").iterdir())[:2]
     path = shared_data / "weights" / "resnet18_imagenet_bnfolded_to_layer3.pth"
-    grids = BackbonePatchFeatures("resnet18", weights=path).fit_transform([str(f) for f in files])
+    step = BackbonePatchFeatures("resnet18", weights=path, crop=224)  # as in the papers
+    grids = step.fit_transform([str(f) for f in files])
     assert grids.features.shape == (2, 28, 28, 384)
     model = models.get_model("resnet18", weights=None).eval()
     state = torch.load(path, map_location="cpu", weights_only=True)
