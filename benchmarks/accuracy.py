@@ -9,7 +9,7 @@ images and inside the crop alone (as papers measure it), seconds to fit (feature
 out-of-sample scores), milliseconds per test image from file to score and map, peak memory.
 
 ``--noise 0.1`` adds a tenth of the defective test images, chosen at random, to the training images
-as if they were good. They stay in the test set: a detector recognises images it was trained on and
+as if they were good. They stay in the test set: a detector recognizes images it was trained on and
 scores them as if it had not seen them. ``--no-overlap`` takes them out of it.
 """
 

@@ -1,4 +1,4 @@
-"""The exact nearest-neighbour search against its alternatives, on features of real or made images.
+"""The exact nearest-neighbor search against its alternatives, on features of real or made images.
 
     python benchmarks/bench_neighbors.py [--folder bottle --backbone resnet18 --weights r18.pth] \
         [--ratios 0.01 0.1] [--images 8] [--repeats 5]
@@ -9,7 +9,7 @@ searches: this package's; a float32 product with all of the bank (numpy) and, wh
 installed, a bfloat16 product with all of it or with sketches of 64 numbers, each of which gives
 lower bounds of the distances, so that the few rows left are measured in float64; and, where it
 is installed, faiss's ``IndexFlatL2``. Prints a Markdown table: milliseconds of CPU time per image,
-the best of some repetitions; in how many queries the neighbour differs from this package's, and
+the best of some repetitions; in how many queries the neighbor differs from this package's, and
 by how much at most the distance, relatively.
 """
 
@@ -68,16 +68,16 @@ class Bfloat16Product:
         self.bias = part_of_bound.astype(np.float32)
 
     def prepare(self, rows: np.ndarray):
-        centred, squared_norm = _neighbors._centred(rows, self.mean, "rows", 0)
+        centered, squared_norm = _neighbors._centered(rows, self.mean, "rows", 0)
         off = 2.0**-20 * np.sqrt(squared_norm)
         if self.bounds is not None:
-            centred, rest = _neighbors._sketch(centred, squared_norm, self.bounds._axes)
+            centered, rest = _neighbors._sketch(centered, squared_norm, self.bounds._axes)
             w = 3.0 * self.bounds._a * squared_norm
             off = off + w / np.sqrt(np.maximum(rest, w) + 1e-36)
-        exact = torch.from_numpy(centred)
+        exact = torch.from_numpy(centered)
         half = exact.bfloat16()
         back = half.float().numpy()
-        off = off + np.sqrt(_neighbors._squared_norms(centred - back))
+        off = off + np.sqrt(_neighbors._squared_norms(centered - back))
         norm = _neighbors._squared_norms(back) * (1.0 - self.rounding)
         return half, (norm - 2.0 * (1.0 + 1.0 / self.t) * off**2) / (1.0 + self.t)
 
@@ -212,7 +212,7 @@ def main() -> None:
         grids = [features.transform([every[i]]) for i in some]
     images = [np.ascontiguousarray(one.rows, dtype=np.float32) for one in grids]
     print(f"{len(images[0])} queries of {images[0].shape[1]} numbers per image\n")
-    print("| bank | search | CPU ms/image | other neighbour | distance off by |")
+    print("| bank | search | CPU ms/image | other neighbor | distance off by |")
     print("|---:|---|---:|---:|---:|")
     for ratio in args.ratios:
         detector = PatchCoreDetector(coreset_ratio=ratio).fit(train)

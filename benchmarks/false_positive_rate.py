@@ -1,4 +1,4 @@
-"""Realised false-positive rates: does a threshold keep what it promises?
+"""Realized false-positive rates: does a threshold keep what it promises?
 
     python benchmarks/false_positive_rate.py ROOT CATEGORY --features resnet18 --weights r18.pth
 

@@ -43,7 +43,7 @@ MODELS = [
     ("loci", "LOCI", {}),
     ("loda", "LODA", {}),
     ("lof", "LOF", {}),
-    ("lunar", "LUNAR", {"n_neighbours": 3, "n_epochs": 5}),
+    ("lunar", "LUNAR", {"n_neighbors": 3, "n_epochs": 5}),
     ("mad", "MAD", {}),
     ("mcd", "MCD", {}),
     ("ocsvm", "OCSVM", {}),

@@ -3,7 +3,7 @@
     python benchmarks/tiling.py [--size 4096] [--train 3] [--test 4] [--contrast 40]
 
 Images are a striped, noisy surface made on the spot; half of the test images have one square of
-12 x 12 pixels that is brighter by ``contrast`` of 255 grey values. Both detectors use the
+12 x 12 pixels that is brighter by ``contrast`` of 255 gray values. Both detectors use the
 weight-free features at 256 x 256 pixels. Prints the scores, whether the map peaks at the defect,
 and what it cost.
 """

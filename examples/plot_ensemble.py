@@ -24,7 +24,7 @@ data = make_inspection_dataset(
 )
 
 # %%
-# Patches against a memory bank, windows against a template, and the nearest neighbours of the
+# Patches against a memory bank, windows against a template, and the nearest neighbors of the
 # whole picture's gradient histograms. Each sees less than all of them together. That is the rule
 # for members that are about as good as each other, not for a good one among poor ones.
 ensemble = ScoreEnsemble(

@@ -48,7 +48,7 @@ except ImageFormatError as error:
 
 # %%
 # Some mistakes no check can find: frames in BGR order make perfectly good RGB images, and 12-bit
-# values fit into 16 bits. A detector trained on the right colours then takes all twenty good parts
+# values fit into 16 bits. A detector trained on the right colors then takes all twenty good parts
 # for defective ones.
 cases = [
     ("right", "bgr_u8_hwc", "bgr_u8_hwc", 65535),

@@ -24,12 +24,12 @@ print(f"300 new good parts: {np.mean(calibrator.predict(data.X_test) == -1):.1%}
 
 # %%
 # Where does the threshold come from? A detector with a memory bank has seen the training images:
-# many of their own patches are in the bank, at distance 0. So detectors here recognise a training
+# many of their own patches are in the bank, at distance 0. So detectors here recognize a training
 # image and score it as if it had been left out. One bit of one pixel is enough for an image not
-# to be recognised, and shows what a bank says that does not care.
-unrecognised = data.X_train.copy()
-unrecognised[:, 0, 0, 0] ^= 1
-in_sample = -calibrator.score_samples(unrecognised)
+# to be recognized, and shows what a bank says that does not care.
+unrecognized = data.X_train.copy()
+unrecognized[:, 0, 0, 0] ^= 1
+in_sample = -calibrator.score_samples(unrecognized)
 out_of_sample = calibrator.calibration_scores_
 new = -calibrator.score_samples(data.X_test)
 

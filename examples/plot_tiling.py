@@ -46,7 +46,7 @@ for name, pipe in pipelines.items():
     print(f"{name:18} score of the good image {one:.1f}, of the defective one {other:.1f}")
 
 # %%
-# The maps of the defective image, on one scale of colours: 0 is the median of the good image's
+# The maps of the defective image, on one scale of colors: 0 is the median of the good image's
 # map, 1 its largest value.
 figure, axes = plt.subplots(2, 2, figsize=(8, 7.6), layout="constrained")
 axes[0, 0].imshow(bad)

@@ -20,7 +20,7 @@ class PyODRow(NamedTuple):
 # benchmarks/pyod_models.py tries them all.
 PYOD = {
     "ABOD": PyODRow(
-        "Angle-based outlier detection: variance of the angles to pairs of neighbours",
+        "Angle-based outlier detection: variance of the angles to pairs of neighbors",
         "neighbors",
         'H.-P. Kriegel, M. Schubert, A. Zimek, "Angle-Based Outlier Detection in '
         'High-dimensional Data", KDD 2008.',
@@ -60,7 +60,7 @@ PYOD = {
         'F. T. Liu, K. M. Ting, Z.-H. Zhou, "Isolation Forest", ICDM 2008.',
     ),
     "INNE": PyODRow(
-        "Isolation by nearest-neighbour ensembles of small samples",
+        "Isolation by nearest-neighbor ensembles of small samples",
         "isolation",
         'T. Bandaragoda et al., "Isolation-based Anomaly Detection Using Nearest-Neighbor '
         'Ensembles", Computational Intelligence 34, 2018.',
@@ -88,7 +88,7 @@ PYOD = {
         'T. Pevny, "Loda: Lightweight On-line Detector of Anomalies", Machine Learning 102, 2016.',
     ),
     "LOF": PyODRow(
-        "Local outlier factor: density compared with that of the neighbours",
+        "Local outlier factor: density compared with that of the neighbors",
         "neighbors",
         'M. M. Breunig et al., "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000.',
     ),

@@ -34,7 +34,7 @@ from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ScoreEnsemble"]
 
-# Training scores are normalised by the others in this many turns: leave-one-out up to there.
+# Training scores are normalized by the others in this many turns: leave-one-out up to there.
 _MOST_TURNS = 200
 
 
@@ -103,7 +103,7 @@ class ScoreEnsemble(
         Fitted members by name; ``"drop"`` for dropped ones.
     training_scores_ : ndarray of shape (n_images,), float64
         Out-of-sample anomaly score of each training image: its members' out-of-sample
-        scores, each normalised by those of the other images, combined.
+        scores, each normalized by those of the other images, combined.
     offset_ : float
         Threshold on ``score_samples``.
     n_features_in_ : int
@@ -121,13 +121,13 @@ class ScoreEnsemble(
 
     The members' out-of-sample scores are ``training_scores_`` where they have them and come
     from 5 folds otherwise, as in :class:`~pyimgano.calibration.ThresholdCalibrator`. Up to 200
-    images, each is normalised by all others; more take turns in 200 groups.
+    images, each is normalized by all others; more take turns in 200 groups.
 
-    A training image is recognised by the members that recognise it, those of this package,
+    A training image is recognized by the members that recognize it, those of this package,
     when all of them give exactly the scores they have for it. An ensemble of scikit-learn's
-    detectors alone recognises none.
+    detectors alone recognizes none.
 
-    Anomaly maps go through the same normalisation, pixel by pixel, and the same combination.
+    Anomaly maps go through the same normalization, pixel by pixel, and the same combination.
     Members that make no maps have no part in them.
 
     References
@@ -334,11 +334,11 @@ class ScoreEnsemble(
             check_finite(scores, f"the member {name!r}", "out-of-sample scores")
         make = _NORMALIZERS[self.normalization]
         self._scales = [make(scores) for scores in self._member_scores]
-        normalised = np.stack([_by_the_others(make, scores) for scores in self._member_scores])
-        combined = self._combine(normalised, self._weights)
-        recognising = self._member_scores[self._knows_own]
+        normalized = np.stack([_by_the_others(make, scores) for scores in self._member_scores])
+        combined = self._combine(normalized, self._weights)
+        recognizing = self._member_scores[self._knows_own]
         self._own_index = {
-            column.tobytes(): i for i, column in reversed(list(enumerate(recognising.T.copy())))
+            column.tobytes(): i for i, column in reversed(list(enumerate(recognizing.T.copy())))
         }
         return combined
 
@@ -354,8 +354,8 @@ class ScoreEnsemble(
 
     def _fuse_scores(self, scores: np.ndarray) -> np.ndarray:
         """Member scores ``(n_members, n)`` to scores ``(n,)``."""
-        normalised = np.stack([scale(s) for scale, s in zip(self._scales, scores)])
-        fused = self._combine(normalised, self._weights)
+        normalized = np.stack([scale(s) for scale, s in zip(self._scales, scores)])
+        fused = self._combine(normalized, self._weights)
         if self._knows_own.any():
             columns = scores[self._knows_own].T.copy()
             own = [self._own_index.get(column.tobytes(), -1) for column in columns]
@@ -374,7 +374,7 @@ class ScoreEnsemble(
         Returns
         -------
         ndarray of shape (n_samples, height, width), float32
-            The members' normalised maps, combined; a list of arrays when sizes differ.
+            The members' normalized maps, combined; a list of arrays when sizes differ.
         """
         return self.score_and_map(X)[1]
 
@@ -409,8 +409,8 @@ class ScoreEnsemble(
                     "fused. Let one step before the ensemble resize the images, not steps "
                     "inside its members."
                 )
-            normalised = np.stack([self._scales[k](found[k].maps[i]) for k in makers])
-            maps.append(self._combine(normalised, self._weights[makers]).astype(np.float32))
+            normalized = np.stack([self._scales[k](found[k].maps[i]) for k in makers])
+            maps.append(self._combine(normalized, self._weights[makers]).astype(np.float32))
         scores = self._fuse_scores(np.stack([member.scores for member in found]))
         return flip(scores), stack_if_same_size(maps)
 
@@ -472,7 +472,7 @@ class ScoreEnsemble(
             )
 
     def _combine(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Normalised scores or maps ``(n_members, ...)`` to ``(...)``."""
+        """Normalized scores or maps ``(n_members, ...)`` to ``(...)``."""
         if self.combination == "max":
             return values.max(axis=0)
         weights = weights.reshape(-1, *[1] * (values.ndim - 1))
@@ -567,7 +567,7 @@ def _spread(scores: np.ndarray, location: float, *measured: float) -> float:
 
 
 def _by_the_others(make: Any, scores: np.ndarray) -> np.ndarray:
-    """Normalise each training score on the scale of the others."""
+    """Normalize each training score on the scale of the others."""
     turns = min(len(scores), _MOST_TURNS)
     order = np.argsort(scores, kind="stable")
     out = np.empty(len(scores))

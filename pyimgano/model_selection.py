@@ -96,7 +96,7 @@ def anomaly_average_precision(estimator: Any, X: Any, y: Any) -> float:
 def false_positive_rate(estimator: Any, X: Any, y: Any) -> float:
     """Share of normal samples judged anomalous; the lower, the better.
 
-    For ``cross_validate`` and reports. A search maximises its scorer: give it
+    For ``cross_validate`` and reports. A search maximizes its scorer: give it
     :func:`neg_false_positive_rate`.
 
     Parameters
@@ -113,7 +113,7 @@ def false_positive_rate(estimator: Any, X: Any, y: Any) -> float:
 
 
 def neg_false_positive_rate(estimator: Any, X: Any, y: Any) -> float:
-    """``-false_positive_rate``, for searches, which maximise.
+    """``-false_positive_rate``, for searches, which maximize.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""ScoreEnsemble: normalisation and combination by hand, named access, recognition, maps."""
+"""ScoreEnsemble: normalization and combination by hand, named access, recognition, maps."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def anomaly(ensemble, X):
     return -ensemble.score_samples(np.asarray(X, dtype=float))
 
 
-# ---- normalisation ----------------------------------------------------------------------
+# ---- normalization ----------------------------------------------------------------------
 def test_ecdf_is_the_negative_log_share_above_and_goes_on_linearly():
     ensemble = columns(1).fit(np.array([[1.0], [2.0], [3.0], [5.0]]))
     # Ranks 1..4 of 4: -log(1 - k / 5). A training score met exactly is that image itself, so
@@ -78,7 +78,7 @@ def test_ecdf_is_the_negative_log_share_above_and_goes_on_linearly():
     assert anomaly(ensemble, [[-2.0]])[0] == pytest.approx(expected[0] - 3.0 / 1.5)
 
 
-def test_training_scores_are_normalised_by_the_other_images():
+def test_training_scores_are_normalized_by_the_other_images():
     ensemble = columns(1).fit(np.array([[1.0], [2.0], [3.0], [5.0]]))
     third = -np.log([0.75, 0.5, 0.25])  # ranks 1..3 of 3
     expected = [
@@ -187,7 +187,7 @@ def test_training_samples_get_their_own_score_whoever_comes_along():
     assert len(ScoreEnsemble(members).fit(X).training_scores_) == 60
 
 
-def test_realised_false_positive_rate_is_near_the_target():
+def test_realized_false_positive_rate_is_near_the_target():
     rng = np.random.RandomState(0)
     X, new = rng.normal(size=(300, 4)), rng.normal(size=(2000, 4))
     members = [

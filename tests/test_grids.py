@@ -71,8 +71,8 @@ def test_map_has_the_size_of_each_image():
     assert (maps[1] == 6).all()
 
 
-def test_interpolation_is_centred_on_the_patches():
-    # Two patches over four pixels: centres at 0.5 and 2.5, so pixels 0..3 get 0, .25, .75, 1.
+def test_interpolation_is_centered_on_the_patches():
+    # Two patches over four pixels: centers at 0.5 and 2.5, so pixels 0..3 get 0, .25, .75, 1.
     grids = PatchGrids.from_array(np.zeros((1, 1, 2, 1)), image_sizes=[(1, 4)], work_size=(1, 4))
     np.testing.assert_allclose(
         grids.to_pixels(np.array([0.0, 1.0]), sigma=0)[0], [[0, 0.25, 0.75, 1]]

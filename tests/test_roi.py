@@ -305,7 +305,7 @@ def test_what_lies_outside_changes_nothing(name):
     np.testing.assert_array_equal(detector.training_scores_, expected.training_scores_)
     np.testing.assert_array_equal(detector.score_samples(new), expected.score_samples(NEW))
     np.testing.assert_array_equal(detector.anomaly_map(new), expected.anomaly_map(NEW))
-    # Training images are recognised by what is inside.
+    # Training images are recognized by what is inside.
     np.testing.assert_array_equal(detector.score_samples(GOOD), -expected.training_scores_)
 
 

@@ -33,7 +33,7 @@ BLENDS = ("hann", "gaussian", "mean", "max")
 
 
 class Means(BasePatchFeatures):
-    """Mean and spread of the colours of each 8 x 8 pixels: nothing is learned or resized."""
+    """Mean and spread of the colors of each 8 x 8 pixels: nothing is learned or resized."""
 
     def __init__(self, batch_size=3):
         self.batch_size = batch_size
@@ -327,7 +327,7 @@ def test_maps_are_those_of_the_tiles_stitched():
         np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
-def test_padims_maps_of_recognised_images_leave_each_tile_out():
+def test_padims_maps_of_recognized_images_leave_each_tile_out():
     step = TilingTransformer(tile=32)
     X = _good(12, size=(64, 64))
     detector = PaDiMDetector(Means(), regularization=1e-9, smoothing_sigma=0).fit(step.transform(X))
@@ -370,7 +370,7 @@ def test_leaving_an_image_out_leaves_out_all_its_tiles(detector, score_reduce):
         left_out = clone(detector).fit(step.transform(X[others]))
         expected = -left_out.score_samples(step.transform(X[i : i + 1]))
         np.testing.assert_allclose(full.training_scores_[i], expected[0], rtol=1e-4)
-    # Recognised, also through a copy, and in another order.
+    # Recognized, also through a copy, and in another order.
     np.testing.assert_array_equal(
         -full.score_samples(step.transform(X[::-1])), full.training_scores_[::-1]
     )
@@ -397,8 +397,8 @@ def test_known_anomalies_and_counts_are_of_images():
     bad = X[:1].copy()
     bad[0, 10:20, 10:20] = 250
     detector = PatchCoreDetector(Means())
-    labelled = step.transform(np.concatenate([X, bad]))
-    column = detector.fit_transform(labelled, [1] * 5 + [-1])
+    labeled = step.transform(np.concatenate([X, bad]))
+    column = detector.fit_transform(labeled, [1] * 5 + [-1])
     assert column.shape == (6, 1) and column[5] > column[:5].max()
     assert len(detector.training_scores_) == 5
     with pytest.raises(TooFewImagesError, match="n_samples=1"):

@@ -120,7 +120,7 @@ class DirectConvolution:
 
 
 def max_pool(x: np.ndarray) -> np.ndarray:
-    """Largest value of 3 x 3 neighbourhoods, of every second pixel down and across.
+    """Largest value of 3 x 3 neighborhoods, of every second pixel down and across.
 
     Parameters
     ----------

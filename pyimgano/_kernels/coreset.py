@@ -185,7 +185,7 @@ def _closer(points, i, j, than, float_margin):
 
 @numba.njit(cache=True, nogil=True)
 def _pick_some(
-    points, sketch, margin, float_margin, begin, stop, picks, nearest, centres, lists, end, taken
+    points, sketch, margin, float_margin, begin, stop, picks, nearest, centers, lists, end, taken
 ):
     """Make picks ``begin .. stop - 1``; return where the last list ends."""
     start, size, radius, far = lists.start, lists.size, lists.radius, lists.far
@@ -208,14 +208,14 @@ def _pick_some(
         picks[p] = c
         nearest[c] = p
         for m in range(_SKETCH):
-            centres[p, m] = sketch[c, m]
+            centers[p, m] = sketch[c, m]
 
         n_taken = 0
         for j in range(p):
             if size[j] == 0:
                 radius[j] = -1.0
                 continue
-            if j != home and _quick(centres, j, centres, p) > (
+            if j != home and _quick(centers, j, centers, p) > (
                 4.0 * radius[j] * (1.0 + _SKETCH_MARGIN) + margin
             ):
                 continue
@@ -228,7 +228,7 @@ def _pick_some(
             for k in range(start[j], start[j] + size[j]):
                 i = lists.ids[k]
                 e = lists.dist[k]
-                if e > safe and _quick(lists.kept, k, centres, p) <= (
+                if e > safe and _quick(lists.kept, k, centers, p) <= (
                     e * (1.0 + _SKETCH_MARGIN) + margin
                 ):
                     new = _closer(points, i, c, e, float_margin)
@@ -320,8 +320,8 @@ def greedy_k_center(
     picks = np.empty(n_picks, np.int64)
     picks[0] = first
     nearest = np.zeros(n, np.int64)
-    centres = np.empty((n_picks, _SKETCH), np.float32)
-    centres[0] = sketch.rows[first]
+    centers = np.empty((n_picks, _SKETCH), np.float32)
+    centers[0] = sketch.rows[first]
     lists = _first_list(rows, sketch.rows, first, n_picks)
     end = n - 1
     taken = _Taken(np.empty(n, np.int64), np.empty(n, np.float64))
@@ -340,7 +340,7 @@ def greedy_k_center(
             stop,
             picks,
             nearest,
-            centres,
+            centers,
             lists,
             end,
             taken,

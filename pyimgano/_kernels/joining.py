@@ -13,14 +13,14 @@ __all__ = ["join_maps"]
 def join_maps(
     maps: Sequence[np.ndarray], pool: int = 1, channels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Average maps over neighbourhoods, bring them to the grid of the first, and join them.
+    """Average maps over neighborhoods, bring them to the grid of the first, and join them.
 
     Parameters
     ----------
     maps : sequence of ndarray of shape (h_i, w_i, d_i), float32
         Maps of one image.
     pool : int, default=1
-        Odd side length of the neighbourhood each cell is averaged over. Beyond the border are
+        Odd side length of the neighborhood each cell is averaged over. Beyond the border are
         zeros.
     channels : ndarray of int, default=None
         Ascending indices of the features wanted, of all maps one after the other; None wants
@@ -70,7 +70,7 @@ def _between(n: int, n_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @numba.njit(cache=True, nogil=True)
 def _average(one, pool):
-    """Mean of each cell's neighbourhood, zeros beyond the border."""
+    """Mean of each cell's neighborhood, zeros beyond the border."""
     height, width, d = one.shape
     reach = pool // 2
     scale = np.float32(1) / np.float32(pool * pool)

@@ -2,7 +2,7 @@
 
 An image that was learned from finds its own patches in the bank. Without them the bank has
 holes that no image of the training set would have left: where the image's patch was picked,
-its neighbours of other images were not. So the greedy selection goes on, among the other
+its neighbors of other images were not. So the greedy selection goes on, among the other
 images' patches, until the bank has its size again.
 """
 
@@ -69,7 +69,7 @@ def _refill_some(
     float_margin,
     picks,
     pick_group,
-    centres,
+    centers,
     lists,
     group,
     left_out,
@@ -119,7 +119,7 @@ def _refill_some(
             ):
                 local.dist[k] = _closer(points, local.ids[k], c, e, float_margin)
         for j in range(picks.shape[0]):
-            if pick_group[j] == left_out or _quick(centres, j, sketch, c) > (
+            if pick_group[j] == left_out or _quick(centers, j, sketch, c) > (
                 4.0 * lists.radius[j] * (1.0 + _SKETCH_MARGIN) + margin
             ):
                 continue
@@ -147,7 +147,7 @@ def _refill_some(
 
 @numba.njit(cache=True, nogil=True)
 def _measure_elsewhere(
-    points, margin, float_margin, picks, pick_group, centres, lists, group, begin, stop, out
+    points, margin, float_margin, picks, pick_group, centers, lists, group, begin, stop, out
 ):
     """Squared distance to the nearest pick that is not of the nearest pick's group.
 
@@ -168,7 +168,7 @@ def _measure_elsewhere(
         for other in range(picks.shape[0]):
             between[other] = np.inf
             if pick_group[other] != lost:
-                between[other] = _quick(centres, other, centres, j)
+                between[other] = _quick(centers, other, centers, j)
                 if guess < 0 or between[other] < between[guess]:
                     guess = other
         if guess < 0:
@@ -190,7 +190,7 @@ def _measure_elsewhere(
                 continue
             e = out[k]
             for m in range(n_near):
-                if _quick(centres, near[m], lists.kept, k) <= e * (1.0 + _SKETCH_MARGIN) + margin:
+                if _quick(centers, near[m], lists.kept, k) <= e * (1.0 + _SKETCH_MARGIN) + margin:
                     e = _closer(points, i, picks[near[m]], e, float_margin)
             out[k] = e
 
@@ -263,7 +263,7 @@ def leave_one_group_out_banks(
     rows = read_only(rows)
     picks, nearest = result.picks, result.nearest
     pick_group = groups[picks]
-    centres = sketch.rows[picks]
+    centers = sketch.rows[picks]
 
     lists = _final_lists(rows, sketch.rows, picks, nearest)
     descending = np.lexsort((lists.ids, -lists.dist))
@@ -286,7 +286,7 @@ def leave_one_group_out_banks(
             _float_margin(d),
             picks,
             pick_group,
-            centres,
+            centers,
             lists,
             groups,
             done,
@@ -322,7 +322,7 @@ def leave_one_group_out_banks(
                 _float_margin(d),
                 picks,
                 pick_group,
-                centres,
+                centers,
                 lists,
                 groups,
                 i,

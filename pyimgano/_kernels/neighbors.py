@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in a bank of float32 rows, for less than the cost of one GEMM.
+"""Exact nearest neighbors in a bank of float32 rows, for less than the cost of one GEMM.
 
 Every answer comes from direct subtraction in float64. What makes it fast is how few bank rows are
 measured so: cheap float32 numbers, less than a distance by more than they can be wrong, tell
@@ -247,7 +247,7 @@ def _search_leaves(
 
 
 class NearestNeighbors:
-    """Exact Euclidean nearest neighbours in a bank of float32 rows.
+    """Exact Euclidean nearest neighbors in a bank of float32 rows.
 
     Distances are first bounded from below in float32: by a matrix product, or in a large bank of
     wide rows by sketches of leaves, of leaves' rows, and of rows. Every bank row that might be
@@ -309,7 +309,7 @@ class NearestNeighbors:
         rows : array-like of shape (q, d)
             Query rows, used as float32.
         k : int, default=1
-            Neighbours per row.
+            Neighbors per row.
         exclude : array-like of int of shape (q,), default=None
             The group whose bank rows are skipped for each query row; -1 skips none.
 
@@ -354,8 +354,10 @@ class NearestNeighbors:
             for start in range(some.start, some.stop, n_rows):
                 part = slice(start, min(start + n_rows, some.stop))
                 block = read_only(queries[part])
-                centred = _centred(block, self._bounds.mean, "rows", start)
-                self._bounds.search(block, *centred, group, skip[part], distance[part], index[part])
+                centered = _centered(block, self._bounds.mean, "rows", start)
+                self._bounds.search(
+                    block, *centered, group, skip[part], distance[part], index[part]
+                )
 
         parts = even_slices(n, min(n_threads(), -(-n // n_rows)))
         map_in_threads(search, parts, len(parts))
@@ -368,18 +370,18 @@ class _Products:
     def __init__(self, bank: NDArray[np.float32], mean: NDArray[np.float32]) -> None:
         self.bank, self.mean = bank, mean
         # Rounding changes the bound by at most gamma (|q|^2 + |c|^2), a part for each side: d
-        # for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2), 4 for centring both
+        # for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2), 4 for centering both
         # sides, 4 for norms and sums.
         self._gamma = (bank.shape[1] + 8) * 2.0**-24
         self._squared_norm = np.empty(len(bank), np.float64)
         for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
-            self._squared_norm[part] = _centred(bank[part], mean, "bank", start)[1]
+            self._squared_norm[part] = _centered(bank[part], mean, "bank", start)[1]
 
     def search(
         self,
         rows: NDArray[np.float32],
-        centred: NDArray[np.float32],
+        centered: NDArray[np.float32],
         squared_norm: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
@@ -389,7 +391,7 @@ class _Products:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
         floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
-        factors = np.float32(-2.0) * centred
+        factors = np.float32(-2.0) * centered
         product = np.empty(len(rows) * min(len(self.bank), _BLOCKS[1]), np.float32)
         for start in range(0, len(self.bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
@@ -417,7 +419,7 @@ class _Leaves:
     the distance of two sketches never exceeds that of the rows (triangle inequality), and on
     network features is not much less. The bank is cut in two at the median of its widest
     coordinate until no leaf has more than ``_LEAF`` rows. A row is compared with the box
-    around each leaf, with the sketches of leaves that it may have a neighbour in, and with
+    around each leaf, with the sketches of leaves that it may have a neighbor in, and with
     the rows whose sketches are near enough; what is left, a few, is measured.
 
     Notes
@@ -442,8 +444,8 @@ class _Leaves:
         sketches = np.empty((len(bank), n_parts * _STEP), np.float32)
         for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
-            centred, squared_norm = _centred(bank[part], mean, "bank", start)
-            sketches[part] = _sketch(centred.astype(np.float64), squared_norm, axes)[0]
+            centered, squared_norm = _centered(bank[part], mean, "bank", start)
+            sketches[part] = _sketch(centered.astype(np.float64), squared_norm, axes)[0]
         self._axes = axes.astype(np.float32)
         self._a = np.sqrt(_SKETCH) * (bank.shape[1] + 2) * 2.0**-24 + 2.0**-18
         leaves = _cut(sketches[:, :_IN_BOX])
@@ -463,7 +465,7 @@ class _Leaves:
     def search(
         self,
         rows: NDArray[np.float32],
-        centred: NDArray[np.float32],
+        centered: NDArray[np.float32],
         squared_norm: NDArray[np.float64],
         group: NDArray[np.int64],
         skip: NDArray[np.int64],
@@ -471,7 +473,7 @@ class _Leaves:
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
-        sketches, rest = _sketch(centred, squared_norm, self._axes)
+        sketches, rest = _sketch(centered, squared_norm, self._axes)
         w = 3.0 * self._a * squared_norm
         _search_leaves(
             rows,
@@ -490,10 +492,10 @@ class _Leaves:
 
 
 def _sketch(
-    centred: NDArray[Any], squared_norm: NDArray[np.float64], axes: NDArray[Any]
+    centered: NDArray[Any], squared_norm: NDArray[np.float64], axes: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Sketches of some rows, and the squares of their first numbers: of the rows' rest."""
-    sketch = centred @ axes  # the first axis is zero
+    sketch = centered @ axes  # the first axis is zero
     lead = np.einsum("ij,ij->i", sketch, sketch, dtype=np.float64)
     rest = np.maximum(squared_norm - lead, 0.0)
     sketch[:, 0] = np.sqrt(rest)
@@ -530,15 +532,15 @@ def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDA
     return np.ascontiguousarray(axes[:, ::-1])
 
 
-def _centred(
+def _centered(
     rows: NDArray[np.float32], mean: NDArray[np.float32], name: str, start: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Rows less the mean, and their squared norms; refused if they are out of range."""
     with np.errstate(invalid="ignore", over="ignore"):
-        centred = rows - mean
-        squared_norm = _squared_norms(centred)
+        centered = rows - mean
+        squared_norm = _squared_norms(centered)
     _check_range(squared_norm, name, start)
-    return centred, squared_norm
+    return centered, squared_norm
 
 
 def _squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:

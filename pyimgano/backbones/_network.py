@@ -167,7 +167,7 @@ def read_network(
 
 
 def _random_state(module: Any, backbone: str, seed: int) -> dict[str, np.ndarray]:
-    """He initialisation drawn by numpy, which gives the same numbers on every machine."""
+    """He initialization drawn by numpy, which gives the same numbers on every machine."""
     rng = np.random.default_rng(seed)
     state = {}
     for name in sorted(module.tables):

@@ -98,8 +98,8 @@ class ResNet:
     backbone : str
     layers : sequence of str
         ``ResNet.offers(backbone, layers)`` says which there are.
-    colours : (sequence of float, sequence of float)
-        Mean and standard deviation of the colours it was trained with.
+    colors : (sequence of float, sequence of float)
+        Mean and standard deviation of the colors it was trained with.
 
     Attributes
     ----------
@@ -120,10 +120,10 @@ class ResNet:
         self,
         backbone: str,
         layers: Sequence[str],
-        colours: tuple[Sequence[float], Sequence[float]],
+        colors: tuple[Sequence[float], Sequence[float]],
     ) -> None:
-        # Normalises values 0-255 at once: (x / 255 - mean) / std.
-        self._mean, self._std = (255 * np.array(values, np.float32) for values in colours)
+        # Normalizes values 0-255 at once: (x / 255 - mean) / std.
+        self._mean, self._std = (255 * np.array(values, np.float32) for values in colors)
         blocks = _blocks(_LAYOUTS[backbone])
         last = _last_blocks(blocks)
         self._ends = [last[layer] for layer in layers]

@@ -50,11 +50,11 @@ class TorchModule:
     ----------
     graph : torch.nn.Module
         Returns the maps of the layers. Its values do not matter, it may lie on the meta device.
-    colours : (sequence of float, sequence of float)
-        Mean and standard deviation of the colours the network was trained with.
+    colors : (sequence of float, sequence of float)
+        Mean and standard deviation of the colors the network was trained with.
     device : str
     precision : {"float32", "bfloat16"}
-    optimise : callable, default=None
+    optimize : callable, default=None
         Makes the filled graph faster without changing what it computes.
 
     Attributes
@@ -68,13 +68,13 @@ class TorchModule:
     def __init__(
         self,
         graph: Any,
-        colours: tuple[Sequence[float], Sequence[float]],
+        colors: tuple[Sequence[float], Sequence[float]],
         device: str,
         precision: str,
-        optimise: Callable[[Any], None] | None = None,
+        optimize: Callable[[Any], None] | None = None,
     ) -> None:
         self.graph = graph
-        self._colours, self._device, self._optimise = colours, device, optimise
+        self._colors, self._device, self._optimize = colors, device, optimize
         self._bfloat16 = precision == "bfloat16"
 
     @property
@@ -105,17 +105,17 @@ class TorchModule:
             else:  # the batch norms' counters, see shapes
                 target.zero_()
         graph.requires_grad_(False)
-        if self._optimise is not None:
-            self._optimise(graph)
+        if self._optimize is not None:
+            self._optimize(graph)
         if self._bfloat16:
             # Autocast would convert these weights again for every image.
             for module in graph.modules():
                 if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
                     module.to(torch.bfloat16)
         self.graph = graph.to(device=self._device, memory_format=torch.channels_last)
-        # Normalises values 0-255 at once: (x / 255 - mean) / std.
+        # Normalizes values 0-255 at once: (x / 255 - mean) / std.
         self._mean, self._std = (
-            torch.tensor(values, device=self._device).mul_(255) for values in self._colours
+            torch.tensor(values, device=self._device).mul_(255) for values in self._colors
         )
 
     def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
@@ -145,7 +145,7 @@ class TorchModule:
             # torch wants to own what it could write to, even where nothing writes.
             x = torch.from_numpy(np.require(images, requirements=("C", "W")))
             x = x.to(self._mean.device)  # "cuda" alone may be another one in this thread
-            # Whole rows of pixels: torch is slow where its innermost loop is over three colours.
+            # Whole rows of pixels: torch is slow where its innermost loop is over three colors.
             width = x.shape[2]
             rows = x.flatten(2).float().sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
             x = rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)

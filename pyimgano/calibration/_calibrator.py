@@ -43,7 +43,7 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
     method : {"conformal", "quantile", "pot"}, default="conformal"
         ``"conformal"``: the order statistic of the scores that keeps the target for finitely
         many images; it can promise no rate below ``1 / (n_images + 1)``. ``"quantile"``: the
-        plain empirical quantile. ``"pot"``: peaks over threshold, a generalised Pareto tail
+        plain empirical quantile. ``"pot"``: peaks over threshold, a generalized Pareto tail
         fitted to the largest tenth of the scores, which extrapolates to rates that the images
         alone cannot support; it needs 10 scores in the tail.
     cv : "auto", "prefit", int, splitter or iterable of splits, default="auto"

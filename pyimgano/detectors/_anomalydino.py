@@ -296,12 +296,12 @@ def _foreground(tokens: np.ndarray, held: np.ndarray) -> np.ndarray:
     middle = (rows >= top) & (rows < height - top) & (columns >= left) & (columns < width - left)
     if middle.all() or not middle.any():
         return everything
-    centred = tokens.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    d = centred.shape[1]
+    centered = tokens.astype(np.float64)
+    centered -= centered.mean(axis=0)
+    d = centered.shape[1]
     with one_blas_thread:
-        _, axis = eigh(centred.T @ centred, subset_by_index=[d - 1, d - 1])
-        component = centred @ axis
+        _, axis = eigh(centered.T @ centered, subset_by_index=[d - 1, d - 1])
+        component = centered @ axis
     low, spread = component.min(), np.ptp(component)
     if spread == 0:
         return everything

@@ -63,18 +63,18 @@ class HeldOutImage(NamedTuple):
         return float(max(self.weight.max(), self.added_weight.max(initial=0.0)))
 
     def nearest(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distance of the rows ``part`` to the bank without the image, neighbour and weight."""
+        """Distance of the rows ``part`` to the bank without the image, neighbor and weight."""
         search = self.bank.search
         found = search.query(self.rows[part], k=1, exclude=np.full(len(part), self.group))
         distance, index = found[0][:, 0], found[1][:, 0]
-        neighbour, weight = search.bank[index], self.weight[index]
+        neighbor, weight = search.bank[index], self.weight[index]
         if len(self.added):
             found = NearestNeighbors(self.added).query(self.rows[part], k=1)
             closer = found[0][:, 0] < distance
             distance = np.where(closer, found[0][:, 0], distance)
-            neighbour[closer] = self.added[found[1][closer, 0]]
+            neighbor[closer] = self.added[found[1][closer, 0]]
             weight[closer] = self.added_weight[found[1][closer, 0]]
-        return distance, neighbour, weight
+        return distance, neighbor, weight
 
     def around(self, row: np.ndarray, k: int) -> np.ndarray:
         """Return the at most k rows of the bank without the image that are nearest to ``row``."""
@@ -328,7 +328,7 @@ def stream_bank(
 
 
 class CoresetWithRefills:
-    """A coreset of points, what fills it up without each group, and neighbours elsewhere."""
+    """A coreset of points, what fills it up without each group, and neighbors elsewhere."""
 
     def __init__(
         self, points: np.ndarray, group: np.ndarray, n_picks: int, first: int, verbose: bool

@@ -33,7 +33,7 @@ class PaDiMDetector(BasePatchDetector):
     For parts that lie still: every position has its own mean and full covariance over a random
     selection of feature channels. The image's score is the largest value of its smoothed map.
 
-    On feature rows there is one position: a Gaussian with regularised covariance.
+    On feature rows there is one position: a Gaussian with regularized covariance.
 
     Parameters
     ----------
@@ -240,8 +240,8 @@ class PaDiMDetector(BasePatchDetector):
         self, block: PatchGrids, train_group: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
         squared = self._squared_distances(self._select(block))
-        # Maps of recognised images: they and their copies taken out of mean and covariance (up to
-        # a factor (n - k - 1) / (n - 1) on the latter, for which it would have to be factorised
+        # Maps of recognized images: they and their copies taken out of mean and covariance (up to
+        # a factor (n - k - 1) / (n - 1) on the latter, for which it would have to be factorized
         # anew).
         known = np.flatnonzero(train_group >= 0)
         n, k = self._n_images, self._n_copies[train_group[known], None]

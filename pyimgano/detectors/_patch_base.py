@@ -40,7 +40,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     _takes_roi_mask = True
 
-    # What a network given by name is asked for: the layers and neighbourhood of the paper.
+    # What a network given by name is asked for: the layers and neighborhood of the paper.
     _feature_defaults: dict[str, Any] = {"layers": ("layer2", "layer3"), "pool": 3}
 
     features: str | BasePatchFeatures

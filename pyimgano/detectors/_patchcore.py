@@ -19,11 +19,11 @@ __all__ = ["PatchCoreDetector"]
 
 
 class PatchCoreDetector(BasePatchDetector):
-    """PatchCore: a memory bank of good patches, thinned to a coreset, and its nearest neighbours.
+    """PatchCore: a memory bank of good patches, thinned to a coreset, and its nearest neighbors.
 
     Each patch of an image is as anomalous as it is far from the nearest patch in the bank. The
     image's score is that of its worst patch, lowered where the bank is sparse around that
-    patch's neighbour (the paper's re-weighting). The bank is a greedy k-center coreset of all
+    patch's neighbor (the paper's re-weighting). The bank is a greedy k-center coreset of all
     training patches, chosen on a random projection, so that every good patch has a
     representative nearby.
 
@@ -192,12 +192,12 @@ class PatchCoreDetector(BasePatchDetector):
         b = min(self.n_neighbors, len(self.bank_))
         if b > 1:
             around, index = self._search.query(self.bank_[nearest[worst]], k=b, exclude=left_out)
-            to_neighbours = np.linalg.norm(
+            to_neighbors = np.linalg.norm(
                 block.rows[worst][:, None, :].astype(np.float64) - self.bank_[index], axis=2
             )
-            to_neighbours[np.isinf(around)] = -np.inf  # fewer than b are left: no such one
-            weight = _density_weight(distance[worst], to_neighbours)
-            # Of one neighbour alone nothing tells how dense the bank is there.
+            to_neighbors[np.isinf(around)] = -np.inf  # fewer than b are left: no such one
+            weight = _density_weight(distance[worst], to_neighbors)
+            # Of one neighbor alone nothing tells how dense the bank is there.
             scores = scores * np.where(np.isfinite(around).sum(axis=1) > 1, weight, 1.0)
         return anomaly, scores
 
@@ -214,7 +214,7 @@ class PatchCoreDetector(BasePatchDetector):
         """
         bound = image.bound * image.largest_weight
         order = np.argsort(-bound, kind="stable")
-        worst, worst_distance, worst_row, neighbour = -1.0, 0.0, -1, image.rows[0]
+        worst, worst_distance, worst_row, neighbor = -1.0, 0.0, -1, image.rows[0]
         done, step = 0, 16
         while done < len(order) and bound[order[done]] > worst:
             part = order[done : done + step]
@@ -223,16 +223,16 @@ class PatchCoreDetector(BasePatchDetector):
             at = int(np.argmax(anomaly))
             if anomaly[at] > worst:
                 worst, worst_distance = float(anomaly[at]), float(distance[at])
-                worst_row, neighbour = int(part[at]), nearest[at]
+                worst_row, neighbor = int(part[at]), nearest[at]
             done, step = done + len(part), 2 * step
         b = min(self.n_neighbors, len(self.bank_))
         if b == 1:
             return worst
-        around = image.around(neighbour, b)
+        around = image.around(neighbor, b)
         if len(around) < 2:
             return worst  # nothing to tell how dense the bank is there
-        to_neighbours = np.linalg.norm(image.rows[worst_row].astype(np.float64) - around, axis=1)
-        return worst * float(_density_weight(np.array([worst_distance]), to_neighbours[None])[0])
+        to_neighbors = np.linalg.norm(image.rows[worst_row].astype(np.float64) - around, axis=1)
+        return worst * float(_density_weight(np.array([worst_distance]), to_neighbors[None])[0])
 
 
 def _row_of_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -240,11 +240,11 @@ def _row_of_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.array([a + np.argmax(values[a:b]) for a, b in zip(starts[:-1], starts[1:])])
 
 
-def _density_weight(distance: np.ndarray, to_neighbours: np.ndarray) -> np.ndarray:
+def _density_weight(distance: np.ndarray, to_neighbors: np.ndarray) -> np.ndarray:
     """The paper's weight, one minus a soft maximum, ``(n,)``.
 
-    ``distance (n,)`` is that of the worst patch to its nearest bank patch, ``to_neighbours
+    ``distance (n,)`` is that of the worst patch to its nearest bank patch, ``to_neighbors
     (n, b)`` are those to the bank patches around that one, itself among them.
     """
-    with np.errstate(over="ignore"):  # a neighbour far away: the weight is 1
-        return 1.0 - 1.0 / np.exp(to_neighbours - distance[:, None]).sum(axis=1)
+    with np.errstate(over="ignore"):  # a neighbor far away: the weight is 1
+        return 1.0 - 1.0 / np.exp(to_neighbors - distance[:, None]).sum(axis=1)

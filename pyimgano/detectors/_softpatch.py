@@ -50,7 +50,7 @@ class SoftPatchDetector(PatchCoreDetector):
         The outlier score of a patch among those of its position: the local outlier factor
         [2]_, the distance to the nearest, or the Mahalanobis distance.
     lof_neighbors : int, default=6
-        Neighbours of the local outlier factor; all others if there are fewer.
+        Neighbors of the local outlier factor; all others if there are fewer.
     drop_ratio : float in [0, 1), default=0.15
         Share of the training patches, those of the highest weights, that are left out. 0 leaves
         out none.
@@ -122,7 +122,7 @@ class SoftPatchDetector(PatchCoreDetector):
 
     The outlier scores cost one product of all patches of a position with each other:
     ``n_images ** 2`` distances for each position; those without each image, once more about
-    ``lof_neighbors * n_images ** 2`` operations. Meanwhile each patch's neighbours are held, 12
+    ``lof_neighbors * n_images ** 2`` operations. Meanwhile each patch's neighbors are held, 12
     bytes for each of ``lof_neighbors + 1`` of them (more by the tiles of an image).
 
     References
@@ -225,7 +225,7 @@ class SoftPatchDetector(PatchCoreDetector):
             weight = self._weights(outlier)
         else:
             k = 1 if self.discriminator == "nearest" else self.lof_neighbors
-            near = _Neighbours(grid, of_sample, min(k, fewest), self.discriminator == "lof")
+            near = _Neighbors(grid, of_sample, min(k, fewest), self.discriminator == "lof")
             weight = self._weights(near.outliers())
         del grid
         dropped = np.zeros(weight.size, dtype=bool)
@@ -263,7 +263,7 @@ class SoftPatchDetector(PatchCoreDetector):
         return relative.astype(np.float32)
 
 
-class _Neighbours:
+class _Neighbors:
     """For each patch of each sample, the nearest others at its position.
 
     Some more of them are held than are asked for: when a group is left out, the next take the
@@ -273,9 +273,9 @@ class _Neighbours:
     ----------
     grid : ndarray of shape (n_samples, n_positions, d), float32
     groups : ndarray of shape (n_samples,), int
-        Samples of one group are no neighbours of each other.
+        Samples of one group are no neighbors of each other.
     k : int
-        Neighbours that count.
+        Neighbors that count.
     lof : bool
         Whether ``outliers`` are local outlier factors, or distances to the nearest.
     """
@@ -319,7 +319,7 @@ class _Neighbours:
 def _outliers(distance, index, groups, without, k, lof, out):
     """Distances to the nearest, or local outlier factors, of all samples at some positions."""
     positions, n, held = distance.shape
-    near = np.empty((n, k), np.int64)  # who the neighbours are, by their place among those held
+    near = np.empty((n, k), np.int64)  # who the neighbors are, by their place among those held
     n_near = np.empty(n, np.int64)
     reach = np.empty(n)  # 1 / density
     for p in range(positions):
@@ -362,7 +362,7 @@ def _outliers(distance, index, groups, without, k, lof, out):
 
 
 def _mahalanobis(rows: np.ndarray) -> np.ndarray:
-    """Distance of each row to the mean under the regularised covariance of all, ``(n,)``."""
+    """Distance of each row to the mean under the regularized covariance of all, ``(n,)``."""
     deviation = rows - rows.mean(axis=0, dtype=np.float64)
     n, d = deviation.shape
     if n < d:

@@ -97,7 +97,7 @@ class SPADEDetector(BasePatchDetector):
 
     Notes
     -----
-    Leaving a training image out is exact: it (with its copies) is no neighbour of its own. The
+    Leaving a training image out is exact: it (with its copies) is no neighbor of its own. The
     scores, those of training images included, cost next to nothing; only ``anomaly_map``
     compares patches.
 
@@ -110,7 +110,7 @@ class SPADEDetector(BasePatchDetector):
     never exceeds the whole one, so few of the ``n_neighbors * n_patches ** 2`` pairs, half a
     billion for 56 x 56 patches, are measured in full. A map still costs one to two seconds of
     one core at that size, most of it for defective images, whose patches have no near
-    neighbour.
+    neighbor.
 
     References
     ----------
@@ -183,18 +183,18 @@ class SPADEDetector(BasePatchDetector):
                 f"all {len(self._groups)} training samples are copies of one: there is no "
                 "second good one to tell how much good ones differ."
             )
-        distance, neighbours = self._nearest_images(self.image_features_, self._groups)
-        return _mean_distance(distance, neighbours)
+        distance, neighbors = self._nearest_images(self.image_features_, self._groups)
+        return _mean_distance(distance, neighbors)
 
     def _score(self, block: PatchGrids, train_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        distance, neighbours = self._nearest_images(self._average(block), train_group)
-        # The neighbours stand for the map until someone asks for it.
-        return neighbours, _mean_distance(distance, neighbours)
+        distance, neighbors = self._nearest_images(self._average(block), train_group)
+        # The neighbors stand for the map until someone asks for it.
+        return neighbors, _mean_distance(distance, neighbors)
 
     def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
         distance = [
-            self._patch_distances(rows, neighbours[neighbours >= 0])
-            for rows, neighbours in zip(block.as_image_rows(), values)
+            self._patch_distances(rows, neighbors[neighbors >= 0])
+            for rows, neighbors in zip(block.as_image_rows(), values)
         ]
         return super()._to_pixels(block, np.concatenate(distance))
 
@@ -217,29 +217,29 @@ class SPADEDetector(BasePatchDetector):
         """
         k = min(self.n_neighbors, len(self.image_features_))
         distance = np.empty((len(averages), k))
-        neighbours = np.empty((len(averages), k), dtype=np.int64)
+        neighbors = np.empty((len(averages), k), dtype=np.int64)
         for start in range(0, len(averages), _QUERY_BLOCK):
             part = slice(start, start + _QUERY_BLOCK)
             every = cdist(averages[part], self.image_features_)
             every[self._groups == left_out[part, None]] = np.inf
             nearest = np.argsort(every, axis=1, kind="stable")[:, :k]
             distance[part] = np.take_along_axis(every, nearest, axis=1)
-            neighbours[part] = np.where(np.isinf(distance[part]), -1, nearest)
-        return distance, neighbours
+            neighbors[part] = np.where(np.isinf(distance[part]), -1, nearest)
+        return distance, neighbors
 
     def _rotate(self, rows: np.ndarray, what: str) -> np.ndarray:
-        centred = rows - self.center_
-        _check_range(_squared_norms(centred), what)
-        return centred @ self.axes_
+        centered = rows - self.center_
+        _check_range(_squared_norms(centered), what)
+        return centered @ self.axes_
 
-    def _patch_distances(self, rows: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-        """Mean distance of each row to its nearest patches of the images ``neighbours``."""
+    def _patch_distances(self, rows: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+        """Mean distance of each row to its nearest patches of the images ``neighbors``."""
         queries = self._rotate(rows, "the patches")
-        available = sum(len(self.gallery_[i]) for i in neighbours)
+        available = sum(len(self.gallery_[i]) for i in neighbors)
         best = np.full((len(rows), min(self.n_pixel_neighbors, available)), np.inf)
         sketch, floor = _sketch(queries, _rest(queries))
         sketch[:, -1] = 1.0  # so that the product adds the gallery's part of the bound
-        for gallery, rest in self._gallery_blocks(neighbours):
+        for gallery, rest in self._gallery_blocks(neighbors):
             candidates, candidates_floor = _sketch(gallery, rest)
             candidates *= np.float32(-2.0)
             candidates[:, -1] = candidates_floor
@@ -308,8 +308,8 @@ def _sketch(rows: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return sketch, _squared_norms(sketch) * (1.0 - _MARGIN)
 
 
-def _mean_distance(distance: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    found = neighbours >= 0
+def _mean_distance(distance: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    found = neighbors >= 0
     return np.where(found, distance, 0.0).sum(axis=1) / found.sum(axis=1)
 
 

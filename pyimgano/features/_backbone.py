@@ -22,16 +22,16 @@ from pyimgano.inputs._formats import resize_image
 
 __all__ = ["BackbonePatchFeatures"]
 
-# The colours that every torchvision classification network was trained with.
-_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The colors that every torchvision classification network was trained with.
+_COLORS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BackbonePatchFeatures(BaseNetworkFeatures):
     """Patch features from the layers of a torchvision network for classification.
 
-    Each image is resized, normalised with the ImageNet mean and standard deviation and sent
+    Each image is resized, normalized with the ImageNet mean and standard deviation and sent
     through the network as far as the last layer asked for. The map of each layer is averaged
-    over ``pool`` x ``pool`` neighbourhoods, interpolated to the grid of the first layer, and
+    over ``pool`` x ``pool`` neighborhoods, interpolated to the grid of the first layer, and
     joined along the features: the locally aware patch features of PatchCore [1]_.
 
     The network is no part of this object's state. It is loaded at first use, shared by all
@@ -63,7 +63,7 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
         Height and width in pixels of a center crop of the resized image. ``None`` crops nothing:
         the whole image is looked at. What a crop removes is not seen at all, see the notes.
     pool : int, default=3
-        Odd side length of the neighbourhood each patch is averaged over, in patches of its
+        Odd side length of the neighborhood each patch is averaged over, in patches of its
         layer. Border patches average zeros in, as in PatchCore's reference. 1 leaves it out.
     precision : {"float32", "bfloat16"}, default="float32"
         Arithmetic of the network. ``"bfloat16"`` is faster on processors and GPUs with matrix
@@ -191,14 +191,14 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
     def _build(cls, backbone: str, layers: tuple, device: str, precision: str) -> Any:
         plain = device == "cpu" and precision == "float32"
         if plain and ResNet.offers(backbone, layers):
-            return ResNet(backbone, layers, _COLOURS)
+            return ResNet(backbone, layers, _COLORS)
 
-        def optimise(graph: Any) -> None:
+        def optimize(graph: Any) -> None:
             fold_batch_norms(graph)
             if plain:
                 use_winograd(graph)
 
-        return TorchModule(build_graph(backbone, layers), _COLOURS, device, precision, optimise)
+        return TorchModule(build_graph(backbone, layers), _COLORS, device, precision, optimize)
 
     @classmethod
     def _find_published(cls, backbone: str) -> Path:

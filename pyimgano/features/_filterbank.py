@@ -198,9 +198,9 @@ class FilterBankFeatures(BasePatchFeatures):
             descriptors = _describe(resized)
             grid_shapes.append(descriptors.shape[:2])
             work_sizes.append(resized.shape[:2])
-            centred = descriptors.reshape(-1, _DESCRIPTOR) - self.mean_
+            centered = descriptors.reshape(-1, _DESCRIPTOR) - self.mean_
             with one_blas_thread:
-                rows.append(centred @ self.projection_)
+                rows.append(centered @ self.projection_)
         image_sizes = [image.shape[:2] for image in images]
         return PatchGrids(
             np.concatenate(rows), grid_shapes, image_sizes=image_sizes, work_sizes=work_sizes

@@ -36,7 +36,7 @@ def make_features(
     layers : tuple of str, default=("layer2", "layer3")
         Layers of a convolutional network given by name: those of the detector's paper.
     pool : int, default=3
-        Neighbourhood of a convolutional network given by name, likewise.
+        Neighborhood of a convolutional network given by name, likewise.
 
     Returns
     -------

@@ -42,9 +42,9 @@ _MODULES = ("vision_transformer", "deit", "eva")
 class ViTPatchFeatures(BaseNetworkFeatures):
     """Patch features from the tokens of a vision transformer.
 
-    Each image is resized, normalised with the colour statistics the network was trained
+    Each image is resized, normalized with the color statistics the network was trained
     with, and sent through the transformer [1]_. The tokens of its patches after the last
-    block, or after the blocks asked for, are normalised by the network's final layer norm
+    block, or after the blocks asked for, are normalized by the network's final layer norm
     (DINOv2's ``x_norm_patchtokens`` [2]_). Class and register tokens are left out. The
     position embedding is interpolated to the grid of the image.
 

@@ -53,7 +53,7 @@ class ImageFormat(str, Enum):
 class _Declared(NamedTuple):
     """What a format says about one image."""
 
-    colour: str  # "rgb", "bgr" or "gray"
+    color: str  # "rgb", "bgr" or "gray"
     dtypes: tuple[type, ...]
     axes: str  # "hwc", "chw" or "hw"
 
@@ -79,8 +79,8 @@ _DTYPES: dict[str, tuple[type, ...]] = {
 # The names say everything; this is the one place that reads them.
 DECLARED: dict[ImageFormat, _Declared] = {}
 for _format in ImageFormat:
-    _colour, _type, _axes = _format.value.split("_")
-    DECLARED[_format] = _Declared(_colour, _DTYPES[_type], _axes)
+    _color, _type, _axes = _format.value.split("_")
+    DECLARED[_format] = _Declared(_color, _DTYPES[_type], _axes)
 
 
 def is_torch_tensor(x: object) -> bool:
@@ -182,9 +182,9 @@ def normalize_numpy_image(
         array = _u16_to_u8(array, fmt, u16_max, where)
     if declared.axes == "chw":
         array = array.transpose(1, 2, 0)
-    if declared.colour == "gray":
+    if declared.color == "gray":
         return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB)
-    if declared.colour == "bgr":
+    if declared.color == "bgr":
         return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_BGR2RGB)
     if np.uint8 in declared.dtypes:  # still the caller's memory
         return np.array(array, order="C", copy=True)

@@ -96,7 +96,7 @@ def read_raw(path: str) -> np.ndarray:
     Returns
     -------
     ndarray
-        uint8 or uint16; (H, W) for gray, (H, W, 3) in RGB order for colour, upright
+        uint8 or uint16; (H, W) for gray, (H, W, 3) in RGB order for color, upright
         according to its orientation tag.
 
     Raises
@@ -121,7 +121,7 @@ def read_raw(path: str) -> np.ndarray:
         raise ImageReadError(
             path,
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damaged files would be filled up "
-            "with grey unnoticed; set it to False",
+            "with gray unnoticed; set it to False",
         )
     return _tolerant(path, lambda: _decode(path, data, image))
 
@@ -129,11 +129,11 @@ def read_raw(path: str) -> np.ndarray:
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:
     """Decode a file to a canonical image: uint8 RGB of shape (H, W, 3)."""
     raw = read_raw(path)
-    colour = "gray" if raw.ndim == 2 else "rgb"
+    color = "gray" if raw.ndim == 2 else "rgb"
     bits = 8 * raw.dtype.itemsize
     axes = "hw" if raw.ndim == 2 else "hwc"
     image = normalize_numpy_image(
-        raw, f"{colour}_u{bits}_{axes}", u16_max=u16_max, where=f"file {path}"
+        raw, f"{color}_u{bits}_{axes}", u16_max=u16_max, where=f"file {path}"
     )
     return image if resize is None else resize_image(image, resize)
 
@@ -218,10 +218,10 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     orientation = 1
     if image.format == "PNG":
         critical = _check_png(path, data)
-        if data[24] == 16 and data[25] != 0:  # bit depth and colour type: 16 bit, not gray
+        if data[24] == 16 and data[25] != 0:  # bit depth and color type: 16 bit, not gray
             image.load()  # finds what OpenCV passes over, and tags after the pixels
             array = _opencv_u16(path, critical)
-    elif image.format == "TIFF" and _is_u16_colour_tiff(path, image.tag_v2):
+    elif image.format == "TIFF" and _is_u16_color_tiff(path, image.tag_v2):
         orientation = image.tag_v2.get(_ORIENTATION, 1)
         image.load()
         return _orient(_opencv_u16(path, _plain_tiff(data)), orientation)
@@ -231,7 +231,7 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     if image.format != "TIFF":  # Pillow turns TIFFs upright when it loads them
         orientation = image.getexif().get(_ORIENTATION, 1)
     transparent = image.info.get("transparency")
-    if array.dtype == np.uint16 and transparent is not None:  # one colour is see-through
+    if array.dtype == np.uint16 and transparent is not None:  # one color is see-through
         hit = array == np.asarray(transparent)
         _check_opaque(path, not (hit if array.ndim == 2 else hit.all(axis=2)).any())
     return _orient(array, orientation)
@@ -253,21 +253,21 @@ def _pixels(path: str, image: Any) -> np.ndarray:
     elif mode not in ("L", "RGB"):
         raise ImageReadError(
             path,
-            f"has colour mode {mode}; readable are gray, RGB and palette images of 8 or 16 bits. "
+            f"has color mode {mode}; readable are gray, RGB and palette images of 8 or 16 bits. "
             "Convert it to RGB first",
         )
     return np.asarray(image)
 
 
 def _opencv_u16(path: str, data: bytes) -> np.ndarray:
-    """Colour of 16 bits, which Pillow would cut to 8."""
+    """Color of 16 bits, which Pillow would cut to 8."""
     try:
         array = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageReadError(path, f"is damaged or unsupported ({error})") from error
     if array is None or array.dtype != np.uint16:
         raise ImageReadError(
-            path, "is a 16-bit colour image that is damaged or of an unsupported kind"
+            path, "is a 16-bit color image that is damaged or of an unsupported kind"
         )
     if array.ndim == 2:
         return array
@@ -276,8 +276,8 @@ def _opencv_u16(path: str, data: bytes) -> np.ndarray:
     return array[..., 2::-1]
 
 
-def _is_u16_colour_tiff(path: str, tags: Any) -> bool:
-    """Whether a TIFF is 16-bit colour; kinds that cannot be read exactly are errors."""
+def _is_u16_color_tiff(path: str, tags: Any) -> bool:
+    """Whether a TIFF is 16-bit color; kinds that cannot be read exactly are errors."""
     bits = tags.get(258, (1,))
     sample_formats = tags.get(339, (1,))
     if max(bits) > 16 or any(f != 1 for f in sample_formats):

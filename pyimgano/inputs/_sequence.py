@@ -142,7 +142,7 @@ class ImageSequence(_Collection):
 
     Notes
     -----
-    The orientation tag of EXIF is applied, colour profiles are not. An alpha channel is
+    The orientation tag of EXIF is applied, color profiles are not. An alpha channel is
     dropped where every pixel is opaque and an error elsewhere.
 
     The pickled state carries size and modification time of the files, as found at that

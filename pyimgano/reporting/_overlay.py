@@ -163,11 +163,11 @@ def overlay(
     fine = cv2.resize(np.asarray(anomaly_map, np.float32), size, interpolation=cv2.INTER_LINEAR)
     low, high = limits
     heat = np.clip((fine - low) / (high - low), 0.0, 1.0)
-    colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    # Cold parts show the image in grey, so that the colours stand out on any product.
+    colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    # Cold parts show the image in gray, so that the colors stand out on any product.
     gray = cv2.cvtColor(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     opacity = np.clip(2.0 * heat, 0.0, 0.75)[..., None]
-    hot = (opacity * colours + (1.0 - opacity) * gray).astype(np.uint8)
+    hot = (opacity * colors + (1.0 - opacity) * gray).astype(np.uint8)
     if mask is not None:
         outline = cv2.resize(
             (np.asarray(mask) != 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST

@@ -60,8 +60,8 @@ def make_check_images(
     for image in images:
         stripes = np.sin((columns + 0.5 * rows) / 4.0 + rng.uniform(0, 2 * np.pi))
         tint = rng.uniform(0.95, 1.05, size=3)
-        grey = 110 + 40 * stripes + rng.normal(0, 3, size=size)
-        image[:] = np.clip(grey[..., None] * tint, 0, 255)
+        gray = 110 + 40 * stripes + rng.normal(0, 3, size=size)
+        image[:] = np.clip(gray[..., None] * tint, 0, 255)
         if defect:
             side = width // 6
             top, left = rng.randint(0, height - side), rng.randint(0, width - side)

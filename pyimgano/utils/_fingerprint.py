@@ -1,4 +1,4 @@
-"""What an image is recognised by."""
+"""What an image is recognized by."""
 
 from __future__ import annotations
 

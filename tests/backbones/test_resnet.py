@@ -18,7 +18,7 @@ BACKBONES = [
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2",
     "wide_resnet101_2",
 ]  # fmt: skip
-COLOURS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+COLORS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 pytestmark = pytest.mark.filterwarnings("ignore:.*random weights")
 
 
@@ -40,8 +40,8 @@ def test_names_shapes_and_published_weights_are_torchvisions(backbone):
     first = next(iter(models.get_model_weights(backbone)))
     assert ResNet.published(backbone) == (str(first), first.url)
     for layers in (("layer2", "layer3"), ("layer4", "layer1.0"), ("layer1.1",)):
-        module = TorchModule(build_graph(backbone, layers), COLOURS, "cpu", "float32")
-        assert list(ResNet(backbone, layers, COLOURS).shapes.items()) == list(module.shapes.items())
+        module = TorchModule(build_graph(backbone, layers), COLORS, "cpu", "float32")
+        assert list(ResNet(backbone, layers, COLORS).shapes.items()) == list(module.shapes.items())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_features_and_digest_are_those_of_torch(backbone, layers, images, monkey
 
 
 def test_batch_norms_are_merged_by_their_definition():
-    network = ResNet("resnet18", ("layer1.0",), COLOURS)
+    network = ResNet("resnet18", ("layer1.0",), COLORS)
     rng = np.random.default_rng(0)
     state = {name: np.zeros(shape, np.float32) for name, shape in network.shapes.items()}
     for name in state:
@@ -120,7 +120,7 @@ def test_what_it_does_not_offer(backbone, layers):
 
 def test_weights_that_are_no_numbers_are_refused(images, tmp_path):
     torch = pytest.importorskip("torch")
-    network = ResNet("resnet18", ("layer2", "layer3"), COLOURS)
+    network = ResNet("resnet18", ("layer2", "layer3"), COLORS)
     state = {name: torch.ones(shape) for name, shape in network.shapes.items()}
     state["layer3.1.bn2.bias"][7] = float("nan")
     torch.save(state, tmp_path / "net.pth")

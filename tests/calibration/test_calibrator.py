@@ -147,7 +147,7 @@ def test_pot_needs_a_tail():
 
 
 @pytest.mark.parametrize("method", ["conformal", "quantile", "pot"])
-def test_realised_rate_is_the_target(method):
+def test_realized_rate_is_the_target(method):
     rng = np.random.RandomState(1)
     rates = []
     for _ in range(80 if method == "pot" else 200):  # fitting a tail takes its time

@@ -248,13 +248,13 @@ def test_every_pixel_that_is_not_black_is_defective(tmp_path):
     expected = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
     gray = write(tmp_path / "gray.png", np.array([[0, 1, 255], [0, 0, 7]], np.uint8))
     deep = write(tmp_path / "deep.png", np.array([[0, 1, 65535], [0, 0, 256]], np.uint16))
-    colour = np.zeros((2, 3, 3), np.uint8)
-    colour[0, 1], colour[0, 2], colour[1, 2] = (0, 0, 9), (255, 255, 255), (1, 0, 0)
-    opaque = np.dstack([colour, np.full((2, 3), 255, np.uint8)])
+    color = np.zeros((2, 3, 3), np.uint8)
+    color[0, 1], color[0, 2], color[1, 2] = (0, 0, 9), (255, 255, 255), (1, 0, 0)
+    opaque = np.dstack([color, np.full((2, 3), 255, np.uint8)])
     for path in (
         gray,
         deep,
-        write(tmp_path / "colour.png", colour),
+        write(tmp_path / "color.png", color),
         write(tmp_path / "opaque.png", opaque),
     ):
         for item in (path, str(path)):

@@ -71,7 +71,7 @@ def test_copies_of_an_image_are_left_out_together():
         assert scores[i] == pytest.approx(expected, rel=1e-5)
 
 
-def test_maps_of_recognised_images_leave_all_their_copies_out():
+def test_maps_of_recognized_images_leave_all_their_copies_out():
     order = [0, 1, 2, 3, 4, 3, 5, 6, 7, 3, 0, 8, 9, 10, 11]
     X, n = grids()[order], len(order)
     # Next to no ridge: what is left of the covariance's factor can then be told exactly.
@@ -83,7 +83,7 @@ def test_maps_of_recognised_images_leave_all_their_copies_out():
         np.testing.assert_allclose(found, expected * ((n - 1) / (n - k - 1)) ** 0.5, rtol=1e-4)
 
 
-def test_maps_of_recognised_images_far_from_all_others_are_finite():
+def test_maps_of_recognized_images_far_from_all_others_are_finite():
     X = PatchGrids.from_array(np.random.RandomState(0).normal(scale=1e3, size=(12, 3, 4, 60)))
     detector = PaDiMDetector(smoothing_sigma=0).fit(X)
     assert np.isfinite(detector.anomaly_map(X)).all()

@@ -121,7 +121,7 @@ def test_training_scores_look_like_those_of_unseen_images():
         assert 0.05 <= np.mean(unseen > level) <= 0.16, ratio
 
 
-def test_a_known_image_is_recognised_in_any_guise():
+def test_a_known_image_is_recognized_in_any_guise():
     images = make_check_images(8)
     detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=1.0).fit(images)
     expected = -detector.training_scores_[2]

@@ -85,7 +85,7 @@ def test_signs_and_scores_are_those_of_the_model():
 
 
 def test_training_rows_are_scored_by_a_model_that_has_not_seen_them():
-    # Within a fold's model the nearest neighbour is another row; in-sample it is the row itself.
+    # Within a fold's model the nearest neighbor is another row; in-sample it is the row itself.
     X = rows()
     detector = PyODDetector(KNN(n_neighbors=1), cv=60).fit(X)
     gaps = np.linalg.norm(X[:, None] - X, axis=2) + np.diag(np.full(60, np.inf))

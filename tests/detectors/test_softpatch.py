@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.neighbors import LocalOutlierFactor
 
 from pyimgano.detectors import PatchCoreDetector, SoftPatchDetector
-from pyimgano.detectors._softpatch import _Neighbours
+from pyimgano.detectors._softpatch import _Neighbors
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.grids import PatchGrids
 
@@ -154,10 +154,10 @@ def test_outliers_without_a_group_are_those_of_the_rest_alone(sizes, lof):
     groups = np.repeat(np.arange(len(sizes)), sizes)
     grid = np.random.RandomState(0).normal(size=(len(groups), 4, 3)).astype(np.float32)
     k = min(6, len(groups) - max(sizes))
-    all_of_them = _Neighbours(grid, groups, k, lof)
+    all_of_them = _Neighbors(grid, groups, k, lof)
     for group in range(len(sizes)):
         rest = groups != group
-        expected = _Neighbours(grid[rest], groups[rest], k, lof).outliers()
+        expected = _Neighbors(grid[rest], groups[rest], k, lof).outliers()
         np.testing.assert_allclose(all_of_them.outliers(group)[rest], expected, rtol=1e-12)
 
 
@@ -192,7 +192,7 @@ def test_noise_in_training_is_not_learned():
 
 
 def test_without_dropping_and_equal_weights_it_is_patchcore():
-    # Two images: each is the other's only neighbour, so no patch is more of an outlier.
+    # Two images: each is the other's only neighbor, so no patch is more of an outlier.
     X = grids(2)
     soft = SoftPatchDetector(drop_ratio=0, coreset_ratio=0.5).fit(X)
     plain = PatchCoreDetector(coreset_ratio=0.5).fit(X)

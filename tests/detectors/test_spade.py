@@ -108,7 +108,7 @@ def test_grids_of_different_shapes():
     assert [m.shape for m in detector.anomaly_map(X)] == [(3, 4)] * 4 + [(2, 5)] * 4
 
 
-def test_on_rows_it_is_a_nearest_neighbour_detector():
+def test_on_rows_it_is_a_nearest_neighbor_detector():
     rows = np.random.RandomState(0).normal(size=(100, 3))
     new = np.random.RandomState(1).normal(size=(20, 3))
     detector = SPADEDetector(n_neighbors=5).fit(rows)

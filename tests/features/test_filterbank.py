@@ -74,7 +74,7 @@ def test_vertical_edge_answers_in_its_direction_at_every_octave():
         odd = pooled[2, octave, 0, :8]
         assert odd.argmax() == 0
         assert odd[4] < 1e-4 * whole and odd[2] < 1e-4 * whole  # to the left, downward
-        # cos(45 degrees) cubed, in the two neighbouring directions
+        # cos(45 degrees) cubed, in the two neighboring directions
         np.testing.assert_allclose(odd[[1, 7]] / toward_right, 0.5**1.5, rtol=1e-3)
     # Gray: nothing in the two chroma channels.
     assert pooled[:, :, 1:].max() < 0.02

@@ -46,7 +46,7 @@ def images() -> np.ndarray:
     )
 
 
-def normalised(network, work: np.ndarray):
+def normalized(network, work: np.ndarray):
     mean, std = (np.array(network.pretrained_cfg[k], np.float32) for k in ("mean", "std"))
     return torch.from_numpy(((work.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None])
 
@@ -58,7 +58,7 @@ def test_tokens_are_those_of_the_final_norm_without_prefix(network, weights, ima
     for image, features in zip(images, grids.features):
         work = cv2.resize(image, (96, 64), interpolation=cv2.INTER_LINEAR)
         with torch.no_grad():
-            tokens = network.forward_features(normalised(network, work))[0]
+            tokens = network.forward_features(normalized(network, work))[0]
         expected = tokens[network.num_prefix_tokens :].reshape(4, 6, 64).numpy()
         np.testing.assert_allclose(features, expected, atol=2e-5 * np.abs(expected).max())
 

@@ -33,11 +33,11 @@ def read_raw(path):
     return ImageSequence([path]).read_raw(0)
 
 
-def colours(height=5, width=7):
+def colors(height=5, width=7):
     return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def deep_colours(height=5, width=7):
+def deep_colors(height=5, width=7):
     return np.random.default_rng(2).integers(0, 65536, (height, width, 3), dtype=np.uint16)
 
 
@@ -73,13 +73,13 @@ def tiff(pixels, extra_tags=(), order="<"):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
-def test_lossless_colour(tmp_path, suffix):
-    Image.fromarray(colours()).save(tmp_path / f"a.{suffix}")
-    np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}"), colours())
+def test_lossless_color(tmp_path, suffix):
+    Image.fromarray(colors()).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}"), colors())
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
-def test_lossy_colour(tmp_path, suffix):
+def test_lossy_color(tmp_path, suffix):
     image = np.full((16, 16, 3), (200, 100, 50), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / f"a.{suffix}", quality=95)
     out = read(tmp_path / f"a.{suffix}")
@@ -88,7 +88,7 @@ def test_lossy_colour(tmp_path, suffix):
 
 
 def test_gray_is_repeated(tmp_path):
-    gray = colours()[..., 0]
+    gray = colors()[..., 0]
     Image.fromarray(gray).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), gray)
     np.testing.assert_array_equal(read(tmp_path / "a.png"), np.dstack([gray] * 3))
@@ -107,10 +107,10 @@ def test_one_bit_and_palette(tmp_path):
 
 def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
     alpha = np.full((5, 7, 1), 255, dtype=np.uint8)
-    rgba = np.dstack([colours(), alpha])
+    rgba = np.dstack([colors(), alpha])
     Image.fromarray(rgba).save(tmp_path / "opaque.png")
-    np.testing.assert_array_equal(read(tmp_path / "opaque.png"), colours())
-    gray = np.dstack([colours()[..., 0], alpha])
+    np.testing.assert_array_equal(read(tmp_path / "opaque.png"), colors())
+    gray = np.dstack([colors()[..., 0], alpha])
     Image.fromarray(gray).save(tmp_path / "gray.png")
     np.testing.assert_array_equal(read_raw(tmp_path / "gray.png"), gray[..., 0])
     rgba[2, 3, 3] = 254
@@ -119,17 +119,17 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
         read(tmp_path / "clear.png")
 
 
-def test_transparent_colour(tmp_path):
-    image = Image.fromarray(colours())
-    image.save(tmp_path / "used.png", transparency=tuple(int(v) for v in colours()[0, 0]))
+def test_transparent_color(tmp_path):
+    image = Image.fromarray(colors())
+    image.save(tmp_path / "used.png", transparency=tuple(int(v) for v in colors()[0, 0]))
     with pytest.raises(ImageReadError, match="transparent"):
         read(tmp_path / "used.png")
     image.save(tmp_path / "unused.png", transparency=(1, 2, 3))
-    np.testing.assert_array_equal(read(tmp_path / "unused.png"), colours())
+    np.testing.assert_array_equal(read(tmp_path / "unused.png"), colors())
 
 
 def test_sixteen_bit_gray_is_exact(tmp_path):
-    deep = deep_colours()[..., 0]
+    deep = deep_colors()[..., 0]
     cv2.imwrite(str(tmp_path / "a.png"), deep)
     cv2.imwrite(str(tmp_path / "a.tif"), deep)
     (tmp_path / "big.tif").write_bytes(tiff(deep, order=">"))
@@ -139,8 +139,8 @@ def test_sixteen_bit_gray_is_exact(tmp_path):
         np.testing.assert_array_equal(raw, deep)
 
 
-def test_sixteen_bit_colour_is_exact(tmp_path):
-    deep = deep_colours()
+def test_sixteen_bit_color_is_exact(tmp_path):
+    deep = deep_colors()
     cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
     cv2.imwrite(str(tmp_path / "a.tif"), deep[..., ::-1])
     (tmp_path / "little.tif").write_bytes(tiff(deep))
@@ -154,7 +154,7 @@ def test_sixteen_bit_colour_is_exact(tmp_path):
 
 
 def test_sixteen_bit_alpha(tmp_path):
-    deep = np.dstack([deep_colours(), np.full((5, 7), 65535, np.uint16)])
+    deep = np.dstack([deep_colors(), np.full((5, 7), 65535, np.uint16)])
     cv2.imwrite(str(tmp_path / "a.png"), deep[..., [2, 1, 0, 3]])
     np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), deep[..., :3])
     deep[0, 0, 3] = 65534
@@ -164,7 +164,7 @@ def test_sixteen_bit_alpha(tmp_path):
 
 
 def test_tags_and_chunks_unknown_to_opencv_print_nothing(tmp_path):
-    deep = deep_colours()
+    deep = deep_colors()
     (tmp_path / "a.tif").write_bytes(tiff(deep, {50000: (3, 1, 7), 65000: (4, 1, 9)}))
     np.testing.assert_array_equal(read_raw(tmp_path / "a.tif"), deep)
     cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
@@ -215,8 +215,8 @@ def test_exif_orientation(tmp_path, orientation):
     assert np.rint(read_raw(tmp_path / "a.jpg")[4::8, 4::8] / 40).tolist() == expected
 
 
-def test_exif_orientation_of_sixteen_bit_colour_png(tmp_path):
-    deep = deep_colours(2, 3)
+def test_exif_orientation_of_sixteen_bit_color_png(tmp_path):
+    deep = deep_colors(2, 3)
     cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
     data = (tmp_path / "a.png").read_bytes()
     exif = Image.Exif()
@@ -230,16 +230,16 @@ def test_unicode_and_spaces_in_paths(tmp_path):
     folder = tmp_path / "gute Teile 良品"
     folder.mkdir()
     path = folder / "é 1.png"
-    Image.fromarray(colours()).save(path)
-    np.testing.assert_array_equal(read(path), colours())
-    np.testing.assert_array_equal(ImageSequence.from_folder(folder)[0], colours())
+    Image.fromarray(colors()).save(path)
+    np.testing.assert_array_equal(read(path), colors())
+    np.testing.assert_array_equal(ImageSequence.from_folder(folder)[0], colors())
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.98])
 def test_truncated_files(tmp_path, suffix, share):
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(colours(60, 70)).save(path)
+    Image.fromarray(colors(60, 70)).save(path)
     data = path.read_bytes()
     path.write_bytes(data[: max(12, int(len(data) * share))])
     with pytest.raises(ImageReadError, match=rf"a\.{suffix}: .*(truncated|header)") as caught:
@@ -251,8 +251,8 @@ def test_truncated_files(tmp_path, suffix, share):
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
 def test_truncated_compressed_tiff(tmp_path, compression):
     path = tmp_path / "a.tif"
-    Image.fromarray(colours(60, 70)).save(path, compression=compression)
-    np.testing.assert_array_equal(read(path), colours(60, 70))
+    Image.fromarray(colors(60, 70)).save(path, compression=compression)
+    np.testing.assert_array_equal(read(path), colors(60, 70))
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(ImageReadError):
         read(path)
@@ -260,9 +260,9 @@ def test_truncated_compressed_tiff(tmp_path, compression):
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_truncated_sixteen_bit_colour(tmp_path, suffix):
+def test_truncated_sixteen_bit_color(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
-    cv2.imwrite(str(path), deep_colours(40, 50))
+    cv2.imwrite(str(path), deep_colors(40, 50))
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(ImageReadError):
         read(path)
@@ -270,7 +270,7 @@ def test_truncated_sixteen_bit_colour(tmp_path, suffix):
 
 def test_png_with_a_flipped_bit(tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(colours(40, 40)).save(path)
+    Image.fromarray(colors(40, 40)).save(path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
@@ -318,7 +318,7 @@ def test_unsupported_kinds(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.int32)).save(tmp_path / "int.tif")
     with pytest.raises(ImageReadError, match="32-bit signed integer"):
         read(tmp_path / "int.tif")
-    white_is_zero = tiff(deep_colours()[..., 0], {262: (3, 1, 0)})
+    white_is_zero = tiff(deep_colors()[..., 0], {262: (3, 1, 0)})
     (tmp_path / "white.tif").write_bytes(white_is_zero)
     with pytest.raises(ImageReadError, match="zero as black"):
         read(tmp_path / "white.tif")
@@ -327,7 +327,7 @@ def test_unsupported_kinds(tmp_path):
 @pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
 def test_several_pages(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
-    pages = [Image.fromarray(colours()), Image.fromarray(255 - colours())]
+    pages = [Image.fromarray(colors()), Image.fromarray(255 - colors())]
     pages[0].save(path, save_all=True, append_images=pages[1:])
     with pytest.raises(ImageReadError, match="holds 2 pages or frames"):
         read(path)
@@ -345,9 +345,9 @@ def test_decompression_bomb_is_refused_by_its_header(tmp_path):
 
 def test_pixel_limit_is_ours_not_pillows(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    Image.fromarray(colours(5, 7)).save(path)
+    Image.fromarray(colors(5, 7)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    np.testing.assert_array_equal(read(path), colours(5, 7))
+    np.testing.assert_array_equal(read(path), colors(5, 7))
     monkeypatch.setattr(_reading, "MAX_PIXELS", 34)
     with pytest.raises(ImageReadError, match="more than MAX_PIXELS = 34"):
         read(path)
@@ -355,32 +355,32 @@ def test_pixel_limit_is_ours_not_pillows(tmp_path, monkeypatch):
 
 def test_file_too_large_to_be_an_image(tmp_path, monkeypatch):
     path = tmp_path / "a.bmp"
-    Image.fromarray(colours(5, 7)).save(path)
+    Image.fromarray(colors(5, 7)).save(path)
     monkeypatch.setattr(_reading, "MAX_PIXELS", 10)
     with pytest.raises(ImageReadError, match="bytes, more than any image"):
         read(path)
 
 
 def test_decoded_images_can_be_written_to(tmp_path):
-    Image.fromarray(colours()).save(tmp_path / "a.png")
+    Image.fromarray(colors()).save(tmp_path / "a.png")
     read(tmp_path / "a.png")[:] = 0
     read_raw(tmp_path / "a.png")[:] = 0
 
 
 def test_tolerance_for_truncated_files_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
-    Image.fromarray(colours(60, 70)).save(path)
+    Image.fromarray(colors(60, 70)).save(path)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(ImageReadError, match="LOAD_TRUNCATED_IMAGES"):
         read(path)
 
 
 def samples():
-    deep_png = cv2.imencode(".png", deep_colours())[1].tobytes()
-    out = [deep_png, tiff(deep_colours())]
+    deep_png = cv2.imencode(".png", deep_colors())[1].tobytes()
+    out = [deep_png, tiff(deep_colors())]
     for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP"):
         file = io.BytesIO()
-        Image.fromarray(colours()).save(file, kind)
+        Image.fromarray(colors()).save(file, kind)
         out.append(file.getvalue())
     return out
 

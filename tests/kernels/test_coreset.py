@@ -91,8 +91,8 @@ def check_groups(points: np.ndarray, result: CoresetResult, group: np.ndarray) -
 
 
 def clustered(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
-    centres = 10.0 * rng.standard_normal((7, d))
-    return centres[rng.integers(0, 7, n)] + rng.standard_normal((n, d)) * rng.random((n, 1))
+    centers = 10.0 * rng.standard_normal((7, d))
+    return centers[rng.integers(0, 7, n)] + rng.standard_normal((n, d)) * rng.random((n, 1))
 
 
 def test_by_hand() -> None:

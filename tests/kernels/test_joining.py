@@ -21,7 +21,7 @@ def test_maps_of_one_shape_stand_side_by_side():
 
 
 @pytest.mark.parametrize("pool", [3, 5])
-def test_a_cell_is_averaged_over_its_neighbourhood_with_zeros_beyond_the_border(pool):
+def test_a_cell_is_averaged_over_its_neighborhood_with_zeros_beyond_the_border(pool):
     one = drawn(6, 7, 3)
     expected = uniform_filter(one.astype(float), (pool, pool, 1), mode="constant")
     np.testing.assert_allclose(join_maps([one], pool), expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: against scipy in float64, and free of the batch."""
+"""Exact nearest neighbors: against scipy in float64, and free of the batch."""
 
 from __future__ import annotations
 

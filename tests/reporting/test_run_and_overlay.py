@@ -151,7 +151,7 @@ def test_map_range_needs_maps():
         map_range(frozen, np.zeros((3, 2)))
 
 
-def test_overlay_shows_the_image_and_colours_what_is_hot(tmp_path):
+def test_overlay_shows_the_image_and_colors_what_is_hot(tmp_path):
     image = np.full((300, 400, 3), (200, 100, 50), np.uint8)
     anomaly_map = np.zeros((300, 400), np.float32)
     anomaly_map[100:150, 200:260] = 9.0
@@ -159,7 +159,7 @@ def test_overlay_shows_the_image_and_colours_what_is_hot(tmp_path):
     assert picture.shape == (300 + 46, 2 * 400 + 4, 3)
     assert (picture[:300, :400] == image).all()
     cold, hot = picture[250, 404 + 50].astype(int), picture[125, 404 + 230].astype(int)
-    assert np.ptp(cold) == 0  # grey
+    assert np.ptp(cold) == 0  # gray
     assert hot[0] > hot[1] + 50 and hot[0] > hot[2] + 50  # red
     path = tmp_path / "\u00fcber.png"
     write_overlay(path, picture)

@@ -13,7 +13,7 @@ from pyimgano.datasets.synthetic._painting import (
     blend,
     flat_color,
     jittered,
-    to_colour,
+    to_color,
     to_sheet,
     upper_left,
 )
@@ -126,18 +126,18 @@ class _Board:
         """Points on the board to points in the picture."""
         return np.asarray(points, float) @ self.rotation.T + self.center
 
-    def disc(self, at: ArrayLike, radius: float, colour: Picture) -> None:
+    def disc(self, at: ArrayLike, radius: float, color: Picture) -> None:
         x, y = self.place(at)
-        self.canvas.disc(self.sheet, (float(x), float(y)), radius, to_colour(colour))
+        self.canvas.disc(self.sheet, (float(x), float(y)), radius, to_color(color))
 
-    def line(self, points: ArrayLike, colour: Picture, width: float) -> None:
-        self.canvas.line(self.sheet, self.place(points), to_colour(colour), width)
+    def line(self, points: ArrayLike, color: Picture, width: float) -> None:
+        self.canvas.line(self.sheet, self.place(points), to_color(color), width)
 
-    def box(self, at: ArrayLike, half: ArrayLike, colour: Picture, angle: float = 0.0) -> None:
+    def box(self, at: ArrayLike, half: ArrayLike, color: Picture, angle: float = 0.0) -> None:
         cos, sin = np.cos(angle), np.sin(angle)
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.asarray(half)
         corners = corners @ np.array([[cos, sin], [-sin, cos]]) + np.asarray(at)
-        self.canvas.polygon(self.sheet, self.place(corners), to_colour(colour))
+        self.canvas.polygon(self.sheet, self.place(corners), to_color(color))
 
     def component(
         self,

@@ -1,4 +1,4 @@
-"""Procedural inspection images with exact masks: no download, no licence, any number of them."""
+"""Procedural inspection images with exact masks: no download, no license, any number of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PAINTERS: dict[str, _flaws.Painter] = {
     "crack": _flaws.crack,
     "dent": _flaws.dent,
     "discoloration": _flaws.discoloration,
-    "fibre": _flaws.fibre,
+    "fibre": _flaws.fiber,
     "hole": _flaws.hole,
     "rust": _flaws.rust,
     "scratch": _flaws.scratch,
@@ -119,7 +119,7 @@ def make_inspection_dataset(
 ) -> Bunch:
     """Make pictures of an industrial part, good and defective, with exact defect masks.
 
-    Good parts differ as real ones do: in position, rotation, texture, colour, illumination,
+    Good parts differ as real ones do: in position, rotation, texture, color, illumination,
     sharpness and sensor noise. Comparing pixels with the mean picture does not find the
     defects; features that know texture and shape do, but for the faintest.
 

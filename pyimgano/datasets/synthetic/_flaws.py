@@ -120,8 +120,8 @@ def contamination(
     """A few foreign particles lying on the part, each with a shadow."""
     image = scene.image
     center = pick_place(scene, canvas, rng, 6)
-    colours = ([0.10, 0.09, 0.09], [0.86, 0.85, 0.80], [0.52, 0.30, 0.12], [0.20, 0.45, 0.75])
-    colour = np.asarray(colours[int(rng.integers(len(colours)))], np.float32)
+    colors = ([0.10, 0.09, 0.09], [0.86, 0.85, 0.80], [0.52, 0.30, 0.12], [0.20, 0.45, 0.75])
+    color = np.asarray(colors[int(rng.integers(len(colors)))], np.float32)
     for particle in range(int(rng.integers(1, 6))):
         spread = 0.0 if particle == 0 else 14.0
         place = (center[0] + rng.normal(0, spread), center[1] + rng.normal(0, spread))
@@ -132,11 +132,11 @@ def contamination(
         shadow = canvas.moved(body, *away)
         image = image * (1 - np.float32(0.5) * shadow[..., None])
         facets = np.clip(1 + np.float32(0.3) * canvas.noise(rng, 3), 0.4, 1.6)
-        image = blend(image, np.minimum(colour * facets[..., None], 1), body)
+        image = blend(image, np.minimum(color * facets[..., None], 1), body)
     return image
 
 
-def fibre(scene: Scene, canvas: Canvas, rng: np.random.Generator, strength: float) -> Picture:
+def fiber(scene: Scene, canvas: Canvas, rng: np.random.Generator, strength: float) -> Picture:
     """A hair or thread that fell on the part, curled, with a faint shadow."""
     center = pick_place(scene, canvas, rng, 8)
     steps = 40
@@ -147,11 +147,11 @@ def fibre(scene: Scene, canvas: Canvas, rng: np.random.Generator, strength: floa
     path += np.asarray(center) - path.mean(axis=0)
     width = rng.uniform(1.0, 2.0)
     dark = rng.random() < 0.5
-    colour = [0.08, 0.07, 0.07] if dark else [0.93, 0.92, 0.88]
+    color = [0.08, 0.07, 0.07] if dark else [0.93, 0.92, 0.88]
     shadow = canvas.stroke(path + np.array([1.6, 2.0]), width + 0.8, fade=False)
     image = scene.image * (1 - np.float32(0.35) * shadow[..., None])
     alpha = canvas.stroke(path, width, fade=False) * np.float32(0.55 + 0.45 * strength)
-    return blend(image, colour, alpha)
+    return blend(image, color, alpha)
 
 
 def rust(scene: Scene, canvas: Canvas, rng: np.random.Generator, strength: float) -> Picture:
@@ -162,8 +162,8 @@ def rust(scene: Scene, canvas: Canvas, rng: np.random.Generator, strength: float
     alpha = eaten * (edge < 4) * scene.surface * np.float32(0.5 + 0.45 * strength)
     mix = smoothstep(canvas.noise(rng, 4, 2), -1, 1)[..., None]
     bright, dark = np.array([[0.62, 0.33, 0.13], [0.30, 0.15, 0.08]], np.float32)
-    colour = mix * bright + (1 - mix) * dark
-    return blend(scene.image, colour, alpha)
+    color = mix * bright + (1 - mix) * dark
+    return blend(scene.image, color, alpha)
 
 
 def hole(scene: Scene, canvas: Canvas, rng: np.random.Generator, strength: float) -> Picture:

@@ -138,16 +138,16 @@ class Canvas:
         return np.rint(pixels * 2**_FIXED_POINT_BITS).astype(np.int32)
 
     def polygon(
-        self, sheet: NDArray[np.uint8], points: NDArray[np.float64], colour: Sequence[float] | float
+        self, sheet: NDArray[np.uint8], points: NDArray[np.float64], color: Sequence[float] | float
     ) -> None:
         """Fill a polygon with smooth edges on a uint8 sheet, in place."""
-        cv2.fillPoly(sheet, [self.to_pixels(points)], colour, cv2.LINE_AA, _FIXED_POINT_BITS)
+        cv2.fillPoly(sheet, [self.to_pixels(points)], color, cv2.LINE_AA, _FIXED_POINT_BITS)
 
     def line(
         self,
         sheet: NDArray[np.uint8],
         points: NDArray[np.float64],
-        colour: Sequence[float] | float,
+        color: Sequence[float] | float,
         width: float,
     ) -> None:
         """Draw an open polyline with smooth edges on a uint8 sheet, in place."""
@@ -156,7 +156,7 @@ class Canvas:
             sheet,
             [self.to_pixels(points)],
             False,
-            colour,
+            color,
             thickness,
             cv2.LINE_AA,
             _FIXED_POINT_BITS,
@@ -167,12 +167,12 @@ class Canvas:
         sheet: NDArray[np.uint8],
         center: Point,
         radius: float,
-        colour: Sequence[float] | float,
+        color: Sequence[float] | float,
     ) -> None:
         """Fill a disc with smooth edges on a uint8 sheet, in place."""
         x, y = self.to_pixels(np.array([center]))[0]
         size = round(radius * self.scale * 2**_FIXED_POINT_BITS)
-        cv2.circle(sheet, (int(x), int(y)), size, colour, -1, cv2.LINE_AA, _FIXED_POINT_BITS)
+        cv2.circle(sheet, (int(x), int(y)), size, color, -1, cv2.LINE_AA, _FIXED_POINT_BITS)
 
     def moved(self, picture: Picture, dx: float, dy: float) -> Picture:
         """A picture shifted by ``dx`` and ``dy`` units, black where nothing came from."""
@@ -194,7 +194,7 @@ class Scene:
     Attributes
     ----------
     image : ndarray of shape (H, W, 3), float32
-        The colours.
+        The colors.
     surface : ndarray of shape (H, W), bool
         Where surface flaws can sit.
     light : float
@@ -226,7 +226,7 @@ class Camera:
     canvas : Canvas
         The raster.
     rng : numpy.random.Generator
-        Draws brightness, light falloff, colour cast, blur and noise.
+        Draws brightness, light falloff, color cast, blur and noise.
     """
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator) -> None:
@@ -273,9 +273,9 @@ def bearing(x: Picture, y: Picture) -> Picture:
     return np.asarray(cv2.phase(x, y), np.float32)
 
 
-def blend(image: Picture, colour: object, alpha: Picture) -> Picture:
-    """Lay a colour, or another picture, over ``image`` with opacity ``alpha`` (H, W)."""
-    return image + alpha[..., None] * (np.asarray(colour, np.float32) - image)
+def blend(image: Picture, color: object, alpha: Picture) -> Picture:
+    """Lay a color, or another picture, over ``image`` with opacity ``alpha`` (H, W)."""
+    return image + alpha[..., None] * (np.asarray(color, np.float32) - image)
 
 
 def smoothstep(value: Picture, low: float, high: float) -> Picture:
@@ -284,9 +284,9 @@ def smoothstep(value: Picture, low: float, high: float) -> Picture:
     return t * t * (3 - 2 * t)
 
 
-def jittered(rng: np.random.Generator, colour: object, amount: float = 0.03) -> Picture:
-    """A colour that varies a little in brightness and hue from part to part."""
-    base = np.asarray(colour, float)
+def jittered(rng: np.random.Generator, color: object, amount: float = 0.03) -> Picture:
+    """A color that varies a little in brightness and hue from part to part."""
+    base = np.asarray(color, float)
     tone, hue = 1 + rng.normal(0, amount), 1 + rng.normal(0, amount / 3, 3)
     return (base * tone * hue).astype(np.float32)
 
@@ -296,9 +296,9 @@ def upper_left(rng: np.random.Generator) -> float:
     return float(np.deg2rad(-135) + rng.normal(0, 0.25))
 
 
-def flat_color(canvas: Canvas, colour: object) -> Picture:
-    """A picture of one colour."""
-    return np.broadcast_to(np.asarray(colour, np.float32), (*canvas.shape, 3)).copy()
+def flat_color(canvas: Canvas, color: object) -> Picture:
+    """A picture of one color."""
+    return np.broadcast_to(np.asarray(color, np.float32), (*canvas.shape, 3)).copy()
 
 
 def to_sheet(image: Picture) -> NDArray[np.uint8]:
@@ -306,6 +306,6 @@ def to_sheet(image: Picture) -> NDArray[np.uint8]:
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def to_colour(value: object) -> tuple[float, ...]:
-    """A colour in [0, 1] as OpenCV's drawing functions want it."""
+def to_color(value: object) -> tuple[float, ...]:
+    """A color in [0, 1] as OpenCV's drawing functions want it."""
     return tuple(np.minimum(np.asarray(value, float) * 255, 255).tolist())

@@ -25,7 +25,7 @@ from pyimgano.datasets.synthetic._painting import (
     jittered,
     length,
     smoothstep,
-    to_colour,
+    to_color,
     to_sheet,
     upper_left,
 )
@@ -50,8 +50,8 @@ def woven_fabric(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) 
     warp_tone, weft_tone = 1 + rng.normal(0, 0.09, (2, 1024)).astype(np.float32)
     warp_width, weft_width = rng.uniform(0.80, 1.0, (2, 1024)).astype(np.float32)
     column, row = u.astype(np.int32) % 1024, v.astype(np.int32) % 1024
-    warp_colour = jittered(rng, [0.22, 0.31, 0.52], 0.08)
-    weft_colour = jittered(rng, [0.74, 0.73, 0.69], 0.06)
+    warp_color = jittered(rng, [0.22, 0.31, 0.52], 0.08)
+    weft_color = jittered(rng, [0.74, 0.73, 0.69], 0.06)
     fluff = canvas.noise(rng, 2.0, 2)
     warp_on_top = (column + row) % 4 < 2
 
@@ -66,8 +66,8 @@ def woven_fabric(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) 
     # A yarn bends down where it dives under the next one.
     warp_shade = warp_round * (np.float32(0.72) + np.float32(0.28) * weft_round)
     weft_shade = weft_round * (np.float32(0.72) + np.float32(0.28) * warp_round)
-    warp = (warp_tone[column] * warp_shade)[..., None] * warp_colour
-    weft = (weft_tone[row] * weft_shade)[..., None] * weft_colour
+    warp = (warp_tone[column] * warp_shade)[..., None] * warp_color
+    weft = (weft_tone[row] * weft_shade)[..., None] * weft_color
     image = np.where(warp_on_top[..., None], warp, weft)
     image = image * (1 + np.float32(0.09) * fluff[..., None])
     return Scene(image, _everywhere(canvas), light)
@@ -79,7 +79,7 @@ def _break_threads(
     along: tuple[Picture, Picture],
     weave: tuple[NDArray[np.bool_], Picture, Picture],
 ) -> tuple[NDArray[np.bool_], Picture, Picture]:
-    """Take out one or two neighbouring yarns over some length: what lies below shows, in shadow."""
+    """Take out one or two neighboring yarns over some length: what lies below shows, in shadow."""
     rng = fault.rng
     warp_on_top, warp_round, weft_round = weave
     is_warp = rng.random() < 0.6
@@ -116,7 +116,7 @@ def brushed_metal(canvas: Canvas, rng: np.random.Generator, fault: Fault | None)
 
 
 def wood(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> Scene:
-    """A planed board: cathedral grain, fibres and pores, no two boards alike."""
+    """A planed board: cathedral grain, fibers and pores, no two boards alike."""
     light = upper_left(rng)
     x, y = canvas.turned((rng.uniform(-110, 110), rng.uniform(-500, 500)), rng.normal(0, 0.06))
     wave = canvas.noise(rng, 70, 2, stretch=2.5, angle=np.pi / 2)
@@ -124,12 +124,12 @@ def wood(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> Scene
     rings = rings / np.float32(rng.uniform(9, 17)) + np.float32(0.10) * canvas.noise(rng, 12)
     phase = rings - np.floor(rings)
     late = smoothstep(phase, 0.25, 0.93) * (1 - smoothstep(phase, 0.93, 1.0))
-    fibres = canvas.noise(rng, 1.3, stretch=28, angle=np.pi / 2)
+    fibers = canvas.noise(rng, 1.3, stretch=28, angle=np.pi / 2)
     pores = smoothstep(canvas.noise(rng, 1.5, stretch=9, angle=np.pi / 2), 1.7, 2.6)
-    early_colour = jittered(rng, [0.83, 0.65, 0.44], 0.05)
-    late_colour = jittered(rng, [0.58, 0.38, 0.21], 0.07)
-    image = blend(flat_color(canvas, early_colour), late_colour, late * np.float32(0.9))
-    image = image * (1 + np.float32(0.045) * fibres - np.float32(0.42) * pores)[..., None]
+    early_color = jittered(rng, [0.83, 0.65, 0.44], 0.05)
+    late_color = jittered(rng, [0.58, 0.38, 0.21], 0.07)
+    image = blend(flat_color(canvas, early_color), late_color, late * np.float32(0.9))
+    image = image * (1 + np.float32(0.045) * fibers - np.float32(0.42) * pores)[..., None]
     image = image * (1 + np.float32(0.05) * canvas.noise(rng, 90))[..., None]
     return Scene(image, _everywhere(canvas), light)
 
@@ -157,7 +157,7 @@ def terrazzo(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) -> S
     tones = np.array(palette)[rng.integers(len(palette), size=number)]
     tones = tones * rng.uniform(0.88, 1.1, (number, 1))
     for outline, tone in zip(outlines, tones):
-        canvas.polygon(sheet, outline, to_colour(tone))
+        canvas.polygon(sheet, outline, to_color(tone))
     image = sheet / np.float32(255)
     image *= (1 + np.float32(0.03) * canvas.noise(rng, 5, 2))[..., None]
     return Scene(image, _everywhere(canvas), light)
@@ -180,12 +180,12 @@ def printed_grid(canvas: Canvas, rng: np.random.Generator, fault: Fault | None) 
     dots = length(du, dv) - dot
     ink = canvas.cover(np.minimum(wires, dots) + edge)
     film = jittered(rng, [0.86, 0.87, 0.83], 0.03)
-    ink_colour = jittered(rng, [0.20, 0.21, 0.25], 0.10)
+    ink_color = jittered(rng, [0.20, 0.21, 0.25], 0.10)
     density = np.float32(0.93) + np.float32(0.05) * canvas.noise(rng, 4, 2)
     speck = smoothstep(canvas.noise(rng, 2.2), 2.7, 3.6) * np.float32(0.5)
     if fault is not None:
         ink = _misprint(fault, canvas, ink, (column, row))
-    image = blend(flat_color(canvas, film), ink_colour, np.clip(ink * density + speck, 0, 1))
+    image = blend(flat_color(canvas, film), ink_color, np.clip(ink * density + speck, 0, 1))
     image *= (1 + np.float32(0.012) * canvas.noise(rng, 2, 2))[..., None]
     return Scene(image, _everywhere(canvas), light)
 

@@ -53,7 +53,7 @@ class Registrar:
         Gray reference image.
     method : {"phase_correlation", "ecc"}
         Phase correlation [1]_ estimates a translation from the Fourier spectra at once. ECC
-        [2]_ maximises the correlation coefficient step by step, for any motion model; it
+        [2]_ maximizes the correlation coefficient step by step, for any motion model; it
         starts from the translation that phase correlation finds.
     motion : {"translation", "euclidean", "affine"}
         The motion model; phase correlation has translations only.
@@ -137,7 +137,7 @@ class Registrar:
         return Registration(self._enlarged(found.astype(np.float64)))
 
     def _to_small(self) -> np.ndarray:
-        """Positions in the frame to positions in the small one; pixel centres are integers."""
+        """Positions in the frame to positions in the small one; pixel centers are integers."""
         factors = np.array(self._small[::-1]) / np.array(self._reference.shape[::-1])
         matrix = np.diag([*factors, 1.0])
         matrix[:2, 2] = (factors - 1) / 2

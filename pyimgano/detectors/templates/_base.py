@@ -378,6 +378,6 @@ def _half_way(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def nearest(ordered: np.ndarray, center: np.ndarray, k: int) -> np.ndarray:
     """Distance of the k-th nearest of sorted values ``(n, m)`` to ``center (m,)``.
 
-    The k nearest are neighbours in rank: it is the smallest reach of any k in a row.
+    The k nearest are neighbors in rank: it is the smallest reach of any k in a row.
     """
     return np.maximum(center - ordered[: len(ordered) - k + 1], ordered[k - 1 :] - center).min(0)

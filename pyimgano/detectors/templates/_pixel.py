@@ -124,7 +124,7 @@ class PixelGaussianDetector(_PixelStatistics):
         too, and costs nothing; thin lines narrower than the shift are lost.
     alignment : {"phase_correlation", "ecc"} or None, default=None
         How to move an image to the reference before it is compared [1]_ [2]_: by phase
-        correlation, which finds translations, or by maximising the correlation coefficient
+        correlation, which finds translations, or by maximizing the correlation coefficient
         (ECC) step by step, for any ``motion``. See Notes.
     motion : {"translation", "euclidean", "affine"}, default="translation"
         What ECC may do to an image: shift it, turn it as well, or shear and scale it too.
@@ -269,7 +269,7 @@ class PixelMADDetector(_PixelStatistics):
         too, and costs nothing; thin lines narrower than the shift are lost.
     alignment : {"phase_correlation", "ecc"} or None, default=None
         How to move an image to the reference before it is compared [2]_ [3]_: by phase
-        correlation, which finds translations, or by maximising the correlation coefficient
+        correlation, which finds translations, or by maximizing the correlation coefficient
         (ECC) step by step, for any ``motion``. See Notes.
     motion : {"translation", "euclidean", "affine"}, default="translation"
         What ECC may do to an image: shift it, turn it as well, or shear and scale it too.
@@ -305,7 +305,7 @@ class PixelMADDetector(_PixelStatistics):
 
     Notes
     -----
-    Leaving one image out moves a median to a neighbour in rank, so that the few values in the
+    Leaving one image out moves a median to a neighbor in rank, so that the few values in the
     middle are all that exact out-of-sample scores need. Training images wait on disk at
     working size, ``n_images * height * width * 3`` bytes; memory does not depend on their
     number. The state has about 14 bytes per value of the template for an odd number of images.

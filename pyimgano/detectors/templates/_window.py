@@ -70,7 +70,7 @@ class _Similarity(BaseTemplateDetector):
     def _fit_steps(self, data: Any) -> None:
         super()._fit_steps(data)
         if self.window % 2 == 0:
-            raise ValueError(f"window={self.window} must be odd, so that it has a centre.")
+            raise ValueError(f"window={self.window} must be odd, so that it has a center.")
 
     def _learn(self, stack: np.ndarray) -> None:
         shape = stack.shape[1:]
@@ -153,7 +153,7 @@ class SSIMTemplateDetector(_Similarity):
         within this distance counts, pixel by pixel. Time grows as ``(2 * max_shift + 1) ** 2``.
     alignment : {"phase_correlation", "ecc"} or None, default=None
         How to move an image to the reference before it is compared [3]_ [4]_: by phase
-        correlation, which finds translations, or by maximising the correlation coefficient
+        correlation, which finds translations, or by maximizing the correlation coefficient
         (ECC) step by step, for any ``motion``. See Notes.
     motion : {"translation", "euclidean", "affine"}, default="translation"
         What ECC may do to an image: shift it, turn it as well, or shear and scale it too.
@@ -238,7 +238,7 @@ class SSIMTemplateDetector(_Similarity):
 
 
 class NCCTemplateDetector(_Similarity):
-    """Normalised cross-correlation with the median image: one minus the local coefficient.
+    """Normalized cross-correlation with the median image: one minus the local coefficient.
 
     Compares the pattern of small windows with that of the median of the good images, whatever
     their brightness and contrast, so that changing light does no harm. Uniformly darker
@@ -265,7 +265,7 @@ class NCCTemplateDetector(_Similarity):
         within this distance counts, pixel by pixel. Time grows as ``(2 * max_shift + 1) ** 2``.
     alignment : {"phase_correlation", "ecc"} or None, default=None
         How to move an image to the reference before it is compared [2]_ [3]_: by phase
-        correlation, which finds translations, or by maximising the correlation coefficient
+        correlation, which finds translations, or by maximizing the correlation coefficient
         (ECC) step by step, for any ``motion``. See Notes.
     motion : {"translation", "euclidean", "affine"}, default="translation"
         What ECC may do to an image: shift it, turn it as well, or shear and scale it too.
