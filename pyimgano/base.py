@@ -31,12 +31,13 @@ from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.exceptions import (
     DeviceError,
     ImageFormatError,
+    ImageReadError,
     MissingExtraError,
     TooFewImagesError,
     WeightsError,
 )
 from pyimgano.grids import PatchGrids
-from pyimgano.inputs import check_images
+from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._fitting import restored_on_error
@@ -474,8 +475,8 @@ class BaseDetector(
     def _iter_scores(self, X: Any, maps: bool, record: bool) -> Iterator[ScoredBlock]:
         try:
             data = self._check_fitted_input(X)
-        except ImageFormatError:
-            if not record or not isinstance(X, (list, tuple)):
+        except (ImageFormatError, ImageReadError):
+            if not record or not _is_a_list_of_images(X):
                 raise
             yield from self._score_items(X, maps)
             return
@@ -501,7 +502,7 @@ class BaseDetector(
         for i in range(len(X)):
             try:
                 data = self._check_fitted_input(X[i : i + 1])
-            except ImageFormatError as error:
+            except (ImageFormatError, ImageReadError) as error:
                 n_wrong += 1
                 if n_wrong == len(X):
                     raise  # all of them: a mistake in the call, not in an image
@@ -565,6 +566,13 @@ class BaseDetector(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _is_a_list_of_images(X: Any) -> bool:
+    """Tell whether one item may be wrong while the others are right, unlike in one array."""
+    if isinstance(X, np.ndarray):
+        return X.dtype.kind in "OU"
+    return isinstance(X, (list, tuple, ImageSequence))
 
 
 class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):

@@ -6,9 +6,9 @@ through pipelines, calibrators and searches for the detector inside.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,7 +175,7 @@ def threshold(estimator: Any) -> float:
     """
     for one, _ in walk(estimator):
         if hasattr(one, "offset_"):
-            return float(flip(one.offset_))
+            return float(np.ravel(flip(one.offset_))[0])  # OneClassSVM has an array of one
     raise TypeError(f"{type(estimator).__name__} has no threshold (no attribute offset_).")
 
 
@@ -325,4 +325,4 @@ def _in_words(error: Exception) -> str:
 
 def _paths(X: Any) -> Sequence[str | None]:
     items = getattr(X, "paths", X)
-    return [str(item) if isinstance(item, (str, Path)) else None for item in items]
+    return [os.fspath(i) if isinstance(i, (str, os.PathLike)) else None for i in items]

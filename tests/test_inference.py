@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from pyod.models.knn import KNN
+from sklearn.base import clone
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import OneClassSVM
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import PatchCoreDetector
+from pyimgano.detectors import (
+    PaDiMDetector,
+    PatchCoreDetector,
+    PyODDetector,
+    SSIMTemplateDetector,
+)
+from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inference import anomaly_map, anomaly_scores, infer, score_with_maps, threshold
-from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.testing import make_check_images
 
 TRAIN = make_check_images(10)
@@ -120,3 +132,71 @@ def test_an_odd_image_in_a_list_is_its_own_record():
         assert [record["score"] for record in records[:2]] == expected.tolist()
         with pytest.raises(ImageFormatError, match="float32"):  # all of them: a wrong call
             list(infer(estimator, np.stack(images).astype(np.float32)))
+
+
+def _by_size():
+    return FilterBankFeatures(resize=None)
+
+
+def _kinds():
+    """Estimators that cannot score a wide image, and how they are fitted."""
+    padim = PaDiMDetector(_by_size())
+    ssim = SSIMTemplateDetector(resize=None)
+    roi = np.zeros((48, 64), bool)
+    roi[8:40, 8:56] = True
+    yield "positions", padim, {}
+    yield "template", ssim, {}
+    yield "feature step", make_pipeline(_by_size(), PaDiMDetector()), {}
+    yield "region", PatchCoreDetector(_by_size()), {"roi_mask": roi}
+    yield "ensemble", ScoreEnsemble([("a", padim), ("b", ssim)]), {}
+    yield (
+        "calibrator",
+        make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(padim, quantile=0.5)),
+        {},
+    )
+    yield (
+        "search",
+        GridSearchCV(padim, {"contamination": [0.2]}, cv=2, scoring=lambda e, X, y=None: 0.0),
+        {},
+    )
+    yield "rows", make_pipeline(_by_size(), FunctionTransformer(_flat), PyODDetector(KNN())), {}
+    yield "scikit-learn", make_pipeline(_by_size(), FunctionTransformer(_flat), OneClassSVM()), {}
+
+
+def _flat(grids):
+    return grids.features.reshape(len(grids), -1)
+
+
+@pytest.mark.parametrize("kind", list(_kinds()), ids=lambda kind: kind[0])
+@pytest.mark.parametrize("as_input", [list, ImageSequence, np.array], ids=lambda f: f.__name__)
+def test_an_image_that_cannot_be_scored_is_a_record_whatever_the_reason(kind, as_input, tmp_path):
+    _, estimator, params = kind
+    train = make_check_images(8)
+    estimator = clone(estimator).fit(train, **params)
+    paths = [str(tmp_path / f"{i:02}.png") for i in range(20)]
+    for path, image in zip(paths, make_check_images(20, random_state=3)):
+        cv2.imwrite(path, image)
+    cv2.imwrite(paths[9], np.zeros((64, 80, 3), np.uint8))
+    Path(paths[17]).unlink()
+    found = list(infer(estimator, as_input(paths), maps=True))
+    assert [record["path"] for record, _ in found] == paths
+    assert [i for i, (record, _) in enumerate(found) if "error" in record] == [9, 17]
+    others = [path for i, path in enumerate(paths) if i not in (9, 17)]
+    scores = [record["score"] for record, _ in found if "score" in record]
+    # PyOD's neighbors differ in the last bit with the number of rows.
+    np.testing.assert_allclose(scores, anomaly_scores(estimator, others), rtol=1e-12)
+    heats = [heat for record, heat in found if "score" in record]
+    with_maps = score_with_maps(estimator, others[:2]).maps
+    if with_maps is None:
+        assert heats == [None] * 18
+    else:
+        np.testing.assert_array_equal(heats[:2], with_maps)
+
+
+def test_records_name_the_files_of_a_directory_listing(tmp_path):
+    for i, image in enumerate(NEW):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    pipe = make_pipeline(ImageFormatNormalizer(), PatchCoreDetector(FilterBankFeatures(resize=32)))
+    pipe.fit(TRAIN)
+    entries = sorted(os.scandir(tmp_path), key=lambda entry: entry.name)
+    assert [r["path"] for r, _ in infer(pipe, entries)] == [entry.path for entry in entries]

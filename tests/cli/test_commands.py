@@ -441,6 +441,20 @@ def test_infer_makes_error_records(pipeline_file, root, tmp_path, capsys):
     assert len(list((tmp_path / "m").iterdir())) == 6
 
 
+def test_infer_goes_on_after_an_image_of_another_size(root, tmp_path, capsys):
+    detector = SSIMTemplateDetector(resize=None).fit(load_folder(root, "wood").X_train)
+    pyimgano.save(detector, tmp_path / "line.joblib")
+    shutil.copytree(root / "wood" / "test", tmp_path / "in")
+    cv2.imwrite(str(tmp_path / "in" / "good" / "001.png"), np.zeros((32, 48, 3), np.uint8))
+    arguments = "--pipeline", tmp_path / "line.joblib", "--input", tmp_path / "in"
+    assert call(infer.main, *arguments, "--save-jsonl", tmp_path / "o.jsonl") == 1
+    records = read_lines(tmp_path / "o.jsonl")
+    assert len(records) == 7
+    (odd,) = (record for record in records if "error" in record)
+    assert odd["path"].endswith("001.png") and "need the height and width" in odd["error"]
+    assert "7 images, " in capsys.readouterr().err
+
+
 def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_path):
     source = next((root / "wood" / "test" / "good").iterdir())
     images = [tmp_path / "in" / name for name in ("a/x.png", "b/x.png", "b/x.jpg.png", "x.png")]
