@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_consistent_length
 
+from pyimgano.exceptions import IgnoredLabelsWarning
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageSequence
 
@@ -73,7 +74,7 @@ def normal_samples(y: Any, n: int) -> np.ndarray:
     ----------
     y : array-like of shape (n,) or None
         +1 for normal, -1 for anomalous. Labels of any other kind say nothing about that and
-        are ignored with a ``UserWarning``.
+        are ignored with an :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
     n : int
         Number of samples.
 
@@ -88,15 +89,30 @@ def normal_samples(y: Any, n: int) -> np.ndarray:
     if labels.ndim != 1 or not np.isin(labels, (1, -1)).all():
         warnings.warn(
             "y is ignored: only labels +1 (normal) and -1 (anomalous, left out of training) "
-            f"have a meaning here, got {_preview(labels)}.",
-            UserWarning,
-            stacklevel=3,
+            f"have a meaning here, got {_preview(labels)}.{_encoded(labels)}",
+            IgnoredLabelsWarning,
+            stacklevel=4,
         )
         return np.ones(n, dtype=bool)
     keep = labels == 1
     if not keep.any():
         raise ValueError("every label in y is -1: there is no normal sample (+1) to learn from.")
     return keep
+
+
+def _encoded(labels: np.ndarray) -> str:
+    """Explain labels 0 and 1, which is how classifiers' tools write -1 and +1."""
+    if labels.ndim != 1 or labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
+        return ""
+    return (
+        " They look like encoded labels, and all samples are LEARNED FROM, known anomalies "
+        "too. VotingClassifier, StackingClassifier, CalibratedClassifierCV and "
+        'cross_val_predict(method="predict_proba") encode labels this way: fit them on good '
+        "samples alone, or use ScoreEnsemble and ThresholdCalibrator, which take +1 and -1. If the "
+        "labels are yours, with 1 = anomalous: y = np.where(y == 1, -1, 1). "
+        'warnings.simplefilter("error", pyimgano.exceptions.IgnoredLabelsWarning) makes this an '
+        "error."
+    )
 
 
 def _preview(labels: np.ndarray) -> str:

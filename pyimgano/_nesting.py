@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "innermost",
     "is_calibrator",
     "makes_maps",
+    "no_detector",
     "steps_before",
     "walk",
 ]
@@ -149,6 +151,40 @@ def makes_maps(estimator: Any) -> bool:
     detector, _ = innermost(estimator)
     # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
     return hasattr(detector, "score_and_map") and not is_calibrator(detector)
+
+
+def no_detector(estimator: Any, role: str) -> str:
+    """Word the refusal of something that is no outlier detector, with the way to one.
+
+    Parameters
+    ----------
+    estimator : object
+        What was given.
+    role : str
+        What it was given as.
+
+    Returns
+    -------
+    str
+    """
+    name = getattr(estimator, "__name__", type(estimator).__name__)
+    if isinstance(estimator, type):
+        return f"{role} is the class {name}; give an instance, {name}(...)."
+    if isinstance(estimator, str):
+        return (
+            f"{role} is the text {estimator!r}; give an estimator. A model of the registry is "
+            f"pyimgano.create_model({estimator!r})."
+        )
+    pyod = sys.modules.get("pyod.models.base")  # loaded, if this is one of its models
+    if pyod is not None and isinstance(estimator, pyod.BaseDetector):
+        return (
+            f"{role} is the PyOD model {name}, which has no score_samples; wrap it: "
+            f"pyimgano.detectors.PyODDetector({name}(...))."
+        )
+    return (
+        f"{role} ({name}) is no outlier detector with fit and score_samples. Of scikit-learn's, "
+        "LocalOutlierFactor needs novelty=True."
+    )
 
 
 def first_step(estimator: Any) -> Any:

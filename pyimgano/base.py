@@ -40,7 +40,7 @@ from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._arrays import stack_if_same_size
-from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
 from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -61,7 +61,6 @@ _BLOCK = 8
 # A block of samples as a detector works on it, and what its scores say about each pixel.
 Block = TypeVar("Block")
 Values = TypeVar("Values")
-Self = TypeVar("Self", bound="OutlierScoreMixin")
 
 # These are about the model, not about one of its samples.
 NOT_ABOUT_A_SAMPLE = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
@@ -99,7 +98,7 @@ class ScoredBlock(NamedTuple):
     errors: dict[int, Exception]
 
 
-class OutlierScoreMixin(TransformerMixin, OutlierMixin):
+class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
     """scikit-learn's methods of an outlier detector, on top of anomaly scores.
 
     A subclass has ``contamination``, calls ``_set_offset`` at the end of ``fit`` and writes
@@ -111,9 +110,6 @@ class OutlierScoreMixin(TransformerMixin, OutlierMixin):
     ``_check_fitted_input(X)``
         Validate the input of a fitted estimator.
     """
-
-    # Parameters that say how to compute, not what: they take effect at once.
-    _runtime_parameters: frozenset[str] = frozenset({"n_jobs", "verbose"})
 
     contamination: str | float
     offset_: float
@@ -138,32 +134,6 @@ class OutlierScoreMixin(TransformerMixin, OutlierMixin):
             share = 100.0 * float(self.contamination)
             self.offset_ = float(np.percentile(flip(training_scores), share))
         self._keep_parameters()
-
-    def _keep_parameters(self) -> None:
-        """Remember the parameters that scores depend on, as they were in ``fit``."""
-        self._parameters_at_fit = {
-            name: value
-            for name, value in vars(self).items()
-            if name in self._get_param_names() and name not in self._runtime_parameters
-        }
-
-    def _as_fitted(self: Self) -> Self:
-        """Return this detector with the parameters it was fitted with.
-
-        The threshold belongs to those. Parameters that were set since take effect in the next
-        ``fit``.
-        """
-        at_fit = self._parameters_at_fit
-        if all(getattr(self, name) is value for name, value in at_fit.items()):
-            return self
-        fitted = object.__new__(type(self))
-        fitted.__dict__.update(self.__dict__, **at_fit)
-        return fitted
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        if "offset_" in vars(self) and "_parameters_at_fit" not in vars(self):
-            self._keep_parameters()  # saved by a version that did not
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Score samples; the higher, the more normal.
@@ -376,7 +346,8 @@ class BaseDetector(
             array-like of shape (n_samples, n_features).
         y : array-like of shape (n_samples,), default=None
             +1 for normal, -1 for known anomalies, which are left out of training. Other
-            labels are ignored with a ``UserWarning``.
+            labels are ignored with an
+            :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
         roi_mask : array-like of shape (height, width) or (1, height, width), bool, default=None
             The pixels that count, the same in all images, which must have the mask's size;
             with None all do. Needs images, not cut into tiles. In scikit-learn's

@@ -19,7 +19,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from pyimgano._checks import normal_samples
 from pyimgano._decision import check_finite, flip
-from pyimgano._nesting import makes_maps
+from pyimgano._nesting import makes_maps, no_detector
 from pyimgano.base import BaseDetector, OutlierScoreMixin
 from pyimgano.calibration._out_of_sample import (
     OWN_SCORES,
@@ -54,7 +54,9 @@ class _Samples:
 
 
 def _some_member_makes_maps(ensemble: ScoreEnsemble) -> bool:
-    if any(e != "drop" and makes_maps(e) for _, e in ensemble.estimators):
+    fitted = vars(ensemble).get("estimators_")  # what is dropped since is there until the next fit
+    members = fitted or [e for _, e in ensemble.estimators if e != "drop"]
+    if any(makes_maps(member) for member in members):
         return True
     raise AttributeError("no member of this ScoreEnsemble makes anomaly maps.")
 
@@ -229,7 +231,8 @@ class ScoreEnsemble(
             Training samples.
         y : array-like of shape (n_samples,), default=None
             +1 for normal, -1 for known anomalies, which are left out of training. Other
-            labels are ignored with a ``UserWarning``.
+            labels are ignored with an
+            :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
         **params
             Metadata for the members that ask for it by ``set_fit_request``, such as
             ``roi_mask``; needs ``sklearn.set_config(enable_metadata_routing=True)``.
@@ -429,17 +432,9 @@ class ScoreEnsemble(
         for name, estimator in items:
             if estimator == "drop":
                 continue
-            if isinstance(estimator, type):
-                raise TypeError(
-                    f"the member {name!r} is the class {estimator.__name__}; give an instance, "
-                    f"{estimator.__name__}(...)."
-                )
-            if not (is_outlier_detector(estimator) and hasattr(estimator, "score_samples")):
-                raise TypeError(
-                    f"the member {name!r} ({type(estimator).__name__}) is no outlier detector "
-                    "with score_samples. Wrap a PyOD model in PyODDetector; use "
-                    "LocalOutlierFactor with novelty=True."
-                )
+            is_one = is_outlier_detector(estimator) and hasattr(estimator, "score_samples")
+            if isinstance(estimator, (str, type)) or not is_one:
+                raise TypeError(no_detector(estimator, f"the member {name!r}"))
         active = [i for i, (_, estimator) in enumerate(items) if estimator != "drop"]
         if not active:
             raise ValueError("all estimators are dropped; at least one member is needed.")

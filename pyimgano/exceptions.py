@@ -6,6 +6,7 @@ __all__ = [
     "AlignmentWarning",
     "DatasetError",
     "DeviceError",
+    "IgnoredLabelsWarning",
     "ImageFormatError",
     "ImageReadError",
     "MissingExtraError",
@@ -87,6 +88,13 @@ class UntrustedFileError(ValueError):
 
 class AlignmentWarning(UserWarning):
     """An image could not be brought to the reference and is compared as it lies."""
+
+
+class IgnoredLabelsWarning(UserWarning):
+    """Labels other than +1 and -1 are ignored, and known anomalies among them are learned from.
+
+    ``warnings.simplefilter("error", IgnoredLabelsWarning)`` makes it an error.
+    """
 
 
 class RandomWeightsWarning(UserWarning):

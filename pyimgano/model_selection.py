@@ -26,6 +26,12 @@ __all__ = [
 ]
 
 
+_HALVING = (
+    "A successive-halving search (HalvingGridSearchCV) begins with few samples, drawn at random: "
+    "raise its min_resources until they hold enough of both kinds."
+)
+
+
 def _check_labels(y: Any, needs: tuple[int, ...], purpose: str) -> np.ndarray:
     labels = np.asarray(y)
     if labels.ndim != 1:
@@ -39,9 +45,10 @@ def _check_labels(y: Any, needs: tuple[int, ...], purpose: str) -> np.ndarray:
     for label in needs:
         if not (labels == label).any():
             what = "normal (+1)" if label == 1 else "anomalous (-1)"
+            way_out = "Use a splitter whose test folds hold both, such as OneClassKFold. "
             raise ValueError(
-                f"{purpose} is not defined here: y holds no {what} sample. Use a splitter whose "
-                "test folds hold both, such as StratifiedKFold or OneClassKFold."
+                f"{purpose} is not defined here: y holds no {what} sample. "
+                f"{'' if purpose == 'OneClassKFold' else way_out}{_HALVING}"
             )
     return labels
 
@@ -235,7 +242,7 @@ class OneClassKFold(BaseCrossValidator):
         if len(normal) < self.n_splits:
             raise ValueError(
                 f"OneClassKFold(n_splits={self.n_splits}) needs at least that many normal "
-                f"samples, got {len(normal)}."
+                f"samples, got {len(normal)}: lower n_splits or give more. {_HALVING}"
             )
         rng = check_random_state(self.random_state) if self.shuffle else None
         folds = KFold(self.n_splits, shuffle=self.shuffle, random_state=rng)

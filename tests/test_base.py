@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import warnings
 from pathlib import Path
 
+import cv2
 import joblib
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 
 from pyimgano._checks import input_kind, normal_samples
-from pyimgano.detectors import PatchCoreDetector
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError, VersionDriftWarning
-from pyimgano.features import FilterBankFeatures
+from pyimgano.detectors import (
+    AnomalyDINODetector,
+    PaDiMDetector,
+    PatchCoreDetector,
+    PixelGaussianDetector,
+    SoftPatchDetector,
+    SPADEDetector,
+)
+from pyimgano.exceptions import (
+    IgnoredLabelsWarning,
+    ImageFormatError,
+    RandomWeightsWarning,
+    TooFewImagesError,
+    VersionDriftWarning,
+)
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.grids import PatchGrids
+from pyimgano.inference import threshold
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
@@ -146,3 +164,88 @@ def test_every_estimator_has_the_stamp():
     without = [name for name, cls in all_estimators() if not issubclass(cls, VersionStampMixin)]
     assert without == ["PyODView"]  # the detector inside has it
     assert "_versions" in ImageFormatNormalizer().__getstate__()
+
+
+def test_encoded_labels_are_called_by_their_name():
+    X, y = np.random.RandomState(0).normal(size=(20, 3)), np.arange(20) % 2
+    with pytest.warns(IgnoredLabelsWarning, match=r"(?s)LEARNED FROM.*StackingClassifier"):
+        PatchCoreDetector().fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", IgnoredLabelsWarning)
+        PatchCoreDetector().fit(X, np.where(y, -1, 1))
+        with pytest.raises(IgnoredLabelsWarning):
+            PatchCoreDetector().fit(X, y)
+
+
+def test_a_threshold_of_a_detector_is_set_by_hand():
+    detector = PatchCoreDetector().fit(np.random.RandomState(0).normal(size=(40, 3)))
+    new = [[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]]
+    detector.offset_ = float(detector.score_samples(new).mean())
+    assert detector.predict(new).tolist() == [1, -1]
+    assert threshold(detector) == -detector.offset_
+
+
+def test_parameters_set_after_fit_wait_for_the_next():
+    rows = np.random.RandomState(0).normal(size=(40, 3))
+    detector = PatchCoreDetector(n_neighbors=1, contamination=0.1).fit(rows)
+    expected = detector.predict(rows)
+    detector = pickle.loads(pickle.dumps(detector))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.set_params(contamination=0.1, verbose=True).predict(rows)
+    detector.set_params(contamination=0.5)
+    with pytest.warns(UserWarning, match=r"\(contamination\).*next fit.*offset_"):
+        np.testing.assert_array_equal(detector.predict(rows), expected)
+    assert (detector.fit(rows).predict(rows) == -1).sum() == 20
+
+
+def test_a_learned_feature_step_goes_by_the_parameters_it_was_fitted_with():
+    images = make_check_images(4)
+    step = FilterBankFeatures(resize=32, n_components=8).fit(images)
+    expected = step.transform(images).features
+    step = pickle.loads(pickle.dumps(step)).set_params(resize=64, n_components=4, batch_size=1)
+    with pytest.warns(UserWarning, match=r"\(resize, n_components\)"):
+        np.testing.assert_array_equal(step.transform(images).features, expected)
+    assert step.fit(images).transform(images).features.shape == (4, 8, 8, 4)
+
+
+def test_an_interrupted_fit_changes_nothing_and_leaves_no_file_open(monkeypatch, tmp_path):
+    images = make_check_images(6)
+    step = FilterBankFeatures(resize=32, n_components=8)
+    models = [PaDiMDetector(clone(step)), PixelGaussianDetector(resize=16), step]
+    before = [pickle.dumps(model.fit(images)) for model in models]
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path, image in zip(paths, images):
+        cv2.imwrite(path, image)
+
+    def interrupted(self, size):
+        yield images[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageSequence, "iter_blocks", interrupted)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        for model in models:
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(paths)
+        gc.collect()
+    assert not [str(w.message) for w in caught if w.category is ResourceWarning]
+    assert [pickle.dumps(model) for model in models] == before
+
+
+def test_patch_detectors_take_a_frozen_step_and_leave_it_alone():
+    images = make_check_images(6)
+    step = FilterBankFeatures(resize=32, n_components=8).fit(images)
+    network = BackbonePatchFeatures(
+        "resnet18", layers=("layer1",), weights=None, resize=32, crop=None
+    )
+    for detector in (PatchCoreDetector, SPADEDetector, SoftPatchDetector, AnomalyDINODetector):
+        model = detector(FrozenEstimator(step)).fit(images)
+        assert model.features_.estimator is step
+        assert model.anomaly_map(images[:1]).shape == (1, 48, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RandomWeightsWarning)
+        network.fit(images)
+        n_features = network.transform(images[:1]).n_features
+        PaDiMDetector(FrozenEstimator(network), n_channels=5).fit(images)
+    assert network.transform(images[:1]).n_features == n_features

@@ -129,10 +129,19 @@ def test_image_contract(instance, check):
         check(clone(instance))
 
 
+@pytest.mark.parametrize(
+    ("name", "instance"),
+    _ids({name: TABLE_INSTANCES[name] for name in ROW_DETECTORS}),
+)
+def test_a_score_of_rows_at_the_threshold_is_normal(name, instance):
+    rows = np.random.RandomState(0).normal(size=(16, 3))
+    checks.check_ties(clone(instance), rows[:11], rows[11:])
+
+
 def test_the_image_battery_is_not_empty():
     for name, several in IMAGE_INSTANCES.items():
         for instance in several:
-            n_checks = 28 if hasattr(type(instance), "anomaly_map") else 25
+            n_checks = 31 if hasattr(type(instance), "anomaly_map") else 28
             n_checks += 2 * has_fit_parameter(instance, "roi_mask")
             assert len(list(yield_image_checks(instance))) == n_checks, name
     assert hasattr(ThresholdCalibrator, "anomaly_map")

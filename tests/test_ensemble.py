@@ -37,7 +37,7 @@ class Column(OutlierMixin, BaseEstimator):
         self.maps = maps
 
     def fit(self, X, y=None):
-        assert y is None
+        assert (y == 1).all()  # good samples only, and labelled so
         self.training_scores_ = np.asarray(X)[:, self.column] * 1.0
         self.offset_ = 0.0
         return self

@@ -115,5 +115,7 @@ def test_folds_are_reproducible_and_refuse_too_little():
         np.testing.assert_array_equal(b, d)
     with pytest.raises(ValueError, match="at least that many normal"):
         list(ms.OneClassKFold(11).split(y, y))
+    with pytest.raises(ValueError, match=r"no normal .* min_resources"):
+        list(ms.OneClassKFold(2).split(y[10:], y[10:]))
     with pytest.raises(ValueError, match="needs y"):
         list(ms.OneClassKFold(2).split(y))

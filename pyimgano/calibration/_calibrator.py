@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.model_selection import GroupKFold
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
@@ -15,11 +17,21 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
-from pyimgano.calibration._out_of_sample import index_metadata, out_of_sample_scores
-from pyimgano.calibration._tails import METHODS
+from pyimgano._nesting import no_detector
+from pyimgano.calibration._out_of_sample import (
+    folds_of_normal_samples,
+    index_metadata,
+    out_of_sample_scores,
+)
+from pyimgano.calibration._tails import METHODS, cut_by_hand
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_map, score_with_maps
-from pyimgano.utils._fitting import restored_on_error, set_on_fitted_copy
+from pyimgano.utils._fitting import (
+    RUNTIME_PARAMETERS,
+    differ,
+    restored_on_error,
+    set_on_fitted_copy,
+)
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ThresholdCalibrator"]
@@ -50,8 +62,12 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         Where the scores come from. ``"auto"`` uses the out-of-sample scores the detector
         itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
         from the same images, and 5 shuffled folds otherwise. An int or a splitter: folds of
-        clones of the estimator; the final estimator is fitted on all images. ``"prefit"``:
-        the estimator is fitted already and ``X`` are held-out good images.
+        clones of the estimator; the final estimator is fitted on all images. Splitters see the
+        good images alone, all with label +1, so that those that stratify work too; those that
+        keep groups together take the ``groups`` of ``fit``. An iterable of splits holds indices
+        into ``X`` as given, and known anomalies are dropped from them. Every good image must be
+        tested exactly once. ``"prefit"``: the estimator is fitted already and ``X`` are held-out
+        good images.
     memory : str or joblib.Memory, default=None
         Cache for fitted estimators, so that a search over ``quantile`` or ``method`` fits each
         of them once.
@@ -63,9 +79,10 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
     estimator_ : estimator
         The fitted estimator; None if ``estimator`` is None.
     threshold_ : float
-        Anomaly score (``-score_samples``) above which an image is judged anomalous.
+        Anomaly score (``-score_samples``) above which an image is judged anomalous. It may be
+        set by hand, any time after ``fit``; the expected rate and ``provenance_`` then follow.
     offset_ : float
-        ``-threshold_``.
+        ``-threshold_``, and set along with it.
     calibration_scores_ : ndarray of shape (n_images,)
         Out-of-sample anomaly scores of the good images, in their order.
     expected_false_positive_rate_ : float
@@ -131,24 +148,6 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         self.memory = memory
         self.n_jobs = n_jobs
 
-    def set_params(self, **params: Any) -> ThresholdCalibrator:
-        """Set parameters; those that say how a network computes take effect at once.
-
-        Parameters
-        ----------
-        **params : dict
-            By name, ``estimator__name`` for those of the estimator. ``weights``, ``device``,
-            ``batch_size`` and ``threads_per_image`` of a feature step also reach the fitted
-            ``estimator_``; all others take effect in the next ``fit``.
-
-        Returns
-        -------
-        self
-        """
-        super().set_params(**params)
-        set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
-        return self
-
     @restored_on_error
     def fit(self, X: Any, y: Any = None, **params: Any) -> ThresholdCalibrator:
         """Fit the estimator and put the threshold.
@@ -159,10 +158,12 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             Good images (with ``cv="prefit"``: ones the estimator was not fitted on).
         y : array-like of shape (n_samples,), default=None
             +1 for normal, -1 for known anomalies, which are left out. Other labels are ignored
-            with a ``UserWarning``.
+            with an :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
         **params
-            Metadata for the estimator's ``fit``, such as ``roi_mask`` of a detector or
-            ``patchcoredetector__roi_mask`` of a pipeline; with
+            ``groups``, of shape (n_samples,), for ``cv``: images with equal values belong
+            together, such as photos of one part, and are tested in one fold; with ``cv="auto"``
+            in one of 5 folds. All else is metadata for the estimator's ``fit``, such as
+            ``roi_mask`` of a detector or ``patchcoredetector__roi_mask`` of a pipeline; with
             ``sklearn.set_config(enable_metadata_routing=True)`` what its ``set_fit_request``
             asks for. What holds one value per sample is cut like ``X``.
 
@@ -180,6 +181,8 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         TooFewImagesWarning
             If that many images cannot support the rate asked for.
         """
+        if not (self.estimator is None or _may_be_detector(self.estimator)):
+            raise TypeError(no_detector(self.estimator, "estimator"))
         self._validate_params()
         if self.estimator is None:
             X = validate_data(self, X, dtype=np.float64)
@@ -190,17 +193,20 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             raise TooFewImagesError(
                 f"a threshold needs at least 2 good images, got n_samples={keep.sum()}."
             )
-        params = self._params_of_estimator(params)
+        params, groups = self._route(params)
+        cv = self.cv
+        if self.estimator is not None and not isinstance(cv, str):
+            cv = folds_of_normal_samples(cv, X, keep, groups)
         if not keep.all():
             kept = np.flatnonzero(keep)
             X, params = _safe_indexing(X, kept), index_metadata(params, len(keep), kept)
-        scores, source = self._out_of_sample(X, params)
+            groups = None if groups is None else np.asarray(groups)[kept]
+        scores, source = self._out_of_sample(X, cv, params, groups)
         check_finite(scores, type(self).__name__, "calibration scores")
         self.calibration_scores_ = scores
         self._sorted_scores = np.sort(scores)
         cut = METHODS[self.method](self._sorted_scores, float(self.quantile))
-        self.threshold_ = cut.threshold
-        self.offset_ = float(flip(cut.threshold))
+        self.__dict__["threshold_"] = cut.threshold
         self.expected_false_positive_rate_ = cut.rate
         self.false_positive_rate_interval_ = cut.interval
         self.provenance_ = {
@@ -216,20 +222,128 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         }
         return self
 
-    def _params_of_estimator(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Select the metadata routed to ``estimator.fit``."""
-        prefit = isinstance(self.cv, str) and self.cv == "prefit"
+    @property
+    def threshold_(self) -> float:
+        if "threshold_" not in vars(self):
+            raise AttributeError(f"this {type(self).__name__} is not fitted and has no threshold_.")
+        return vars(self)["threshold_"]
+
+    @threshold_.setter
+    def threshold_(self, threshold: float) -> None:
+        check_is_fitted(self)
+        if not isinstance(threshold, Real) or not np.isfinite(threshold):
+            raise ValueError(
+                f"threshold_ must be a finite number, an anomaly score as in "
+                f"calibration_scores_, got {threshold!r}."
+            )
+        cut = cut_by_hand(self._sorted_scores, float(threshold))
+        self.__dict__["threshold_"] = cut.threshold
+        self.expected_false_positive_rate_ = cut.rate
+        self.false_positive_rate_interval_ = cut.interval
+        self.provenance_ = {
+            **self.provenance_,
+            "method": "set by hand",
+            "target_false_positive_rate": None,
+            "expected_false_positive_rate": cut.rate,
+            "false_positive_rate_interval_95": list(cut.interval),
+            "threshold": cut.threshold,
+        }
+
+    @property
+    def offset_(self) -> float:
+        return float(flip(self.threshold_))
+
+    @offset_.setter
+    def offset_(self, offset: float) -> None:
+        self.threshold_ = -offset
+
+    def __setstate__(self, state: dict) -> None:
+        # Earlier versions saved the offset beside the threshold, and went by the offset.
+        super().__setstate__({name: value for name, value in state.items() if name != "offset_"})
+        if "offset_" in state and "threshold_" in vars(self):
+            self.__dict__["threshold_"] = float(flip(state["offset_"]))
+
+    def set_params(self, **params: Any) -> ThresholdCalibrator:
+        """Set parameters; those that say how a network computes take effect at once.
+
+        Parameters
+        ----------
+        **params : dict
+            By name, ``estimator__name`` for those of the estimator. ``weights``, ``device``,
+            ``batch_size`` and ``threads_per_image`` of a feature step also reach the fitted
+            ``estimator_``; all others take effect in the next ``fit``, and if there was one a
+            ``UserWarning`` says so.
+
+        Returns
+        -------
+        self
+        """
+        estimator = params.get("estimator", self.estimator)
+        inner = [name for name in params if name.startswith("estimator__")]
+        if inner and not hasattr(estimator, "set_params"):
+            raise ValueError(
+                f"{inner[0]} cannot be set: estimator={estimator!r} has no parameters. Give the "
+                "calibrator an estimator first; where it is the last step of a pipeline, set the "
+                "parameter of the step before it by that step's name."
+            )
+        before = self.get_params(deep=bool(inner))
+        super().set_params(**params)
+        set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
+        prefit = _is_prefit(self.cv)  # then a parameter of the estimator takes effect at once
+        late = [
+            name
+            for name in params
+            if name.rpartition("__")[2] not in {"memory", "n_jobs", "verbose", *RUNTIME_PARAMETERS}
+            and not (prefit and name in inner)
+            and differ(before.get(name), params[name])
+        ]
+        if late and "threshold_" in vars(self):
+            warnings.warn(
+                f"this {type(self).__name__} is fitted: {', '.join(late)} takes effect in the next "
+                "fit. To move the threshold at once, set threshold_; where it belongs for another "
+                "quantile, numpy.quantile(calibrator.calibration_scores_, quantile) says.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
+        """Fit, and label the same samples.
+
+        Parameters
+        ----------
+        X, y, **params : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 for normal, -1 for anomalous.
+        """
+        return self.fit(X, y, **params).predict(X)
+
+    def _route(self, params: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Select the metadata for ``estimator.fit``, and the groups for ``cv``."""
+        if sklearn.get_config()["enable_metadata_routing"]:
+            if not params:
+                return {}, None
+            routed = process_routing(self, "fit", **params)
+            params = routed["estimator"]["fit"] if self.estimator is not None else {}
+            groups = routed["splitter"]["split"].get("groups")
+        else:
+            groups = params.pop("groups", None)
+        prefit = _is_prefit(self.cv)
+        if groups is not None and (self.estimator is None or prefit):
+            why = "estimator is None" if self.estimator is None else 'cv="prefit"'
+            raise TypeError(f"groups is for folds, and with {why} there are none.")
         if params and (self.estimator is None or prefit):
             why = "is fitted already" if prefit else "is None"
             raise TypeError(
                 f"{', '.join(sorted(params))} is for the fit of the estimator, and that {why}."
             )
-        if not sklearn.get_config()["enable_metadata_routing"]:
-            return params
-        return process_routing(self, "fit", **params)["estimator"]["fit"]
+        return params, groups
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Say that metadata of ``fit`` is for the estimator's ``fit``.
+        """Say that metadata of ``fit`` is for the estimator's ``fit`` and for ``cv``.
 
         Returns
         -------
@@ -238,24 +352,32 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         mapping = MethodMapping().add(caller="fit", callee="fit")
         mapping.add(caller="fit_predict", callee="fit")
         router = MetadataRouter(owner=type(self).__name__)
-        return router.add(estimator=self.estimator, method_mapping=mapping)
+        router.add(estimator=self.estimator, method_mapping=mapping)
+        split = MethodMapping().add(caller="fit", callee="split")
+        split.add(caller="fit_predict", callee="split")
+        # Folds that are made automatically keep groups together.
+        splitter = self.cv if hasattr(self.cv, "split") else GroupKFold()
+        return router.add(splitter=splitter, method_mapping=split)
 
-    def _out_of_sample(self, X: Any, params: dict[str, Any]) -> tuple[np.ndarray, str]:
+    def _out_of_sample(
+        self, X: Any, cv: Any, params: dict[str, Any], groups: Any
+    ) -> tuple[np.ndarray, str]:
         """Anomaly scores of good images that the model has not seen, and their source."""
         if self.estimator is None:
             self.estimator_ = None
             return self._column(X), "the score column as given"
-        if isinstance(self.cv, str) and self.cv == "prefit":  # an array must not be compared
+        if _is_prefit(cv):
             check_is_fitted(self.estimator)
             self.estimator_ = self.estimator
             return flip(self.estimator_.score_samples(X)), "held-out images (prefit)"
         self.estimator_, scores, source = out_of_sample_scores(
             self.estimator,
             X,
-            cv=self.cv,
+            cv=cv,
             memory=self.memory,
             n_jobs=self.n_jobs,
             params=params,
+            groups=groups if isinstance(cv, str) else None,  # folds have been made by them
         )
         return scores, source
 
@@ -387,3 +509,12 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         if self.estimator is not None:
             tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def _may_be_detector(estimator: Any) -> bool:
+    has_methods = hasattr(estimator, "fit") and hasattr(estimator, "score_samples")
+    return has_methods and not isinstance(estimator, type)
+
+
+def _is_prefit(cv: Any) -> bool:
+    return isinstance(cv, str) and cv == "prefit"  # an array must not be compared

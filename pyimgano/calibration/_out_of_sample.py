@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import BaseCrossValidator, KFold, check_cv
+from sklearn.model_selection import BaseCrossValidator, GroupKFold, KFold, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils import _safe_indexing, check_consistent_length, get_tags
+from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_memory
 
 from pyimgano._decision import flip
-from pyimgano._nesting import is_calibrator, steps_before
+from pyimgano._nesting import is_calibrator, steps_before, walk
 
-__all__ = ["OWN_SCORES", "index_metadata", "out_of_sample_scores", "own_scores"]
+__all__ = [
+    "OWN_SCORES",
+    "folds_of_normal_samples",
+    "index_metadata",
+    "out_of_sample_scores",
+    "own_scores",
+]
 
 # What out_of_sample_scores calls training_scores_ and their like.
 OWN_SCORES = "the detector's own out-of-sample scores"
@@ -33,6 +41,7 @@ def out_of_sample_scores(
     memory: Any = None,
     n_jobs: int | None = None,
     params: dict[str, Any] | None = None,
+    groups: Any = None,
 ) -> tuple[Any, np.ndarray, str]:
     """Fit an outlier detector, and score its training samples as if it had not seen them.
 
@@ -51,6 +60,9 @@ def out_of_sample_scores(
         Number of folds fitted at a time.
     params : dict, default=None
         Metadata for the estimator's ``fit``.
+    groups : array-like of shape (n_samples,), default=None
+        Samples of one group, such as several photos of one part, are tested together. With
+        ``cv="auto"`` that takes folds, since the scores a detector keeps leave out one image.
 
     Returns
     -------
@@ -60,38 +72,146 @@ def out_of_sample_scores(
         Anomaly scores (``-score_samples``), in the order of ``X``.
     source : str
         Where they come from, in words.
+
+    Raises
+    ------
+    ValueError
+        If the folds of ``cv`` do not test every sample exactly once, or a search inside has found
+        no best candidate.
     """
     stamps = None if memory is None else _file_stamps(X)
     memory = check_memory(memory)
     params = params or {}
     if params and isinstance(estimator, FrozenEstimator):
         raise TypeError(f"{', '.join(sorted(params))} is for a fit, and the estimator is frozen.")
+    if isinstance(estimator, FrozenEstimator):
+        frozen = clone(estimator)
+        return frozen, flip(frozen.score_samples(X)), "images given to a frozen model"
+    automatic = isinstance(cv, str)
+    if automatic:
+        cv = _automatic_splitter(_num_samples(X), groups)
+    normal = np.ones(_num_samples(X), dtype=bool)
+    folds = folds_of_normal_samples(cv, X, normal, groups)  # what is wrong shows before the fits
     fitted = memory.cache(_fit)(clone(estimator), X, params, stamps)
-    if isinstance(fitted, FrozenEstimator):
-        return fitted, flip(fitted.score_samples(X)), "images given to a frozen model"
-    if isinstance(cv, str):
+    _check_search(fitted)
+    if automatic and groups is None:
         own = own_scores(fitted)
         if own is not None:
             return fitted, own.copy(), OWN_SCORES
-        splitter: BaseCrossValidator = KFold(_AUTO_FOLDS, shuffle=True, random_state=0)
-        if _num_samples(X) < _AUTO_FOLDS:
-            splitter = KFold(_num_samples(X))
-    else:
-        splitter = check_cv(cv)
     fit_and_score = memory.cache(_fit_and_score)
-    folds = list(splitter.split(X))
     parts = Parallel(n_jobs=n_jobs)(
         delayed(fit_and_score)(clone(estimator), X, train, test, params, stamps)
         for train, test in folds
     )
     order = np.concatenate([test for _, test in folds])
-    if not np.array_equal(np.sort(order), np.arange(_num_samples(X))):
-        raise ValueError(
-            f"cv={cv!r} does not test every sample exactly once, so its scores are not those of "
-            "so many images: use folds, such as KFold(5, shuffle=True)."
-        )
     scores = np.concatenate(parts)[np.argsort(order, kind="stable")]
     return fitted, scores, f"{len(folds)} folds"
+
+
+def _automatic_splitter(n: int, groups: Any) -> BaseCrossValidator:
+    if groups is not None:
+        return GroupKFold(min(_AUTO_FOLDS, len(np.unique(groups))))
+    if n < _AUTO_FOLDS:
+        return KFold(n)
+    return KFold(_AUTO_FOLDS, shuffle=True, random_state=0)
+
+
+def folds_of_normal_samples(
+    cv: Any, X: Any, normal: np.ndarray, groups: Any = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Make folds that train and test on normal samples only.
+
+    Parameters
+    ----------
+    cv : int, splitter or iterable of splits
+        A splitter is given the normal samples, with labels +1; it may be one that stratifies.
+        Splits hold indices into ``X``, of which those of known anomalies are dropped.
+    X : indexable of length n_samples
+        All samples, known anomalies among them.
+    normal : ndarray of shape (n_samples,), bool
+        The samples to learn from.
+    groups : array-like of shape (n_samples,), default=None
+        For splitters that keep groups together.
+
+    Returns
+    -------
+    list of (train, test)
+        Indices into the normal samples, ndarrays of int.
+
+    Raises
+    ------
+    ValueError
+        If they do not test every normal sample exactly once, or a fold has samples on both sides.
+    """
+    kept = np.flatnonzero(normal)
+    n = len(kept)
+    if groups is not None:
+        check_consistent_length(normal, groups)
+        groups = _safe_indexing(np.asarray(groups), kept)
+    if isinstance(cv, Integral) or hasattr(cv, "split"):
+        splitter = check_cv(cv)
+        routing = get_routing_for_object(splitter)
+        if groups is None and routing.consumes("split", ["groups"]):
+            raise ValueError(
+                f"cv={cv!r} needs groups: pass fit(X, groups=...), one value per image, the same "
+                "for images that belong together, such as photos of one part."
+            )
+        samples = X if n == len(normal) else _safe_indexing(X, kept)
+        folds = [
+            (np.asarray(train), np.asarray(test))
+            for train, test in splitter.split(samples, np.ones(n, dtype=int), groups)
+        ]
+    else:
+        folds = [_within(kept, len(normal), *split) for split in cv]
+    n_tests = np.bincount(np.concatenate([test for _, test in folds]), minlength=n)
+    if (n_tests != 1).any():
+        wrong = int(np.flatnonzero(n_tests != 1)[0])
+        raise ValueError(
+            f"cv={cv!r} does not test every sample exactly once (sample {kept[wrong]} of X "
+            f"{n_tests[wrong]} times), so its scores are not those of so many images: use folds, "
+            "such as KFold(5, shuffle=True). Splits hold indices into X as given, known anomalies "
+            "included."
+        )
+    for number, (train, test) in enumerate(folds):
+        both = np.intersect1d(train, test)
+        if len(both):
+            raise ValueError(
+                f"fold {number} of cv trains on {len(both)} of the samples it tests, so their "
+                "scores would not be out of sample: use folds, such as KFold(5, shuffle=True)."
+            )
+    return folds
+
+
+def _within(
+    kept: np.ndarray, n_samples: int, train: Any, test: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn indices into all samples into indices into the kept ones; drop the others."""
+    sides = []
+    for side in (train, test):
+        side = np.asarray(side)
+        if side.dtype != bool and len(side) and not 0 <= side.min() <= side.max() < n_samples:
+            raise ValueError(
+                f"cv has a split with indices from {side.min()} to {side.max()}, and X has "
+                f"{n_samples} samples: splits hold indices into X as given."
+            )
+        index = np.arange(n_samples)[side]
+        sides.append(np.searchsorted(kept, index[np.isin(index, kept)]))
+    return sides[0], sides[1]
+
+
+def _check_search(fitted: Any) -> None:
+    """Refuse a search whose best candidate was chosen among NaN."""
+    for one, _ in walk(fitted):
+        best = getattr(one, "best_score_", 0.0) if hasattr(one, "best_estimator_") else 0.0
+        if not np.isfinite(best):
+            raise ValueError(
+                f"{type(one).__name__} has no best candidate: its score is {best}. Inside a "
+                "ThresholdCalibrator, a ScoreEnsemble or as_pyod a search is given good images "
+                "only (labels +1), and a scorer that needs known anomalies too, such as "
+                "anomaly_roc_auc, has no value there. Search outside, "
+                "GridSearchCV(ThresholdCalibrator(...), ...), or use a scorer of good images, such "
+                "as neg_false_positive_rate."
+            )
 
 
 def _file_stamps(X: Any) -> list[tuple[int, int]] | None:
@@ -130,7 +250,8 @@ def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[st
 
 
 def _fit(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = None) -> Any:
-    return estimator.fit(X, None, **params)  # FrozenEstimator.fit asks for y
+    # All of them are good; searches hand the labels to their scorers.
+    return estimator.fit(X, np.ones(_num_samples(X), dtype=int), **params)
 
 
 def _fit_and_score(

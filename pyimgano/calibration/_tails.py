@@ -11,11 +11,12 @@ from scipy.stats import beta, genpareto
 
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 
-__all__ = ["METHODS", "Cut"]
+__all__ = ["METHODS", "Cut", "cut_by_hand"]
 
 # Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
 _TAIL_SHARE = 0.1
 _MIN_TAIL = 10
+_LEAST_FOR_TAIL = math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1
 
 
 class Cut(NamedTuple):
@@ -30,19 +31,37 @@ def _cut_at_rank(threshold: float, rank: float, n: int) -> Cut:
     return Cut(float(threshold), (n + 1 - rank) / (n + 1), (float(low), float(high)))
 
 
+def cut_by_hand(scores: np.ndarray, threshold: float) -> Cut:
+    """Say what sorted scores of good images tell of a threshold they had no part in."""
+    n = len(scores)
+    rank = int(np.searchsorted(scores, threshold, side="right"))
+    if rank == 0:
+        return Cut(threshold, 1.0, (float(beta.ppf(0.025, n, 1)), 1.0))
+    return _cut_at_rank(threshold, rank, n)
+
+
+def _largest_supported(n: int) -> str:
+    """Largest quantile that n images support, n / (n + 1), rounded down."""
+    unit = 10 ** (1 + len(str(n)))
+    return f"{n * unit // (n + 1) / unit:g}"
+
+
 def _conformal(scores: np.ndarray, quantile: float) -> Cut:
     n = len(scores)
     # Rounded first: (n + 1) * quantile may miss a whole number by one bit.
     rank = math.ceil(round((n + 1) * quantile, 9))
     if rank > n:
         asked = 1.0 - quantile
+        extrapolate = ""
+        if n >= _LEAST_FOR_TAIL:
+            extrapolate = ', or extrapolate with ThresholdCalibrator(method="pot")'
         warnings.warn(
             f"{n} good images support a false-positive rate of {1 / (n + 1):.2%} at best, "
             f"{asked:.2%} was asked for: the threshold is at the largest score. Calibrate on at "
-            f"least {math.ceil(round(1 / asked, 9)) - 1} images, lower the quantile, or "
-            'extrapolate with method="pot".',
+            f"least {math.ceil(round(1 / asked, 9)) - 1} images, or lower the quantile to "
+            f"{_largest_supported(n)}{extrapolate}.",
             TooFewImagesWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         rank = n
     threshold = scores[rank - 1]
@@ -63,7 +82,7 @@ def _peaks_over_threshold(scores: np.ndarray, quantile: float) -> Cut:
         raise TooFewImagesError(
             f'method="pot" fits a tail to the largest tenth of the scores and needs {_MIN_TAIL} '
             f"of them, so n_samples={n} is too few: calibrate on at least "
-            f"{math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1} good images or use "
+            f"{_LEAST_FOR_TAIL} good images or use "
             'method="conformal".'
         )
     start = scores[n - n_tail - 1]

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -162,8 +163,9 @@ class PaDiMDetector(BasePatchDetector):
         self.channels_ = np.sort(rng.choice(available, size=n, replace=False))
         self.grid_shape_ = tuple(int(s) for s in block.grid_shapes[0])
         self._held = block.mask_of(0)
-        keep = getattr(getattr(self, "features_", None), "keep_channels", None)
-        if keep is not None:
+        step = getattr(self, "features_", None)
+        keep = getattr(step, "keep_channels", None)
+        if keep is not None and not isinstance(step, FrozenEstimator):  # that one is the user's
             keep(self.channels_)
 
     def _select(self, block: PatchGrids) -> np.ndarray:

@@ -67,7 +67,8 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _fit_steps(self, data: Any) -> None:
         self.__dict__.pop("features_", None)
         if self.input_kind_ == "images":
-            self.features_ = make_features(self.features, **self._feature_defaults).fit(data)
+            self.features_ = make_features(self.features, **self._feature_defaults)
+            self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
 
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[SampleKey]]]:
         if self.input_kind_ == "images":
@@ -87,7 +88,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _grids(self, images: list[np.ndarray], region: np.ndarray | None) -> PatchGrids:
         """Patches of a block of images, as far as they lie in the region."""
         step = self.features_
-        if type(step).transform is BasePatchFeatures.transform:
+        if getattr(type(step), "transform", None) is BasePatchFeatures.transform:
             grids = step._extract(images)  # they have been checked, and are few enough
         else:
             grids = step.transform(images)

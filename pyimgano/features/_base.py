@@ -11,6 +11,7 @@ from sklearn.utils import Tags
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
 from pyimgano.utils._columns import NoColumnsMixin
+from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._versions import VersionStampMixin
 
 
@@ -24,6 +25,7 @@ class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
 
     batch_size: int
 
+    @restored_on_error
     def fit(self, X: object, y: object = None) -> BasePatchFeatures:
         """Check the parameters and learn what the features need from the images.
 

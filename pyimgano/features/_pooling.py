@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.features._rows import each_of
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["PatchPooling"]
@@ -66,6 +67,7 @@ class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
     def __init__(self, statistics: str | Sequence[str] = ("mean", "max", "std")) -> None:
         self.statistics = statistics
 
+    @restored_on_error
     def fit(self, X: PatchGrids, y: Any = None) -> PatchPooling:
         """Remember how long the feature vectors are.
 

@@ -20,10 +20,12 @@ from sklearn.base import clone, is_outlier_detector
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
+from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 from pyimgano.grids import PatchGrids
-from pyimgano.inference import anomaly_map, threshold
+from pyimgano.inference import anomaly_map, infer, threshold
 from pyimgano.inputs import ImageSequence
+from pyimgano.interop import as_pyod
 
 __all__ = [
     "check_image_detector",
@@ -95,6 +97,9 @@ def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
     yield check_other_labels_are_ignored_with_a_warning
     yield check_clone_is_unfitted_and_equal
     yield check_pickle_gives_the_same_scores
+    yield check_a_score_at_the_threshold_is_normal
+    yield check_parameters_count_as_they_were_in_fit
+    yield check_a_failed_fit_changes_nothing
     yield check_refit_is_reproducible
     yield check_global_generators_are_untouched
     yield check_parameters_are_not_changed_by_fit
@@ -163,7 +168,7 @@ def check_image_detector(detector: Any) -> list[str]:
     >>> from pyimgano.testing import check_image_detector
     >>> detector = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.1)
     >>> len(check_image_detector(detector))
-    30
+    33
     """
     ran = []
     for check in yield_image_checks(detector):
@@ -355,6 +360,93 @@ def check_pickle_gives_the_same_scores(detector: Any) -> None:
     np.testing.assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
     train = make_check_images(12)
     np.testing.assert_array_equal(loaded.predict(train), detector.predict(train))
+
+
+def check_a_score_at_the_threshold_is_normal(detector: Any) -> None:
+    check_ties(detector, make_check_images(11), _new_images())
+
+
+def check_ties(detector: Any, train: Any, new: Any) -> None:
+    """Check on which side of the threshold every method sees a score that equals it.
+
+    Parameters
+    ----------
+    detector : estimator
+        Fitted here.
+    train, new : ndarray of shape (n_samples, ...)
+        Training samples and others.
+    """
+    if "contamination" in detector.get_params():
+        # The tenth percentile of 11 scores is one of them.
+        judged = detector.set_params(contamination=0.1).fit_predict(train[:11])
+        own = detector.training_scores_
+        assert (own == threshold(detector)).any(), "no training score is at the threshold"
+        np.testing.assert_array_equal(judged, np.where(own > threshold(detector), -1, 1))
+        assert (judged == -1).sum() == 1, "fit_predict: at the threshold is normal"
+    detector.fit(train)
+    at = detector.score_samples(new)[:1]
+    below = float(np.nextafter(at[0], -np.inf))
+    for offset, label in ((float(at[0]), 1), (below, 1), (float(np.nextafter(at[0], np.inf)), -1)):
+        detector.offset_ = offset
+        assert detector.predict(new)[0] == label, "predict: at the threshold is normal"
+        assert (detector.decision_function(new)[0] < 0) == (label == -1)
+        (record, _), *_ = infer(detector, new)
+        assert record["pred"] == int(label == -1), "infer: at the threshold is normal"
+        view = as_pyod(detector)
+        assert view.predict(new)[0] == int(label == -1), "as_pyod: at the threshold is normal"
+        calibrated = ThresholdCalibrator(detector, cv="prefit", quantile=0.5).fit(new)
+        calibrated.offset_ = offset
+        assert calibrated.predict(new)[0] == label, "calibrator: at the threshold is normal"
+
+
+def check_parameters_count_as_they_were_in_fit(detector: Any) -> None:
+    import warnings
+
+    X = _new_images()
+    _fitted(detector)
+    with_maps = hasattr(detector, "anomaly_map")
+    expected = detector.score_samples(X)
+    maps = detector.anomaly_map(X) if with_maps else None
+    runtime = getattr(detector, "_runtime_parameters", {"n_jobs", "verbose", "memory"})
+    for name, value in detector.get_params(deep=False).items():
+        if name in runtime:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # No use of it can go unnoticed: neither works.
+            setattr(detector, name, clone(value) if hasattr(value, "fit") else object())
+            np.testing.assert_array_equal(
+                detector.score_samples(X), expected, f"{name}, changed after fit, moves scores"
+            )
+            if with_maps:
+                np.testing.assert_array_equal(
+                    detector.anomaly_map(X), maps, f"{name}, changed after fit, moves maps"
+                )
+        setattr(detector, name, value)
+
+
+def check_a_failed_fit_changes_nothing(detector: Any) -> None:
+    X, train = _new_images(), make_check_images(12)
+    metadata = {}
+    if has_fit_parameter(detector, "roi_mask") and getattr(detector, "_takes_roi_mask", True):
+        metadata["roi_mask"] = np.arange(64) < np.full((48, 1), 40)
+    detector.fit(train, **metadata)
+    state, expected = dict(vars(detector)), detector.score_samples(X)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _write(make_check_images(12, random_state=5), folder)
+        content = Path(paths[-1]).read_bytes()
+        Path(paths[-1]).write_bytes(content[: len(content) // 2])
+        _assert_raises(ImageReadError, lambda: detector.fit(paths), paths[-1])
+    _assert_raises(ValueError, lambda: detector.fit(train[:1]))
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+    changed = [name for name in {**state, **vars(detector)} if name not in _caches(detector)]
+    for name in changed:
+        assert vars(detector).get(name) is state.get(name), f"a failed fit changed {name}"
+
+
+def _caches(detector: Any) -> set[str]:
+    """Attributes that are made again from others while scoring."""
+    return set(vars(detector)) - set(detector.__getstate__())
 
 
 def check_refit_is_reproducible(detector: Any) -> None:

@@ -1,17 +1,27 @@
-"""Fitting that changes nothing unless it succeeds."""
+"""Fits that change nothing unless they succeed, and hold until the next one."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["RUNTIME_PARAMETERS", "restored_on_error", "set_on_fitted_copy"]
+import numpy as np
+
+__all__ = [
+    "RUNTIME_PARAMETERS",
+    "FittedParametersMixin",
+    "differ",
+    "restored_on_error",
+    "set_on_fitted_copy",
+]
 
 # They say where and how a fitted feature step computes, not what.
 RUNTIME_PARAMETERS = frozenset({"batch_size", "device", "threads_per_image", "weights"})
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+Self = TypeVar("Self", bound="FittedParametersMixin")
 
 
 def restored_on_error(fit: Method) -> Method:
@@ -68,3 +78,79 @@ def set_on_fitted_copy(fitted: Any, params: dict[str, Any], prefix: str) -> None
         return
     known = fitted.get_params(deep=True)
     fitted.set_params(**{name: value for name, value in chosen.items() if name in known})
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Tell whether two values of a parameter differ.
+
+    Parameters
+    ----------
+    one, other : object
+        Plain values and arrays are compared; other objects, such as estimators, are equal to
+        themselves only.
+
+    Returns
+    -------
+    bool
+    """
+    if one is other:
+        return False
+    if type(one) is not type(other):
+        return True
+    if isinstance(one, np.ndarray):
+        return not np.array_equal(one, other)
+    return not isinstance(one, (bool, int, float, str, tuple)) or one != other
+
+
+class FittedParametersMixin:
+    """Parameters that stay as they were in ``fit`` until the next one.
+
+    What was learned, such as a threshold, belongs to the parameters it was learned with. A
+    subclass calls ``_keep_parameters`` at the end of ``fit`` and computes with what
+    ``_as_fitted`` returns.
+    """
+
+    # Parameters that say how to compute, not what: they take effect at once.
+    _runtime_parameters: frozenset[str] = frozenset({"n_jobs", "verbose", "batch_size"})
+
+    _parameters_at_fit: dict[str, Any]
+
+    def _keep_parameters(self) -> None:
+        """Remember the parameters that results depend on, as they were in ``fit``."""
+        self._parameters_at_fit = {
+            name: value
+            for name, value in vars(self).items()
+            if name in self._get_param_names()  # type: ignore[attr-defined]
+            and name not in self._runtime_parameters
+        }
+
+    def _as_fitted(self: Self) -> Self:
+        """Return this estimator with the parameters it was fitted with.
+
+        Parameters that were set since take effect in the next ``fit``, which a ``UserWarning``
+        says.
+        """
+        at_fit = self._parameters_at_fit
+        changed = [name for name, value in at_fit.items() if differ(getattr(self, name), value)]
+        if not changed:
+            return self
+        at_once = ""
+        if "contamination" in changed:
+            at_once = " To move the threshold at once, set offset_ = -threshold."
+        warnings.warn(
+            f"parameters of this {type(self).__name__} changed after fit ({', '.join(changed)}): "
+            "they take effect in the next fit, and until then results are those of the fitted "
+            f"model.{at_once}",
+            UserWarning,
+            stacklevel=4,
+        )
+        fitted = object.__new__(type(self))
+        fitted.__dict__.update(self.__dict__, **at_fit)
+        return fitted
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        names = vars(self)
+        fitted = any(name.endswith("_") and not name.startswith("_") for name in names)
+        if fitted and "_parameters_at_fit" not in names:
+            self._keep_parameters()  # saved by a version that did not

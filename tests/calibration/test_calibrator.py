@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 
 import cv2
 import numpy as np
@@ -10,18 +12,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, genpareto
-from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
+from sklearn import config_context
+from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin, clone
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, StratifiedKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    RepeatedStratifiedKFold,
+    ShuffleSplit,
+    StratifiedKFold,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from pyimgano.calibration import ThresholdCalibrator, out_of_sample_scores
 from pyimgano.detectors import PatchCoreDetector
+from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
-from pyimgano.inference import anomaly_scores, threshold
-from pyimgano.model_selection import anomaly_roc_auc
+from pyimgano.inference import anomaly_scores, infer, threshold
+from pyimgano.interop import as_pyod
+from pyimgano.model_selection import OneClassKFold, anomaly_roc_auc, neg_false_positive_rate
 
 
 def column(values):
@@ -399,3 +412,192 @@ def test_memory_notices_a_changed_file(tmp_path):
     first = calibrator.fit(paths).threshold_
     write(make_check_images(6, defect=True, random_state=9))
     assert calibrator.fit(paths).threshold_ != first
+
+
+# ---- the threshold by hand, and parameters changed after fit -----------------------------
+def test_a_threshold_set_by_hand_counts_everywhere():
+    X = column(range(1, 101))
+    calibrator = ThresholdCalibrator(quantile=0.95).fit(X)
+    calibrator.threshold_ = 30
+    assert (calibrator.threshold_, calibrator.offset_, threshold(calibrator)) == (30, -30, 30)
+    np.testing.assert_array_equal(calibrator.predict(column([29, 30, 31])), [1, 1, -1])
+    np.testing.assert_array_equal(calibrator.decision_function(column([29, 31])), [1, -1])
+    records = [record for record, _ in infer(calibrator, column([30, 31]))]
+    assert [(r["threshold"], r["pred"]) for r in records] == [(30, 0), (30, 1)]
+    assert calibrator.expected_false_positive_rate_ == pytest.approx(71 / 101)
+    assert calibrator.provenance_["method"] == "set by hand"
+    assert calibrator.provenance_["threshold"] == 30
+    loaded = pickle.loads(pickle.dumps(calibrator))
+    assert (loaded.threshold_, loaded.provenance_) == (30, calibrator.provenance_)
+    calibrator.offset_ = -0.5
+    assert (calibrator.threshold_, calibrator.expected_false_positive_rate_) == (0.5, 1.0)
+    for wrong in (np.nan, np.inf, "30", None):
+        with pytest.raises(ValueError, match=r"finite number|by hand"):
+            calibrator.threshold_ = wrong
+    assert calibrator.fit(X).threshold_ == pytest.approx(96)
+    assert calibrator.provenance_["method"] == "conformal"
+    with pytest.raises(NotFittedError):
+        ThresholdCalibrator().threshold_ = 1.0
+    assert not hasattr(ThresholdCalibrator(), "offset_")
+
+
+def test_a_calibrator_of_an_earlier_version_keeps_its_offset():
+    calibrator = ThresholdCalibrator(quantile=0.95).fit(column(range(1, 101)))
+    old = {**calibrator.__getstate__(), "offset_": -42.0}  # it could be set apart then
+    loaded = ThresholdCalibrator.__new__(ThresholdCalibrator)
+    loaded.__setstate__(old)
+    assert (loaded.offset_, loaded.threshold_) == (-42.0, 42.0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"quantile": 0.9}, {"method": "quantile"}, {"cv": 3}, {"estimator__n_neighbors": 2}]
+)
+def test_parameters_set_after_fit_are_said_to_wait(change):
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.95).fit(rows())
+    before = calibrator.threshold_
+    with pytest.warns(UserWarning, match=rf"{next(iter(change))} .*next fit.*threshold_"):
+        calibrator.set_params(**change)
+    assert calibrator.threshold_ == before
+
+
+def test_parameters_that_change_nothing_or_are_set_before_fit_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.95).fit(rows())
+        calibrator.set_params(quantile=0.95, n_jobs=1, memory=None)
+        clone(calibrator).set_params(quantile=0.9)
+        GridSearchCV(
+            calibrator, {"quantile": [0.8, 0.9]}, scoring=neg_false_positive_rate, cv=2
+        ).fit(rows(), np.ones(120, int))
+
+
+def test_a_parameter_of_no_estimator_cannot_be_set():
+    for estimator in (None, "vision_patchcore"):
+        with pytest.raises(ValueError, match=r"estimator__n_neighbors cannot be set"):
+            ThresholdCalibrator(estimator).set_params(estimator__n_neighbors=3)
+
+
+def test_what_is_no_detector_names_the_way_to_one():
+    with pytest.raises(TypeError, match=r"create_model\('vision_patchcore'\)"):
+        ThresholdCalibrator("vision_patchcore").fit(rows())
+    with pytest.raises(TypeError, match=r"PatchCoreDetector\(\.\.\.\)"):
+        ThresholdCalibrator(PatchCoreDetector).fit(rows())
+    knn = pytest.importorskip("pyod.models.knn").KNN()
+    with pytest.raises(TypeError, match=r"PyODDetector\(KNN\(\.\.\.\)\)"):
+        ThresholdCalibrator(knn).fit(rows())
+
+
+def test_pot_is_advised_only_where_it_works():
+    for n, advised in ((90, False), (91, True)):
+        with pytest.warns(TooFewImagesWarning) as caught:
+            ThresholdCalibrator().fit(column(range(n)))
+        message = str(caught[0].message)
+        assert ("pot" in message) == advised
+        # The quantile it names is one that many images support.
+        quantile = float(re.search(r"quantile to (0\.\d+)", message)[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ThresholdCalibrator(quantile=quantile).fit(column(range(n)))
+
+
+# ---- folds of all kinds ----------------------------------------------------------------
+def with_anomalies():
+    X = np.vstack([rows(5, seed=2) + 50, rows(30)])
+    return X, np.r_[-np.ones(5, int), np.ones(30, int)]
+
+
+@pytest.mark.parametrize("cv", [StratifiedKFold(3), OneClassKFold(3), KFold(3)])
+def test_splitters_see_good_images_with_their_labels(cv):
+    X, y = with_anomalies()
+    for data, labels in ((X, y), (X[5:], None)):
+        calibrator = ThresholdCalibrator(CountingDetector(), cv=cv, quantile=0.9).fit(data, labels)
+        np.testing.assert_array_equal(calibrator.calibration_scores_, X[5:, 0])
+        assert calibrator.provenance_["scores"] == "3 folds"
+
+
+def test_groups_stay_together():
+    X, y = with_anomalies()
+    parts = np.r_[np.full(5, -1), np.repeat(np.arange(10), 3)]
+    tested = []
+
+    class Recording(CountingDetector):
+        def score_samples(self, X):
+            tested.append(X[:, 0])
+            return super().score_samples(X)
+
+    for cv in (GroupKFold(4), "auto"):
+        tested.clear()
+        calibrator = ThresholdCalibrator(Recording(), cv=cv, quantile=0.9)
+        calibrator.fit(X, y, groups=parts)
+        folds = [set(parts[np.isin(X[:, 0], values)]) for values in tested]
+        assert sum(len(fold) for fold in folds) == len(set().union(*folds)) == 10
+        np.testing.assert_array_equal(calibrator.calibration_scores_, X[5:, 0])
+    with config_context(enable_metadata_routing=True):
+        ThresholdCalibrator(Recording(), cv=GroupKFold(4), quantile=0.9).fit(X, y, groups=parts)
+    with pytest.raises(ValueError, match=r"needs groups: pass fit\(X, groups="):
+        ThresholdCalibrator(CountingDetector(), cv=GroupKFold(4)).fit(X, y)
+    with pytest.raises(TypeError, match="groups is for folds"):
+        ThresholdCalibrator().fit(column(range(9)), groups=np.arange(9))
+
+
+def test_splits_hold_indices_of_all_samples():
+    X, y = with_anomalies()
+    splits = list(OneClassKFold(3, random_state=1).split(X, y))
+    calibrator = ThresholdCalibrator(CountingDetector(), cv=splits, quantile=0.9).fit(X, y)
+    np.testing.assert_array_equal(calibrator.calibration_scores_, X[5:, 0])
+
+
+@pytest.mark.parametrize(
+    ("cv", "words"),
+    [
+        (RepeatedStratifiedKFold(n_splits=3, n_repeats=2), r"2 times"),
+        (list(KFold(3).split(np.zeros(30))), r"sample 30 of X 0 times"),
+        ([(np.arange(20), np.arange(20, 36))], r"indices from 20 to 35, and X has 35 samples"),
+        ([(np.arange(35), np.arange(35))], r"trains on 30 of the samples it tests"),
+    ],
+)
+def test_folds_that_are_none_are_refused_before_any_fit(cv, words):
+    CountingDetector.fits = 0
+    with pytest.raises(ValueError, match=words):
+        ThresholdCalibrator(CountingDetector(), cv=cv).fit(*with_anomalies())
+    assert CountingDetector.fits == 0
+
+
+# ---- searches inside, and refits that fail -----------------------------------------------
+def test_a_search_inside_is_told_that_all_images_are_good():
+    def search(scoring):
+        grid = {"coreset_ratio": [0.1, 1.0]}
+        return GridSearchCV(PatchCoreDetector(), grid, scoring=scoring, cv=2)
+
+    X, y = with_anomalies()
+    calibrator = ThresholdCalibrator(search(neg_false_positive_rate), quantile=0.9).fit(X, y)
+    assert -1 <= calibrator.estimator_.best_score_ <= 0
+    assert as_pyod(search(neg_false_positive_rate)).fit(X).labels_.shape == (35,)
+    ensemble = ScoreEnsemble([("a", search(neg_false_positive_rate))]).fit(X, y)
+    assert np.isfinite(ensemble.offset_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for model in (
+            ThresholdCalibrator(search(anomaly_roc_auc)),
+            ThresholdCalibrator(make_pipeline(StandardScaler(), search(anomaly_roc_auc))),
+            ScoreEnsemble([("a", search(anomaly_roc_auc))]),
+            as_pyod(search(anomaly_roc_auc)),
+        ):
+            with pytest.raises(ValueError, match=r"no best candidate.*neg_false_positive_rate"):
+                model.fit(X)
+
+
+def test_a_refit_that_fails_at_the_threshold_leaves_the_calibrator_as_it_was():
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(rows())
+    before = dict(vars(calibrator))
+    with pytest.warns(UserWarning, match="method"):
+        calibrator.set_params(method="pot")
+    with pytest.raises(TooFewImagesError):
+        calibrator.fit(rows(30) + 100)
+    assert {**before, "method": "pot"} == vars(calibrator)
+
+
+def test_labels_of_fit_predict_are_not_forgotten():
+    X, y = with_anomalies()
+    labels = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit_predict(X, y)
+    np.testing.assert_array_equal(labels[:5], -1)
