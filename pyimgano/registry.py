@@ -317,6 +317,12 @@ def register_model(
     return factory
 
 
+def _named_parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(factory).parameters
+    return {key: value for key, value in found.items() if value.kind in named}
+
+
 # ---- one model ------------------------------------------------------------------------
 class _Model:
     """A name and what makes its estimator; everything else is read off these."""
@@ -340,9 +346,7 @@ class _Model:
         self._paper = paper
 
     def parameters(self) -> dict[str, inspect.Parameter]:
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        found = inspect.signature(self.factory).parameters
-        return {key: value for key, value in found.items() if value.kind in named}
+        return _named_parameters(self.factory)
 
     def constraints(self) -> Mapping[str, Sequence[Any]]:
         return getattr(self.factory, "_parameter_constraints", {})
@@ -496,7 +500,7 @@ class _PyODModel(_Model):
 
         wrapper = inspect.signature(PyODDetector).parameters
         found = {key: keyword(key, default) for key, default in _STEPS.items()}
-        for key, parameter in inspect.signature(self._class).parameters.items():
+        for key, parameter in _named_parameters(self._class).items():
             if key not in _WRAPPER:
                 found[key] = keyword(key, parameter.default)
         return {**found, **{key: wrapper[key] for key in _WRAPPER}}

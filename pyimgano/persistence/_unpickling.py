@@ -10,7 +10,6 @@ most be stored, as a scorer is.
 from __future__ import annotations
 
 import importlib
-import inspect
 import lzma
 import pickle
 import struct
@@ -311,10 +310,7 @@ class _SafeUnpickler(_Checked, _JoblibUnpickler):
     dispatch = {**_JoblibUnpickler.dispatch, **_Checked.dispatch}
 
     def __init__(self, file: Any, trusted: Iterable[str]) -> None:
-        # Newer versions of joblib ask what to do about foreign byte orders.
-        init = _JoblibUnpickler.__init__
-        asks = "ensure_native_byte_order" in inspect.signature(init).parameters
-        super().__init__("", file, **({"ensure_native_byte_order": True} if asks else {}))
+        super().__init__("", file, ensure_native_byte_order=True)
         self._trusted = frozenset(trusted)
         self._callable = {id(_Refused): _Refused}
         self.refused: dict[str, None] = {}  # as an ordered set

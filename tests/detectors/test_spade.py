@@ -155,7 +155,7 @@ def test_real_bottles(shared_data):
     from pyimgano.model_selection import anomaly_roc_auc
 
     data = load_folder(shared_data / "data", "bottle256")
-    weights = shared_data / "weights" / "resnet18_imagenet_bnfolded_to_layer3.pth"
+    weights = shared_data / "weights" / "resnet18_imagenet_to_layer3.pth"
     step = BackbonePatchFeatures(
         "resnet18", layers=("layer1", "layer2", "layer3"), pool=1, weights=weights
     )

@@ -236,7 +236,7 @@ def test_other_networks(backbone, layers, images):
 
 def test_real_weights_on_bottles(shared_data):
     files = sorted((shared_data / "data" / "bottle256" / "train" / "good").iterdir())[:2]
-    path = shared_data / "weights" / "resnet18_imagenet_bnfolded_to_layer3.pth"
+    path = shared_data / "weights" / "resnet18_imagenet_to_layer3.pth"
     step = BackbonePatchFeatures("resnet18", weights=path, crop=224)  # as in the papers
     grids = step.fit_transform([str(f) for f in files])
     assert grids.features.shape == (2, 28, 28, 384)

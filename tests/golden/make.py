@@ -13,11 +13,11 @@ users have saved. A new case is written by its name; the others stay as they are
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -129,7 +129,9 @@ def of_versions(modules: Iterable[str]) -> set[str]:
 
 def version(package: str) -> list[int]:
     """Major and minor version of an installed package."""
-    return [int(part) for part in importlib.import_module(package).__version__.split(".")[:2]]
+    distribution = {"cv2": "opencv-python", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+    found = metadata.version(distribution.get(package, package))
+    return [int(part) for part in found.split(".")[:2]]
 
 
 if __name__ == "__main__":
