@@ -43,3 +43,11 @@ def make_detector(args: argparse.Namespace, **params: Any) -> BasePatchDetector:
     params |= {f"features__{name}": value for name, value in step.items()}
     given = {name: value for name, value in params.items() if value is not None}
     return create_model(f"vision_{args.detector}", features=args.features, **given)
+
+
+def setting(args: argparse.Namespace, coreset_ratio: float | None = None) -> str:
+    """The key in the file of figures of the detector asked for: ``patchcore 10%/resnet18``."""
+    detector = make_detector(args, coreset_ratio=coreset_ratio)
+    ratio = detector.get_params().get("coreset_ratio")
+    name = args.detector if ratio is None else f"{args.detector} {ratio:.0%}"
+    return f"{name}/{args.features.removeprefix('timm:')}"

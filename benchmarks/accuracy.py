@@ -23,10 +23,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _detectors import add_options, make_detector
+from _detectors import add_options, make_detector, setting
+from _figures import add_figures_option, record
 from sklearn.metrics import roc_auc_score
 
 from pyimgano.datasets import list_categories, load_folder, read_mask
+
+AREAS = ("image AUROC", "pixel AUROC", "pixel AUROC in crop")  # what does not depend on the machine
 
 
 def split(args: argparse.Namespace, category: str, seed: int):
@@ -95,17 +98,25 @@ def main() -> None:
         "--no-overlap", action="store_true", help="take the noise out of the test set"
     )
     parser.add_argument("--seeds", type=int, default=1)
+    add_figures_option(parser)
     args = parser.parse_args()
     print(f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}")
     header = None
     for category in args.category or list_categories(args.root):
+        rows = []
         for seed in range(args.seeds):
             row = measure(args, category, seed)
+            rows.append({name: row[name] for name in AREAS})
             if header is None:
                 header = ["category", "seed", *row]
                 print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
             values = [f"{v:.4f}" if v <= 1 else f"{v:.1f}" for v in row.values()]
             print("| " + " | ".join([category, str(seed), *values]) + " |", flush=True)
+            if args.figures:
+                key = f"accuracy/{category}/{setting(args, coreset_ratio=args.coreset_ratio)}"
+                if args.noise:
+                    key += f"/noise {args.noise:.0%}" + ", no overlap" * args.no_overlap
+                record(args.figures, key, rows)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _detectors import add_options, make_detector
+from _detectors import add_options, make_detector, setting
+from _figures import add_figures_option, record
 from sklearn.model_selection import ShuffleSplit
 
 from pyimgano.calibration import ThresholdCalibrator
@@ -38,6 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--held-out", type=float, default=0.3)
+    add_figures_option(parser)
     args = parser.parse_args()
 
     images = load_folder(args.root, args.category).X_train
@@ -63,7 +65,10 @@ def main() -> None:
                 ]
             )
             cells = ", ".join(f"{rate:.1%}" for rate in rates[-1])
-            print(f"{name}, split {seed}: {cells}", file=sys.stderr)
+            print(f"{name}, split {seed}: {cells}", file=sys.stderr, flush=True)
+            if args.figures:
+                key = f"false positive rate/{args.category}/{setting(args, coreset_ratio=ratio)}"
+                record(args.figures, key, [dict(zip(head, row)) for row in rates])
         mean, spread = np.mean(rates, axis=0), np.std(rates, axis=0)[1]
         cells = [f"{m:.1%}" for m in mean]
         print(f"| {name} | " + " | ".join(cells) + f" | {spread:.1%} |", flush=True)

@@ -1,0 +1,219 @@
+"""Fill the tables of README and documentation from ``benchmarks/figures.json``.
+
+    python benchmarks/tables.py          # write them
+    python benchmarks/tables.py --check  # say which pages are not up to date, and fail
+
+A table stands between two comments, in Markdown ``<!-- figures: NAME -->`` and
+``<!-- end of figures -->``, in reStructuredText ``.. figures: NAME`` and ``.. end of figures``.
+What is between them is written here; all else on a page is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from _figures import read
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "doc/benchmarks.rst", "doc/user_guide/detectors.rst")
+CATEGORIES = ("bottle256", "screw256")
+TARGETS = ("at 10%", "at 5%", "at 1%")
+
+MARKED = {
+    ".md": re.compile(r"(<!-- figures: (.+?) -->\n)(.*?)(<!-- end of figures -->\n)", re.DOTALL),
+    ".rst": re.compile(r"(\.\. figures: (.+?)\n\n)(.*?)(\.\. end of figures\n)", re.DOTALL),
+}
+
+Row = Sequence[str]
+
+
+class Table(NamedTuple):
+    header: Row
+    widths: Sequence[int]
+    rows: list[Row]
+
+
+def auroc(setting: str) -> Iterator[str]:
+    """Image and pixel AUROC on each category, with the range over seeds where it shows."""
+    records = read()
+    for category in CATEGORIES:
+        record = records.get(f"accuracy/{category}/{setting}")
+        if record is None:
+            yield "not measured"
+            continue
+        image, pixel = (record["values"][name] for name in ("image AUROC", "pixel AUROC in crop"))
+        spread = f" ({image['min']:.3f} to {image['max']:.3f})"
+        shown = spread if image["max"] - image["min"] >= 0.001 else ""
+        yield f"{image['mean']:.3f}{shown} / {pixel['mean']:.3f}"
+
+
+def rates(setting: str) -> Iterator[str]:
+    """Realized false-positive rates, mean and standard deviation over the splits."""
+    values = read()[f"false positive rate/screw256/{setting}"]["values"]
+    for name in TARGETS:
+        mean, std = values[name]["mean"], values[name]["std"]
+        yield f"{100 * mean:.1f} ± {100 * std:.1f} %" if std else f"{100 * mean:.1f} %"
+
+
+def splits(setting: str) -> str:
+    return f"{read()[f'false positive rate/screw256/{setting}']['runs']}"
+
+
+def readme_accuracy() -> Table:
+    return Table(
+        ("features", "weights", "bottle image / pixel AUROC", "screw image / pixel AUROC"),
+        (),
+        [
+            ('`"resnet18"`', "ImageNet", *auroc("patchcore 10%/resnet18")),
+            ('`"filterbank"`', "none", *auroc("patchcore 10%/filterbank")),
+        ],
+    )
+
+
+def readme_false_positives() -> Table:
+    return Table(
+        ("coreset", "splits", "asked for 10 %", "5 %", "1 %"),
+        (),
+        [
+            ("1 %", splits("patchcore 1%/resnet18"), *rates("patchcore 1%/resnet18")),
+        ],
+    )
+
+
+DETECTORS = {
+    "PatchCore, 10 % coreset": "patchcore 10%/resnet18",
+    "PatchCore, 1 % coreset": "patchcore 1%/resnet18",
+    'PatchCore, 10 %, ``"filterbank"`` (no weights)': "patchcore 10%/filterbank",
+    "PaDiM": "padim/resnet18",
+    "SoftPatch, 10 % coreset": "softpatch 10%/resnet18",
+    "SPADE": "spade/resnet18",
+    "AnomalyDINO, ViT-Tiny at 224 pixels": "anomalydino 100%/vit_tiny_patch16_224",
+}
+
+
+def accuracy() -> Table:
+    records = read()
+    rows = []
+    for name, setting in DETECTORS.items():
+        runs = {
+            records[key]["runs"]
+            for key in (f"accuracy/{category}/{setting}" for category in CATEGORIES)
+            if key in records
+        }
+        if runs:
+            rows.append((name, " / ".join(map(str, sorted(runs))), *auroc(setting)))
+    header = ("detector", "seeds", "bottle image / pixel AUROC", "screw image / pixel AUROC")
+    return Table(header, (34, 8, 29, 29), rows)
+
+
+def false_positives() -> Table:
+    records = read()
+    rows = [
+        (name, splits(setting), *rates(setting))
+        for name, setting in DETECTORS.items()
+        if f"false positive rate/screw256/{setting}" in records
+    ]
+    return Table(("detector", "splits", "asked for 10 %", "5 %", "1 %"), (36, 10, 18, 18, 18), rows)
+
+
+def detectors() -> Table:
+    fast = "features: 15 ms per image"
+    return Table(
+        ("detector", "bottle", "screw", "CPU time"),
+        (40, 20, 20, 20),
+        [
+            ('`PatchCoreDetector("resnet18")`, `crop=224`', *auroc("patchcore 10%/resnet18"), ""),
+            ('`PatchCoreDetector("filterbank")`', *auroc("patchcore 10%/filterbank"), fast),
+            (
+                '`PatchCoreDetector("filterbank", coreset_ratio=0.01)`',
+                *auroc("patchcore 1%/filterbank"),
+                fast,
+            ),
+            # These are the classes' own pages'.
+            (
+                "`PixelGaussianDetector()`",
+                "0.979 / 0.935",
+                "0.35 / \u2013",
+                "fit 1.3 s, 1.5 ms per image",
+            ),
+            (
+                "`PixelMADDetector()`",
+                "0.959 / 0.924",
+                "0.28 / \u2013",
+                "fit 3.5 s, 1.3 ms per image",
+            ),
+            (
+                "`SSIMTemplateDetector()`",
+                "0.987 / 0.945",
+                "0.44 / \u2013",
+                "fit 2 s, 6 ms per image",
+            ),
+            (
+                "`NCCTemplateDetector()`",
+                "0.982 / 0.935",
+                "0.45 / \u2013",
+                "fit 2 s, 6 ms per image",
+            ),
+        ],
+    )
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "accuracy": accuracy,
+    "detectors": detectors,
+    "false positives": false_positives,
+    "PatchCore": readme_accuracy,
+    "PatchCore, false positives": readme_false_positives,
+}
+
+
+def markdown(table: Table) -> str:
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    head, rule, *rows = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([head, rule.replace(" ", ""), *rows, ""])
+
+
+def list_table(table: Table) -> str:
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        f"   :widths: {' '.join(map(str, table.widths))}",
+        "",
+    ]
+    for row in (table.header, *table.rows):
+        first, *others = row
+        lines += [f"   * - {first}".rstrip(), *(f"     - {cell}".rstrip() for cell in others)]
+    return "\n".join([*lines, "", ""])
+
+
+def filled(page: Path) -> str:
+    """The text of a page with its tables as the file of figures has them."""
+    form = markdown if page.suffix == ".md" else list_table
+
+    def fill(found: re.Match[str]) -> str:
+        return found[1] + form(TABLES[found[2]]()) + found[4]
+
+    return MARKED[page.suffix].sub(fill, page.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    args = parser.parse_args()
+    stale = [
+        name for name in PAGES if filled(ROOT / name) != (ROOT / name).read_text(encoding="utf-8")
+    ]
+    for name in stale:
+        if not args.check:
+            (ROOT / name).write_text(filled(ROOT / name), encoding="utf-8")
+        print(f"{name}: {'not up to date' if args.check else 'written'}")
+    sys.exit(bool(stale and args.check))
+
+
+if __name__ == "__main__":
+    main()
