@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from sklearn.utils import check_consistent_length
 
-from pyimgano.exceptions import IgnoredLabelsWarning
+from pyimgano.exceptions import IgnoredLabelsWarning, ImageFormatError
 from pyimgano.grids import PatchGrids
-from pyimgano.inputs import ImageSequence
+from pyimgano.inputs._containers import as_list, is_path
 
 __all__ = ["input_kind", "kind_in_words", "normal_samples"]
 
@@ -30,19 +30,27 @@ def input_kind(X: object) -> str:
     -------
     {"images", "grids", "rows"}
         ``"grids"`` for :class:`~pyimgano.grids.PatchGrids`; ``"images"`` for paths, an
-        :class:`~pyimgano.inputs.ImageSequence` and anything made of arrays with two or more
-        dimensions; ``"rows"`` for everything else, which scikit-learn's own validation
-        then accepts (a numeric table) or refuses.
+        :class:`~pyimgano.inputs.ImageSequence`, PIL images and anything made of arrays with
+        two or more dimensions; ``"rows"`` for everything else, which scikit-learn's own
+        validation then accepts (a numeric table) or refuses.
+
+    Raises
+    ------
+    ImageFormatError
+        If ``X`` is empty, can be gone through only once or has no order (a generator, a
+        set), or is one PIL image.
     """
     if isinstance(X, PatchGrids):
         return "grids"
-    if isinstance(X, (ImageSequence, str, Path)) or hasattr(X, "iter_blocks"):
+    if is_path(X) or hasattr(X, "iter_blocks"):
         return "images"
+    X = as_list(X)
     if isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.ndim == 1):
         if len(X) == 0:
-            return "rows"
+            raise ImageFormatError("X is empty: it holds no images and no rows; give at least one")
         first = X[0]
-        return "images" if isinstance(first, (str, Path)) or _n_dims(first) >= 2 else "rows"
+        is_image = is_path(first) or isinstance(first, Image.Image) or _n_dims(first) >= 2
+        return "images" if is_image else "rows"
     return "images" if _n_dims(X) >= 3 else "rows"
 
 

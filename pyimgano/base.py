@@ -40,6 +40,7 @@ from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._arrays import stack_if_same_size
+from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
 from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
@@ -206,7 +207,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         ndarray of shape (n_samples, 1), float64
             ``-score_samples(X)``.
         """
-        return flip(self.score_samples(X)).reshape(-1, 1)
+        return with_index(self, flip(self.score_samples(X)).reshape(-1, 1), X)
 
     def fit_transform(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
         """Fit, and return the out-of-sample anomaly scores of the training samples.
@@ -222,7 +223,8 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         -------
         ndarray of shape (n_samples, 1), float64
         """
-        return self._fit_anomaly_scores(X, y, **metadata).reshape(-1, 1)
+        rows = self._fit_anomaly_scores(X, y, **metadata).reshape(-1, 1)
+        return with_index(self, rows, X)
 
 
 class AnomalyMapMixin:

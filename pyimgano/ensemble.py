@@ -28,6 +28,7 @@ from pyimgano.calibration._out_of_sample import (
 )
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_scores, score_with_maps
+from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._fitting import restored_on_error, set_on_fitted_copy
 from pyimgano.utils._versions import VersionStampMixin
@@ -278,7 +279,7 @@ class ScoreEnsemble(
     def _fit_scores(self, X: Any, y: Any, **params: Any) -> tuple[_Samples, np.ndarray]:
         """Fit; return the samples and the mask of those learned from."""
         self._validate_params()
-        (X,) = indexable(X)  # what it holds is the members' business
+        (X,) = indexable(sliceable(X))  # what it holds is the members' business
         if params and not sklearn.get_config()["enable_metadata_routing"]:
             raise ValueError(
                 f"which member is {', '.join(sorted(params))} for? Call "
@@ -347,7 +348,7 @@ class ScoreEnsemble(
 
     # ---- scoring ----------------------------------------------------------------------
     def _check_fitted_input(self, X: Any) -> _Samples:
-        return _Samples(*indexable(X))
+        return _Samples(*indexable(sliceable(X)))
 
     def _anomaly_scores(self, data: _Samples) -> np.ndarray:
         scores = Parallel(n_jobs=self.n_jobs, require="sharedmem")(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from sklearn.utils import deprecated
 
 from pyimgano.inputs._formats import resize_image
+from pyimgano.utils._columns import take_index
 
 __all__ = ["PatchGrids", "cells_inside", "lowest_outside", "smooth_inside"]
 
@@ -56,6 +58,9 @@ class PatchGrids:
     >>> [m.shape for m in grids.to_pixels(np.ones(40), sigma=0)]
     [(32, 40), (64, 80)]
     """
+
+    #: Index of the table the images came from, which rows made of them go back to.
+    index: Any = None
 
     def __init__(
         self,
@@ -177,7 +182,9 @@ class PatchGrids:
         }
         if any(block.mask is not None for block in blocks):
             joined["mask"] = np.concatenate([block._full_mask() for block in blocks])
-        return cls(**joined)
+        indices = [block.index for block in blocks]
+        known = all(index is not None for index in indices)
+        return cls(**joined).with_index(indices[0].append(indices[1:]) if known else None)
 
     def _full_mask(self) -> np.ndarray:
         """Return ``mask`` as an array in any case."""
@@ -185,6 +192,13 @@ class PatchGrids:
 
     def __len__(self) -> int:
         return len(self.grid_shapes)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise TypeError(
+            f"{self!r} is no array: it is patches of images, which PatchCoreDetector and its like "
+            "take. For an estimator that takes a table put PatchPooling() before it, which makes "
+            "one row of each image; grids.rows are all patches as an array."
+        )
 
     @property
     def shape(self) -> tuple[int]:
@@ -226,7 +240,7 @@ class PatchGrids:
         if mask is not None:
             mask = np.concatenate([mask[:0], *(self.mask_of(int(i)) for i in chosen)])
         rows = np.concatenate(pieces) if pieces else self.rows[:0]
-        return PatchGrids(
+        grids = PatchGrids(
             rows,
             self.grid_shapes[chosen],
             self.image_sizes[chosen],
@@ -234,6 +248,7 @@ class PatchGrids:
             self.work_sizes[chosen],
             mask,
         )
+        return grids.with_index(take_index(self.index, chosen))
 
     def mask_of(self, i: int) -> np.ndarray:
         """Return the part of ``mask`` that belongs to image ``i``; all True without a mask.
@@ -248,6 +263,23 @@ class PatchGrids:
         ndarray of shape (grid_height * grid_width,), bool
         """
         return self._full_mask()[self._grid_starts[i] : self._grid_starts[i + 1]]
+
+    def with_index(self, index: Any) -> PatchGrids:
+        """The same grids, and the index of the table that their images came from.
+
+        Parameters
+        ----------
+        index : pandas.Index of length n, or None
+
+        Returns
+        -------
+        PatchGrids
+        """
+        if index is None:
+            return self
+        new = copy.copy(self)
+        new.index = index
+        return new
 
     def same_mask(self, mask: np.ndarray) -> bool:
         """Tell whether every image has just these patches; the grids must have one shape.
@@ -349,7 +381,7 @@ class PatchGrids:
             self.boxes,
             self.work_sizes,
             inside,
-        )
+        ).with_index(self.index)
 
     def with_rows(self, rows: np.ndarray) -> PatchGrids:
         """The same grids with other features.
@@ -369,7 +401,7 @@ class PatchGrids:
             self.boxes,
             self.work_sizes,
             self.mask,
-        )
+        ).with_index(self.index)
 
     def without_features(self) -> PatchGrids:
         """The same grids with no feature left: what is needed to bring values to pixels."""

@@ -21,6 +21,7 @@ from pyimgano._nesting import find_calibrator, innermost, makes_maps, steps_befo
 from pyimgano.base import NOT_ABOUT_A_SAMPLE, ScoredBlock
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
+from pyimgano.inputs._containers import as_list, is_path, sliceable
 from pyimgano.tiling import TilingTransformer
 
 __all__ = [
@@ -216,6 +217,7 @@ def iter_scores(
     check_is_fitted(estimator)
     detector, _ = innermost(estimator)
     maps = maps and makes_maps(detector) and _maps_of_input(detector, X)
+    X = sliceable(X)
     n = _num_samples(X)
     if _is_lazy(estimator, X) and hasattr(detector, "iter_scores"):
         _, data = innermost(estimator, X)
@@ -324,5 +326,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _paths(X: Any) -> Sequence[str | None]:
-    items = getattr(X, "paths", X)
-    return [os.fspath(i) if isinstance(i, (str, os.PathLike)) else None for i in items]
+    items = getattr(X, "paths", None) or as_list(X)
+    if not isinstance(items, (list, tuple)):  # a table's items are the names of its columns
+        return [None] * _num_samples(X)
+    return [os.fspath(item) if is_path(item) else None for item in items]

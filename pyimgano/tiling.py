@@ -359,6 +359,11 @@ class TiledImages(_Collection):
     def _take(self, indices: np.ndarray) -> TiledImages:
         return TiledImages(self.images[indices], self._tiling)
 
+    @property
+    def index(self) -> Any:
+        """Index of the table the images came from; None for others."""
+        return self.images.index
+
     def iter_images(self) -> Iterator[ImageTiles]:
         """The images one by one, each as its tiles. No file is decoded ahead."""
         for i in range(len(self)):

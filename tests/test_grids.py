@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from sklearn.utils import _safe_indexing
 
 from pyimgano.grids import PatchGrids
@@ -134,3 +135,9 @@ def test_geometry_without_features_does_not_keep_them_in_memory():
         np.testing.assert_array_equal(one, other)
     del grids
     assert rows() is None
+
+
+def test_an_estimator_of_tables_is_told_what_comes_before_it():
+    grids = PatchGrids.from_array(np.zeros((4, 2, 2, 3)))
+    with pytest.raises(TypeError, match=r"PatchGrids\(n_images=4.* is no array.*PatchPooling\(\)"):
+        PCA().fit(grids)

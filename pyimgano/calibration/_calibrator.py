@@ -26,6 +26,7 @@ from pyimgano.calibration._out_of_sample import (
 from pyimgano.calibration._tails import METHODS, cut_by_hand
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_map, score_with_maps
+from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,
     differ,
@@ -187,7 +188,7 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         if self.estimator is None:
             X = validate_data(self, X, dtype=np.float64)
         else:
-            (X,) = indexable(X)
+            (X,) = indexable(sliceable(X))
         keep = normal_samples(y, _num_samples(X))
         if keep.sum() < 2:
             raise TooFewImagesError(

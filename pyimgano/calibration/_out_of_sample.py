@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from numbers import Integral
 from typing import Any
 
@@ -18,6 +17,8 @@ from sklearn.utils.validation import _num_samples, check_memory
 
 from pyimgano._decision import flip
 from pyimgano._nesting import is_calibrator, steps_before, walk
+from pyimgano.inputs._containers import is_path
+from pyimgano.inputs._sequence import size_and_mtime
 
 __all__ = [
     "OWN_SCORES",
@@ -214,16 +215,20 @@ def _check_search(fitted: Any) -> None:
             )
 
 
-def _file_stamps(X: Any) -> list[tuple[int, int]] | None:
-    """Size and modification time of each file, if ``X`` are paths.
+def _file_stamps(X: Any) -> list[tuple[int, int] | None] | None:
+    """Size and modification time of each file that ``X`` names, wherever in it.
 
     An argument of the cached functions only: a path stays the same when its file changes.
     """
-    if not isinstance(X, (list, tuple, np.ndarray)):
+    if hasattr(X, "to_numpy"):  # a table, a column, an index
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind not in "OUT":
+            return None
+        X = list(X.ravel())
+    if not isinstance(X, (list, tuple)) or not any(is_path(x) for x in X):
         return None
-    if not all(isinstance(x, (str, os.PathLike)) and os.path.isfile(x) for x in X):
-        return None
-    return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, X)]
+    return [size_and_mtime(x) if is_path(x) else None for x in X]
 
 
 def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[str, Any]:
@@ -265,6 +270,11 @@ def _fit_and_score(
     params = index_metadata(params, _num_samples(X), train)
     fitted = _fit(estimator, _safe_indexing(X, train), params)
     return flip(fitted.score_samples(_safe_indexing(X, test)))
+
+
+# Their argument ``stamps`` makes them ask the cache about the files as well.
+_fit.asks_about_files = True  # type: ignore[attr-defined]
+_fit_and_score.asks_about_files = True  # type: ignore[attr-defined]
 
 
 def own_scores(estimator: Any) -> np.ndarray | None:

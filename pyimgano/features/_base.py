@@ -56,7 +56,9 @@ class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
         -------
         PatchGrids
         """
-        return PatchGrids.concatenate(list(self.iter_grids(X)))
+        images = check_images(X)
+        grids = PatchGrids.concatenate(list(self.iter_grids(images)))
+        return grids if images.index is None else grids.with_index(images.index)
 
     def iter_grids(self, X: object) -> Iterator[PatchGrids]:
         """Compute the patch features block by block; memory does not grow with ``X``.

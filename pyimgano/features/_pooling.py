@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.features._rows import each_of
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -113,7 +114,7 @@ class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
                 # float32 sums of a thousand patches would lose digits.
                 doubles = {"dtype": np.float64} if statistic in ("mean", "std") else {}
                 pooled[:] = getattr(patches, statistic)(axis=0, **doubles)
-        return rows.reshape(len(grids), -1)
+        return with_index(self, rows.reshape(len(grids), -1), grids)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns: ``mean_0``, ``mean_1``, ... by statistic and feature.

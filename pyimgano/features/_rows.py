@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import check_images
 from pyimgano.inputs._formats import check_resize, resize_image
+from pyimgano.utils._columns import with_index
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["BaseRowFeatures", "each_of", "gray", "in_color_space", "numbers_of"]
@@ -137,7 +138,7 @@ class BaseRowFeatures(VersionStampMixin, TransformerMixin, BaseEstimator):
                     )
                 rows[i] = self._describe(image)
                 i += 1
-        return rows
+        return with_index(self, rows, X)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns that ``transform`` returns.

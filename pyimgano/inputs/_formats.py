@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.utils._optional import import_optional
@@ -93,7 +94,10 @@ def is_torch_tensor(x: object) -> bool:
 def describe(x: object) -> str:
     """What came, in a few words, for error messages."""
     if isinstance(x, np.ndarray):
-        return f"a numpy array of dtype {x.dtype} and shape {x.shape}"
+        kind = "masked" if isinstance(x, np.ma.MaskedArray) else "numpy"
+        return f"a {kind} array of dtype {x.dtype} and shape {x.shape}"
+    if isinstance(x, Image.Image):
+        return f"a PIL image of mode {x.mode} and {x.height} x {x.width} pixels"
     if is_torch_tensor(x):
         return f"a torch tensor of dtype {x.dtype} and shape {tuple(x.shape)}"  # type: ignore[attr-defined]
     if isinstance(x, (list, tuple)):
@@ -293,6 +297,11 @@ def way_out(x: object, batch: bool = False) -> str:
     """How an image, or a batch of them, of the wrong format gets in; a sentence."""
     if not isinstance(x, np.ndarray) and not is_torch_tensor(x):
         return "Read files by passing their paths, and make arrays of everything else."
+    if isinstance(x, np.ma.MaskedArray):
+        return (
+            "Images have no masked pixels: fill them, as in x.filled(0), or leave them out with "
+            "fit(X, roi_mask=mask)."
+        )
     shape = tuple(x.shape)  # type: ignore[attr-defined]
     kind = str(x.dtype).replace("torch.", "")  # type: ignore[attr-defined]
     if 0 in shape:
@@ -312,16 +321,25 @@ def way_out(x: object, batch: bool = False) -> str:
     elif len(shape) == 3 and shape[0] == 3:
         axes = "chw"
     elif len(shape) == 3 and 4 in (shape[0], shape[2]):
-        return "No input_format takes a fourth channel: drop it, as in image[..., :3]."
+        if shape[2] == 4:
+            part = "X[..., :3]" if batch else "image[..., :3]"
+        else:
+            part = "X[:, :3]" if batch else "image[:3]"
+        return f"No input_format takes a fourth channel: drop it, as in {part}."
     elif len(shape) == 3 and shape[2] == 1:
-        return f"Drop the last axis, as in image[..., 0], and declare 'gray_{value}_hw'."
+        part = "X[..., 0]" if batch else "image[..., 0]"
+        return f"Drop the last axis, as in {part}, and declare 'gray_{value}_hw'."
     else:
         return f"No input_format takes images of shape {shape}."
     names = [f.value for f in ImageFormat if f.value.endswith(f"{value}_{axes}")]
     if not names:  # integers in CHW
+        order = "(0, 2, 3, 1)" if batch else "(1, 2, 0)"
+        moved = f"{'X' if batch else 'image'}.transpose{order}"
+        if is_torch_tensor(x):
+            moved = f"{'X' if batch else 'image'}.permute{order}.cpu().numpy()"
         return (
-            "Move the channels last, as in image.transpose(1, 2, 0), and declare "
-            f"'rgb_{value}_hwc' or 'bgr_{value}_hwc'."
+            f"Move the channels last, as in {moved}, and declare 'rgb_{value}_hwc' or "
+            f"'bgr_{value}_hwc'."
         )
     calls = " or ".join(f"ImageFormatNormalizer(input_format={n!r})" for n in names)
     out = f"{calls} accepts it."

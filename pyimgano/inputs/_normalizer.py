@@ -7,11 +7,13 @@ import os
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.exceptions import ImageFormatError
+from pyimgano.inputs._containers import as_list, is_path, refuse_names_in_a_cache
 from pyimgano.inputs._formats import (
     DECLARED,
     ImageFormat,
@@ -23,8 +25,9 @@ from pyimgano.inputs._formats import (
     normalize_numpy_image,
     resize_image,
 )
-from pyimgano.inputs._sequence import ImageSequence, as_list
-from pyimgano.utils._columns import NoColumnsMixin
+from pyimgano.inputs._reading import as_canonical, pil_pixels
+from pyimgano.inputs._sequence import ImageSequence
+from pyimgano.utils._columns import NoColumnsMixin, index_of
 from pyimgano.utils._versions import VersionStampMixin
 
 
@@ -100,14 +103,16 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
         ----------
         X : ndarray or torch.Tensor of shape (n, ...), list of images, or paths
             Images in ``input_format``: one array of them, or a list or object array of
-            images of any sizes. Or a sequence of paths or an :class:`ImageSequence`.
+            images of any sizes. PIL images say their own layout, as files do. Or a sequence
+            of paths or an :class:`ImageSequence`.
 
         Returns
         -------
         ndarray of shape (n, H, W, 3), uint8
             For one array or tensor.
         list of ndarray of shape (H, W, 3), uint8
-            For a list or an object array.
+            For a list or an object array; for a column of a pandas table a column with its
+            index.
         ImageSequence
             For files: lazy, with ``resize`` and ``u16_max`` applied on decoding.
 
@@ -118,14 +123,18 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
         """
         self._validate_params()
         size = check_resize(self.resize)
-        X = as_list(X)
-        if isinstance(X, (list, tuple)) and X and isinstance(X[0], (str, os.PathLike)):
+        given, X = X, as_list(X)
+        if isinstance(X, (list, tuple)) and X and is_path(X[0]):
+            refuse_names_in_a_cache(lazy=self)
             X = ImageSequence(X)
+            index = index_of(given)
+            X = X if index is None else X._with(index=index)
         if isinstance(X, ImageSequence):
             return X.declare(resize=size, u16_max=check_u16_max(self.u16_max))
         images = self._batch(X)
         if isinstance(images, list):
-            return [self._convert(image, i, size) for i, image in enumerate(images)]
+            converted = [self._convert(image, i, size) for i, image in enumerate(images)]
+            return converted if index_of(given) is None else self._in_column(converted, given)
         first = self._convert(images[0], 0, size)
         out = np.empty((len(images), *first.shape), dtype=np.uint8)
         out[0] = first
@@ -133,10 +142,18 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
             out[i] = self._convert(images[i], i, size)
         return out
 
+    def _in_column(self, images: list[np.ndarray], given: Any) -> Any:
+        """Put images of a table's column, or of a collection with an index, into a column."""
+        import pandas as pd
+
+        return pd.Series(images, index=index_of(given), dtype=object)
+
     def _convert(self, image: Any, i: int, size: tuple[int, int] | None) -> np.ndarray:
-        out = normalize_numpy_image(
-            image, self.input_format, u16_max=self.u16_max, where=f"image {i} of X"
-        )
+        where = f"image {i} of X"
+        if isinstance(image, Image.Image):
+            out = as_canonical(pil_pixels(image, where), self.u16_max, where)
+        else:
+            out = normalize_numpy_image(image, self.input_format, u16_max=self.u16_max, where=where)
         return out if size is None else resize_image(out, size)
 
     def _batch(self, X: Any) -> Any:

@@ -22,8 +22,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pyimgano.exceptions import ImageReadError
-from pyimgano.inputs._formats import normalize_numpy_image, resize_image
+from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
 
 #: Largest number of pixels of an image file. A file whose header says more is an error
 #: before anything is decoded: a few kilobytes can claim to be gigabytes.
@@ -128,14 +128,41 @@ def read_raw(path: str) -> np.ndarray:
 
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:
     """Decode a file to a canonical image: uint8 RGB of shape (H, W, 3)."""
-    raw = read_raw(path)
-    color = "gray" if raw.ndim == 2 else "rgb"
-    bits = 8 * raw.dtype.itemsize
-    axes = "hw" if raw.ndim == 2 else "hwc"
-    image = normalize_numpy_image(
-        raw, f"{color}_u{bits}_{axes}", u16_max=u16_max, where=f"file {path}"
-    )
+    image = as_canonical(read_raw(path), u16_max, f"file {path}")
     return image if resize is None else resize_image(image, resize)
+
+
+def as_canonical(raw: np.ndarray, u16_max: int, where: str) -> np.ndarray:
+    """Make canonical what ``read_raw`` or ``pil_pixels`` gives."""
+    kind = "gray_u{}_hw" if raw.ndim == 2 else "rgb_u{}_hwc"
+    declared = kind.format(8 * raw.dtype.itemsize)
+    return normalize_numpy_image(raw, declared, u16_max=u16_max, where=where)
+
+
+def pil_pixels(image: Image.Image, where: str) -> np.ndarray:
+    """Give the pixels of a PIL image, which says its own layout like a file.
+
+    Returns
+    -------
+    ndarray
+        As from ``read_raw``.
+
+    Raises
+    ------
+    ImageFormatError
+        When it has transparent pixels, a mode that is neither gray, RGB nor palette, or is
+        not decoded yet and cannot be.
+    """
+    try:
+        image.load()
+        array = _pixels(where, image)
+    except ImageReadError as error:
+        raise ImageFormatError(f"{where}, {describe(image)}, {error.reason}") from error
+    except _DECODE_ERRORS as error:
+        raise ImageFormatError(f"{where}, {describe(image)}, is damaged ({error})") from error
+    if not array.size:
+        raise ImageFormatError(f"{where} is {describe(image)}; it must have at least one pixel")
+    return _orient(array, image.getexif().get(_ORIENTATION, 1))
 
 
 def read_size(path: str) -> tuple[int, int]:

@@ -12,8 +12,10 @@ from typing import Any
 
 import joblib
 import numpy as np
+from PIL import Image
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.inputs._containers import as_list, is_path, refuse_names_in_a_cache
 from pyimgano.inputs._formats import (
     check_resize,
     check_u16_max,
@@ -22,7 +24,15 @@ from pyimgano.inputs._formats import (
     is_torch_tensor,
     way_out,
 )
-from pyimgano.inputs._reading import SUFFIXES, read_image, read_raw, read_size
+from pyimgano.inputs._reading import (
+    SUFFIXES,
+    as_canonical,
+    pil_pixels,
+    read_image,
+    read_raw,
+    read_size,
+)
+from pyimgano.utils._columns import index_of, take_index
 from pyimgano.utils._files import natural
 
 _BLOCKS_AHEAD = 2
@@ -33,6 +43,8 @@ class _Collection:
 
     #: What stands where single images are needed, and what to do about it; None for images.
     why_not_images: str | None = None
+    #: Index of the table the images came from, which their features go back to; None for others.
+    index: Any = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -84,8 +96,10 @@ class _Collection:
 class _ImageList(_Collection):
     """Canonical images in memory; made by :func:`check_images` only."""
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray) -> None:
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, index: Any = None) -> None:
         self._images = images
+        if index is not None:
+            self.index = index
 
     def __len__(self) -> int:
         return len(self._images)
@@ -104,7 +118,8 @@ class _ImageList(_Collection):
         return self._images[i]
 
     def _take(self, indices: np.ndarray) -> _ImageList:
-        return _ImageList([self._images[i] for i in indices])  # views, not a copy
+        images = [self._images[i] for i in indices]  # views, not a copy
+        return _ImageList(images, take_index(self.index, indices))
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         _check_batch_size(batch_size)
@@ -120,9 +135,10 @@ class ImageSequence(_Collection):
 
     Parameters
     ----------
-    paths : sequence of str or Path
-        The image files: PNG, JPEG, TIFF, BMP or WebP; gray, RGB or palette, 8 or 16 bit.
-        Each file says its own layout. They are looked at only when read.
+    paths : sequence of str, Path or os.DirEntry
+        The image files, in a list, an array or a table column: PNG, JPEG, TIFF, BMP or WebP;
+        gray, RGB or palette, 8 or 16 bit. Each file says its own layout. They are looked at
+        only when read.
     resize : int or (height, width), default=None
         Size of the decoded images in pixels; an integer is both sides. None keeps each
         file's own. Area averages when shrinking, linear interpolation when growing.
@@ -167,6 +183,9 @@ class ImageSequence(_Collection):
         n_threads: int | None = None,
     ) -> None:
         self.paths = _check_paths(paths)
+        index = index_of(paths)
+        if index is not None:
+            self.index = index
         self.resize = check_resize(resize)
         self.u16_max = None if u16_max is None else check_u16_max(u16_max)
         if n_threads is not None and n_threads < 1:
@@ -317,7 +336,10 @@ class ImageSequence(_Collection):
         return read_image(path, self.u16_max or 65535, self.resize)
 
     def _take(self, indices: np.ndarray) -> ImageSequence:
-        return self._with(paths=tuple(self.paths[i] for i in indices))
+        changes: dict[str, Any] = {"paths": tuple(self.paths[i] for i in indices)}
+        if self.index is not None:
+            changes["index"] = take_index(self.index, indices)
+        return self._with(**changes)
 
     def declare(self, *, resize: tuple[int, int] | None, u16_max: int) -> ImageSequence:
         """The same files, with what an :class:`ImageFormatNormalizer` declares about them.
@@ -356,7 +378,7 @@ class ImageSequence(_Collection):
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "files_": tuple(_size_and_mtime(path) for path in self.paths)}
+        return {**self.__dict__, "files_": tuple(size_and_mtime(path) for path in self.paths)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update((k, v) for k, v in state.items() if k != "files_")
@@ -368,9 +390,10 @@ def check_images(X: object) -> _Collection:
     Parameters
     ----------
     X : sequence of paths, ImageSequence, or uint8 RGB images
-        A list or 1-D array of ``str`` or ``Path``; an :class:`ImageSequence`; a uint8 array
-        of shape (N, H, W, 3); a list or object array of uint8 (H, W, 3) of any sizes; or
-        what this function returned.
+        Paths (``str``, ``Path``, ``os.DirEntry``) in a list, an array, a column of a table, a
+        table of one column, or the views of a dict; an :class:`ImageSequence`; a uint8 array
+        of shape (N, H, W, 3); a list or object array of uint8 (H, W, 3) of any sizes, or of
+        PIL images; or what this function returned.
 
     Returns
     -------
@@ -404,7 +427,7 @@ def check_images(X: object) -> _Collection:
             f"X is the single path {os.fspath(X)!r}; pass a list, [path], or for a folder "
             "ImageSequence.from_folder(path)"
         )
-    X = as_list(X)
+    index, X = index_of(X), as_list(X)
     if isinstance(X, np.ndarray) and X.ndim >= 1:
         return _check_batch(X)
     if not isinstance(X, (list, tuple)):
@@ -412,18 +435,11 @@ def check_images(X: object) -> _Collection:
         raise ImageFormatError(f"X is {describe(X)}. {_NEEDED} {sentence}".rstrip())
     if not X:
         raise ImageFormatError("X holds no images; at least one is needed")
-    if isinstance(X[0], (str, os.PathLike)):
-        return ImageSequence(X)
-    return _ImageList([_check_one(image, i) for i, image in enumerate(X)])
-
-
-def as_list(X: Any) -> Any:
-    """1-D arrays and table columns of paths or images as lists; all else as it is."""
-    if hasattr(X, "to_numpy") and getattr(X, "ndim", 0) == 1:  # a column of a table
-        X = X.to_numpy()
-    if isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OU":
-        X = list(X)
-    return X
+    if is_path(X[0]):
+        refuse_names_in_a_cache()
+        images = ImageSequence(X)
+        return images if index is None else images._with(index=index)
+    return _ImageList([_check_one(image, i) for i, image in enumerate(X)], index)
 
 
 _NEEDED = (
@@ -433,6 +449,8 @@ _NEEDED = (
 
 
 def _check_batch(X: np.ndarray) -> _ImageList:
+    if isinstance(X, np.ma.MaskedArray):
+        raise ImageFormatError(f"X is {describe(X)}. {way_out(X, batch=True)}")
     if X.shape[0] == 0:
         raise ImageFormatError(f"X is {describe(X)}: no images; at least one is needed")
     if X.ndim == 4 and X.dtype == np.uint8 and X.shape[3] == 3 and X.size:
@@ -454,6 +472,14 @@ def _check_one(image: object, i: int) -> np.ndarray:
             f"image {i} of X is the path {os.fspath(image)!r}, but image 0 is an array; pass "
             "either paths or arrays"
         )
+    if isinstance(image, Image.Image):
+        pixels = pil_pixels(image, f"image {i} of X")
+        if pixels.dtype == np.uint16:
+            raise ImageFormatError(
+                f"image {i} of X is {describe(image)}: 16 bits, whose full white is not known. "
+                "Put ImageFormatNormalizer(u16_max=...) first in the pipeline."
+            )
+        return as_canonical(pixels, 65535, f"image {i} of X")
     return ensure_rgb_u8_hwc(image, f"image {i} of X")  # type: ignore[arg-type]
 
 
@@ -463,6 +489,8 @@ def _check_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
             f"paths is the single path {os.fspath(paths)!r}; pass a list, [path], or for a "
             "folder use ImageSequence.from_folder(path)"
         )
+    if hasattr(paths, "shape"):  # a table's first items would be the names of its columns
+        paths = as_list(paths)
     checked = []
     for i, path in enumerate(paths):
         if not isinstance(path, (str, os.PathLike)):
@@ -481,7 +509,8 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
 
 
-def _size_and_mtime(path: str) -> tuple[int, int] | None:
+def size_and_mtime(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Tell how large a file is and when it was changed; None if there is none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

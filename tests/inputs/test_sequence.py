@@ -318,7 +318,7 @@ def batch(shape, dtype=np.uint8):
         (batch((2, 8, 9), np.uint16), ["uint16", "'gray_u16_hw'"]),
         (batch((2, 8, 9, 3), np.uint16), ["'bgr_u16_hwc'", "'rgb_u16_hwc'"]),
         (batch((2, 8, 9, 4)), ["fourth channel"]),
-        (batch((2, 8, 9, 1)), ["image[..., 0]", "'gray_u8_hw'"]),
+        (batch((2, 8, 9, 1)), ["X[..., 0]", "'gray_u8_hw'"]),
         (batch((8, 9, 3)), ["(8, 9, 3)", "[image]"]),
         (batch((8, 9, 3), np.float32), ["[image]", "'rgb_f32_hwc'"]),
         (batch((8, 9)), ["Rows of numbers"]),
@@ -342,7 +342,7 @@ def batch(shape, dtype=np.uint8):
         (["a.png", batch((4, 4, 3))], ["item 1", "(4, 4, 3)", "either paths"]),
         (["a.png", None], ["item 1", "None"]),
         ([[1, 2], [3, 4]], ["image 0", "list of length 2"]),
-        (pd.DataFrame({"path": ["a.png"]}), ["DataFrame"]),
+        (pd.DataFrame({"path": ["a.png"], "n": [1]}), ["DataFrame"]),
     ],
 )
 def test_everything_else_is_refused_with_the_way_out(X, parts):
