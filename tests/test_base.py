@@ -105,6 +105,20 @@ def test_an_image_of_the_wrong_kind_names_the_way_out():
         detector.fit("part.png")
 
 
+def test_one_out_of_sample_score_that_is_not_finite_is_an_error(monkeypatch):
+    fit = PatchCoreDetector._fit
+
+    def broken(self, *args):
+        scores = fit(self, *args)
+        scores[3] = np.nan
+        return scores
+
+    monkeypatch.setattr(PatchCoreDetector, "_fit", broken)
+    rows = np.random.RandomState(0).normal(size=(20, 2))
+    with pytest.raises(ValueError, match=r"1 of 20 out-of-sample scores .* nan at index 3"):
+        PatchCoreDetector().fit(rows)
+
+
 def test_one_sample_is_too_few():
     with pytest.raises(TooFewImagesError, match="n_samples=1"):
         PatchCoreDetector().fit([[1.0, 2.0], [3.0, 4.0]], [1, -1])
