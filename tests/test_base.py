@@ -58,7 +58,6 @@ from pyimgano.utils._versions import VersionStampMixin
         ([[1.0, 2.0]], "rows"),
         ([np.zeros(3)], "rows"),
         (np.zeros((4, 3), dtype=object), "rows"),
-        ([], "rows"),
         (np.zeros(3), "rows"),
     ],
 )
