@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from scipy.special import erf
-from scipy.stats import binom
+from scipy.stats import beta, binom
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import precision_score, roc_auc_score
 from sklearn.utils.validation import check_is_fitted
 
 from pyimgano._decision import is_anomalous
+from pyimgano._nesting import find_calibrator, innermost
 from pyimgano.calibration._out_of_sample import out_of_sample_scores, own_scores
 from pyimgano.inference import anomaly_scores, threshold
 
@@ -32,6 +36,11 @@ def as_pyod(detector: Any) -> PyODView:
     -------
     PyODView
 
+    Raises
+    ------
+    TypeError
+        If ``detector`` is none.
+
     Examples
     --------
     >>> import numpy as np
@@ -42,7 +51,29 @@ def as_pyod(detector: Any) -> PyODView:
     >>> int(view.labels_.sum()), view.predict([[9.0, 9.0, 9.0]])
     (10, array([1]))
     """
+    _check_is_detector(detector)
     return PyODView(detector)
+
+
+def _check_is_detector(detector: Any) -> None:
+    name = type(detector).__name__
+    if isinstance(detector, type):
+        raise TypeError(
+            f"as_pyod needs a detector, and {detector.__name__} is a class; give an instance of "
+            f"it: as_pyod({detector.__name__}())."
+        )
+    base = sys.modules.get("pyod.models.base")
+    if base is not None and isinstance(detector, base.BaseDetector):
+        raise TypeError(
+            f"{name} is a PyOD model already and needs no as_pyod. For an honest threshold in "
+            f"PyOD's terms: as_pyod(PyODDetector({name}())), from pyimgano.detectors."
+        )
+    if not hasattr(detector, "fit") or not hasattr(detector, "score_samples"):
+        hint = " It has them with novelty=True." if hasattr(detector, "novelty") else ""
+        raise TypeError(
+            f"as_pyod needs an outlier detector that scores new samples (fit and score_samples), "
+            f"and {name} is none.{hint}"
+        )
 
 
 def _is_fitted(estimator: Any) -> bool:
@@ -101,7 +132,13 @@ class PyODView(BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError
+            If ``detector`` is no outlier detector that scores new samples.
         """
+        _check_is_detector(self.detector)
         detector, scores, _ = out_of_sample_scores(self.detector, X)
         self._fitted = detector, scores
         return self
@@ -140,6 +177,19 @@ class PyODView(BaseEstimator):
     @property
     def labels_(self) -> np.ndarray:
         return is_anomalous(self.decision_scores_, self.threshold_).astype(int)
+
+    @property
+    def contamination(self) -> float:
+        """Share of training samples that the threshold is meant to flag.
+
+        The detector's own ``contamination`` where that is a number, the false-positive rate a
+        calibrator aims at, and otherwise the share of ``labels_``, which needs a fit.
+        """
+        calibrator = find_calibrator(self.detector)
+        if calibrator is not None:
+            return float(1.0 - calibrator.quantile)
+        stated = getattr(innermost(self.detector)[0], "contamination", None)
+        return float(stated) if isinstance(stated, Real) else float(self.labels_.mean())
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Anomaly scores, the higher the more abnormal (scikit-learn's have the other sign).
@@ -187,6 +237,80 @@ class PyODView(BaseEstimator):
         """
         return self.fit(X, y).labels_
 
+    def fit_predict_score(self, X: Any, y: Any, scoring: str = "roc_auc_score") -> float:
+        """Fit, and rate ``decision_scores_`` by known labels.
+
+        Parameters
+        ----------
+        X : input of the detector
+        y : array-like of shape (n_samples,)
+            1 = outlier, 0 = inlier. Nothing is learned from them.
+        scoring : {"roc_auc_score", "prc_n_score"}, default="roc_auc_score"
+            ``"prc_n_score"``: precision among as many of the highest scores as there are
+            outliers.
+
+        Returns
+        -------
+        float
+        """
+        if scoring not in ("roc_auc_score", "prc_n_score"):
+            raise ValueError(f"scoring must be 'roc_auc_score' or 'prc_n_score', got {scoring!r}.")
+        scores = self.fit(X).decision_scores_
+        if scoring == "roc_auc_score":
+            return float(roc_auc_score(y, scores))
+        return float(precision_score(y, scores > np.quantile(scores, 1.0 - np.mean(y))))
+
+    def predict_with_rejection(
+        self,
+        X: Any,
+        T: float = 32,
+        return_stats: bool = False,
+        delta: float = 0.1,
+        c_fp: float = 1,
+        c_fn: float = 1,
+        c_r: float = -1,
+    ) -> Any:
+        """Label samples 1 or 0, and -2 where the verdict is not stable enough.
+
+        A sample is rejected where ``predict_confidence`` is nearer than ``exp(-T)`` to neither
+        0 nor 1 [1]_.
+
+        Parameters
+        ----------
+        X : input of the detector
+        T : float, default=32
+            The larger, the more samples are rejected.
+        return_stats : bool, default=False
+            Return what is to be expected of new samples as well.
+        delta : float in (0, 1), default=0.1
+            Chance that the bound on the rejection rate fails.
+        c_fp, c_fn : float, default=1
+            Costs of a false alarm and of a missed outlier.
+        c_r : float, default=-1
+            Cost of a rejection; a negative one stands for ``contamination``.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int
+        stats : list of float
+            Only with ``return_stats``: expected rejection rate, upper bound of the rejection
+            rate, upper bound of the cost per sample.
+
+        References
+        ----------
+        .. [1] L. Perini, J. Davis, "Unsupervised Anomaly Detection with Rejection", NeurIPS 2023.
+        """
+        if not 0.0 < delta < 1.0:
+            raise ValueError(f"delta must lie between 0 and 1, got {delta!r}.")
+        labels, confidence = self.predict(X, return_confidence=True)
+        labels[2.0 * np.abs(confidence - 0.5) <= 1.0 - 2.0 * np.exp(-T)] = -2
+        if not return_stats:
+            return labels
+        share = self.contamination
+        return labels, _rejection_stats(
+            len(self.decision_scores_), share, T, delta, c_fp, c_fn, share if c_r < 0 else c_r
+        )
+
     def predict_proba(self, X: Any, method: str = "linear", return_confidence: bool = False) -> Any:
         """Scores turned into numbers from 0 to 1.
 
@@ -223,7 +347,7 @@ class PyODView(BaseEstimator):
         return (both, self._confidence(scores)) if return_confidence else both
 
     def predict_confidence(self, X: Any) -> np.ndarray:
-        """How likely the verdict stays the same under other training sets of this size.
+        """Estimate how likely the verdict stays the same under other training sets of this size.
 
         Parameters
         ----------
@@ -248,3 +372,23 @@ class PyODView(BaseEstimator):
         # Chance that a new training set puts fewer than n_outliers samples above this one.
         outlier = binom.sf(n - max(n_outliers, 1), n, (1 + not_above) / (2 + n))
         return np.where(is_anomalous(scores, self.threshold_), outlier, 1.0 - outlier)
+
+
+def _rejection_stats(
+    n: int, share: float, T: float, delta: float, c_fp: float, c_fn: float, c_r: float
+) -> list[float]:
+    """Compute the expected rejection rate, its upper bound, and the upper bound of the cost."""
+    k = int(n * share) - 1
+    if k < 0:  # nothing is ever flagged, and nothing rejected
+        low = high = 0.0
+    else:  # where a binomial's chance of at most k is 1 - exp(-T) and exp(-T)
+        low = float(beta.ppf(np.exp(-T), k + 1, n - k))
+        high = float(beta.isf(np.exp(-T), k + 1, n - k))
+    good = 1.0 - share
+    right = (1.0 + good * n - 2.0 * share) / n + T * (n + 2) / np.sqrt(2.0 * n**3 * T)
+    inner = -3.0 * share**2 - 2.0 * n * good**2 + 4.0 * share - 3.0
+    root = 0.5 * float(n) ** 5 * (2.0 * n * inner + T * (n + 2) ** 2 - 8.0)
+    left = (2.0 + n * good * (n + 1)) / n**2 - np.sqrt(root) / n**4 if root > 0.0 else 0.0
+    bound = min(1.0, right) - max(0.0, left) + 2.0 * np.sqrt(np.log(2.0 / delta) / (2.0 * n))
+    cost = min(share, low) * c_fp + min(1.0 - high, share) * c_fn + (high - low) * c_r
+    return [high - low, float(bound), float(cost)]

@@ -53,13 +53,14 @@ _EMPTY = inspect.Parameter.empty
 
 
 # ---- what users call ------------------------------------------------------------------
-def create_model(name: str, /, *, contract: str = "sklearn", **params: Any) -> Any:
+def create_model(name: str = "", /, *, contract: str = "sklearn", **params: Any) -> Any:
     """Make a model by its name, not fitted.
 
     Parameters
     ----------
     name : str
-        One of :func:`list_models`.
+        One of :func:`list_models`. It comes first, without ``name=``, which may be a parameter
+        of the model.
     contract : {"sklearn", "pyod"}, default="sklearn"
         ``"pyod"`` wraps the model in :func:`~pyimgano.interop.as_pyod`: labels 0 and 1,
         ``decision_function`` higher = worse.
@@ -93,6 +94,12 @@ def create_model(name: str, /, *, contract: str = "sklearn", **params: Any) -> A
     pyimgano.exceptions.UnknownModelError: there is no model 'vision_patchcoer'. Did you mean \
 'vision_patchcore'? list_models() has all names.
     """
+    if name == "":
+        given = f"({params['name']!r})" if "name" in params else "('vision_patchcore')"
+        raise TypeError(
+            f"create_model needs the name of a model as its first argument, without 'name=': "
+            f"create_model{given}."
+        )
     if contract not in ("sklearn", "pyod"):
         raise ValueError(f"contract must be 'sklearn' or 'pyod', got {contract!r}.")
     estimator = _find(name).create(params)
@@ -137,7 +144,8 @@ def list_models(
     Warns
     -----
     PluginWarning
-        For each plug-in that cannot be loaded; the other models are listed.
+        For each plug-in that cannot be loaded, and each registered model that cannot be made
+        to see whether it fits; the other models are listed.
 
     Examples
     --------
@@ -148,6 +156,8 @@ def list_models(
     True
     """
     models = _all_models()
+    if input_kind is not None or supports_pixel_map is not None or requires_checkpoint is not None:
+        models = _those_that_can_be_made(models)
     wanted_tags = {tags} if isinstance(tags, str) else set(tags or ())
     wanted_families = set() if family is None else {family}
     wanted_kinds = set() if input_kind is None else {input_kind}
@@ -364,6 +374,8 @@ class _Model:
                     f"{', '.join(known) or 'none'}."
                 )
         estimator = self.build(own)
+        if not hasattr(estimator, "fit"):
+            raise PluginError(self._no_estimator(estimator))
         nested = {key: value for key, value in params.items() if key not in own}
         if any(key.startswith("features__") for key in nested):
             _make_named_features(estimator)
@@ -383,7 +395,24 @@ class _Model:
         """The estimator with all defaults; None where it has parameters without."""
         if any(parameter.default is _EMPTY for parameter in self.parameters().values()):
             return None
-        return self.build({})
+        # Whatever foreign code raises, the message must say which model it comes from.
+        try:
+            estimator = self.build({})
+        except Exception as error:
+            raise PluginError(
+                f"the model {self.name!r} cannot be made: {type(error).__name__}: {error}"
+            ) from error
+        if not hasattr(estimator, "fit"):
+            raise PluginError(self._no_estimator(estimator))
+        return estimator
+
+    def _no_estimator(self, made: Any) -> str:
+        factory = getattr(self.factory, "__qualname__", repr(self.factory))
+        return (
+            f"the model {self.name!r} cannot be made: {factory} returned "
+            f"{'None' if made is None else f'a {type(made).__name__}'}; it must return an "
+            "estimator, which has fit"
+        )
 
     @cached_property
     def _network(self) -> BaseNetworkFeatures | None:
@@ -632,7 +661,9 @@ def _plugin(name: str) -> _Model:
         factory = point.load()
         model = _Model(name, factory) if callable(factory) else None
         if model is not None:
-            _ = model.input_kinds  # makes the model: a factory may be broken, too
+            _ = model._as_it_comes  # a factory may be broken, too
+    except PluginError as error:
+        raise PluginError(f"{what} cannot be used: {error}") from error
     # Whatever foreign code raises, the other models must stay in reach.
     except Exception as error:
         raise PluginError(f"{what} cannot be used: {type(error).__name__}: {error}") from error
@@ -668,6 +699,18 @@ def _all_models() -> dict[str, _Model]:
     for problem in problems:
         warnings.warn(problem, PluginWarning, stacklevel=3)
     return {**models, **_registered}
+
+
+def _those_that_can_be_made(models: dict[str, _Model]) -> dict[str, _Model]:
+    """Leave out, with a warning, what was registered and cannot be made."""
+    found = dict(models)
+    for name in _registered:
+        try:
+            _ = _registered[name]._as_it_comes
+        except PluginError as error:
+            warnings.warn(f"{error}. It is left out.", PluginWarning, stacklevel=3)
+            del found[name]
+    return found
 
 
 # ---- in words -------------------------------------------------------------------------

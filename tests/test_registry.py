@@ -11,18 +11,28 @@ import numpy as np
 import pytest
 from sklearn.base import MetaEstimatorMixin
 from sklearn.ensemble import IsolationForest
-from sklearn.pipeline import Pipeline
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
 
 import pyimgano.registry
 from pyimgano import anomaly_map, create_model, list_models, load, model_info, register_model, save
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import (
     MissingExtraError,
+    PluginError,
+    PluginWarning,
     UnknownModelError,
     UnknownParameterError,
     WeightsError,
 )
-from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, LBPFeatures, PatchPooling
+from pyimgano.features import (
+    BackbonePatchFeatures,
+    FilterBankFeatures,
+    LBPFeatures,
+    PatchPooling,
+    make_features,
+)
+from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
 
@@ -350,6 +360,7 @@ broken_import = nowhere_to_be_found:Model
 broken_code = plugin_broken:Model
 no_factory = plugin_good:VALUE
 raising = plugin_good:raising
+empty_handed = plugin_good:empty_handed
 plugged_in = plugin_good:model
 vision_padim = plugin_good:model
 """
@@ -370,6 +381,8 @@ def with_plug_ins(tmp_path_factory):
         "def model(coreset_ratio=0.1):\n"
         "    'From a plug-in.'\n"
         "    return PatchCoreDetector('filterbank', coreset_ratio=coreset_ratio)\n"
+        "def empty_handed():\n"
+        "    pass\n"
         "def raising():\n"
         "    raise SystemError('it rains')\n"
     )
@@ -412,6 +425,58 @@ def test_plug_ins_are_loaded_when_needed_and_broken_ones_hide_nothing(with_plug_
     assert "ZeroDivisionError: division by zero" in found["error"]
     assert sorted(found["names"]) == sorted([*NAMES, "plugged_in"])
     assert found["summary"] == "From a plug-in."
-    for name in ("broken_import", "broken_code", "no_factory", "raising", "vision_padim"):
+    for name in (
+        "broken_import",
+        "broken_code",
+        "no_factory",
+        "raising",
+        "empty_handed",
+        "vision_padim",
+    ):
         assert sum(repr(name) in text for text in found["warnings"]) == 1, name
-    assert len(found["warnings"]) == 5
+    assert len(found["warnings"]) == 6
+
+
+def test_a_registered_model_that_cannot_be_made_is_named_and_left_out(own_models):
+    def boom():
+        raise RuntimeError("it rains")
+
+    register_model("boom", boom)
+    register_model("nothing", lambda: None)
+    assert {"boom", "nothing"} <= set(list_models())  # nothing asks for more than the name
+    with pytest.warns(PluginWarning) as caught:
+        names = list_models(input_kind="images")
+    assert "vision_padim" in names and not {"boom", "nothing"} & set(names)
+    said = [str(warning.message) for warning in caught]
+    assert any("'boom' cannot be made: RuntimeError: it rains" in text for text in said)
+    assert any("'nothing' cannot be made" in text and "returned None" in text for text in said)
+    with pytest.raises(PluginError, match=r"'nothing' cannot be made.*returned None"):
+        create_model("nothing")
+
+
+def test_the_name_of_a_model_has_no_keyword():
+    with pytest.raises(TypeError, match=r"create_model\('vision_padim'\)"):
+        create_model(name="vision_padim")
+
+
+def test_every_network_that_runs_without_torch_is_a_name():
+    for name in ("resnet101", "resnet152", "wide_resnet101_2"):
+        assert make_features(name).backbone == name
+
+
+@pytest.mark.parametrize("name", ["vision_patchcore", "vision_padim", "vision_spade"])
+def test_a_name_has_no_parameters_to_set(name):
+    detector = create_model(name, features="resnet18")
+    message = r"features__resize.*'resnet18'.*is a name.*make_features\('resnet18'\)"
+    for estimator, prefix in (
+        (detector, ""),
+        (make_pipeline(ImageFormatNormalizer(), detector), f"{type(detector).__name__.lower()}__"),
+    ):
+        key = f"{prefix}features__resize"
+        with pytest.raises(ValueError, match=message):
+            estimator.set_params(**{key: 64})
+        grid = GridSearchCV(estimator, {key: [64]}, scoring=lambda *_: 0.0, error_score="raise")
+        with pytest.raises(ValueError, match=message):
+            grid.fit(make_check_images(8))
+    step = make_features("resnet18")
+    assert detector.set_params(features=step, features__resize=64).features.resize == 64

@@ -14,7 +14,7 @@ import numpy as np
 
 from pyimgano._kernels.convolution import convolution, max_pool
 
-__all__ = ["ResNet"]
+__all__ = ["RESNETS", "ResNet"]
 
 # PyTorch's epsilon under the root of a batch norm.
 _EPSILON = 1e-5
@@ -55,6 +55,9 @@ _LAYOUTS = {
         (3, 4, 23, 3), 128, "Wide_ResNet101_2", "wide_resnet101_2-32ee1156.pth"
     ),
 }
+
+# Names of the networks offered here.
+RESNETS = tuple(_LAYOUTS)
 
 
 class _Convolution(NamedTuple):

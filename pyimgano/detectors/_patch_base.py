@@ -59,7 +59,20 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of that name, or ``features`` is a name, which has none.
         """
+        nested = [key for key in params if key.startswith("features__")]
+        features = params.get("features", self.features)
+        if nested and isinstance(features, str):
+            raise ValueError(
+                f"{nested[0]} cannot be set: features={features!r} of {type(self).__name__} is a "
+                "name, and a name has no parameters. Give the feature step itself first: "
+                f"features=make_features({features!r}), from pyimgano.features."
+            )
         super().set_params(**params)
         set_on_fitted_copy(vars(self).get("features_"), params, "features__")
         return self

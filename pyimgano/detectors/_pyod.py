@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import os
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from sklearn.utils.validation import validate_data
 
 from pyimgano._checks import input_kind
 from pyimgano._moved import current_name
+from pyimgano._pyod_models import PYOD
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
@@ -31,6 +35,8 @@ __all__ = ["PyODDetector"]
 _PROBES = 6
 # Models that rank the rows of a batch among themselves, by design.
 _BATCH_MODELS = ("COPOD", "ECOD")
+# Models of the registry that draw from numpy's global generator when they are fitted.
+_DRAW_AT_FIT = ("CBLOF", "OCSVM")
 
 
 class PyODDetector(BaseDetector[np.ndarray, None]):
@@ -119,6 +125,10 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
+    def __sklearn_clone__(self) -> PyODDetector:
+        with _generators_kept():  # some of PyOD's models seed them when they are constructed
+            return super().__sklearn_clone__()
+
     def _validate(self, X: Any, *, reset: bool) -> np.ndarray:
         kind = input_kind(X)
         if kind != "rows":
@@ -146,6 +156,7 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.detector_ = _fit_model(self.detector, rows, self._seed)
         self.one_by_one_ = _needs_one_by_one(self.detector_, rows, self._seed)
+        self._draws = _draws_when_scoring(self.detector_, rows[:1], self._seed)
         folds = GroupKFold(n_folds, shuffle=True, random_state=self._seed)
         tests = [test for _, test in folds.split(rows, groups=stream.group_of)]
         parts = Parallel(n_jobs=self.n_jobs)(
@@ -160,12 +171,18 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         new = np.flatnonzero(train_group < 0)  # the others' scores are known
         scores = np.zeros(len(block))
         if len(new):
-            scores[new] = _scores(self.detector_, block[new], self._seed, self.one_by_one_)
+            draws = getattr(self, "_draws", True)  # files of earlier versions do not say
+            scores[new] = _scores(self.detector_, block[new], self._seed, self.one_by_one_, draws)
         return None, scores
 
 
 def _check_is_pyod(model: Any) -> None:
     base = sys.modules.get("pyod.models.base")  # loaded, if this is one of its models
+    if base is not None and isinstance(model, type) and issubclass(model, base.BaseDetector):
+        raise TypeError(
+            f"detector={model.__name__} is a class; give an instance of it: "
+            f"PyODDetector({model.__name__}())."
+        )
     if base is None or not isinstance(model, base.BaseDetector):
         raise TypeError(
             f"detector must be a PyOD model, such as pyod.models.knn.KNN(), got "
@@ -173,28 +190,74 @@ def _check_is_pyod(model: Any) -> None:
         )
 
 
+# The global generators belong to the whole process: one thread at a time may lend them to a model.
+_generators_lock = RLock()
+
+
+def _new_lock() -> None:
+    global _generators_lock
+    _generators_lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that held it does not live on in a forked process
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 @contextmanager
-def _own_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators, which some models draw from, and put them back after."""
+def _generators_kept(seed: int | None = None) -> Iterator[None]:
+    """Put the global generators back afterwards; seed them meanwhile unless ``seed`` is None."""
+    with _generators_lock:
+        torch = sys.modules.get("torch")
+        before = _generator_states()
+        if seed is not None:
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            if torch is not None:
+                torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(before[0])  # noqa: NPY002
+            random.setstate(before[1])
+            if torch is not None:
+                torch.set_rng_state(before[2])
+
+
+def _generator_states() -> tuple[Any, Any, Any]:
     torch = sys.modules.get("torch")
-    before = np.random.get_state(), random.getstate()  # noqa: NPY002
-    torch_before = None if torch is None else torch.get_rng_state()
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-    if torch is not None:
-        torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before[0])  # noqa: NPY002
-        random.setstate(before[1])
-        if torch is not None:
-            torch.set_rng_state(torch_before)
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    return numpy_state, random.getstate(), None if torch is None else torch.get_rng_state()
+
+
+def _draws_when_fitted(model: Any) -> bool:
+    """Whether the global generators have to be lent to the model's ``fit``.
+
+    Most models of the registry draw from their own ``random_state`` alone; what is passed to
+    one of them in a parameter may do otherwise.
+    """
+    cls = type(model)
+    known = cls.__module__.startswith("pyod.models.") and cls.__name__ in PYOD
+    if not known or cls.__name__ in _DRAW_AT_FIT:
+        return True
+    return any(hasattr(value, "fit") for value in model.get_params(deep=False).values())
+
+
+def _draws_when_scoring(model: Any, rows: np.ndarray, seed: int) -> bool:
+    """Try whether scoring a row touches the global generators."""
+    with _generators_kept(seed):
+        before = _generator_states()
+        copy.copy(model).decision_function(rows.copy())
+        after = _generator_states()
+    same = np.array_equal(before[0][1], after[0][1]) and before[0][2:] == after[0][2:]
+    same = same and before[1] == after[1]
+    if before[2] is not None:
+        return not (same and bool((before[2] == after[2]).all()))
+    return not same or after[2] is not None  # a model that brought torch along may draw from it
 
 
 def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
-    with _own_generators(seed):  # some draw already when they are constructed
-        fresh = clone(model)
+    with _generators_kept(seed) if _draws_when_fitted(model) else nullcontext():
+        fresh = clone(model)  # some draw already when they are constructed
         parameters = fresh.get_params(deep=False)
         if "random_state" in parameters and parameters["random_state"] is None:
             fresh.set_params(random_state=seed)
@@ -202,12 +265,15 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
     return fresh
 
 
-def _scores(model: Any, rows: np.ndarray, seed: int, one_by_one: bool) -> np.ndarray:
+def _scores(
+    model: Any, rows: np.ndarray, seed: int, one_by_one: bool, draws: bool = True
+) -> np.ndarray:
     """Anomaly scores ``(n,)``; a model that draws at random draws the same every time."""
     parts = []
     for part in np.split(rows, len(rows)) if one_by_one else [rows]:
-        with _own_generators(seed):
-            parts.append(np.asarray(model.decision_function(part.copy()), np.float64).ravel())
+        own = copy.copy(model)  # some keep intermediate results of the batch in themselves
+        with _generators_kept(seed) if draws else nullcontext():
+            parts.append(np.asarray(own.decision_function(part.copy()), np.float64).ravel())
     scores = np.concatenate(parts)
     if np.isnan(scores).any():
         raise ValueError(

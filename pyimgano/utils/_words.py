@@ -14,7 +14,7 @@ _WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}
 
 
 def readable(constraint: Any) -> list[str]:
-    """What one of scikit-learn's parameter constraints accepts."""
+    """List in words what one of scikit-learn's parameter constraints accepts."""
     if isinstance(constraint, StrOptions):
         return [repr(option) for option in sorted(constraint.options)]
     if isinstance(constraint, Interval):
@@ -33,7 +33,7 @@ def readable(constraint: Any) -> list[str]:
 
 
 def as_json(value: Any) -> Any:
-    """The value in JSON's types, or its repr."""
+    """Turn a value into JSON's types, or into its repr."""
     if isinstance(value, (list, tuple)):
         return [as_json(item) for item in value]
     if isinstance(value, float) and value - value != 0:  # JSON has no infinity and no NaN

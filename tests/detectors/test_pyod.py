@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,11 +16,15 @@ from pyod.models.iforest import IForest
 from pyod.models.kde import KDE
 from pyod.models.knn import KNN
 from pyod.models.pca import PCA
+from pyod.utils.utility import precision_n_scores
 from scipy.special import erf
 from scipy.stats import binom
 from sklearn.base import clone, is_outlier_detector
+from sklearn.cluster import KMeans
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -27,7 +34,8 @@ from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
-from pyimgano.interop import as_pyod
+from pyimgano.interop import PyODView, as_pyod
+from pyimgano.registry import create_model, list_models
 from pyimgano.testing import make_check_images
 
 
@@ -129,6 +137,8 @@ def test_models_without_a_score_for_one_row_are_refused():
 def test_what_is_not_pyod_is_refused():
     with pytest.raises(TypeError, match=r"PyOD model.*got IsolationForest"):
         PyODDetector(IsolationForest()).fit(rows())
+    with pytest.raises(TypeError, match=r"KNN is a class.*PyODDetector\(KNN\(\)\)"):
+        PyODDetector(KNN).fit(rows())
     with pytest.raises(ValueError, match="detector"):
         PyODDetector(StandardScaler()).fit(rows())
 
@@ -144,6 +154,71 @@ def test_global_generators_and_input_stay_untouched_and_scores_repeat():
     np.testing.assert_array_equal(detector.score_samples(new), first)
     np.testing.assert_array_equal(detector.score_samples(new[2:3]), first[2:3])
     np.testing.assert_array_equal(clone(detector).fit(X).score_samples(new), first)
+
+
+class Sketch(BaseDetector):
+    """Seeds the generators when made, and keeps what it works on, as some of PyOD's models do."""
+
+    def __init__(self, contamination=0.1):
+        super().__init__(contamination=contamination)
+        np.random.seed(42)  # noqa: NPY002
+
+    def fit(self, X, y=None):
+        time.sleep(0.001)  # lets another thread in
+        self.weights_ = np.random.random_sample(X.shape[1])  # noqa: NPY002
+        return self
+
+    def decision_function(self, X):
+        self.batch = X
+        time.sleep(0.001)
+        return self.batch @ self.weights_ + 0.1 * np.random.random_sample()  # noqa: NPY002
+
+
+def _models_of_the_registry():
+    for name in list_models(tags="pyod"):
+        settings = {"n_clusters": 2, "alpha": 0.5, "beta": 2} if name == "vision_cblof" else {}
+        model = create_model(name, **settings)[-1].detector
+        if "n_estimators" in model.get_params():
+            model.set_params(n_estimators=10)
+        yield pytest.param(model, id=name)
+
+
+@pytest.mark.parametrize("model", [*_models_of_the_registry(), Sketch()])
+def test_threads_share_a_model_and_the_generators(model):
+    X, new = rows(40), rows(24, seed=1)
+    fit = lambda seed: PyODDetector(model, cv=2, random_state=seed).fit(X)  # noqa: E731
+    one, two = fit(1), fit(2)
+    expected = one.score_samples(new)
+    before = dict(vars(one.detector_))
+    np.random.seed(9)  # noqa: NPY002
+    states = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    with ThreadPoolExecutor(4) as pool:
+        blocks = list(pool.map(one.score_samples, np.split(new, 12)))
+        again = list(pool.map(fit, [1, 2, 1, 2]))
+        clones = list(pool.map(clone, again))
+    np.testing.assert_array_equal(np.random.get_state()[1], states[0])  # noqa: NPY002
+    assert random.getstate() == states[1]
+    # Some sums differ in the last bit with the number of rows scored at a time.
+    np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=1e-9)
+    for refitted, first in zip(again, [one, two] * 2):
+        np.testing.assert_array_equal(refitted.training_scores_, first.training_scores_)
+        np.testing.assert_array_equal(refitted.score_samples(new), first.score_samples(new))
+    after = vars(one.detector_)  # scoring writes nothing into the model
+    assert after.keys() == before.keys() and all(after[k] is before[k] for k in before)
+    assert len(clones) == 4
+
+
+def test_generators_are_left_alone_for_models_that_never_draw(monkeypatch):
+    X = rows()
+
+    def refuse(seed=None):
+        raise AssertionError("the global generator was seeded")
+
+    never, draws = PyODDetector(KNN()).fit(X), PyODDetector(Noise()).fit(X)
+    monkeypatch.setattr(np.random, "seed", refuse)
+    never.score_samples(X + 1)
+    with pytest.raises(AssertionError, match="was seeded"):
+        draws.score_samples(X + 1)
 
 
 def test_the_models_own_random_state_is_seeded_unless_given():
@@ -243,3 +318,49 @@ def test_view_agrees_with_pyods_own_formulas():
             model.predict_proba(new, method=method), view.predict_proba(new, method=method)
         )
     np.testing.assert_allclose(model.predict_confidence(new), view.predict_confidence(new))
+
+
+def test_pyods_numbers_about_a_contaminated_training_set():
+    X, new = rows(), rows(200, seed=1)
+    y = (X[:, 0] > 1).astype(int)
+    model = KNN(contamination=0.1).fit(X)
+    view = as_pyod(PyODDetector(KNN(), contamination=0.1)).fit(X)
+    model.decision_scores_, model.threshold_ = view.decision_scores_, view.threshold_
+    assert view.contamination == model.contamination
+    for T in (0.05, 4, 12):  # at 32, 1 - exp(-T) has few digits left
+        labels, stats = view.predict_with_rejection(new, T=T, return_stats=True)
+        expected, wanted = model.predict_with_rejection(new, T=T, return_stats=True, c_r=0.1)
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_allclose(stats, wanted, rtol=1e-6)
+    assert -2 in view.predict_with_rejection(new)
+    assert view.fit_predict_score(X, y) == roc_auc_score(y, view.decision_scores_)
+    at_rank = view.fit_predict_score(X, y, scoring="prc_n_score")
+    assert at_rank == precision_n_scores(y, view.decision_scores_)
+    with pytest.raises(ValueError, match="prc_n_score"):
+        view.fit_predict_score(X, y, scoring="f1")
+
+
+def test_contamination_of_what_states_none():
+    X = rows(100)
+    assert as_pyod(ThresholdCalibrator(PatchCoreDetector(), quantile=0.9)).contamination == (
+        pytest.approx(0.1)
+    )
+    view = as_pyod(PatchCoreDetector()).fit(X)
+    assert view.contamination == view.labels_.mean() == 0.01
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (KNN(), "KNN is a PyOD model already"),
+        (KNN, "KNN is a class"),
+        (KMeans(), r"fit and score_samples\), and KMeans is none"),
+        (LocalOutlierFactor(novelty=False), "novelty=True"),
+    ],
+    ids=["model", "class", "clusters", "novelty"],
+)
+def test_a_view_of_what_is_no_detector_is_refused(given, message):
+    with pytest.raises(TypeError, match=message):
+        as_pyod(given)
+    with pytest.raises(TypeError, match=message):
+        PyODView(given).fit(rows())
