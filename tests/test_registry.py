@@ -281,7 +281,7 @@ def test_models_in_pyods_terms(images):
             {"coreset": 0.1},
             r"no parameter 'coreset'\. Did you mean 'coreset_ratio'\? It has features, ",
         ),
-        ("vision_knn", {"n_neighbors": 3}, "Did you mean 'n_neighbors'"),
+        ("vision_knn", {"n_neigbors": 3}, "Did you mean 'n_neighbors'"),
         ("embedded", {"n_neighbor": 3}, "Did you mean 'n_neighbors'"),
         ("embedded", {"features__resise": 3}, "Did you mean 'features__resize'"),
         ("vision_knn", {"detector__cw": 3}, "Did you mean 'detector__cv'"),
