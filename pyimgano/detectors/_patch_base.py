@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
 
+from pyimgano._nesting import steps_before
 from pyimgano._training import SampleKey, iter_keyed_images
 from pyimgano.base import BaseImageDetector
+from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
 
 __all__ = ["BasePatchDetector"]
+
+# Folds in which a step that overfits is fitted anew, and the different images that each of them
+# has to leave: as many as the most demanding detector needs.
+_FOLDS = 5
+_LEFT = 3
 
 
 class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
@@ -25,6 +38,12 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     Holds the ``features`` step and turns any input into blocks of
     :class:`~pyimgano.grids.PatchGrids`; feature rows are grids of one patch. A subclass
     also has the parameter ``smoothing_sigma``.
+
+    A step may learn from the training images, and fit them better than any others. What a
+    detector then keeps as out-of-sample scores is not: the detector has not seen the image, but
+    the step has. Where a fitted step says that it ``overfits_``, or learns and says nothing,
+    step and detector are therefore fitted once more in each of up to 5 folds, and
+    ``training_scores_`` are those of the images left out. The model itself is fitted on all.
 
     Attributes
     ----------
@@ -83,6 +102,41 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             self.features_ = make_features(self.features, **self._feature_defaults)
             self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
 
+    def _fit_samples(self, train: Any) -> None:
+        super()._fit_samples(train)
+        if self.input_kind_ == "images" and _overfits(self.features_):
+            self._cross_fit(train)
+
+    def _cross_fit(self, train: Any) -> None:
+        """Put the threshold on scores of images that the feature step has not seen either."""
+        groups = [
+            self._known[key.image]
+            for _, keys in self._keyed_images(train)
+            for key in keys
+            if key.tile == 0
+        ]
+        n_different = len(set(groups))
+        if n_different <= _LEFT:
+            warnings.warn(
+                f"the feature step {type(self.features_).__name__} has learned from the "
+                f"{n_different} different images that the threshold is put on, too few to leave "
+                "any of them out: many more good images will be flagged than the threshold is "
+                f"meant for. Train on at least {_LEFT + 1} different images, or give "
+                "features=FrozenEstimator(step) with a step fitted on other good images.",
+                TooFewImagesWarning,
+                stacklevel=2,
+            )
+            return
+        folds = GroupKFold(min(_FOLDS, n_different), shuffle=True, random_state=0)
+        scores = np.empty(len(groups))
+        for rest, held_out in folds.split(groups, groups=groups):
+            other = clone(self)
+            other.input_kind_, other.tiled_ = self.input_kind_, self.tiled_
+            other.roi_mask_ = self.roi_mask_
+            super(BasePatchDetector, other)._fit_samples(train[rest])
+            scores[held_out] = other._anomaly_scores(train[held_out])
+        self._set_offset(scores)
+
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[SampleKey]]]:
         if self.input_kind_ == "images":
             for images, keys in self._keyed_images(data):
@@ -118,3 +172,13 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _within_region(self, maps: list[np.ndarray]) -> list[np.ndarray]:
         """Maps with their minimum outside ``roi_mask_``."""
         return maps if self.roi_mask_ is None else [lowest_outside(m, self.roi_mask_) for m in maps]
+
+
+def _overfits(step: Any) -> bool:
+    """Tell whether a fitted feature step suits the images it was fitted on better than others."""
+    if isinstance(step, FrozenEstimator):
+        return False
+    if isinstance(step, Pipeline):
+        before, last = steps_before(step)
+        return any(map(_overfits, [*before, last]))
+    return bool(getattr(step, "overfits_", get_tags(step).requires_fit))

@@ -21,6 +21,10 @@ class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
     A subclass writes ``_extract`` and, if it learns something from the training images,
     ``_fit_images``. It has a ``batch_size`` parameter: the number of images decoded and
     held at a time.
+
+    A step that learns from so few images that it suits them better than others has a fitted
+    attribute ``overfits_``, True or False. Detectors score their training images in folds where
+    it is True, or where a step that writes ``_fit_images`` has no such attribute.
     """
 
     batch_size: int
@@ -82,6 +86,7 @@ class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
+        tags.requires_fit = type(self)._fit_images is not BasePatchFeatures._fit_images
         return tags
 
     def _fit_images(self, images: object) -> None:

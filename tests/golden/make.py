@@ -7,6 +7,9 @@ users have saved. A new case is written by its name; the others stay as they are
 - ``golden.json`` has the results of each case, see ``compare.py``;
 - ``files/CASE.joblib`` is the fitted estimator, by ``joblib.dump``;
 - ``files/saved/CASE.joblib`` is one by ``pyimgano.save``, with its side file;
+- where a change of the package was meant to move what is learned, ``anew`` in a case of
+  ``golden.json`` has the results that an estimator fitted by this version has instead
+  (``python -m tests.golden.make --anew CASE ...``); those of the files stay;
 - ``names.txt`` lists all of the package that these files look up, a module and a name a line.
 """
 
@@ -40,8 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("cases", nargs="*", help="only these cases; all by default")
     parser.add_argument("--folder", type=Path, default=HERE, help="where to write")
     parser.add_argument("--commit", default="e788199", help="of the package, for golden.json")
+    parser.add_argument(
+        "--anew",
+        action="store_true",
+        help="write no files, only how results of an estimator fitted now differ from theirs",
+    )
     options = parser.parse_args(arguments)
     folder = options.folder.resolve()
+    if options.anew:
+        write_anew(options.cases, folder / "golden.json")
+        return
     (folder / "files" / "saved").mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {
         "commit": options.commit,
@@ -61,6 +72,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = json.dumps(about, indent=0, sort_keys=True)
     (folder / "golden.json").write_text(f"{text}\n", "utf-8")
     (folder / "names.txt").write_text("".join(f"{line}\n" for line in sorted(names)), "utf-8")
+
+
+def write_anew(names: Sequence[str], path: Path) -> None:
+    """Write the results of cases fitted now, as far as they are not those of their files."""
+    about = json.loads(path.read_text("utf-8"))
+    for name in names:
+        case, entry = _cases.CASES[name], about["cases"][name]
+        with tempfile.TemporaryDirectory() as weights:
+            before = Path.cwd()
+            os.chdir(weights)
+            try:
+                _cases.write_weights(Path(weights))
+                found = compare.described(_cases.outcome(_cases.made(case), case))
+            finally:
+                os.chdir(before)
+        other = {key: found[key] for key in entry["results"] if found[key] != entry["results"][key]}
+        entry.pop("anew", None)
+        if other:
+            entry["anew"] = other
+    path.write_text(f"{json.dumps(about, indent=0, sort_keys=True)}\n", "utf-8")
 
 
 def input_digests() -> dict[str, str]:
