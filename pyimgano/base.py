@@ -100,7 +100,7 @@ class ScoredBlock(NamedTuple):
 
 
 class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
-    """scikit-learn's methods of an outlier detector, on top of anomaly scores.
+    """Methods of a scikit-learn outlier detector, on top of anomaly scores.
 
     A subclass has ``contamination``, calls ``_set_offset`` at the end of ``fit`` and writes
 
@@ -286,7 +286,7 @@ class BaseDetector(
     A subclass has the parameters ``contamination`` and ``random_state`` and writes
 
     ``_fit(stream) -> scores (n,)``
-        Learn from the :class:`~pyimgano._training.TrainingStream`; return the out-of-sample
+        Learn from the ``TrainingStream`` of ``pyimgano._training``; return the out-of-sample
         anomaly scores of the training samples.
     ``_score(block, train_group) -> (values, scores)``
         ``scores (n,)`` are the anomaly scores of the block's samples, ``values`` whatever

@@ -59,7 +59,7 @@ class PatchGrids:
     [(32, 40), (64, 80)]
     """
 
-    #: Index of the table the images came from, which rows made of them go back to.
+    # Index of the table the images came from, which rows made of them go back to.
     index: Any = None
 
     def __init__(

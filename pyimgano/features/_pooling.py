@@ -25,8 +25,8 @@ _STATISTICS = ("mean", "max", "min", "std")
 class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
     """Pool each image's patch features into one row.
 
-    Stands between a step that makes :class:`PatchGrids` and an estimator that takes tables.
-    Where a patch lies is lost, so what comes after it has no anomaly maps.
+    Stands between a step that makes :class:`~pyimgano.grids.PatchGrids` and an estimator that
+    takes tables. Where a patch lies is lost, so what comes after it has no anomaly maps.
 
     Parameters
     ----------

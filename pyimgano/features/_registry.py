@@ -28,8 +28,8 @@ def make_features(
     Parameters
     ----------
     features : str or transformer
-        A name, or a transformer that returns :class:`PatchGrids`, which is cloned. The
-        names are ``"filterbank"`` (:class:`FilterBankFeatures`, needs no weights);
+        A name, or a transformer that returns :class:`~pyimgano.grids.PatchGrids`, which is
+        cloned. The names are ``"filterbank"`` (:class:`FilterBankFeatures`, needs no weights);
         ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``, ``"resnet152"``,
         ``"wide_resnet50_2"``, ``"wide_resnet101_2"`` (:class:`BackbonePatchFeatures` with
         ImageNet weights); ``"dinov2_vits14"`` and its

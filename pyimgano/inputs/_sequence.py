@@ -43,7 +43,7 @@ class _Collection:
 
     #: What stands where single images are needed, and what to do about it; None for images.
     why_not_images: str | None = None
-    #: Index of the table the images came from, which their features go back to; None for others.
+    # Index of the table the images came from, which their features go back to; None for others.
     index: Any = None
 
     def __len__(self) -> int:
