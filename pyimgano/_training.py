@@ -1,4 +1,4 @@
-"""Training samples in blocks, and which of them come from the same image."""
+"""Streams training samples in blocks and records which of them come from the same image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Block = TypeVar("Block")
 
 
 class SampleKey(NamedTuple):
-    """Identity of a sample: the content of its image, and which tile of the image it is.
+    """Identifies a sample by the content of its image and its tile number.
 
     Parameters
     ----------
     image : bytes
         Digest of the whole image, or of the feature row.
     tile : int, default=0
-        Number of the tile in its image.
+        Position of the tile in its image, from 0.
     """
 
     image: bytes
@@ -59,8 +59,8 @@ def iter_keyed_images(
 ) -> Iterator[tuple[list[np.ndarray], list[SampleKey]]]:
     """Read images, or tiles of images, in blocks together with their keys.
 
-    A tile has the key of its whole image and a number: tiles that look alike, such as empty
-    background, do not tell whether the image was among the training images.
+    A tile's key is the digest of its whole image plus the tile's number. The tile's own content
+    would not do: identical background tiles occur in different images.
 
     Parameters
     ----------
@@ -85,11 +85,11 @@ def iter_keyed_images(
 
 
 class TrainingStream(Generic[Block]):
-    """The training samples in blocks, and which of them share a source image.
+    """Iterates over the training samples in blocks and records which share a source image.
 
-    A sample is an image, or a tile where images are cut into tiles. Iterating over the stream
-    reads all samples once and records where they come from. A method that needs several
-    passes, such as a training loop, goes on with :meth:`replay`.
+    A sample is an image, or a tile where images are cut into tiles. The stream
+    can be iterated over once, which fills the attributes below. For further passes, such as
+    those of a training loop, call :meth:`replay`.
 
     Parameters
     ----------
@@ -105,13 +105,14 @@ class TrainingStream(Generic[Block]):
     n_samples : int
         Number of training samples.
     group_of : ndarray of shape (n_samples,), int
-        Training image that each sample is, or was cut from. Equal images have the index of the
-        first of them. A group is left out as a whole. Complete once the first pass is over.
+        Index of the training image that each sample is, or was cut from. Identical images share
+        the index of the first. A group is left out as a whole. Augmented views, if any, follow
+        the samples. Complete once the first pass is over.
     duplicate_of : ndarray of shape (n_samples,), int
-        Index of the first sample that is equal to each sample because their images are equal.
+        Index of the first sample with the same key: same image content, same tile number.
         Complete once the first pass is over.
     group_of_image : dict of bytes to int
-        Group of each image digest. Complete once the first pass is over.
+        Maps an image digest to its group. Complete once the first pass is over.
 
     Raises
     ------
@@ -138,8 +139,7 @@ class TrainingStream(Generic[Block]):
     def __iter__(self) -> Iterator[Block]:
         if self._begun:
             raise RuntimeError(
-                "the training samples have been read through already; "
-                "use replay() for another pass."
+                "the training stream can be iterated over only once; use replay() for another pass."
             )
         self._begun = True
         return self._first_pass()
@@ -148,7 +148,7 @@ class TrainingStream(Generic[Block]):
         with progress_callback("training images", self._verbose) as progress:
             for block, keys in prefetch(self._read_blocks()):
                 for key in keys:
-                    self._n_images += key.tile == 0
+                    self._n_images += key.tile == 0  # each image begins with its first tile
                     group = self._group_of_image.setdefault(key.image, self._n_images - 1)
                     self._group_of.append(group)
                     self._duplicate_of.append(

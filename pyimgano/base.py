@@ -1,9 +1,10 @@
-"""The contract that all detectors keep: input, signs, threshold, maps and saved state.
+"""Base classes of all detectors: input validation, sign conventions, threshold, anomaly maps.
 
-Three classes, each with one job. ``OutlierScoreMixin`` turns anomaly scores and a threshold
-into scikit-learn's methods. ``AnomalyMapMixin`` adds heat maps. ``BaseImageDetector`` is the
-template of a detector: it validates input, leaves known anomalies out, recognizes training
-images, and cuts the work into blocks. A detector writes ``_fit`` and ``_score``, little else.
+``OutlierScoreMixin`` derives scikit-learn's outlier-detection methods from anomaly scores.
+``AnomalyMapMixin`` adds heat maps. ``BaseDetector`` is the template of a detector: it leaves
+out known anomalies, recognizes training samples, and scores block by block.
+``BaseImageDetector`` adds images, tiles, and regions of interest. A detector implements
+``_fit`` and ``_score``, and little else.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ __all__ = [
     "ScoredBlock",
 ]
 
-# What "auto" flags: one training image in two hundred.
+# ``contamination="auto"`` puts the threshold at this quantile of the out-of-sample scores.
 _AUTO_QUANTILE = 0.995
-# Images held at a time when the detector or its feature step does not say.
-_BLOCK = 8
+# Default number of samples per block.
+_DEFAULT_BLOCK_SIZE = 8
 
-# A block of samples as a detector works on it, and what its scores say about each pixel.
+# ``Block`` is what ``_blocks`` yields; ``Values`` is what ``_score`` returns for ``_to_pixels``.
 Block = TypeVar("Block")
 Values = TypeVar("Values")
 
-# These are about the model, not about one of its samples.
+# Errors that concern the whole model: always raised, never recorded for one sample.
 NOT_ABOUT_A_SAMPLE = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
 
 __getattr__ = moved_names(
@@ -84,13 +85,13 @@ class ScoredBlock(NamedTuple):
     Parameters
     ----------
     start : int
-        Index of the first of them.
+        Index of the block's first sample.
     scores : ndarray of shape (n,), float64
         Anomaly scores, higher = more anomalous; NaN where there is an error.
     maps : list of ndarray of shape (height, width), float32
         Anomaly maps; None where there is an error. Empty if no maps were asked for.
     errors : dict of int to Exception
-        By position in the block, why a sample has no score.
+        Maps a position in the block to the error that prevented scoring.
     """
 
     start: int
@@ -100,14 +101,16 @@ class ScoredBlock(NamedTuple):
 
 
 class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
-    """Methods of a scikit-learn outlier detector, on top of anomaly scores.
+    """Derives scikit-learn's outlier-detection methods from anomaly scores.
 
-    A subclass has ``contamination``, calls ``_set_offset`` at the end of ``fit`` and writes
+    A subclass has a ``contamination`` parameter, calls ``_set_offset`` at the end of ``fit``,
+    and implements
 
-    ``_anomaly_scores(X) -> scores (n,)``
+    ``_anomaly_scores(data) -> scores (n,)``
         Anomaly scores of checked input, higher = more anomalous.
     ``_fit_anomaly_scores(X, y, **metadata) -> scores (n,)``
-        Fit, and return the out-of-sample anomaly scores of all samples.
+        Fit and return one anomaly score per sample: out-of-sample for training samples,
+        ordinary for samples with ``y == -1``.
     ``_check_fitted_input(X)``
         Validate the input of a fitted estimator.
     """
@@ -126,7 +129,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         raise NotImplementedError
 
     def _set_offset(self, training_scores: np.ndarray) -> None:
-        """Store the out-of-sample scores and put the threshold on them."""
+        """Store the out-of-sample scores, set ``offset_`` from them, and record the parameters."""
         name = type(self).__name__
         self.training_scores_ = check_finite(training_scores, name, "out-of-sample scores")
         if self.contamination == "auto":
@@ -137,7 +140,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         self._keep_parameters()
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Score samples; the higher, the more normal.
+        """Compute normality scores; higher means more normal.
 
         Parameters
         ----------
@@ -181,7 +184,9 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         return fitted._anomaly_scores(fitted._check_fitted_input(X))
 
     def fit_predict(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
-        """Fit, and label the training samples by their out-of-sample scores.
+        """Fit and label the training samples by their out-of-sample scores.
+
+        Samples with ``y == -1`` are labeled as in ``predict``.
 
         Parameters
         ----------
@@ -196,7 +201,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         return as_labels(is_anomalous(scores, -self.offset_))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the anomaly scores as a column; the higher, the more anomalous.
+        """Return the anomaly scores as a column; higher means more anomalous.
 
         Parameters
         ----------
@@ -212,8 +217,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
     def fit_transform(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
         """Fit, and return the out-of-sample anomaly scores of the training samples.
 
-        Samples with ``y == -1`` were not learned from; their scores are those of
-        ``transform``.
+        Samples with ``y == -1`` are left out of training and scored as in ``transform``.
 
         Parameters
         ----------
@@ -228,12 +232,12 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
 
 
 class AnomalyMapMixin:
-    """Heat maps, for detectors whose ``iter_scores`` can make them."""
+    """Adds anomaly maps to detectors whose ``iter_scores`` supports ``maps=True``."""
 
     iter_scores: Callable[..., Iterator[ScoredBlock]]
 
     def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
-        """Compute how anomalous each pixel is; the higher, the more anomalous.
+        """Compute anomaly maps; higher means more anomalous.
 
         Parameters
         ----------
@@ -242,8 +246,9 @@ class AnomalyMapMixin:
         Returns
         -------
         ndarray of shape (n_samples, height, width), float32
-            In the pixels of the input images; a list of arrays when sizes differ. Feature
-            rows have maps of one pixel. Outside ``roi_mask_`` a map has its minimum.
+            Maps have the size of the input images; a list of arrays is returned if sizes
+            differ. Each feature row has a map of one pixel. Pixels outside ``roi_mask_`` are
+            set to the minimum of the map.
         """
         return self.score_and_map(X)[1]
 
@@ -276,24 +281,28 @@ class BaseDetector(
 ):
     """Template of a detector that recognizes its training samples.
 
-    A model scores what it was trained on better than anything new, so a threshold put on such
-    scores flags good parts. Every detector therefore keeps, for each training sample, the
-    score it has when the model has not seen it (``training_scores_``), and gives that score
-    whenever it meets the very same content again. Copies of one image are left out together.
-    ``fit_predict(X)``, ``fit(X).predict(X)`` and a quantile of ``score_samples(X_train)`` are
-    hence all honest.
+    A model scores its own training samples as more normal than new ones, so a threshold
+    computed from those scores would flag good parts. Every detector therefore stores, for each
+    training sample, the score it gets from a model that has not seen it
+    (``training_scores_``), and returns that score whenever identical content is scored again.
+    Identical images are left out together. As a result, ``fit_predict(X)``,
+    ``fit(X).predict(X)``, and quantiles of ``score_samples(X_train)`` are unbiased.
 
-    A subclass has the parameters ``contamination`` and ``random_state`` and writes
+    A subclass has the parameters ``contamination`` and ``random_state`` and implements
 
     ``_fit(stream) -> scores (n,)``
         Learn from the ``TrainingStream`` of ``pyimgano._training``; return the out-of-sample
         anomaly scores of the training samples.
     ``_score(block, train_group) -> (values, scores)``
         ``scores (n,)`` are the anomaly scores of the block's samples, ``values`` whatever
-        ``_to_pixels`` turns into maps. ``train_group (n,)`` is the training image each sample
-        is known to be, or -1; what the model learned from that image should be left out.
-    ``_blocks(data)``
-        Cut validated input into blocks, each with the keys of its samples.
+        ``_to_pixels`` turns into maps. ``train_group (n,)`` is the group of the training
+        image that each sample was recognized as, or -1. Scores of recognized samples are
+        replaced by their stored scores afterwards; maps are not, so for maps leave out what was
+        learned from that group.
+    ``_blocks(data) -> iterator of (block, list of SampleKey)``
+        Split validated input into blocks, each with the keys of its samples.
+    ``_validate(X, reset) -> data``
+        Check the input; with ``reset`` also record its kind.
     """
 
     _parameter_constraints: dict = {
@@ -301,9 +310,9 @@ class BaseDetector(
         "random_state": ["random_state"],
     }
 
-    # For the registry, pyimgano.registry. The name is each class's own, None for what is no
-    # model by itself; family and tags are inherited. The paper need only be given, by each
-    # class for itself, where it is not the first reference of the docstring.
+    # Read by pyimgano.registry. The name and the paper are not inherited; family and tags are.
+    # A name of None keeps a class out of the registry. The paper defaults to the first
+    # reference of the docstring.
     _registry_name: str | None
     _family: str
     _tags: tuple[str, ...]
@@ -313,7 +322,7 @@ class BaseDetector(
     input_kind_: str
     tiled_: bool
 
-    # ---- what a subclass writes -----------------------------------------------------
+    # ---- subclass hooks -------------------------------------------------------------
     def _fit(self, stream: TrainingStream[Block]) -> np.ndarray:
         raise NotImplementedError
 
@@ -327,15 +336,15 @@ class BaseDetector(
         raise NotImplementedError
 
     def _training_blocks(self, data: Any) -> Iterator[tuple[Block, list[SampleKey]]]:
-        """Cut training samples into blocks; by default as any others.
+        """Split training samples into blocks; defaults to ``_blocks``.
 
-        A detector that also learns from other views of an image, such as rotations, yields
-        them after all images, under the key of the image they show.
+        Augmented views, such as rotations, must come after all original images and reuse the
+        keys of their originals.
         """
         return self._blocks(data)
 
     def _fit_steps(self, data: Any) -> None:
-        """Fit what stands before the detector's own algorithm; by default nothing."""
+        """Fit the inner feature step; called before the first block is read."""
 
     # ---- fitting --------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> BaseDetector:
@@ -351,10 +360,10 @@ class BaseDetector(
             labels are ignored with an
             :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
         roi_mask : array-like of shape (height, width) or (1, height, width), bool, default=None
-            The pixels that count, the same in all images, which must have the mask's size;
-            with None all do. Needs images, not cut into tiles. In scikit-learn's
-            cross-validation use the second shape if there are as many images as the mask has
-            rows: metadata as long as ``X`` is cut like ``X``.
+            True for the pixels to inspect. One mask for all images, which must have its size;
+            None inspects all pixels. Not supported for tiled images, patch grids, and feature
+            rows. If ``len(X) == height``, scikit-learn's cross-validation would split the mask
+            like ``X``; pass ``roi_mask[None]`` to prevent that.
 
         Returns
         -------
@@ -363,8 +372,8 @@ class BaseDetector(
         Raises
         ------
         ImageFormatError
-            If ``X`` is neither canonical images nor feature rows, or an image has another
-            size than ``roi_mask``.
+            If ``X`` is not one of the supported kinds, or the size of an image differs from
+            that of ``roi_mask``.
         TooFewImagesError
             If fewer than two samples are left to learn from.
         """
@@ -373,7 +382,7 @@ class BaseDetector(
 
     @restored_on_error
     def _fit_scores(self, X: Any, y: Any, **metadata: Any) -> tuple[Any, np.ndarray]:
-        """Fit; return the validated input and the mask of samples learned from."""
+        """Validate and fit; return the validated samples and a mask of those learned from."""
         self._validate_params()
         data = self._training_input(X, **metadata)
         keep = normal_samples(y, len(data))
@@ -387,12 +396,12 @@ class BaseDetector(
         return data, keep
 
     def _fit_samples(self, train: Any) -> None:
-        """Fit on validated good samples."""
+        """Fit on validated samples, known anomalies already removed."""
         self._fit_steps(train)
         self._set_offset(self._fit_stream(train, len(train)))
 
     def _fit_stream(self, train: Any, n_samples: int) -> np.ndarray:
-        """Fit the detector's own algorithm; return the out-of-sample scores."""
+        """Run ``_fit`` and remember which images it saw; return the out-of-sample scores."""
         stream = TrainingStream(
             partial(self._training_blocks, train), n_samples, getattr(self, "verbose", False)
         )
@@ -424,16 +433,16 @@ class BaseDetector(
     def iter_scores(
         self, X: Any, *, maps: bool = False, on_error: str = "raise"
     ) -> Iterator[ScoredBlock]:
-        """Score samples block by block; memory does not grow with their number.
+        """Yield anomaly scores block by block, higher = more anomalous.
 
         Parameters
         ----------
         X : same kinds of input as in ``fit``
         maps : bool, default=False
-            Also compute anomaly maps, which only detectors with ``anomaly_map`` have.
+            Also compute anomaly maps; only for detectors with an ``anomaly_map`` method.
         on_error : {"raise", "record"}, default="raise"
-            What to do about a sample that cannot be scored, such as an image file that is
-            truncated or too small. ``"record"`` goes on and puts the error into the block.
+            How to handle a sample that cannot be scored, such as a truncated image file.
+            ``"record"`` stores the error in the block and continues.
 
         Yields
         ------
@@ -461,7 +470,7 @@ class BaseDetector(
                     start += len(scores)
             except NOT_ABOUT_A_SAMPLE:
                 raise
-            except Exception:  # whatever it is: it is found out which sample it is about
+            except Exception:  # any error: the block is scored again, one sample at a time
                 if not record:
                     raise
                 stop = min(n, start + self._block_size())
@@ -470,7 +479,7 @@ class BaseDetector(
                 start = stop
 
     def _score_items(self, X: Any, maps: bool) -> Iterator[ScoredBlock]:
-        """Score a list of images of which some are not what they should be."""
+        """Validate and score samples one at a time, after validating them together failed."""
         n_wrong = 0
         for i in range(len(X)):
             try:
@@ -478,13 +487,13 @@ class BaseDetector(
             except (ImageFormatError, ImageReadError) as error:
                 n_wrong += 1
                 if n_wrong == len(X):
-                    raise  # all of them: a mistake in the call, not in an image
+                    raise  # every sample is invalid: the call is wrong, not one image
                 yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
             else:
                 yield self._score_alone(data, i, maps)
 
     def _score_alone(self, data: Any, i: int, maps: bool) -> ScoredBlock:
-        """Score one sample; whatever goes wrong is about this sample."""
+        """Score one sample; record any error for it."""
         try:
             ((scores, some_maps),) = self._score_batches(data, maps)
         except NOT_ABOUT_A_SAMPLE:
@@ -494,8 +503,8 @@ class BaseDetector(
         return ScoredBlock(i, scores, some_maps, {})
 
     def _block_size(self) -> int:
-        """Return the largest number of samples in a block."""
-        return _BLOCK
+        """Return how many samples to score one at a time after a block failed."""
+        return _DEFAULT_BLOCK_SIZE
 
     def _anomaly_scores(self, data: Any) -> np.ndarray:
         return np.concatenate([scores for scores, _ in self._score_batches(data, maps=False)])
@@ -503,7 +512,7 @@ class BaseDetector(
     def _score_batches(
         self, data: Any, maps: bool
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Score validated samples; yield anomaly scores and, if wanted, maps of a few at a time."""
+        """Yield (scores, maps) of validated samples; ``maps`` is empty unless requested."""
         for block, train_group, values, scores in self._score_blocks(data):
             known = self._replay_training_scores(scores, train_group)
             yield known, self._to_pixels(block, values) if maps else []
@@ -518,7 +527,7 @@ class BaseDetector(
         raise NotImplementedError
 
     def _replay_training_scores(self, scores: np.ndarray, train_group: np.ndarray) -> np.ndarray:
-        """Put the out-of-sample score in the place of each recognized training sample's."""
+        """Replace the scores of recognized training samples by their out-of-sample scores."""
         scores = np.asarray(scores, np.float64)
         return np.where(train_group >= 0, self.training_scores_[train_group], scores)
 
@@ -527,7 +536,7 @@ class BaseDetector(
         return self._validate(X, reset=False)
 
     def _forget_columns(self) -> None:
-        # Images have no columns; what an earlier fit on a table left would contradict that.
+        # Images have no columns: remove what an earlier fit on a table has set.
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
 
@@ -549,37 +558,35 @@ def _is_a_list_of_images(X: Any) -> bool:
 
 
 class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
-    """Base of the detectors that work on images and make heat maps.
+    """Base class of detectors that score images and make anomaly maps.
 
-    Signs are scikit-learn's on scikit-learn's names (``score_samples``,
-    ``decision_function``: higher = more normal; ``predict``: -1 = anomalous) and the reverse
-    on everything with *anomaly* in its name (``anomaly_map``) and in ``transform``. Training
+    ``score_samples``, ``score_and_map``, and ``decision_function`` follow scikit-learn: higher
+    means more normal; ``predict`` returns -1 for anomalies. Everything else (``transform``,
+    ``iter_scores``, ``training_scores_``, ``anomaly_map``) is higher for anomalies. Training
     images are recognized, see :class:`BaseDetector`.
 
-    **Images in tiles** (:class:`~pyimgano.tiling.TiledImages`) are samples like others. A
-    subclass sees their tiles as so many images, told apart by nothing but ``group_of`` and
-    ``train_group``: all tiles of an image are left out together. Scores are reduced and maps
-    stitched here.
+    **Images in tiles** (:class:`~pyimgano.tiling.TiledImages`) are accepted as well. A subclass
+    sees each tile as an image; ``group_of`` and ``train_group`` mark the tiles of one image,
+    which are left out together. This class combines the scores of tiles and stitches maps.
 
-    **A region of interest**, where camera and part are fixed, goes into ``fit`` as
-    ``roi_mask``, one mask of pixels for all images, and stays with the model as ``roi_mask_``.
-    What lies outside neither enters the model nor the scores, maps have their minimum there,
-    and images that differ nowhere else are the same image. A patch or a working pixel is
-    inside if at least half of its cell is. What it is computed from reaches farther, by the
-    receptive field of a network or the window of a filter: a change outside can be felt
-    within that distance of the border. A feature step that learns something of its own, and
-    the alignment of a template, see whole images. The mask is metadata in scikit-learn's sense:
-    ``make_pipeline(ImageFormatNormalizer(), PatchCoreDetector()).fit(X,
-    patchcoredetector__roi_mask=mask)`` hands it over as it stands, and under
-    ``sklearn.set_config(enable_metadata_routing=True)`` searches and ensembles too give it to
-    every detector that asks for it by ``set_fit_request(roi_mask=True)``.
+    **A region of interest** is for setups with a fixed camera and a fixed part position.
+    ``fit`` takes it as ``roi_mask``, one mask for all images, and the model stores it as
+    ``roi_mask_``. Pixels outside affect neither the model nor the scores, maps are set to their
+    minimum there, and images that differ only outside count as identical. A patch or a working
+    pixel is inside if at least half of its area is. Features near the border still see pixels
+    outside, within the receptive field of a network or the window of a filter. Feature steps
+    that learn, and the alignment of a template, see whole images. The mask is metadata in
+    scikit-learn's sense: pass it to a pipeline as ``make_pipeline(ImageFormatNormalizer(),
+    PatchCoreDetector()).fit(X, patchcoredetector__roi_mask=mask)``. Under
+    ``sklearn.set_config(enable_metadata_routing=True)`` searches and ensembles pass it on to
+    every detector with ``set_fit_request(roi_mask=True)``.
 
-    Besides ``_fit`` and ``_score`` a subclass writes ``_to_pixels``, which turns the values of
-    a block into maps. If its methods keep to ``roi_mask_``, it says so by
-    ``_takes_roi_mask = True``.
+    Besides ``_fit`` and ``_score`` a subclass implements ``_to_pixels(block, values) -> maps``,
+    which turns the values of a block into one map per sample. Set ``_takes_roi_mask = True`` if
+    ``_blocks``, ``_score``, and ``_to_pixels`` respect ``roi_mask_``.
     """
 
-    # Whether _blocks, _score and _to_pixels keep to roi_mask_.
+    # Set to True if _blocks, _score, and _to_pixels respect roi_mask_.
     _takes_roi_mask = False
 
     roi_mask_: np.ndarray | None
@@ -621,7 +628,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
         return data
 
     def _check_roi_mask(self, roi_mask: Any) -> np.ndarray:
-        mask = np.array(roi_mask)  # a copy: it belongs to the model
+        mask = np.array(roi_mask)  # copy: the model keeps it
         if mask.ndim == 3 and len(mask) == 1:
             mask = mask[0]
         if mask.ndim != 2:
@@ -651,7 +658,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
         return mask
 
     def _check_sizes(self, data: Any, mask: np.ndarray) -> None:
-        """All images must have the size of the mask, whose pixels are theirs."""
+        """Raise if an image differs from the mask in size."""
         for i in range(len(data)):
             size = data.size(i)
             if size == mask.shape:

@@ -1,7 +1,7 @@
-"""Scores, maps and records from any fitted estimator, however deeply it is nested.
+"""Scores, maps, and prediction records from any fitted detector.
 
-Everything here is higher = more anomalous: anomaly scores, thresholds, maps. The functions look
-through pipelines, calibrators and searches for the detector inside.
+All scores, thresholds, and maps here are higher for anomalies. The functions find the detector
+inside pipelines, calibrators, and searches.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = [
     "threshold",
 ]
 
-# Steps that decode and convert nothing before the detector asks for it.
+# Transformers that do no work until the detector reads their output.
 _LAZY_STEPS = (ImageFormatNormalizer, TilingTransformer)
 
 
 class Scored(NamedTuple):
-    """Anomaly scores and the maps that belong to them.
+    """Anomaly scores and anomaly maps.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def score_with_maps(estimator: Any, X: Any) -> Scored:
     Returns
     -------
     Scored
-        ``maps`` is None if the detector makes none of this input.
+        ``maps`` is None if the detector cannot make maps of this input.
     """
     if makes_maps(estimator):
         check_is_fitted(estimator)
@@ -105,7 +105,7 @@ def score_with_maps(estimator: Any, X: Any) -> Scored:
 
 
 def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
-    """Compute scores and maps under the name of earlier versions."""
+    """Deprecated: use :func:`anomaly_scores` or :func:`score_with_maps`."""
     warnings.warn(
         "pyimgano.inference.score is now anomaly_scores, and score_with_maps for maps=True; the "
         "old name will be removed in the next release.",
@@ -116,7 +116,7 @@ def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
 
 
 def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
-    """Compute the anomaly maps of the detector inside pipelines and meta-estimators.
+    """Compute anomaly maps with any fitted estimator that contains a detector with maps.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     Raises
     ------
     TypeError
-        If the detector at the end makes no maps.
+        If the detector cannot make maps of this input.
 
     Examples
     --------
@@ -157,12 +157,12 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
 
 
 def _maps_of_input(detector: Any, X: Any) -> bool:
-    # Where a step before it made one row of each image, there is no way back to pixels.
+    # If an earlier step turned each image into one row, there is no way back to pixels.
     return getattr(detector, "input_kind_", None) != "rows" or input_kind(X) == "rows"
 
 
 def threshold(estimator: Any) -> float:
-    """Return the anomaly score above which ``estimator`` judges an image anomalous.
+    """Return the threshold on anomaly scores: images above it are anomalous.
 
     Parameters
     ----------
@@ -199,11 +199,11 @@ def iter_scores(
     maps : bool, default=False
         Also compute anomaly maps, where the detector makes any.
     on_error : {"raise", "record"}, default="raise"
-        What to do about a sample that cannot be scored. ``"record"`` goes on and puts the
-        error into the block.
+        How to handle a sample that cannot be scored. ``"record"`` stores the error in the
+        block and continues.
     batch_size : int, default=8
-        Samples taken at a time through steps that compute something before the detector does. A
-        detector that is given images cuts blocks of its own size.
+        Number of samples per block if earlier steps transform them in memory. Not used if the
+        detector reads the images itself.
 
     Yields
     ------
@@ -230,7 +230,7 @@ def iter_scores(
         except NOT_ABOUT_A_SAMPLE:
             raise
         except Exception as error:  # whatever it is: it is found out which sample it is about
-            # An array has one dtype and shape for all samples.
+            # A format error in a numeric array concerns all samples: the call is wrong.
             wrong_call = isinstance(X, np.ndarray) and isinstance(error, ImageFormatError)
             if on_error == "raise" or (wrong_call and X.dtype != object):
                 raise
@@ -238,11 +238,11 @@ def iter_scores(
 
 
 def _is_lazy(estimator: Any, X: Any) -> bool:
-    """Tell whether nothing is decoded or converted before the detector asks for it."""
+    """Tell whether all of ``X`` can go through the steps at once without being loaded."""
     steps = _steps(estimator)
     if not steps:
         return True
-    # Steps convert images in memory all at once: as many copies as there are images.
+    # Images in memory would be converted, hence copied, all at once.
     on_disk = isinstance(X, ImageSequence) or all(path is not None for path in _paths(X))
     return on_disk and all(isinstance(step, _LAZY_STEPS) for step in steps)
 
@@ -276,10 +276,10 @@ def _one_by_one(estimator: Any, X: Any, which: range, maps: bool) -> Iterator[Sc
 def infer(
     estimator: Any, X: Any, *, maps: bool = False, batch_size: int = 8
 ) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-    """Judge images and yield plain records, one image at a time.
+    """Yield one prediction record per image.
 
-    An image that cannot be scored, for whatever reason, becomes a record with an ``error`` and
-    without a score; the other images are judged all the same.
+    An image that cannot be scored yields a record with an ``error`` in place of a score; the
+    other images are not affected. Errors that concern the whole model are raised.
 
     Parameters
     ----------

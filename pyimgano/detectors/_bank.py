@@ -1,7 +1,7 @@
-"""The memory bank: which training patches are kept, and what it is without each image.
+"""Selection of the memory bank, and of the bank that would result without each training image.
 
-All patches may be at hand, or only as many as fit: a bank with a stated largest size is
-chosen while the images stream by, in memory that does not grow with their number.
+``choose_bank`` selects from all patches. ``stream_bank`` selects at most ``max_patches`` while
+images are read, in memory that does not grow with their number.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pyimgano.utils._progress import progress_callback
 
 __all__ = ["HeldOutImage", "MemoryBank", "PatchWeights", "choose_bank", "stream_bank"]
 
-# Every so many rows of a bank bound the distances to all of it; a prime, so that the rows do
-# not all come from the same columns of the grids.
+# Distances to every 17th row of the bank are upper bounds of distances to the bank. A prime, so
+# that these rows do not all come from the same columns of the grids.
 _PROBE_STRIDE = 17
-# Candidates held while images stream by: this many times the bank, but not fewer than this.
+# Candidates that stream_bank holds: max_patches times the first number, at least the second.
 _CANDIDATES = 4
 _FEWEST_CANDIDATES = 16_384
 
@@ -38,16 +38,17 @@ class HeldOutImage(NamedTuple):
     rows : ndarray of shape (n, d), float32
         The image's patches.
     bound : ndarray of shape (n,), float64
-        At least each patch's distance to that bank; infinite where nothing is known.
+        Upper bound of each patch's distance to that bank; infinite if unknown.
     group : int
-        Its group, whose patches are not in that bank.
+        Group of the image, whose patches are not in that bank.
     bank : MemoryBank
         The bank of all images.
     weight : ndarray of shape (n_bank,), float64
-        Factors of distances to its patches, as known without the image.
+        Distance factors of the full bank's patches, estimated without the group.
     added : ndarray of shape (r, d), float32
-        Patches of other images that fill the bank up to its size.
+        Patches of other images that replace those left out.
     added_weight : ndarray of shape (r,), float64
+        Distance factors of ``added``.
     """
 
     rows: np.ndarray
@@ -63,7 +64,10 @@ class HeldOutImage(NamedTuple):
         return float(max(self.weight.max(), self.added_weight.max(initial=0.0)))
 
     def nearest(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distance of the rows ``part`` to the bank without the image, neighbor and weight."""
+        """Find the nearest patch in the bank without the group, for each of ``rows[part]``.
+
+        Returns distances, neighbors, and the neighbors' weights.
+        """
         search = self.bank.search
         found = search.query(self.rows[part], k=1, exclude=np.full(len(part), self.group))
         distance, index = found[0][:, 0], found[1][:, 0]
@@ -77,7 +81,7 @@ class HeldOutImage(NamedTuple):
         return distance, neighbor, weight
 
     def around(self, row: np.ndarray, k: int) -> np.ndarray:
-        """Return the at most k rows of the bank without the image that are nearest to ``row``."""
+        """Return up to k patches of the bank without the group, those nearest to ``row`` first."""
         _, index = self.bank.search.query(row[None], k=k, exclude=[self.group])
         near = np.concatenate([self.bank.search.bank[index[0][index[0] >= 0]], self.added])
         to_it = np.linalg.norm(near.astype(np.float64) - row, axis=1)
@@ -85,20 +89,21 @@ class HeldOutImage(NamedTuple):
 
 
 class BankPatches(NamedTuple):
-    """Where the images' patches are, and which bank patch each is (about) nearest to.
+    """Lookups that a bank without one group is built from.
 
     Attributes
     ----------
     rows_of : callable
-        ``rows_of(i)`` are the patches of image i.
+        ``rows_of(i)`` returns the patches of image i.
     nearest : callable
-        ``nearest(i, rows)`` is, for each of them, a position in the bank, or None.
+        ``nearest(i, rows)`` returns, for each patch of image i, the index of the bank patch
+        nearest in the projection, -1 if unknown, or None if there is no such record.
     pool : ndarray of shape (r, d), float32
-        Patches that fill the bank up, group after group.
+        Replacements of the patches left out, group after group.
     starts : ndarray of shape (g + 1,), int
-        Where each group's begin in ``pool``.
+        ``pool[starts[g]:starts[g + 1]]`` replaces group g; later groups have no replacements.
     weights : callable
-        ``weights(group)`` are the factors of the bank's patches and of those in ``pool``, as known
+        ``weights(group)`` returns the distance factors of the bank and of ``pool``, estimated
         without the group.
     """
 
@@ -110,16 +115,17 @@ class BankPatches(NamedTuple):
 
 
 class MemoryBank:
-    """A chosen bank; it lives as long as the fit.
+    """Selected bank and its leave-one-image-out scores; used during ``fit`` only.
 
     Attributes
     ----------
     search : NearestNeighbors
-        Over the bank's rows, with the image each came from as their group.
+        Search index over the bank; its groups are the images the rows came from.
     weight : ndarray of shape (n_bank,), float64
-        Factor of distances to each.
+        Distance factor of each bank patch.
     radius : float
-        Largest distance of a training patch to the bank, in the projection.
+        Largest distance of a training patch to the bank, in the projection. Of a bank that was
+        streamed it is final once ``out_of_sample`` has run; 0 if all patches are kept.
     """
 
     def __init__(
@@ -141,12 +147,12 @@ class MemoryBank:
         copy_of: np.ndarray,
         verbose: bool,
     ) -> np.ndarray:
-        """Score each image by ``score`` against the bank without it, ``(n_images,)``."""
+        """Return ``score(held_out)`` for each training image, ``(n_images,)``."""
         scores = np.empty(len(groups))
         with progress_callback("out-of-sample scores", verbose) as progress:
             for i, group in enumerate(groups.tolist()):
                 first = copy_of[i]
-                # Of equal images the bank loses all: the same bank, the same score.
+                # Identical images are left out together, so they have the same score.
                 scores[i] = scores[first] if first != i else score(self._without(i, group))
                 if progress is not None:
                     progress(i + 1, len(groups))
@@ -154,9 +160,9 @@ class MemoryBank:
 
     def _without(self, i: int, group: int) -> HeldOutImage:
         source = self._sources
-        # The last groups may have no patch that was to be picked: nothing to fill up.
-        last = group + 1 < len(source.starts)
-        added = slice(source.starts[group], source.starts[group + 1]) if last else slice(0)
+        # ``starts`` may end before the last groups, which have no replacements.
+        has_refills = group + 1 < len(source.starts)
+        added = slice(source.starts[group], source.starts[group + 1]) if has_refills else slice(0)
         rows = source.rows_of(i)
         nearest = source.nearest(i, rows)
         if nearest is None:
@@ -183,16 +189,16 @@ class MemoryBank:
 
 
 class PatchWeights(NamedTuple):
-    """What is known of the training patches before the bank is chosen.
+    """Which training patches may enter the bank, and their distance factors.
 
     Attributes
     ----------
     kept : ndarray of int
-        Rows that can enter the bank, ascending.
+        Indices of the patches that may enter the bank, ascending.
     weight : ndarray of shape (n_patches,), float64
-        Factor of distances to each row.
+        Distance factor of each patch.
     without : callable
-        ``without(group)`` are the factors as they would be without the group.
+        ``without(group)`` returns the factors estimated without the group.
     """
 
     kept: np.ndarray
@@ -213,15 +219,15 @@ def choose_bank(
     verbose: bool,
     weigh: Weigh | None = None,
 ) -> MemoryBank:
-    """Choose a coreset of all patches; all of them if ``ratio`` is 1.
+    """Select a coreset from all training patches, all of them if ``ratio`` is 1.
 
-    ``weigh(patches, groups, copy_of)`` may say which rows can enter the bank, and give a factor
-    for the distances to each row.
+    Reads the stream and fills ``patches``. The optional ``weigh(patches, groups, duplicate_of)``
+    returns :class:`PatchWeights`; its arguments hold one entry per image.
     """
     for grids in stream:
         patches.append(grids)
     groups, n = stream.group_of, patches.n_patches
-    _check_not_one(groups)
+    _check_distinct_images(groups)
     starts = patches.starts
     group = np.repeat(groups, np.diff(starts))
     alike = np.ones(n)
@@ -271,12 +277,11 @@ def stream_bank(
     rng: np.random.RandomState,
     verbose: bool,
 ) -> MemoryBank:
-    """Choose a coreset of at most ``max_patches`` patches while the blocks stream by.
+    """Select a coreset of at most ``max_patches`` patches while reading the stream.
 
-    A few times as many candidates are held. When there is no more room, a greedy k-center
-    coreset of them, half as many, takes their place (merge and reduce [1]_); the bank is the
-    coreset of the last candidates. While everything fits, it is the one that is chosen with all
-    patches at hand.
+    A buffer holds several times ``max_patches`` candidates. When it is full, a greedy k-center
+    coreset half its size replaces its contents (merge-and-reduce [1]_). The bank is a coreset of
+    the final buffer. If all patches fit in the buffer, it is the bank of :func:`choose_bank`.
 
     References
     ----------
@@ -297,7 +302,7 @@ def stream_bank(
             candidates.add(one, group)
         n_samples += len(grids)
     assert candidates is not None and projection is not None
-    _check_not_one(stream.group_of)
+    _check_distinct_images(stream.group_of)
     rows, group_of_row = candidates.rows, candidates.group
     if (group_of_row == group_of_row[0]).all():
         raise TooFewImagesError(
@@ -311,7 +316,7 @@ def stream_bank(
 
     def nearest(i: int, image: np.ndarray) -> np.ndarray:
         distance, index = in_projection.query(projection(image), k=1)
-        # What candidates stood for may lie farther away than any of them.
+        # Dropped patches can be farther from the bank than any candidate.
         bank.radius = max(bank.radius, float(distance.max(initial=0.0)))
         return index[:, 0]
 
@@ -328,7 +333,7 @@ def stream_bank(
 
 
 class CoresetWithRefills:
-    """A coreset of points, what fills it up without each group, and neighbors elsewhere."""
+    """A coreset, its replacements when a group is left out, and each pick's nearest other pick."""
 
     def __init__(
         self, points: np.ndarray, group: np.ndarray, n_picks: int, first: int, verbose: bool
@@ -336,7 +341,7 @@ class CoresetWithRefills:
         with progress_callback("coreset", verbose) as progress:
             coreset = greedy_k_center(points, n_picks, first=first, progress=progress)
         self.picks, self.nearest, self.radius = coreset.picks, coreset.nearest, coreset.radius
-        with progress_callback("banks without each image", verbose) as progress:
+        with progress_callback("leave-one-image-out banks", verbose) as progress:
             self.refills = leave_one_group_out_banks(points, coreset, group, progress=progress)
         image = group[self.picks]
         search = NearestNeighbors(points[self.picks], bank_group=image)
@@ -345,7 +350,7 @@ class CoresetWithRefills:
 
 
 class _Candidates:
-    """At most ``capacity`` patches that stand for all that were added."""
+    """Buffer of at most ``capacity`` patches that represents all patches added."""
 
     def __init__(self, capacity: int, projection: Projection) -> None:
         self._capacity, self._projection = capacity, projection
@@ -399,7 +404,7 @@ class _Candidates:
         self._n = half
 
 
-def _check_not_one(groups: np.ndarray) -> None:
+def _check_distinct_images(groups: np.ndarray) -> None:
     if (groups == groups[0]).all():
         raise TooFewImagesError(
             f"all {len(groups)} training samples are copies of one: there is no second good one "
