@@ -47,7 +47,7 @@ from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = [
-    "NOT_ABOUT_A_SAMPLE",
+    "MODEL_ERRORS",
     "AnomalyMapMixin",
     "BaseDetector",
     "BaseImageDetector",
@@ -65,7 +65,7 @@ Block = TypeVar("Block")
 Values = TypeVar("Values")
 
 # Errors that concern the whole model: always raised, never recorded for one sample.
-NOT_ABOUT_A_SAMPLE = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
+MODEL_ERRORS = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
 
 __getattr__ = moved_names(
     __name__,
@@ -108,10 +108,10 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
 
     ``_anomaly_scores(data) -> scores (n,)``
         Anomaly scores of checked input, higher = more anomalous.
-    ``_fit_anomaly_scores(X, y, **metadata) -> scores (n,)``
+    ``_fit_and_score_all(X, y, **metadata) -> scores (n,)``
         Fit and return one anomaly score per sample: out-of-sample for training samples,
         ordinary for samples with ``y == -1``.
-    ``_check_fitted_input(X)``
+    ``_validate_new_input(X)``
         Validate the input of a fitted estimator.
     """
 
@@ -122,10 +122,10 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
     def _anomaly_scores(self, data: Any) -> np.ndarray:
         raise NotImplementedError
 
-    def _fit_anomaly_scores(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
+    def _fit_and_score_all(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
         raise NotImplementedError
 
-    def _check_fitted_input(self, X: Any) -> Any:
+    def _validate_new_input(self, X: Any) -> Any:
         raise NotImplementedError
 
     def _set_offset(self, training_scores: np.ndarray) -> None:
@@ -150,7 +150,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         -------
         ndarray of shape (n_samples,), float64
         """
-        return flip(self._scores_of(X))
+        return flip(self._validate_and_score(X))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute ``score_samples(X) - offset_``; negative values are anomalous.
@@ -176,12 +176,12 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         -------
         ndarray of shape (n_samples,), int
         """
-        return as_labels(is_anomalous(self._scores_of(X), -self.offset_))
+        return as_labels(is_anomalous(self._validate_and_score(X), -self.offset_))
 
-    def _scores_of(self, X: Any) -> np.ndarray:
+    def _validate_and_score(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         fitted = self._as_fitted()
-        return fitted._anomaly_scores(fitted._check_fitted_input(X))
+        return fitted._anomaly_scores(fitted._validate_new_input(X))
 
     def fit_predict(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
         """Fit and label the training samples by their out-of-sample scores.
@@ -197,7 +197,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         ndarray of shape (n_samples,), int
             +1 for normal, -1 for anomalous.
         """
-        scores = self._fit_anomaly_scores(X, y, **metadata)
+        scores = self._fit_and_score_all(X, y, **metadata)
         return as_labels(is_anomalous(scores, -self.offset_))
 
     def transform(self, X: Any) -> np.ndarray:
@@ -227,7 +227,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         -------
         ndarray of shape (n_samples, 1), float64
         """
-        rows = self._fit_anomaly_scores(X, y, **metadata).reshape(-1, 1)
+        rows = self._fit_and_score_all(X, y, **metadata).reshape(-1, 1)
         return with_index(self, rows, X)
 
 
@@ -377,14 +377,14 @@ class BaseDetector(
         TooFewImagesError
             If fewer than two samples are left to learn from.
         """
-        self._fit_scores(X, y, roi_mask=roi_mask)
+        self._validate_and_fit(X, y, roi_mask=roi_mask)
         return self
 
     @restored_on_error
-    def _fit_scores(self, X: Any, y: Any, **metadata: Any) -> tuple[Any, np.ndarray]:
+    def _validate_and_fit(self, X: Any, y: Any, **metadata: Any) -> tuple[Any, np.ndarray]:
         """Validate and fit; return the validated samples and a mask of those learned from."""
         self._validate_params()
-        data = self._training_input(X, **metadata)
+        data = self._validate_training_input(X, **metadata)
         keep = normal_samples(y, len(data))
         train = data if keep.all() else data[np.flatnonzero(keep)]
         if len(train) < 2:
@@ -392,15 +392,15 @@ class BaseDetector(
                 f"{type(self).__name__} needs at least 2 training samples to tell how far an "
                 f"unseen good one may lie, got n_samples={len(train)}."
             )
-        self._fit_samples(train)
+        self._fit_validated(train)
         return data, keep
 
-    def _fit_samples(self, train: Any) -> None:
+    def _fit_validated(self, train: Any) -> None:
         """Fit on validated samples, known anomalies already removed."""
         self._fit_steps(train)
-        self._set_offset(self._fit_stream(train, len(train)))
+        self._set_offset(self._run_fit(train, len(train)))
 
-    def _fit_stream(self, train: Any, n_samples: int) -> np.ndarray:
+    def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
         """Run ``_fit`` and remember which images it saw; return the out-of-sample scores."""
         stream = TrainingStream(
             partial(self._training_blocks, train), n_samples, getattr(self, "verbose", False)
@@ -409,7 +409,7 @@ class BaseDetector(
         self._known = stream.group_of_image
         return scores
 
-    def _training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
+    def _validate_training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
         """Validate training samples and the metadata passed along with them."""
         if roi_mask is not None:
             self._refuse_roi_mask()
@@ -421,8 +421,8 @@ class BaseDetector(
             "before it."
         )
 
-    def _fit_anomaly_scores(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
-        data, keep = self._fit_scores(X, y, **metadata)
+    def _fit_and_score_all(self, X: Any, y: Any, **metadata: Any) -> np.ndarray:
+        data, keep = self._validate_and_fit(X, y, **metadata)
         scores = np.empty(len(data))
         scores[keep] = self.training_scores_
         if not keep.all():
@@ -456,11 +456,11 @@ class BaseDetector(
 
     def _iter_scores(self, X: Any, maps: bool, record: bool) -> Iterator[ScoredBlock]:
         try:
-            data = self._check_fitted_input(X)
+            data = self._validate_new_input(X)
         except (ImageFormatError, ImageReadError):
             if not record or not _is_a_list_of_images(X):
                 raise
-            yield from self._score_items(X, maps)
+            yield from self._score_one_by_one(X, maps)
             return
         start, n = 0, len(data)
         while start < n:
@@ -468,35 +468,35 @@ class BaseDetector(
                 for scores, some_maps in self._score_batches(data[start:] if start else data, maps):
                     yield ScoredBlock(start, scores, some_maps, {})
                     start += len(scores)
-            except NOT_ABOUT_A_SAMPLE:
+            except MODEL_ERRORS:
                 raise
             except Exception:  # any error: the block is scored again, one sample at a time
                 if not record:
                     raise
                 stop = min(n, start + self._block_size())
                 for i in range(start, stop):
-                    yield self._score_alone(data[i : i + 1], i, maps)
+                    yield self._score_one(data[i : i + 1], i, maps)
                 start = stop
 
-    def _score_items(self, X: Any, maps: bool) -> Iterator[ScoredBlock]:
+    def _score_one_by_one(self, X: Any, maps: bool) -> Iterator[ScoredBlock]:
         """Validate and score samples one at a time, after validating them together failed."""
         n_wrong = 0
         for i in range(len(X)):
             try:
-                data = self._check_fitted_input(X[i : i + 1])
+                data = self._validate_new_input(X[i : i + 1])
             except (ImageFormatError, ImageReadError) as error:
                 n_wrong += 1
                 if n_wrong == len(X):
                     raise  # every sample is invalid: the call is wrong, not one image
                 yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
             else:
-                yield self._score_alone(data, i, maps)
+                yield self._score_one(data, i, maps)
 
-    def _score_alone(self, data: Any, i: int, maps: bool) -> ScoredBlock:
+    def _score_one(self, data: Any, i: int, maps: bool) -> ScoredBlock:
         """Score one sample; record any error for it."""
         try:
             ((scores, some_maps),) = self._score_batches(data, maps)
-        except NOT_ABOUT_A_SAMPLE:
+        except MODEL_ERRORS:
             raise
         except Exception as error:
             return ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
@@ -514,7 +514,7 @@ class BaseDetector(
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Yield (scores, maps) of validated samples; ``maps`` is empty unless requested."""
         for block, train_group, values, scores in self._score_blocks(data):
-            known = self._replay_training_scores(scores, train_group)
+            known = self._substitute_training_scores(scores, train_group)
             yield known, self._to_pixels(block, values) if maps else []
 
     def _score_blocks(self, data: Any) -> Iterator[tuple[Block, np.ndarray, Values, np.ndarray]]:
@@ -526,13 +526,15 @@ class BaseDetector(
     def _to_pixels(self, block: Block, values: Values) -> list[np.ndarray]:
         raise NotImplementedError
 
-    def _replay_training_scores(self, scores: np.ndarray, train_group: np.ndarray) -> np.ndarray:
+    def _substitute_training_scores(
+        self, scores: np.ndarray, train_group: np.ndarray
+    ) -> np.ndarray:
         """Replace the scores of recognized training samples by their out-of-sample scores."""
         scores = np.asarray(scores, np.float64)
         return np.where(train_group >= 0, self.training_scores_[train_group], scores)
 
     # ---- input ----------------------------------------------------------------------
-    def _check_fitted_input(self, X: Any) -> Any:
+    def _validate_new_input(self, X: Any) -> Any:
         return self._validate(X, reset=False)
 
     def _forget_columns(self) -> None:
@@ -591,12 +593,12 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
 
     roi_mask_: np.ndarray | None
 
-    def _fit_samples(self, train: Any) -> None:
+    def _fit_validated(self, train: Any) -> None:
         if not self.tiled_:
-            super()._fit_samples(train)
+            super()._fit_validated(train)
             return
         self._fit_steps(train.side_by_side())
-        scores = self._fit_stream(train, int(train.counts.sum()))
+        scores = self._run_fit(train, int(train.counts.sum()))
         self._set_offset(train.reduce(scores))
 
     def _score_batches(
@@ -614,11 +616,11 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
                     canvas.lay(self._to_pixels(block, values))
             scores = np.array([tiles.reduce(np.concatenate(parts))])
             train_group = np.array([self._known.get(tiles.digest, -1)])
-            known = self._replay_training_scores(scores, train_group)
+            known = self._substitute_training_scores(scores, train_group)
             yield known, [canvas.finish()] if canvas else []
 
     # ---- input and region of interest -----------------------------------------------
-    def _training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
+    def _validate_training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
         self.roi_mask_ = None
         data = self._validate(X, reset=True)
         if roi_mask is not None:

@@ -247,7 +247,7 @@ class ScoreEnsemble(
         TooFewImagesError
             If fewer than two samples are left to learn from.
         """
-        self._fit_scores(X, y, **params)
+        self._validate_and_fit(X, y, **params)
         return self
 
     @property
@@ -276,7 +276,7 @@ class ScoreEnsemble(
 
     # ---- fitting ----------------------------------------------------------------------
     @restored_on_error
-    def _fit_scores(self, X: Any, y: Any, **params: Any) -> tuple[_Samples, np.ndarray]:
+    def _validate_and_fit(self, X: Any, y: Any, **params: Any) -> tuple[_Samples, np.ndarray]:
         """Fit; return the samples and the mask of those learned from."""
         self._validate_params()
         (X,) = indexable(sliceable(X))  # what it holds is the members' business
@@ -300,8 +300,8 @@ class ScoreEnsemble(
         self._set_offset(self._fit_scales())
         return data, keep
 
-    def _fit_anomaly_scores(self, X: Any, y: Any, **params: Any) -> np.ndarray:
-        data, keep = self._fit_scores(X, y, **params)
+    def _fit_and_score_all(self, X: Any, y: Any, **params: Any) -> np.ndarray:
+        data, keep = self._validate_and_fit(X, y, **params)
         scores = np.empty(len(data))
         scores[keep] = self.training_scores_
         if not keep.all():
@@ -347,7 +347,7 @@ class ScoreEnsemble(
         return combined
 
     # ---- scoring ----------------------------------------------------------------------
-    def _check_fitted_input(self, X: Any) -> _Samples:
+    def _validate_new_input(self, X: Any) -> _Samples:
         return _Samples(*indexable(sliceable(X)))
 
     def _anomaly_scores(self, data: _Samples) -> np.ndarray:
@@ -396,7 +396,7 @@ class ScoreEnsemble(
         maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays
         """
         check_is_fitted(self)
-        return self._as_fitted()._score_and_map(self._check_fitted_input(X))
+        return self._as_fitted()._score_and_map(self._validate_new_input(X))
 
     def _score_and_map(self, data: _Samples) -> tuple[np.ndarray, Any]:
         found = [score_with_maps(member, data.X) for member in self.estimators_]

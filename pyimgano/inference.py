@@ -18,7 +18,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from pyimgano._checks import input_kind
 from pyimgano._decision import flip, is_anomalous
 from pyimgano._nesting import find_calibrator, innermost, makes_maps, steps_before, walk
-from pyimgano.base import NOT_ABOUT_A_SAMPLE, ScoredBlock
+from pyimgano.base import MODEL_ERRORS, ScoredBlock
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.inputs._containers import as_list, is_path, sliceable
@@ -227,7 +227,7 @@ def iter_scores(
         stop = min(n, start + batch_size)
         try:
             yield ScoredBlock(start, *_scores_and_maps(estimator, X[start:stop], maps), {})
-        except NOT_ABOUT_A_SAMPLE:
+        except MODEL_ERRORS:
             raise
         except Exception as error:  # whatever it is: it is found out which sample it is about
             # A format error in a numeric array concerns all samples: the call is wrong.
@@ -267,7 +267,7 @@ def _one_by_one(estimator: Any, X: Any, which: range, maps: bool) -> Iterator[Sc
     for i in which:
         try:
             yield ScoredBlock(i, *_scores_and_maps(estimator, X[i : i + 1], maps), {})
-        except NOT_ABOUT_A_SAMPLE:
+        except MODEL_ERRORS:
             raise
         except Exception as error:
             yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})

@@ -160,7 +160,7 @@ def test_the_image_battery_catches_a_detector_that_looks_at_the_batch():
 
 def test_the_image_battery_catches_in_sample_training_scores():
     class InSample(PatchCoreDetector):
-        def _replay_training_scores(self, scores, train_group):
+        def _substitute_training_scores(self, scores, train_group):
             return np.where(train_group >= 0, 0.0, scores)
 
     with pytest.raises(AssertionError):

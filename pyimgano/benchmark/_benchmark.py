@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 
 from pyimgano import _defaults
 from pyimgano._nesting import innermost
-from pyimgano.base import NOT_ABOUT_A_SAMPLE
+from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._run_dir import RunDirectory
 from pyimgano.benchmark._summary import summarize
@@ -194,7 +194,7 @@ def run_benchmark(
             folder = None if run is None else run.category(name).create()
             try:
                 done = run_category(name, make(), clone(pipeline), options, folder)
-            except NOT_ABOUT_A_SAMPLE:
+            except MODEL_ERRORS:
                 raise
             except (ValueError, OSError, MemoryError) as error:
                 # About this category's images; the others may be all right.

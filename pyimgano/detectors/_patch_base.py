@@ -102,8 +102,8 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             self.features_ = make_features(self.features, **self._feature_defaults)
             self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
 
-    def _fit_samples(self, train: Any) -> None:
-        super()._fit_samples(train)
+    def _fit_validated(self, train: Any) -> None:
+        super()._fit_validated(train)
         if self.input_kind_ == "images" and _overfits(self.features_):
             self._cross_fit(train)
 
@@ -133,7 +133,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             other = clone(self)
             other.input_kind_, other.tiled_ = self.input_kind_, self.tiled_
             other.roi_mask_ = self.roi_mask_
-            super(BasePatchDetector, other)._fit_samples(train[rest])
+            super(BasePatchDetector, other)._fit_validated(train[rest])
             scores[held_out] = other._anomaly_scores(train[held_out])
         self._set_offset(scores)
 
