@@ -433,8 +433,11 @@ class ScoreEnsemble(
         for name, estimator in items:
             if estimator == "drop":
                 continue
-            is_one = is_outlier_detector(estimator) and hasattr(estimator, "score_samples")
-            if isinstance(estimator, (str, type)) or not is_one:
+            if (
+                isinstance(estimator, (str, type))  # scikit-learn has an error of its own for these
+                or not is_outlier_detector(estimator)
+                or not hasattr(estimator, "score_samples")
+            ):
                 raise TypeError(no_detector(estimator, f"the member {name!r}"))
         active = [i for i, (_, estimator) in enumerate(items) if estimator != "drop"]
         if not active:
