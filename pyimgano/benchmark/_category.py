@@ -107,8 +107,8 @@ class CategoryOutcome:
 class TestMasks:
     """The masks of a test set, and which of them cannot be used.
 
-    A mask that is missing, damaged, empty or of another size than its image leaves that image
-    out of the pixel metrics. It does not end a run.
+    A mask that is missing, damaged, all black, all defective or of another size than its image
+    leaves that image out of the pixel metrics. It does not end a run.
 
     Parameters
     ----------

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-from pyimgano.exceptions import DatasetError, ImageReadError
+from pyimgano.exceptions import DatasetError
 from pyimgano.inputs import ImageSequence
-from pyimgano.inputs._reading import SUFFIXES
+from pyimgano.inputs._reading import SUFFIXES, read_raw_and_loss
 from pyimgano.utils._files import natural
 
 # Pictures that cannot be read: leaving them out in silence would lose data.
@@ -178,8 +177,10 @@ def read_mask(
     Parameters
     ----------
     item : str, Path, ndarray of shape (H, W), 0 or None
-        The entry: a mask file, a mask, or 0 for a good image. In a file, every pixel that is
-        not black is defective.
+        The entry: a mask file, a mask, or 0 for a good image. A file is gray or color, is read
+        like an image, and every pixel that is not black is defective. Lossy compression blurs
+        edges: in a JPEG or a lossy WebP the pixels above 127 in any channel are. In an array
+        the values other than 0 are.
     size : (int, int), default=None
         Height and width of the image; needed for 0, checked for the others.
 
@@ -191,10 +192,12 @@ def read_mask(
     Raises
     ------
     DatasetError
-        If the mask has another size than its image, or is None: a defective image whose mask
-        is missing must be left out of pixel metrics, it is not free of defects.
+        If the mask has another size than its image; if no pixel of a file is defective, or
+        every one; or if the entry is None: a defective image whose mask is missing must be left
+        out of pixel metrics, it is not free of defects.
     ImageReadError
-        If the mask file cannot be read.
+        If the mask file cannot be read as an image can: it is missing, damaged, has transparent
+        pixels or several pages.
 
     Examples
     --------
@@ -209,9 +212,10 @@ def read_mask(
             "of pixel metrics, or add their masks to ground_truth."
         )
     if isinstance(item, np.ndarray):
-        name, mask = "the mask", (item != 0).astype(np.uint8)
+        name, mask, rule = "the mask", (item != 0).astype(np.uint8), None
     elif isinstance(item, (str, Path)):
-        name, mask = str(item), _decode_mask(Path(item))
+        name = str(item)
+        mask, rule = _decode_mask(name)
     elif item == 0:
         if size is None:
             raise ValueError("size=(height, width) is needed for the mask of a good image.")
@@ -223,20 +227,30 @@ def read_mask(
             f"{name} has shape {mask.shape}, its image is {size} (height, width): a mask must "
             f"have one value for each pixel of its image."
         )
+    if rule is not None:
+        _check_marks_a_part(name, mask, rule)
     return mask
 
 
-def _decode_mask(path: Path) -> NDArray[np.uint8]:
-    try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise ImageReadError(path, error.strerror or str(error)) from error
-    pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    if pixels is None:
-        raise ImageReadError(path, "not an image that OpenCV can decode")
-    if pixels.ndim == 3:  # the fourth channel is transparency
-        pixels = pixels[..., :3].max(axis=2)
-    return (pixels != 0).astype(np.uint8)
+def _decode_mask(path: str) -> tuple[NDArray[np.uint8], str]:
+    """Give the mask in a file, and the rule by which its pixels are defective."""
+    pixels, lossy = read_raw_and_loss(path)
+    if pixels.ndim == 3:
+        pixels = pixels.max(axis=2)
+    if lossy:  # around an edge there are pixels that are no longer black
+        half = np.iinfo(pixels.dtype).max // 2
+        return (pixels > half).astype(np.uint8), f"above {half}, since its compression is lossy"
+    return (pixels != 0).astype(np.uint8), "that are not black"
+
+
+def _check_marks_a_part(path: str, mask: NDArray[np.uint8], rule: str) -> None:
+    if mask.min() == mask.max():
+        raise DatasetError(
+            f"{path}: every pixel counts as {'defective' if mask.min() else 'good'}; defective "
+            f"are those {rule}. The mask of a defective image must be white on the defect and "
+            f"black elsewhere, with pixels of both kinds: draw it again, or remove it to leave "
+            f"its image out of pixel metrics."
+        )
 
 
 # --------------------------------------------------------------- which layout is it?

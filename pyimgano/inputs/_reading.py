@@ -34,6 +34,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 # TIFF and EXIF tags
 _ORIENTATION = 274
+_COMPRESSION = 259
+_LOSSY_TIFF = frozenset((6, 7, 50001))  # JPEG, old and new, and WebP
 _PIXEL_TAGS = frozenset(
     (
         256,
@@ -103,6 +105,23 @@ def read_raw(path: str) -> np.ndarray:
     ------
     ImageReadError
     """
+    return read_raw_and_loss(path)[0]
+
+
+def read_raw_and_loss(path: str) -> tuple[np.ndarray, bool]:
+    """Decode a file and tell whether its compression has changed the pixels.
+
+    Returns
+    -------
+    array : ndarray
+        As from ``read_raw``.
+    lossy : bool
+        True for JPEG, for WebP unless it is lossless, and for TIFFs that hold either.
+
+    Raises
+    ------
+    ImageReadError
+    """
     data = _read_bytes(path)
     image = _open(path, data)
     width, height = image.size
@@ -123,7 +142,8 @@ def read_raw(path: str) -> np.ndarray:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damaged files would be filled up "
             "with gray unnoticed; set it to False",
         )
-    return _tolerant(path, lambda: _decode(path, data, image))
+    lossy = _tolerant(path, lambda: _is_lossy(data, image))
+    return _tolerant(path, lambda: _decode(path, data, image)), lossy
 
 
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:
@@ -238,6 +258,24 @@ def _open(path: str, data: bytes) -> Any:
         return plugin(io.BytesIO(data))
     except _DECODE_ERRORS as error:
         raise ImageReadError(path, f"has a damaged or unsupported header ({error})") from error
+
+
+def _is_lossy(data: bytes, image: Any) -> bool:
+    if image.format == "TIFF":
+        return image.tag_v2.get(_COMPRESSION, 1) in _LOSSY_TIFF
+    if image.format == "WEBP":
+        return _has_lossy_webp_chunk(data)
+    return image.format not in ("PNG", "BMP")  # MPO is JPEG, too
+
+
+def _has_lossy_webp_chunk(data: bytes) -> bool:
+    at = 12
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        at += 8 + length + length % 2
+    return True  # no pixels: the decoder says so
 
 
 def _decode(path: str, data: bytes, image: Any) -> np.ndarray:

@@ -170,17 +170,17 @@ def test_interrupted_run_keeps_the_finished_categories(root, tmp_path, monkeypat
 
 def test_masks_that_cannot_be_used_leave_their_images_out_of_the_pixels(tmp_path):
     folder = write_inspection_dataset(tmp_path, "wood", random_state=0, **SMALL)
-    small, damaged, empty, *_ = masks = sorted((folder / "ground_truth").rglob("*.png"))
+    small, damaged, black, *_ = masks = sorted((folder / "ground_truth").rglob("*.png"))
     cv2.imwrite(str(small), np.full((32, 32), 255, np.uint8))
     damaged.write_bytes(damaged.read_bytes()[:40])
-    empty.write_bytes(b"")
+    cv2.imwrite(str(black), np.zeros((64, 64), np.uint8))
     with pytest.warns(UserWarning, match="wood: 3 test images are left out of the pixel metrics"):
         result = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
     pixel = result.categories["wood"]["pixel"]
     assert pixel["n_pixels"] == (4 + len(masks) - 3) * 64 * 64
     data = load_folder(folder)
     left_out = {str(data.masks_test[one["index"]]): one for one in pixel["masks_left_out"]}
-    assert set(left_out) == {str(small), str(damaged), str(empty)}
+    assert set(left_out) == {str(small), str(damaged), str(black)}
     for mask, one in left_out.items():
         assert mask in one["reason"]
         assert one["path"] == data.X_test.paths[one["index"]]

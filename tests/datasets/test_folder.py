@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pyimgano.datasets import list_categories, load_folder, read_mask
 from pyimgano.exceptions import DatasetError, ImageReadError
@@ -272,16 +273,106 @@ def test_masks_that_do_not_fit_or_cannot_be_read(tmp_path):
         read_mask(np.zeros((2, 3), np.uint8), (3, 2))
     with pytest.raises(ImageReadError, match=r"gone\.png"):
         read_mask(tmp_path / "gone.png")
-    path.write_bytes(b"")
-    with pytest.raises(ImageReadError, match="decode"):
-        read_mask(path)
     path.write_bytes(b"junk")
-    with pytest.raises(ImageReadError, match="decode"):
+    with pytest.raises(ImageReadError, match=r"mask\.png: is not an image file"):
         read_mask(path)
     with pytest.raises(ValueError, match="size="):
         read_mask(0)
     with pytest.raises(TypeError, match="path, an array, 0 or None"):
         read_mask(3, (2, 2))
+
+
+def square():
+    """A mask of 64 x 48 pixels, 14 x 14 of them defective."""
+    pixels = np.zeros((64, 48), np.uint8)
+    pixels[21:35, 23:37] = 255
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mask.jpg", {"quality": 30}),
+        ("mask.webp", {"quality": 50}),
+        ("mask.tif", {"compression": "jpeg"}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_masks_do_not_grow_by_lossy_compression(tmp_path, name, options, mode):
+    Image.fromarray(square()).convert(mode).save(tmp_path / name, **options)
+    stored = np.asarray(Image.open(tmp_path / name).convert("RGB")).max(axis=2)
+    assert np.count_nonzero(stored) > 14 * 14
+    assert np.array_equal(read_mask(tmp_path / name, (64, 48)), square() > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mask.webp", {"lossless": True}),
+        ("mask.webp", {"lossless": True, "exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
+        ("mask.tif", {"compression": "tiff_lzw"}),
+        ("mask.bmp", {}),
+    ],
+)
+def test_faint_pixels_count_where_nothing_is_lost(tmp_path, name, options):
+    Image.fromarray(square() // 255).convert("RGB").save(tmp_path / name, **options)
+    assert np.array_equal(read_mask(tmp_path / name, (64, 48)), square() > 0)
+
+
+def test_a_palette_is_read_by_its_colors(tmp_path):
+    path = tmp_path / "mask.png"
+    image = Image.fromarray(np.array([[0, 1, 1], [1, 2, 1]], np.uint8)).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0, 0, 0, 90])
+    image.save(path)
+    assert np.array_equal(read_mask(path, (2, 3)), [[1, 0, 0], [0, 1, 0]])
+    image.putpalette([255, 255, 255, 255, 0, 0, 0, 0, 90])  # a white background
+    image.save(path)
+    with pytest.raises(DatasetError, match="every pixel counts as defective"):
+        read_mask(path, (2, 3))
+
+
+def test_a_mask_is_turned_like_its_image(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    for name in ("image.png", "mask.png"):
+        Image.fromarray(square()).save(tmp_path / name, exif=exif)
+    (image,) = ImageSequence([tmp_path / "image.png"])
+    mask = read_mask(tmp_path / "mask.png", image.shape[:2])
+    assert mask.shape == (48, 64)
+    assert np.array_equal(mask, image[..., 0] > 0)
+
+
+def test_masks_that_are_not_clear_are_errors(tmp_path):
+    path = tmp_path / "mask.png"
+    cut_out = np.dstack([np.full((64, 48, 3), 255, np.uint8), square()])
+    Image.fromarray(cut_out).save(path)
+    with pytest.raises(ImageReadError, match=r"mask\.png: has transparent pixels"):
+        read_mask(path)
+    pages = tmp_path / "mask.tif"
+    page = Image.fromarray(square())
+    page.save(pages, save_all=True, append_images=[page])
+    with pytest.raises(ImageReadError, match=r"mask\.tif: holds 2 pages"):
+        read_mask(pages)
+    Image.fromarray(square()).save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ImageReadError, match=r"mask\.png: is truncated"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mask.png", 0, "every pixel counts as good; defective are those that are not black"),
+        ("mask.png", 255, "every pixel counts as defective; defective are those that are not"),
+        ("mask.jpg", 100, "every pixel counts as good; defective are those above 127"),
+        ("mask.jpg", 255, "every pixel counts as defective; defective are those above 127"),
+    ],
+)
+def test_a_mask_of_nothing_or_everything_is_an_error(tmp_path, name, value, message):
+    Image.fromarray(np.full((64, 48), value, np.uint8)).save(tmp_path / name)
+    expected = rf"mask\.\w+: {message}.*must be white on the defect and black elsewhere"
+    with pytest.raises(DatasetError, match=expected):
+        read_mask(tmp_path / name, (64, 48))
 
 
 # --------------------------------------------------------------------------- real data
