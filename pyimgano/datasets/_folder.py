@@ -12,14 +12,11 @@ from sklearn.utils import Bunch
 
 from pyimgano.exceptions import DatasetError
 from pyimgano.inputs import ImageSequence
-from pyimgano.inputs._reading import SUFFIXES, read_raw_and_loss
+from pyimgano.inputs._reading import PICTURES, READABLE, read_raw_and_loss
 from pyimgano.utils._files import natural
 
-# Pictures that cannot be read: leaving them out in silence would lose data.
-_OTHER_PICTURES = frozenset(
-    {".avif", ".cr2", ".dcm", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jp2", ".jxl",
-     ".nef", ".npy", ".npz", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg"}
-)  # fmt: skip
+# Images that cannot be read from files: leaving them out in silence would lose data.
+_UNREADABLE = (PICTURES - READABLE) | {".npy", ".npz"}
 
 _LAYOUTS = (
     "The layouts are\n"
@@ -179,8 +176,8 @@ def read_mask(
     item : str, Path, ndarray of shape (H, W), 0 or None
         The entry: a mask file, a mask, or 0 for a good image. A file is gray or color, is read
         like an image, and every pixel that is not black is defective. Lossy compression blurs
-        edges: in a JPEG or a lossy WebP the pixels above 127 in any channel are. In an array
-        the values other than 0 are.
+        edges: in a JPEG, JPEG 2000 or lossy WebP the pixels above 127 in any channel are. In an
+        array the values other than 0 are.
     size : (int, int), default=None
         Height and width of the image; needed for 0, checked for the others.
 
@@ -383,12 +380,12 @@ def _images(folder: Path) -> list[Path]:
                 f"{entry}: a folder where image files should be. Move the images up into {folder}."
             )
         suffix = entry.suffix.lower()
-        if suffix in _OTHER_PICTURES:
+        if suffix in _UNREADABLE:
             raise DatasetError(
                 f"{entry}: images with the suffix {entry.suffix} cannot be read. Convert them to "
-                f"PNG or TIFF, or move them elsewhere. Read are {_listed(SUFFIXES)}."
+                f"PNG or TIFF, or move them elsewhere. Read are {_listed(READABLE)}."
             )
-        if suffix in SUFFIXES:
+        if suffix in READABLE:
             images.append(entry)
     return images
 
@@ -465,7 +462,7 @@ def _found(folder: Path) -> str:
 def _no_images(folder: Path, purpose: str) -> str:
     return (
         f"{folder} holds no images for {purpose}; found {_found(folder)}. Read are "
-        f"{_listed(SUFFIXES)}."
+        f"{_listed(READABLE)}."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -14,10 +15,13 @@ import cv2
 import numpy as np
 from PIL import (
     BmpImagePlugin,
+    GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -29,8 +33,24 @@ from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_ima
 #: before anything is decoded: a few kilobytes can claim to be gigabytes.
 MAX_PIXELS = 2**28
 
-#: Suffixes of the file kinds that are read, for listing folders.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+#: Suffixes of the file kinds that are read. The suffix only decides which files of a folder are
+#: listed; what a file is, its first bytes say.
+READABLE = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+        *(".pbm", ".pgm", ".ppm", ".pnm", ".gif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    )
+)
+
+#: Suffixes of everything that is a picture. One that cannot be read is listed all the same, so
+#: that it becomes an error with a name and is not left out in silence.
+PICTURES = READABLE | frozenset(
+    (
+        *(".apng", ".avif", ".dcm", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".jxr"),
+        *(".pcx", ".pfm", ".psd", ".svg", ".tga"),
+        *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),  # cameras
+    )
+)
 
 # TIFF and EXIF tags
 _ORIENTATION = 274
@@ -59,7 +79,10 @@ _PIXEL_TAGS = frozenset(
     )
 )  # size, bits, compression, photometric, strips, samples, planes, predictor, tiles
 
-_SUPPORTED = "PNG, JPEG, TIFF, BMP or WebP"
+_SUPPORTED = "PNG, JPEG, TIFF, BMP, WebP, PNM (PBM, PGM, PPM), GIF and JPEG 2000"
+_WAY_OUT = "Convert it to PNG or TIFF with the software that made it"
+_PILLOWS_LIMIT = "is larger than PIL.Image.MAX_IMAGE_PIXELS allows; raise it"
+_CODESTREAM = b"\xff\x4f\xff\x51"  # how the pixels of a JPEG 2000 file begin
 
 # The plugins are called directly, not through Image.open: that would warn and refuse by
 # Pillow's own global pixel limit, and try fifty decoders on bytes that nobody vouches for.
@@ -69,6 +92,38 @@ _PLUGINS = (
     (b"II*\x00", TiffImagePlugin.TiffImageFile),
     (b"MM\x00*", TiffImagePlugin.TiffImageFile),
     (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"(\x00\x00\x00", BmpImagePlugin.DibImageFile),  # a BMP without its file header
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (_CODESTREAM, Jpeg2KImagePlugin.Jpeg2KImageFile),
+)
+
+# Pictures that are recognized but not read: where their first bytes stand, and their names.
+_KNOWN = (
+    (0, b"II+\x00", "a BigTIFF"),
+    (0, b"MM\x00+", "a BigTIFF"),
+    (4, b"ftypavi", "an AVIF image"),
+    (4, b"ftyphe", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftypmsf1", "a HEIF image"),
+    (4, b"ftypcrx", "the raw data of a camera"),
+    (4, b"ftyp", "a video"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (0, b"II\xbc", "a JPEG XR image"),
+    (0, b"IIR", "the raw data of a camera"),
+    (0, b"IIU\x00", "the raw data of a camera"),
+    (0, b"FUJIFILM", "the raw data of a camera"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"v/1\x01", "an OpenEXR image"),
+    (0, b"#?RADIANCE", "a Radiance HDR image"),
+    (128, b"DICM", "a DICOM image"),
+    (0, b"PF\n", "a PFM image"),
+    (0, b"Pf\n", "a PFM image"),
+    (0, b"P7\n", "a PAM image"),
+    (0, b"%PDF", "a PDF document"),
 )
 
 _T = TypeVar("_T")
@@ -116,7 +171,7 @@ def read_raw_and_loss(path: str) -> tuple[np.ndarray, bool]:
     array : ndarray
         As from ``read_raw``.
     lossy : bool
-        True for JPEG, for WebP unless it is lossless, and for TIFFs that hold either.
+        True for JPEG, JPEG 2000, WebP unless it is lossless, and TIFFs that hold JPEG or WebP.
 
     Raises
     ------
@@ -212,10 +267,8 @@ def _tolerant(path: str, step: Callable[[], _T]) -> _T:
         return step()
     except ImageReadError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit, for TIFF only
-        raise ImageReadError(
-            path, f"is larger than PIL.Image.MAX_IMAGE_PIXELS allows; raise it ({error})"
-        ) from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, for TIFF and GIF only
+        raise ImageReadError(path, f"{_PILLOWS_LIMIT} ({error})") from error
     except _DECODE_ERRORS as error:
         raise ImageReadError(path, f"is truncated or damaged ({error})") from error
 
@@ -252,12 +305,31 @@ def _open(path: str, data: bytes) -> Any:
     plugin: Any = next((p for magic, p in _PLUGINS if data.startswith(magic)), None)
     if plugin is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         plugin = WebPImagePlugin.WebPImageFile
+    if plugin is None and re.match(rb"P[1-6][\s#]", data):
+        plugin = PpmImagePlugin.PpmImageFile
     if plugin is None:
-        raise ImageReadError(path, f"is not an image file; supported are {_SUPPORTED}")
+        name = next((n for at, magic, n in _KNOWN if data.startswith(magic, at)), None)
+        if name is None and b"<svg" in data[:1024]:
+            name = "an SVG drawing"
+        if name is None:
+            raise ImageReadError(path, f"is not an image file; supported are {_SUPPORTED}")
+        raise ImageReadError(
+            path, f"is {name}, which cannot be read. {_WAY_OUT}; supported are {_SUPPORTED}"
+        )
     try:
-        return plugin(io.BytesIO(data))
+        image = plugin(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(path, f"{_PILLOWS_LIMIT} ({error})") from error
     except _DECODE_ERRORS as error:
         raise ImageReadError(path, f"has a damaged or unsupported header ({error})") from error
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        # 50706: version of DNG; 254: the first image is a preview of another one
+        if data[8:10] == b"CR" or 50706 in tags or tags.get(254, 0) == 1:
+            raise ImageReadError(
+                path, f"is the raw data of a camera, or a preview of it. {_WAY_OUT}"
+            )
+    return image
 
 
 def _is_lossy(data: bytes, image: Any) -> bool:
@@ -265,7 +337,7 @@ def _is_lossy(data: bytes, image: Any) -> bool:
         return image.tag_v2.get(_COMPRESSION, 1) in _LOSSY_TIFF
     if image.format == "WEBP":
         return _has_lossy_webp_chunk(data)
-    return image.format not in ("PNG", "BMP")  # MPO is JPEG, too
+    return image.format not in ("PNG", "BMP", "DIB", "PPM", "GIF")  # MPO is JPEG, too
 
 
 def _has_lossy_webp_chunk(data: bytes) -> bool:
@@ -281,7 +353,13 @@ def _has_lossy_webp_chunk(data: bytes) -> bool:
 def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     array = None
     orientation = 1
-    if image.format == "PNG":
+    if image.format == "PPM":
+        array = _binary_pnm(path, data, image)
+    elif image.format == "GIF":
+        _check_gif(path, data)
+    elif image.format == "JPEG2000":
+        _check_jpeg2000(path, data)
+    elif image.format == "PNG":
         critical = _check_png(path, data)
         if data[24] == 16 and data[25] != 0:  # bit depth and color type: 16 bit, not gray
             image.load()  # finds what OpenCV passes over, and tags after the pixels
@@ -305,7 +383,9 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
 def _pixels(path: str, image: Any) -> np.ndarray:
     """The pixels of a loaded image of at most 8 bits, or of 16-bit gray."""
     mode = image.mode
-    if mode in ("I;16", "I;16L", "I;16B", "I;16N") or (mode == "I" and image.format == "PNG"):
+    if mode in ("I;16", "I;16L", "I;16B", "I;16N") or (
+        mode == "I" and image.format in ("PNG", "PPM")
+    ):
         return np.asarray(image).astype(np.uint16)
     if "transparency" in image.info or mode in ("RGBA", "LA", "PA"):
         rgba = np.asarray(image.convert("RGBA"))
@@ -391,6 +471,81 @@ def _check_png(path: str, data: bytes) -> bytes:
         if kind == b"IEND":
             return b"".join(kept)
         at = end
+
+
+def _binary_pnm(path: str, data: bytes, image: Any) -> np.ndarray | None:
+    """Check a PNM file; give its pixels where Pillow would cut them to 8 bits."""
+    start = image.tile[0][2]
+    tokens = re.sub(rb"#[^\r\n]*", b"", data[:start]).split()
+    kind = tokens[0]
+    width, height = image.size
+    bitmap = kind in (b"P1", b"P4")
+    maxval = 1 if bitmap else int(tokens[3])
+    if not bitmap and maxval not in (255, 65535):
+        raise ImageReadError(
+            path,
+            f"is a PNM file whose full white is {maxval}; readable are 255 and 65535. Save it as "
+            "a 16-bit PNG or TIFF, and declare u16_max where full white is less than 65535",
+        )
+    if kind == b"P3" and maxval == 65535:
+        raise ImageReadError(path, f"is 16-bit color in a PNM file of text. {_WAY_OUT}")
+    if kind in (b"P1", b"P2", b"P3"):
+        return None
+    samples = width * (3 if kind == b"P6" else 1)
+    row = (width + 7) // 8 if bitmap else samples * (2 if maxval == 65535 else 1)
+    left = len(data) - start - row * height
+    if left < 0:
+        raise ImageReadError(path, f"is truncated: {-left} bytes of pixels are missing")
+    if data[start + row * height :].strip():
+        raise ImageReadError(path, "holds more than one image; save each as a file of its own")
+    if kind == b"P6" and maxval == 65535:
+        pixels = np.frombuffer(data, ">u2", samples * height, start)
+        return pixels.reshape(height, width, 3).astype(np.uint16)
+    return None
+
+
+def _check_gif(path: str, data: bytes) -> None:
+    """Refuse a GIF that does not give every pixel: decoded over two colors, it must be the same.
+
+    Its frame may be smaller than the image, and its pixels may end early without an error.
+    """
+    decoded = []
+    for index in (0, 1):
+        image: Any = GifImagePlugin.GifImageFile(io.BytesIO(data))
+        image.im = Image.core.fill(image.mode, image.size, index)
+        image.load()
+        decoded.append(np.asarray(image))
+    missing = int((decoded[0] != decoded[1]).sum())
+    if missing:
+        raise ImageReadError(path, f"is incomplete: the GIF lacks {missing} of its pixels")
+
+
+def _check_jpeg2000(path: str, data: bytes) -> None:
+    """Refuse what Pillow would scale, and a file that ends early."""
+    start = data.index(_CODESTREAM)
+    (count,) = struct.unpack_from(">H", data, start + 40)
+    depths = [data[start + 42 + 3 * k] for k in range(count)]
+    bits = max(depths) + 1 if max(depths) < 128 else 0  # the highest bit: signed values
+    if len(set(depths)) > 1 or bits not in ((8, 16) if count == 1 else (8,)):
+        kind = f"{bits}-bit" if bits else "signed"
+        raise ImageReadError(
+            path,
+            f"is a JPEG 2000 file of {count} channels with {kind} values; readable are 8 bits, "
+            f"and 16 bits in gray. {_WAY_OUT}",
+        )
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", data, start + 8)
+    n_tiles = -((left - right) // width) * -((top - bottom) // height)
+    at = start + 2
+    while data[at : at + 2] != b"\xff\x90":  # the segments before the first tile
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    tiles = set()
+    while data[at : at + 2] == b"\xff\x90":
+        tile, length = struct.unpack_from(">HI", data, at + 4)
+        tiles.add(tile)
+        # zero: up to the end marker
+        at = at + max(length, 12) if length else data.rindex(b"\xff\xd9")
+    if data[at : at + 2] != b"\xff\xd9" or len(tiles) != n_tiles:
+        raise ImageReadError(path, "is truncated or damaged: the JPEG 2000 data is incomplete")
 
 
 def _plain_tiff(data: bytes) -> bytes:

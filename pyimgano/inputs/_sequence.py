@@ -25,7 +25,7 @@ from pyimgano.inputs._formats import (
     way_out,
 )
 from pyimgano.inputs._reading import (
-    SUFFIXES,
+    PICTURES,
     as_canonical,
     pil_pixels,
     read_image,
@@ -36,6 +36,8 @@ from pyimgano.utils._columns import index_of, take_index
 from pyimgano.utils._files import natural
 
 _BLOCKS_AHEAD = 2
+# Folders of masks and thumbnails, which are no images to judge. Hidden ones go anyway.
+_NOT_PARTS = frozenset(("ground_truth", "@eaDir", ".thumbnails", "__MACOSX"))
 
 
 class _Collection:
@@ -136,9 +138,10 @@ class ImageSequence(_Collection):
     Parameters
     ----------
     paths : sequence of str, Path or os.DirEntry
-        The image files, in a list, an array or a table column: PNG, JPEG, TIFF, BMP or WebP;
-        gray, RGB or palette, 8 or 16 bit. Each file says its own layout. They are looked at
-        only when read.
+        The image files, in a list, an array or a table column: PNG, JPEG, TIFF, BMP, WebP,
+        PNM, GIF or JPEG 2000, each of a single image; gray, RGB or palette, 8 or 16 bit (color
+        of 16 bits in PNG, TIFF and PPM). Each file says its own layout. They are looked at only
+        when read.
     resize : int or (height, width), default=None
         Size of the decoded images in pixels; an integer is both sides. None keeps each
         file's own. Area averages when shrinking, linear interpolation when growing.
@@ -211,9 +214,12 @@ class ImageSequence(_Collection):
             An existing folder.
         pattern : str, default=None
             Glob pattern of the file names, such as ``"*_top.png"``. None takes every file
-            with the suffix of a readable kind. Hidden files are left out.
+            with the suffix of a picture, those of kinds that cannot be read too (HEIC, AVIF,
+            camera raw): each is an error when it is read, not left out. Hidden files are left
+            out.
         recursive : bool, default=False
-            Whether to go into subfolders.
+            Whether to go into subfolders; those named ``ground_truth`` (masks), ``@eaDir``,
+            ``.thumbnails`` and ``__MACOSX`` (thumbnails and the like) are left out.
         resize, u16_max, n_threads
             As in :class:`ImageSequence`.
 
@@ -234,12 +240,14 @@ class ImageSequence(_Collection):
         found = [
             path
             for path in (root.rglob if recursive else root.glob)(pattern or "*")
-            if (pattern is not None or path.suffix.lower() in SUFFIXES)
+            if (pattern is not None or path.suffix.lower() in PICTURES)
             and not any(part.startswith(".") for part in path.relative_to(root).parts)
-            and path.is_file()
+            and not (recursive and _NOT_PARTS.intersection(path.relative_to(root).parts[:-1]))
+            and not path.is_dir()  # a broken link is an error when it is read
         ]
         if not found:
-            what = f"no file matches {pattern!r}" if pattern else f"no file ends in {SUFFIXES}"
+            kinds = " ".join(sorted(PICTURES))
+            what = f"no file matches {pattern!r}" if pattern else f"no file ends in {kinds}"
             hint = "" if recursive else "; recursive=True looks into subfolders"
             raise ImageReadError(root, f"there is no image in this folder: {what}{hint}")
         found.sort(key=lambda path: natural(path.relative_to(root).as_posix()))

@@ -204,8 +204,10 @@ def test_no_images(tmp_path):
 
 
 def test_images_that_cannot_be_read_are_not_left_out_in_silence(tmp_path):
-    root = fill(mvtec(tmp_path), "train/good/002.gif")
-    expect(root, "002.gif", "cannot be read", ".png")
+    root = fill(mvtec(tmp_path), "train/good/002.pgm")
+    assert len(load_folder(root).X_train) == 3
+    fill(root, "train/good/003.heif")
+    expect(root, "003.heif", "cannot be read", ".png")
 
 
 def test_folders_between_the_images(tmp_path):

@@ -72,7 +72,7 @@ def tiff(pixels, extra_tags=(), order="<"):
     return head + body + struct.pack(order + "HHH", 16, 16, 16) + ifd + bytes(4)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "dib"])
 def test_lossless_color(tmp_path, suffix):
     Image.fromarray(colors()).save(tmp_path / f"a.{suffix}")
     np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}"), colors())
@@ -324,7 +324,107 @@ def test_unsupported_kinds(tmp_path):
         read(tmp_path / "white.tif")
 
 
-@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def save(path, image, **options):
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+def test_pnm(tmp_path):
+    color, gray, deep = colors(), colors()[..., 0], deep_colors()
+    bits = np.where(gray > 127, 255, 0).astype(np.uint8)
+    Image.fromarray(bits).convert("1").save(tmp_path / "binary.pbm")
+    text = "\n".join(" ".join(str(v) for v in row) for row in deep[..., 0])
+    (tmp_path / "text.pgm").write_text(f"P2 # a comment\n7 5\n65535\n{text}\n")
+    cv2.imwrite(str(tmp_path / "deep.pgm"), deep[..., 0])
+    cv2.imwrite(str(tmp_path / "deep.ppm"), deep[..., ::-1])
+    expected = {
+        save(tmp_path / "color.ppm", color): color,
+        save(tmp_path / "gray.pgm", gray): gray,
+        tmp_path / "binary.pbm": bits,
+        tmp_path / "text.pgm": deep[..., 0],
+        tmp_path / "deep.pgm": deep[..., 0],
+        tmp_path / "deep.ppm": deep,
+    }
+    for path, pixels in expected.items():
+        raw = read_raw(path)
+        assert raw.dtype == pixels.dtype
+        np.testing.assert_array_equal(raw, pixels)
+        if path.name != "text.pgm":
+            path.write_bytes(path.read_bytes()[:-1])
+            with pytest.raises(ImageReadError, match="truncated: 1 bytes of pixels"):
+                read(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"P5 2 1 4095\n" + bytes(4), "full white is 4095; readable are 255 and 65535"),
+        (b"P6 1 1 15\n" + bytes(3), "full white is 15"),
+        (b"P3 1 1 65535\n1 2 3\n", "16-bit color in a PNM file of text"),
+        (2 * b"P5 1 1 255\n\7", "more than one image"),
+    ],
+)
+def test_pnm_that_would_be_changed_or_cut(tmp_path, data, message):
+    (tmp_path / "a.pgm").write_bytes(data)
+    with pytest.raises(ImageReadError, match=message):
+        read(tmp_path / "a.pgm")
+
+
+def test_gif(tmp_path):
+    gray = colors()[..., 0]
+    path = save(tmp_path / "a.gif", gray)
+    np.testing.assert_array_equal(read(path), np.dstack([gray] * 3))
+    data = path.read_bytes()
+    path.write_bytes(data[:6] + struct.pack("<HH", 8, 5) + data[10:])  # one column more
+    with pytest.raises(ImageReadError, match="incomplete: the GIF lacks 5 of its pixels"):
+        read(path)
+
+
+def test_jpeg_2000(tmp_path):
+    tall = deep_colors()[..., 0]
+    for suffix in ("jp2", "j2k"):
+        path = save(tmp_path / f"color.{suffix}", colors(40, 50), tile_size=(32, 32))
+        np.testing.assert_array_equal(read_raw(path), colors(40, 50))
+        data = path.read_bytes()
+        last_tile = data.rindex(b"\xff\x90\x00\x0a")
+        for cut in (data[:-2], data[:last_tile] + b"\xff\xd9", data[: data.index(b"\xff\x90")]):
+            path.write_bytes(cut)
+            with pytest.raises(ImageReadError, match="truncated or damaged"):
+                read(path)
+    np.testing.assert_array_equal(read_raw(save(tmp_path / "deep.jp2", tall)), tall)
+    data = bytearray(data)
+    for k in range(3):
+        data[data.index(b"\xff\x4f\xff\x51") + 42 + 3 * k] = 11
+    path.write_bytes(data)
+    with pytest.raises(ImageReadError, match="3 channels with 12-bit values"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"II+\0\x08\0\0\0", "a BigTIFF"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0", "a HEIC image"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF image"),
+        (b"\xff\x0a\xfa\x1f", "a JPEG XL image"),
+        (b"<?xml version='1.0'?>\n<svg/>", "an SVG drawing"),
+    ],
+)
+def test_pictures_of_other_kinds_are_named(tmp_path, data, name):
+    (tmp_path / "a.png").write_bytes(data)
+    message = f"is {name}, which cannot be read. Convert it to PNG or TIFF .*; supported are PNG"
+    with pytest.raises(ImageReadError, match=message):
+        read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("tag", [{50706: (4, 1, 0x0401)}, {254: (4, 1, 1)}])
+def test_previews_of_camera_raw_are_not_taken_for_the_image(tmp_path, tag):
+    (tmp_path / "a.dng").write_bytes(tiff(deep_colors(), tag))
+    with pytest.raises(ImageReadError, match=r"raw data of a camera.*Convert it"):
+        read(tmp_path / "a.dng")
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp", "gif"])
 def test_several_pages(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     pages = [Image.fromarray(colors()), Image.fromarray(255 - colors())]
@@ -378,7 +478,7 @@ def test_tolerance_for_truncated_files_is_refused(tmp_path, monkeypatch):
 def samples():
     deep_png = cv2.imencode(".png", deep_colors())[1].tobytes()
     out = [deep_png, tiff(deep_colors())]
-    for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP"):
+    for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000"):
         file = io.BytesIO()
         Image.fromarray(colors()).save(file, kind)
         out.append(file.getvalue())

@@ -188,6 +188,30 @@ def test_folder_in_natural_order(tmp_path):
     assert (images.resize, images.u16_max, images.n_threads) == ((3, 3), 9, 1)
 
 
+def test_no_picture_of_a_folder_is_left_out(tmp_path):
+    for name in ("1.pgm", "2.jfif", "3.JP2", "4.gif", "5.dib"):
+        write(tmp_path / name)
+    (tmp_path / "6.heic").write_bytes(b"\0\0\0\x1cftypheic")
+    (tmp_path / "7.png").symlink_to(tmp_path / "gone.png")
+    images = ImageSequence.from_folder(tmp_path)
+    assert [Path(path).name for path in images.paths] == sorted(os.listdir(tmp_path))
+    assert [image.shape for image in images[:5]] == [(4, 5, 3)] * 5
+    with pytest.raises(ImageReadError, match=r"6\.heic: is a HEIC image.*Convert it to PNG"):
+        images[5]
+    with pytest.raises(ImageReadError, match=r"7\.png: does not exist"):
+        images[6]
+
+
+def test_folders_of_masks_and_thumbnails_are_left_out(tmp_path):
+    for name in ("good", "ground_truth", "@eaDir", ".thumbnails", "__MACOSX"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        write(tmp_path / name / "sub" / "a.png")
+    for pattern in (None, "*.png"):
+        images = ImageSequence.from_folder(tmp_path, pattern, recursive=True)
+        assert images.paths == (str(tmp_path / "good" / "sub" / "a.png"),)
+    assert len(ImageSequence.from_folder(tmp_path / "ground_truth", recursive=True)) == 1
+
+
 def test_folder_errors(tmp_path):
     with pytest.raises(ImageReadError, match="does not exist"):
         ImageSequence.from_folder(tmp_path / "none")
