@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.utils import check_consistent_length
 from pyimgano.exceptions import IgnoredLabelsWarning, ImageFormatError
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._containers import as_list, is_path
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["input_kind", "kind_in_words", "normal_samples"]
 
@@ -95,11 +95,10 @@ def normal_samples(y: Any, n: int) -> np.ndarray:
     labels = np.asarray(y)
     check_consistent_length(np.empty(n), labels)
     if labels.ndim != 1 or not np.isin(labels, (1, -1)).all():
-        warnings.warn(
+        warn_user(
             "y is ignored: only labels +1 (normal) and -1 (anomalous, left out of training) "
             f"have a meaning here, got {_preview(labels)}.{_encoded(labels)}",
             IgnoredLabelsWarning,
-            stacklevel=4,
         )
         return np.ones(n, dtype=bool)
     keep = labels == 1

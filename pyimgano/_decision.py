@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_labels", "check_finite", "flip", "is_anomalous"]
+__all__ = ["as_labels", "check_finite", "flip", "is_anomalous", "refuse_nan"]
 
 
 def flip(values: Any) -> np.ndarray:
@@ -95,5 +95,34 @@ def check_finite(scores: np.ndarray, whose: str, what: str) -> np.ndarray:
             f"{scores[bad[0]]} at index {bad[0]}. No threshold can be put on them, and no verdict "
             "would mean anything. Too few training samples, constant feature columns and very "
             "large feature values are the usual causes."
+        )
+    return scores
+
+
+def refuse_nan(scores: np.ndarray, whose: str) -> np.ndarray:
+    """Refuse scores that would compare as normal because they are no numbers.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Anomaly scores of new samples.
+    whose : str
+        Name of the estimator, for the message.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        ``scores``.
+
+    Raises
+    ------
+    ValueError
+        If one of them is NaN.
+    """
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{whose}: {int(np.isnan(scores).sum())} of {len(scores)} anomaly scores are NaN, from "
+            "which no verdict follows. Very large feature values and constant training columns are "
+            "the usual causes."
         )
     return scores

@@ -8,6 +8,7 @@ from typing import Any
 
 from sklearn.base import is_outlier_detector
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 
 __all__ = [
@@ -80,14 +81,17 @@ def steps_before(pipeline: Pipeline) -> tuple[list[Any], Any]:
 
 
 def _inside(estimator: Any) -> Any:
+    # Only what hands the scores of the estimator inside on as they are: another meta-estimator
+    # may change them, and is a detector of its own.
     if isinstance(estimator, FrozenEstimator):
         return estimator.estimator
+    if not (isinstance(estimator, BaseSearchCV) or is_calibrator(estimator)):
+        return None
     for name in _FITTED:
-        inner = vars(estimator).get(name) if hasattr(estimator, "__dict__") else None
-        # Ensembles of scikit-learn keep their base estimator, a tree, under the same name.
-        if inner is not None and is_outlier_detector(inner):
+        inner = vars(estimator).get(name)
+        if inner is not None:
             return inner
-    given = getattr(estimator, "estimator", None)
+    given = estimator.estimator
     return given if hasattr(given, "fit") and is_outlier_detector(given) else None
 
 

@@ -8,11 +8,23 @@ __all__ = ["PYOD", "PyODRow"]
 
 
 class PyODRow(NamedTuple):
-    """A line for people, the family of the model, and where it is described."""
+    """A line for people, the family of the model, and where it is described.
+
+    Attributes
+    ----------
+    title, family, paper : str
+    rows_per_column : int
+        Training rows for each column below which the scale of the model's scores depends on the
+        number of rows, because it estimates a covariance.
+    counts_rows : str
+        The parameter that every fit needs as many rows for; a number of neighbors needs one more.
+    """
 
     title: str
     family: str
     paper: str
+    rows_per_column: int = 0
+    counts_rows: str = ""
 
 
 # By class; it is in the module of pyod.models that has its name in lower case. Left out are
@@ -30,6 +42,7 @@ PYOD = {
         "clusters",
         'Z. He, X. Xu, S. Deng, "Discovering Cluster-based Local Outliers", Pattern Recognition '
         "Letters 24, 2003.",
+        counts_rows="n_clusters",
     ),
     "COPOD": PyODRow(
         "Copula-based outlier detection: tail probabilities of each feature, by skewness",
@@ -47,6 +60,7 @@ PYOD = {
         "gaussian",
         'S. Roberts, L. Tarassenko, "A Probabilistic Resource Allocating Network for Novelty '
         'Detection", Neural Computation 6, 1994.',
+        rows_per_column=5,
     ),
     "HBOS": PyODRow(
         "Histogram-based outlier score: features are rare or common one by one",
@@ -76,6 +90,7 @@ PYOD = {
         "neighbors",
         'S. Ramaswamy, R. Rastogi, K. Shim, "Efficient Algorithms for Mining Outliers from Large '
         'Data Sets", SIGMOD 2000.',
+        counts_rows="n_neighbors",
     ),
     "KPCA": PyODRow(
         "Kernel PCA: reconstruction error in the kernel's feature space",
@@ -97,6 +112,7 @@ PYOD = {
         "gaussian",
         'P. J. Rousseeuw, K. Van Driessen, "A Fast Algorithm for the Minimum Covariance '
         'Determinant Estimator", Technometrics 41, 1999.',
+        rows_per_column=5,
     ),
     "OCSVM": PyODRow(
         "One-class support vector machine: a boundary around the training images",
@@ -109,11 +125,13 @@ PYOD = {
         "subspace",
         'M.-L. Shyu et al., "A Novel Anomaly Detection Scheme Based on Principal Component '
         'Classifier", ICDM Foundations and New Directions of Data Mining Workshop, 2003.',
+        rows_per_column=2,
     ),
     "Sampling": PyODRow(
         "Distance to the nearest of a few random training images",
         "neighbors",
         'M. Sugiyama, K. Borgwardt, "Rapid Distance-Based Outlier Detection via Sampling", '
         "NIPS 2013.",
+        counts_rows="subset_size",
     ),
 }

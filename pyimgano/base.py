@@ -26,13 +26,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pyimgano._checks import input_kind, kind_in_words, normal_samples
-from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
+from pyimgano._decision import as_labels, check_finite, flip, is_anomalous, refuse_nan
 from pyimgano._moved import moved_names
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.exceptions import (
     DeviceError,
     ImageFormatError,
-    ImageReadError,
     MissingExtraError,
     TooFewImagesError,
     WeightsError,
@@ -181,7 +180,8 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
     def _validate_and_score(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         fitted = self._as_fitted()
-        return fitted._anomaly_scores(fitted._validate_new_input(X))
+        scores = fitted._anomaly_scores(fitted._validate_new_input(X))
+        return refuse_nan(scores, type(self).__name__)
 
     def fit_predict(self, X: Any, y: Any = None, **metadata: Any) -> np.ndarray:
         """Fit and label the training samples by their out-of-sample scores.
@@ -457,8 +457,9 @@ class BaseDetector(
     def _iter_scores(self, X: Any, maps: bool, record: bool) -> Iterator[ScoredBlock]:
         try:
             data = self._validate_new_input(X)
-        except (ImageFormatError, ImageReadError):
-            if not record or not _is_a_list_of_images(X):
+        except (ValueError, OSError):
+            # NaN is in one row of a table, an image of another dtype in one item of a list.
+            if not record or not (self.input_kind_ == "rows" or _is_a_list_of_images(X)):
                 raise
             yield from self._score_one_by_one(X, maps)
             return
@@ -480,14 +481,10 @@ class BaseDetector(
 
     def _score_one_by_one(self, X: Any, maps: bool) -> Iterator[ScoredBlock]:
         """Validate and score samples one at a time, after validating them together failed."""
-        n_wrong = 0
         for i in range(len(X)):
             try:
                 data = self._validate_new_input(X[i : i + 1])
-            except (ImageFormatError, ImageReadError) as error:
-                n_wrong += 1
-                if n_wrong == len(X):
-                    raise  # every sample is invalid: the call is wrong, not one image
+            except (ValueError, OSError) as error:
                 yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
             else:
                 yield self._score_one(data, i, maps)
@@ -515,6 +512,7 @@ class BaseDetector(
         """Yield (scores, maps) of validated samples; ``maps`` is empty unless requested."""
         for block, train_group, values, scores in self._score_blocks(data):
             known = self._substitute_training_scores(scores, train_group)
+            refuse_nan(known, type(self).__name__)
             yield known, self._to_pixels(block, values) if maps else []
 
     def _score_blocks(self, data: Any) -> Iterator[tuple[Block, np.ndarray, Values, np.ndarray]]:

@@ -15,6 +15,8 @@ from sklearn.model_selection import BaseCrossValidator, KFold
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _num_samples
 
+from pyimgano.inference import anomaly_scores
+
 __all__ = [
     "OneClassKFold",
     "anomaly_average_precision",
@@ -80,7 +82,7 @@ def anomaly_roc_auc(estimator: Any, X: Any, y: Any) -> float:
     1.0
     """
     labels = _check_labels(y, (1, -1), "anomaly_roc_auc")
-    return float(roc_auc_score(labels == -1, -np.asarray(estimator.score_samples(X))))
+    return float(roc_auc_score(labels == -1, anomaly_scores(estimator, X)))
 
 
 def anomaly_average_precision(estimator: Any, X: Any, y: Any) -> float:
@@ -97,7 +99,7 @@ def anomaly_average_precision(estimator: Any, X: Any, y: Any) -> float:
         for chance.
     """
     labels = _check_labels(y, (1, -1), "anomaly_average_precision")
-    return float(average_precision_score(labels == -1, -np.asarray(estimator.score_samples(X))))
+    return float(average_precision_score(labels == -1, anomaly_scores(estimator, X)))
 
 
 def false_positive_rate(estimator: Any, X: Any, y: Any) -> float:

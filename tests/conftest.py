@@ -15,6 +15,8 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
+from pyimgano.features import _filterbank  # noqa: E402  (after the variables)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -26,3 +28,20 @@ def shared_data() -> Path:
     if not (path / "data" / "bottle256").is_dir():
         pytest.skip(f"PYIMGANO_TEST_DATA={root} holds no data/bottle256")
     return path
+
+
+# Detectors on few images fit a learning feature step six times, once more for each fold. Hundreds of
+# tests fit detectors on a dozen tiny images and are about something else: for them the step says
+# that it does not overfit. Tests about thresholds ask for the fixture below.
+_WHEN_IT_OVERFITS = {
+    name: getattr(_filterbank, name) for name in ("_ENOUGH_IMAGES", "_ENOUGH_PATCHES")
+}
+for _name in _WHEN_IT_OVERFITS:
+    setattr(_filterbank, _name, 0)
+
+
+@pytest.fixture
+def cross_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out-of-sample scores as users get them, in folds where the feature step overfits."""
+    for name, value in _WHEN_IT_OVERFITS.items():
+        monkeypatch.setattr(_filterbank, name, value)

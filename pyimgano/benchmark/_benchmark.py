@@ -191,14 +191,15 @@ def run_benchmark(
         failed: dict[str, str] = {}
         first_error: Exception | None = None
         for name, make in sources:
-            folder = None if run is None else run.category(name).create()
+            folder = None if run is None else run.category(name)
             try:
+                if folder is not None:
+                    folder.create()
                 done = run_category(name, make(), clone(pipeline), options, folder)
             except MODEL_ERRORS:
                 raise
-            except (ValueError, OSError, MemoryError) as error:
-                # About this category's images; the others may be all right.
-                failed[name] = str(error) or type(error).__name__
+            except Exception as error:  # whatever it is, the other categories may be all right
+                failed[name] = f"{type(error).__name__}: {error}"
                 first_error = first_error or error
                 continue
             finally:

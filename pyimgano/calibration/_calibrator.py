@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -34,6 +33,7 @@ from pyimgano.utils._fitting import (
     set_on_fitted_copy,
 )
 from pyimgano.utils._versions import VersionStampMixin
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["ThresholdCalibrator"]
 
@@ -299,12 +299,11 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             and differ(before.get(name), params[name])
         ]
         if late and "threshold_" in vars(self):
-            warnings.warn(
+            warn_user(
                 f"this {type(self).__name__} is fitted: {', '.join(late)} takes effect in the next "
                 "fit. To move the threshold at once, set threshold_; where it belongs for another "
                 "quantile, numpy.quantile(calibrator.calibration_scores_, quantile) says.",
                 UserWarning,
-                stacklevel=2,
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.utils.validation import _num_samples, check_memory
 
 from pyimgano._decision import flip
 from pyimgano._nesting import is_calibrator, steps_before, walk
+from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inputs._containers import is_path
 from pyimgano.inputs._sequence import size_and_mtime
 
@@ -268,7 +270,15 @@ def _fit_and_score(
     stamps: Any = None,
 ) -> np.ndarray:
     params = index_metadata(params, _num_samples(X), train)
-    fitted = _fit(estimator, _safe_indexing(X, train), params)
+    try:
+        with warnings.catch_warnings():
+            # Of too few images the fit on all of them has warned already, with their number.
+            warnings.simplefilter("ignore", TooFewImagesWarning)
+            fitted = _fit(estimator, _safe_indexing(X, train), params)
+    except TooFewImagesError as error:
+        raise TooFewImagesError(
+            f"a fold of {len(train)} of the {_num_samples(X)} samples is too small: {error}"
+        ) from error
     return flip(fitted.score_samples(_safe_indexing(X, test)))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import beta, genpareto
 
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["METHODS", "Cut", "cut_by_hand"]
 
@@ -55,13 +55,12 @@ def _conformal(scores: np.ndarray, quantile: float) -> Cut:
         extrapolate = ""
         if n >= _LEAST_FOR_TAIL:
             extrapolate = ', or extrapolate with ThresholdCalibrator(method="pot")'
-        warnings.warn(
+        warn_user(
             f"{n} good images support a false-positive rate of {1 / (n + 1):.2%} at best, "
             f"{asked:.2%} was asked for: the threshold is at the largest score. Calibrate on at "
             f"least {math.ceil(round(1 / asked, 9)) - 1} images, or lower the quantile to "
             f"{_largest_supported(n)}{extrapolate}.",
             TooFewImagesWarning,
-            stacklevel=4,
         )
         rank = n
     threshold = scores[rank - 1]

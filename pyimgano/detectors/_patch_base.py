@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any
@@ -23,6 +22,7 @@ from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["BasePatchDetector"]
 
@@ -117,14 +117,13 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
         ]
         n_different = len(set(groups))
         if n_different <= _LEFT:
-            warnings.warn(
+            warn_user(
                 f"the feature step {type(self.features_).__name__} has learned from the "
                 f"{n_different} different images that the threshold is put on, too few to leave "
                 "any of them out: many more good images will be flagged than the threshold is "
                 f"meant for. Train on at least {_LEFT + 1} different images, or give "
                 "features=FrozenEstimator(step) with a step fitted on other good images.",
                 TooFewImagesWarning,
-                stacklevel=2,
             )
             return
         folds = GroupKFold(min(_FOLDS, n_different), shuffle=True, random_state=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import os
 import random
 import sys
@@ -26,13 +27,16 @@ from pyimgano._moved import current_name
 from pyimgano._pyod_models import PYOD
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError, TooFewImagesWarning
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["PyODDetector"]
 
 # Training rows that tell at fit whether scores depend on the rows scored along.
 _PROBES = 6
+# Below this many rows, models of all kinds flagged up to twice as many good images as stated.
+_ENOUGH_ROWS = 100
 # Models that rank the rows of a batch among themselves, by design.
 _BATCH_MODELS = ("COPOD", "ECOD")
 # Models of the registry that draw from numpy's global generator when they are fitted.
@@ -153,6 +157,7 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
                 f"all {len(rows)} training samples are copies of one: there is no second good "
                 "one to tell how much good ones differ."
             )
+        _check_enough_rows(self.detector, *rows.shape, n_folds)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.detector_ = _fit_model(self.detector, rows, self._seed)
         self.one_by_one_ = _needs_one_by_one(self.detector_, rows, self._seed)
@@ -174,6 +179,36 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
             draws = getattr(self, "_draws", True)  # files of earlier versions do not say
             scores[new] = _scores(self.detector_, block[new], self._seed, self.one_by_one_, draws)
         return None, scores
+
+
+def _check_enough_rows(model: Any, n_rows: int, n_columns: int, n_folds: int) -> None:
+    """Refuse too few rows for a fit, and warn of too few for a threshold that holds.
+
+    The threshold comes from models fitted on all folds but one. It holds for the model fitted on
+    all rows as far as the scale of scores does not depend on the number of rows.
+    """
+    about = PYOD.get(type(model).__name__)
+    counted = about.counts_rows if about else ""
+    value = getattr(model, counted) if counted else 0
+    if isinstance(value, Integral):
+        least = int(value) + (counted == "n_neighbors")  # a row is no neighbor of its own
+        if n_rows - -(-n_rows // n_folds) < least:
+            raise TooFewImagesError(
+                f"{type(model).__name__}({counted}={value}) has to be fitted on at least {least} "
+                f"images of good parts, and each of {n_folds} folds leaves some of the "
+                f"n_samples={n_rows} out: train on at least "
+                f"{math.ceil(least * n_folds / (n_folds - 1))} images, or lower {counted}."
+            )
+    wanted = max(_ENOUGH_ROWS, about.rows_per_column * n_columns if about else 0)
+    if n_rows < wanted:
+        warn_user(
+            f"{type(model).__name__} is trained on {n_rows} images of good parts, described by "
+            f"{n_columns} numbers each. With so few, its scores depend on how many there are, and "
+            "more new good parts may be flagged than the threshold is meant for: train on at least "
+            f"{wanted} images of good parts, or use a detector that leaves single images out, such "
+            "as PatchCoreDetector.",
+            TooFewImagesWarning,
+        )
 
 
 def _check_is_pyod(model: Any) -> None:

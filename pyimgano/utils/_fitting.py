@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
+
+from pyimgano.utils._warning import warn_user
 
 __all__ = [
     "RUNTIME_PARAMETERS",
@@ -137,12 +138,11 @@ class FittedParametersMixin:
         at_once = ""
         if "contamination" in changed:
             at_once = " To move the threshold at once, set offset_ = -threshold."
-        warnings.warn(
+        warn_user(
             f"parameters of this {type(self).__name__} changed after fit ({', '.join(changed)}): "
             "they take effect in the next fit, and until then results are those of the fitted "
             f"model.{at_once}",
             UserWarning,
-            stacklevel=4,
         )
         fitted = object.__new__(type(self))
         fitted.__dict__.update(self.__dict__, **at_fit)

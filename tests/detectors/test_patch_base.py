@@ -17,6 +17,8 @@ from pyimgano.detectors import (
 from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import FilterBankFeatures
 
+pytestmark = pytest.mark.usefixtures("cross_fit")
+
 BANK = FilterBankFeatures(resize=48)
 DETECTORS = [
     AnomalyDINODetector,

@@ -15,6 +15,7 @@ from pyod.models.ecod import ECOD
 from pyod.models.iforest import IForest
 from pyod.models.kde import KDE
 from pyod.models.knn import KNN
+from pyod.models.mcd import MCD
 from pyod.models.pca import PCA
 from pyod.utils.utility import precision_n_scores
 from scipy.special import erf
@@ -24,6 +25,7 @@ from sklearn.cluster import KMeans
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -31,7 +33,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError, TooFewImagesWarning
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
 from pyimgano.interop import PyODView, as_pyod
@@ -364,3 +366,28 @@ def test_a_view_of_what_is_no_detector_is_refused(given, message):
         as_pyod(given)
     with pytest.raises(TypeError, match=message):
         PyODView(given).fit(rows())
+
+
+def test_too_few_parts_for_a_model_are_refused_or_warned_of():
+    rows = np.random.RandomState(0).normal(size=(130, 8))
+    with pytest.raises(TooFewImagesError, match=r"at least 6 images .* at least 8 images"):
+        PyODDetector(KNN(n_neighbors=5)).fit(rows[:6])
+    with pytest.warns(TooFewImagesWarning, match="60 images .* 8 numbers .* 100 images"):
+        PyODDetector(KNN()).fit(rows[:60])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PyODDetector(KNN()).fit(rows)
+    # A covariance of 40 columns is not known from 130 rows.
+    with pytest.warns(TooFewImagesWarning, match="130 images .* 40 numbers .* 200 images"):
+        PyODDetector(MCD()).fit(np.random.RandomState(1).normal(size=(130, 40)))
+
+
+def test_a_calibrator_warns_once_of_too_few_parts_and_names_their_number():
+    rows = np.random.RandomState(0).normal(size=(60, 8))
+    pipe = make_pipeline(StandardScaler(), PyODDetector(KNN()))  # calibrated in folds
+    with pytest.warns(TooFewImagesWarning) as caught:
+        ThresholdCalibrator(pipe, quantile=0.9).fit(rows)
+    assert ["60 images" in str(one.message) for one in caught] == [True]
+    assert caught[0].filename == __file__
+    with pytest.raises(TooFewImagesError, match="a fold of 5 of the 7 samples is too small"):
+        ThresholdCalibrator(PyODDetector(KNN(n_neighbors=4)), cv=KFold(3)).fit(rows[:7])

@@ -8,6 +8,8 @@ import pytest
 from pyimgano import create_model, list_models
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, make_features
 
+pytestmark = pytest.mark.usefixtures("cross_fit")
+
 SIDE, SQUARE = 256, 14
 PLACES = [(top, left) for top in (0, 121, 242) for left in (0, 121, 242)]
 PATCH_DETECTORS = (

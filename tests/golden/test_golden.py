@@ -20,6 +20,8 @@ import pytest
 import pyimgano
 from tests.golden import _cases, compare, make
 
+pytestmark = pytest.mark.usefixtures("cross_fit")
+
 HERE = Path(__file__).resolve().parent
 GOLDEN: dict[str, Any] = json.loads((HERE / "golden.json").read_text("utf-8"))
 EXACT = os.environ.get("PYIMGANO_GOLDEN_EXACT") == "1"
