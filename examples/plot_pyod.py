@@ -7,6 +7,8 @@ normal, and a threshold from scores of rows that the model has not seen. `as_pyo
 way: any detector as code written for PyOD expects it.
 """
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from pyod.models.gmm import GMM
@@ -21,7 +23,11 @@ from pyimgano import PatchCoreDetector, as_pyod
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.detectors import PyODDetector
 from pyimgano.evaluation import image_metrics
+from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import FilterBankFeatures, PatchPooling
+
+# So few parts do for a demonstration.
+warnings.simplefilter("ignore", TooFewImagesWarning)
 
 data = make_inspection_dataset(
     "brushed_metal", n_train=60, n_test_good=30, n_test_defect=30, size=96, random_state=0

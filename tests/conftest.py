@@ -30,9 +30,9 @@ def shared_data() -> Path:
     return path
 
 
-# Detectors on few images fit a learning feature step six times, once more for each fold. Hundreds of
-# tests fit detectors on a dozen tiny images and are about something else: for them the step says
-# that it does not overfit. Tests about thresholds ask for the fixture below.
+# Detectors on few images fit a learning feature step six times, once more for each fold. Hundreds
+# of tests fit detectors on a dozen tiny images and are about something else: for them the step
+# says that it does not overfit. Tests about thresholds ask for the fixture below.
 _WHEN_IT_OVERFITS = {
     name: getattr(_filterbank, name) for name in ("_ENOUGH_IMAGES", "_ENOUGH_PATCHES")
 }

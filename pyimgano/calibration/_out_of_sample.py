@@ -112,8 +112,15 @@ def out_of_sample_scores(
 
 
 def _automatic_splitter(n: int, groups: Any) -> BaseCrossValidator:
+    n_parts = n if groups is None else len(np.unique(groups))
+    if n_parts < 2:
+        what = "parts" if groups is not None else "samples"
+        raise TooFewImagesError(
+            f"out-of-sample scores need at least 2 different {what}, one to learn from and one to "
+            f"score, got n_samples={n} of {n_parts} {what}."
+        )
     if groups is not None:
-        return GroupKFold(min(_AUTO_FOLDS, len(np.unique(groups))))
+        return GroupKFold(min(_AUTO_FOLDS, n_parts))
     if n < _AUTO_FOLDS:
         return KFold(n)
     return KFold(_AUTO_FOLDS, shuffle=True, random_state=0)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
 
+import joblib
+import sklearn
+
 __all__ = ["warn_user"]
 
-_PACKAGE = f"{Path(__file__).resolve().parents[1]}/"
+# Frames of these are passed over: a pipeline or a search stands between the user and a detector.
+_INNER = tuple(
+    f"{Path(file).resolve().parent}{os.sep}"
+    for file in (Path(__file__).parent, joblib.__file__, sklearn.__file__)
+)
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the innermost line that is not one of this package.
+    """Warn at the innermost line that is none of this package, scikit-learn or joblib.
 
     Parameters
     ----------
@@ -22,6 +30,6 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
         Its class.
     """
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INNER):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

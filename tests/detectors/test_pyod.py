@@ -217,10 +217,11 @@ def test_generators_are_left_alone_for_models_that_never_draw(monkeypatch):
         raise AssertionError("the global generator was seeded")
 
     never, draws = PyODDetector(KNN()).fit(X), PyODDetector(Noise()).fit(X)
-    monkeypatch.setattr(np.random, "seed", refuse)
-    never.score_samples(X + 1)
-    with pytest.raises(AssertionError, match="was seeded"):
-        draws.score_samples(X + 1)
+    with monkeypatch.context() as patched:  # plug-ins seed it between the phases of a test
+        patched.setattr(np.random, "seed", refuse)
+        never.score_samples(X + 1)
+        with pytest.raises(AssertionError, match="was seeded"):
+            draws.score_samples(X + 1)
 
 
 def test_the_models_own_random_state_is_seeded_unless_given():
@@ -389,5 +390,5 @@ def test_a_calibrator_warns_once_of_too_few_parts_and_names_their_number():
         ThresholdCalibrator(pipe, quantile=0.9).fit(rows)
     assert ["60 images" in str(one.message) for one in caught] == [True]
     assert caught[0].filename == __file__
-    with pytest.raises(TooFewImagesError, match="a fold of 5 of the 7 samples is too small"):
+    with pytest.raises(TooFewImagesError, match="a fold of 4 of the 7 samples is too small"):
         ThresholdCalibrator(PyODDetector(KNN(n_neighbors=4)), cv=KFold(3)).fit(rows[:7])
