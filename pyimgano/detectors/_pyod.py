@@ -157,7 +157,7 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
                 f"all {len(rows)} training samples are copies of one: there is no second good "
                 "one to tell how much good ones differ."
             )
-        _check_enough_rows(self.detector, *rows.shape, n_folds)
+        _check_enough_rows(self.detector, rows, n_folds)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.detector_ = _fit_model(self.detector, rows, self._seed)
         self.one_by_one_ = _needs_one_by_one(self.detector_, rows, self._seed)
@@ -181,12 +181,13 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         return None, scores
 
 
-def _check_enough_rows(model: Any, n_rows: int, n_columns: int, n_folds: int) -> None:
+def _check_enough_rows(model: Any, rows: np.ndarray, n_folds: int) -> None:
     """Refuse too few rows for a fit, and warn of too few for a threshold that holds.
 
     The threshold comes from models fitted on all folds but one. It holds for the model fitted on
     all rows as far as the scale of scores does not depend on the number of rows.
     """
+    n_rows, n_columns = rows.shape
     about = PYOD.get(type(model).__name__)
     counted = about.counts_rows if about else ""
     value = getattr(model, counted) if counted else 0
