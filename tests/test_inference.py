@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from pyod.models.knn import KNN
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
@@ -200,3 +200,54 @@ def test_records_name_the_files_of_a_directory_listing(tmp_path):
     pipe.fit(TRAIN)
     entries = sorted(os.scandir(tmp_path), key=lambda entry: entry.name)
     assert [r["path"] for r, _ in infer(pipe, entries)] == [entry.path for entry in entries]
+
+
+class Log(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+    """A meta-estimator of somebody else, which changes the scores of the detector inside."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y=None):
+        self.estimator_ = clone(self.estimator).fit(X)
+        self.offset_ = -1.0
+        return self
+
+    def score_samples(self, X):
+        return -np.log1p(-self.estimator_.score_samples(X))
+
+    def predict(self, X):
+        return np.where(self.score_samples(X) < self.offset_, -1, 1)
+
+
+def test_a_meta_estimator_that_changes_scores_is_not_bypassed():
+    rows = np.random.RandomState(0).normal(size=(40, 3))
+    wrapped = Log(PatchCoreDetector()).fit(rows)
+    new = np.linspace(0.5, 3.0, 20)[:, None] * np.random.RandomState(1).normal(size=(20, 3))
+    np.testing.assert_array_equal(anomaly_scores(wrapped, new), -wrapped.score_samples(new))
+    records = [record for record, _ in infer(wrapped, new)]
+    assert [record["pred"] for record in records] == (wrapped.predict(new) == -1).tolist()
+    assert 0 < sum(record["pred"] for record in records) < 20
+
+
+def test_a_score_that_is_no_number_is_never_good(monkeypatch):
+    rows = np.random.RandomState(0).normal(size=(20, 3))
+    detector = PatchCoreDetector().fit(rows)
+    score = PatchCoreDetector._score
+
+    def broken(self, block, train_group):
+        values, scores = score(self, block, train_group)
+        return values, np.where(block.rows[:, 0] > 5, np.nan, scores)
+
+    monkeypatch.setattr(PatchCoreDetector, "_score", broken)
+    new = np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match="1 of 2 anomaly scores are NaN"):
+        detector.predict(new)
+    good, bad = (record for record, _ in infer(detector, new))
+    assert "score" in good and "NaN" in bad["error"] and "pred" not in bad
+
+
+def test_a_row_with_nan_is_its_own_record():
+    detector = PatchCoreDetector().fit(np.random.RandomState(0).normal(size=(20, 3)))
+    new = np.array([[0.0, 0.0, 0.0], [np.nan, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    assert ["error" in record for record, _ in infer(detector, new)] == [False, True, False]
