@@ -21,6 +21,7 @@ from pyimgano.inputs import check_images
 from pyimgano.inputs._sequence import _Collection
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._pairs import check_pair, check_pair_or_none
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ImageTiles", "TiledImages", "TilingTransformer"]
@@ -634,8 +635,8 @@ class TilingTransformer(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
 
     def _tiling(self) -> _Tiling:
         self._validate_params()
-        tile = _pair(self.tile, "tile")
-        stride = tile if self.stride is None else _pair(self.stride, "stride")
+        tile = check_pair(self.tile, "tile")
+        stride = check_pair_or_none(self.stride, "stride") or tile
         if stride[0] > tile[0] or stride[1] > tile[1]:
             raise ValueError(
                 f"stride={self.stride!r} is larger than tile={self.tile!r}: pixels between the "
@@ -651,12 +652,3 @@ class TilingTransformer(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _pair(value: Any, name: str) -> tuple[int, int]:
-    pair: Any = (value, value) if isinstance(value, Integral) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in pair):
-        raise ValueError(
-            f"{name}={value!r} must be one number or (height, width), of at least 1 pixel."
-        )
-    return int(pair[0]), int(pair[1])

@@ -164,8 +164,8 @@ def test_wrong_parameters():
     for parameters, message in [
         ({"tile": 32, "stride": 33}, "never be looked at"),
         ({"tile": (32, 16), "stride": 32}, "never be looked at"),
-        ({"tile": (32, 0)}, "at least 1 pixel"),
-        ({"tile": (32, 32, 3)}, "at least 1 pixel"),
+        ({"tile": (32, 0)}, "of at least 1"),
+        ({"tile": (32, 32, 3)}, "of at least 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             TilingTransformer(**parameters).fit(X)

@@ -19,6 +19,7 @@ from pyimgano.backbones._weights import find_weights
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
+from pyimgano.utils._pairs import check_pair_or_none
 
 __all__ = ["BackbonePatchFeatures"]
 
@@ -239,26 +240,13 @@ def _check_sizes(
     """``resize`` and ``crop`` as (height, width), if they go together."""
     if pool % 2 == 0:
         raise ValueError(f"pool={pool} has no center patch; it must be odd.")
-    resize_to, crop_to = _pair("resize", resize), _pair("crop", crop)
+    resize_to, crop_to = check_pair_or_none(resize, "resize"), check_pair_or_none(crop, "crop")
     if resize_to and crop_to and (crop_to[0] > resize_to[0] or crop_to[1] > resize_to[1]):
         raise ValueError(
             f"crop={crop!r} is larger than resize={resize!r}: a crop is cut out of the resized "
             "image. Make resize at least as large, or set crop=None."
         )
     return resize_to, crop_to
-
-
-def _pair(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if isinstance(value, Integral):
-        return int(value), int(value)
-    sides = list(value)  # type: ignore[arg-type]
-    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
-        raise ValueError(
-            f"{name}={value!r}: expected a number of pixels, a pair (height, width), or None."
-        )
-    return int(sides[0]), int(sides[1])
 
 
 def _seen(

@@ -15,6 +15,7 @@ from pyimgano.features._rows import (
     each_of,
     in_color_space,
 )
+from pyimgano.utils._pairs import check_pair
 
 __all__ = ["ColorHistogram", "ColorMoments", "PatchStatistics"]
 
@@ -250,25 +251,25 @@ class PatchStatistics(BaseRowFeatures):
         self.batch_size = batch_size
 
     def _least_size(self) -> tuple[int, int]:
-        rows, columns = self.grid if isinstance(self.grid, (tuple, list)) else (self.grid,) * 2
-        return rows, columns  # a pixel for each cell
+        return self._cells()  # a pixel for each
+
+    def _cells(self) -> tuple[int, int]:
+        return check_pair(self.grid, "grid", sides="rows, columns")
 
     def _names(self) -> list[str]:
-        pair = [self.grid] * 2 if not isinstance(self.grid, (tuple, list)) else self.grid
-        if len(pair) != 2 or not all(isinstance(n, Integral) and n >= 1 for n in pair):
-            raise ValueError(f"grid={self.grid!r} should be one number or (rows, columns), from 1.")
+        rows, columns = self._cells()
         statistics = each_of(self.statistics, "statistics", list(_STATISTICS))
         return [
             f"row{row}_column{column}_{channel}_{statistic}"
-            for row in range(pair[0])
-            for column in range(pair[1])
+            for row in range(rows)
+            for column in range(columns)
             for channel in CHANNELS[self.color_space]
             for statistic in statistics
         ]
 
     def _describe(self, image: np.ndarray) -> np.ndarray:
         pixels = in_color_space(image, self.color_space)
-        rows, columns = self._least_size()
+        rows, columns = self._cells()
         statistics: list[Any] = [
             _STATISTICS[name] for name in each_of(self.statistics, "statistics", list(_STATISTICS))
         ]

@@ -17,6 +17,7 @@ from pyimgano.features._base import BasePatchFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._fitting import FittedParametersMixin
+from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["FilterBankFeatures"]
@@ -230,18 +231,8 @@ class FilterBankFeatures(FittedParametersMixin, BasePatchFeatures):
 
 def _work_size(resize: int | Sequence[int] | None, image_size: tuple[int, ...]) -> tuple[int, int]:
     """The height and width nearest to what was asked for that hold whole patches."""
-    if resize is None:
-        height, width = (max(side, _SMALLEST) for side in image_size)
-    elif isinstance(resize, (int, np.integer)):
-        height = width = int(resize)
-    else:
-        pair = list(resize)
-        if len(pair) != 2 or not all(isinstance(v, Integral) and v >= _SMALLEST for v in pair):
-            raise ValueError(
-                f"resize={resize!r} must be one number, (height, width) or None, with sides of "
-                f"at least {_SMALLEST} pixels."
-            )
-        height, width = (int(side) for side in pair)
+    pair = check_pair_or_none(resize, "resize", least=_SMALLEST)
+    height, width = pair or (max(side, _SMALLEST) for side in image_size)
     return (
         (height + _STRIDE // 2) // _STRIDE * _STRIDE,
         (width + _STRIDE // 2) // _STRIDE * _STRIDE,

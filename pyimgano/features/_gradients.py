@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.features._rows import BaseRowFeatures, gray
+from pyimgano.utils._pairs import check_pair
 
 __all__ = ["EdgeFeatures", "HOGFeatures"]
 
@@ -106,10 +107,10 @@ class HOGFeatures(BaseRowFeatures):
         self.batch_size = batch_size
 
     def _cell(self) -> tuple[int, int]:
-        return _pair(self.pixels_per_cell, "pixels_per_cell")
+        return check_pair(self.pixels_per_cell, "pixels_per_cell")
 
     def _block(self) -> tuple[int, int]:
-        return _pair(self.cells_per_block, "cells_per_block")
+        return check_pair(self.cells_per_block, "cells_per_block", sides="rows, columns")
 
     def _least_size(self) -> tuple[int, int]:
         # One block; and scikit-image's gradient needs 3 pixels.
@@ -117,7 +118,7 @@ class HOGFeatures(BaseRowFeatures):
         return max(3, cell[0] * block[0]), max(3, cell[1] * block[1])
 
     def _names(self) -> list[str]:
-        cell, block, size = self._cell(), self._block(), _pair(self.resize, "resize")
+        cell, block, size = self._cell(), self._block(), check_pair(self.resize, "resize")
         blocks = [max(0, size[axis] // cell[axis] - block[axis] + 1) for axis in (0, 1)]
         angles = [180 * k / self.orientations for k in range(self.orientations)]
         return [
@@ -141,13 +142,6 @@ class HOGFeatures(BaseRowFeatures):
             transform_sqrt=self.transform_sqrt,
             channel_axis=-1,
         )
-
-
-def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
-    pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
-    if len(pair) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in pair):
-        raise ValueError(f"{name}={value!r} should be one integer or a pair of them, from 1.")
-    return int(pair[0]), int(pair[1])
 
 
 class EdgeFeatures(BaseRowFeatures):

@@ -14,8 +14,9 @@ from sklearn.utils._param_validation import Interval
 
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import check_images
-from pyimgano.inputs._formats import check_resize, resize_image
+from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._columns import with_index
+from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["BaseRowFeatures", "each_of", "gray", "in_color_space", "numbers_of"]
@@ -168,7 +169,7 @@ class BaseRowFeatures(VersionStampMixin, TransformerMixin, BaseEstimator):
     def _checked(self) -> tuple[tuple[int, int] | None, list[str]]:
         """The working size and the names, once all parameters are known to be right."""
         self._validate_params()
-        size, names = check_resize(self.resize), self._names()
+        size, names = check_pair_or_none(self.resize, "resize"), self._names()
         if size is not None and _is_smaller(size, self._least_size()):
             raise ValueError(
                 f"resize={self.resize!r} is too small: {self!r} needs {self._needs()}."

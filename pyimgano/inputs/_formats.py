@@ -280,19 +280,6 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image
 
 
-def check_resize(resize: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """``resize`` as None or (height, width)."""
-    if resize is None:
-        return None
-    sides = (resize, resize) if isinstance(resize, (int, np.integer)) else resize
-    if not isinstance(sides, (tuple, list)) or len(sides) != 2:
-        raise ValueError(f"resize={resize!r} must be None, an integer or (height, width)")
-    for side in sides:
-        if not isinstance(side, (int, np.integer)) or isinstance(side, bool) or side < 1:
-            raise ValueError(f"resize={resize!r}: sides must be integers of at least 1 pixel")
-    return int(sides[0]), int(sides[1])
-
-
 def way_out(x: object, batch: bool = False) -> str:
     """How an image, or a batch of them, of the wrong format gets in; a sentence."""
     if not isinstance(x, np.ndarray) and not is_torch_tensor(x):

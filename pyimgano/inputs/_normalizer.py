@@ -18,7 +18,6 @@ from pyimgano.inputs._formats import (
     DECLARED,
     ImageFormat,
     check_format,
-    check_resize,
     check_u16_max,
     describe,
     is_torch_tensor,
@@ -28,6 +27,7 @@ from pyimgano.inputs._formats import (
 from pyimgano.inputs._reading import as_canonical, pil_pixels
 from pyimgano.inputs._sequence import ImageSequence
 from pyimgano.utils._columns import NoColumnsMixin, index_of
+from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._versions import VersionStampMixin
 
 
@@ -93,7 +93,7 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
         self
         """
         self._validate_params()
-        check_resize(self.resize)
+        check_pair_or_none(self.resize, "resize")
         return self
 
     def transform(self, X: Any) -> Any:
@@ -122,7 +122,7 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
             When an image is not in the declared format; the message names its index.
         """
         self._validate_params()
-        size = check_resize(self.resize)
+        size = check_pair_or_none(self.resize, "resize")
         given, X = X, as_list(X)
         if isinstance(X, (list, tuple)) and X and is_path(X[0]):
             refuse_names_in_a_cache(lazy=self)

@@ -17,7 +17,6 @@ from PIL import Image
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 from pyimgano.inputs._containers import as_list, is_path, refuse_names_in_a_cache
 from pyimgano.inputs._formats import (
-    check_resize,
     check_u16_max,
     describe,
     ensure_rgb_u8_hwc,
@@ -34,6 +33,7 @@ from pyimgano.inputs._reading import (
 )
 from pyimgano.utils._columns import index_of, take_index
 from pyimgano.utils._files import natural
+from pyimgano.utils._pairs import check_pair_or_none
 
 _BLOCKS_AHEAD = 2
 # Folders of masks and thumbnails, which are no images to judge. Hidden ones go anyway.
@@ -189,7 +189,7 @@ class ImageSequence(_Collection):
         index = index_of(paths)
         if index is not None:
             self.index = index
-        self.resize = check_resize(resize)
+        self.resize = check_pair_or_none(resize, "resize")
         self.u16_max = None if u16_max is None else check_u16_max(u16_max)
         if n_threads is not None and n_threads < 1:
             raise ValueError(f"n_threads={n_threads} must be at least 1")

@@ -17,6 +17,7 @@ from sklearn.utils import Bunch, check_random_state
 from pyimgano.datasets.synthetic import _flaws, _scenes
 from pyimgano.datasets.synthetic._circuit_board import circuit_board
 from pyimgano.datasets.synthetic._painting import Camera, Canvas, Fault, Scene
+from pyimgano.utils._pairs import check_pair
 
 SceneFunction = Callable[[Canvas, np.random.Generator, "Fault | None"], Scene]
 
@@ -324,7 +325,7 @@ class _Plan:
             if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
                 raise ValueError(f"{name} must be an int of at least 0, got {count!r}.")
         self.category = category
-        self.size = _check_size(size)
+        self.size = check_pair(size, "size", least=64)
         self.kinds = _check_kinds(category, defect_kinds)
         self.entropy = _entropy(random_state)
         self.jobs = [_Job(_TRAIN, index, "good") for index in range(n_train)]
@@ -373,15 +374,6 @@ class _Plan:
             f"test pictures of {height} x {width} pixels; defects: {', '.join(self.kinds)}. "
             f"Drawn by pyimgano.datasets.make_inspection_dataset."
         )
-
-
-def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 64 for side in sides):
-        raise ValueError(
-            f"size must be (height, width), or one int for both, at least 64 pixels; got {size!r}."
-        )
-    return int(sides[0]), int(sides[1])
 
 
 def _check_kinds(category: str, defect_kinds: Sequence[str] | None) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ from pyimgano.detectors.templates._alignment import (
 )
 from pyimgano.exceptions import AlignmentWarning, TooFewImagesError
 from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
-from pyimgano.inputs._formats import check_resize, resize_image
+from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._pairs import check_pair_or_none
 
 __all__ = [
     "BaseTemplateDetector",
@@ -124,7 +125,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
 
     def _blocks(self, data: Any) -> Iterator[tuple[_Block, list[SampleKey]]]:
         if self.input_kind_ == "images":
-            size = check_resize(self.resize)
+            size = check_pair_or_none(self.resize, "resize")
             # Alignment looks at all of an image, and takes the region along with the part.
             region = None if self.alignment else self.roi_mask_
             for images, keys in iter_keyed_images(data, self._block_size(), region):
