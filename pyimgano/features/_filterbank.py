@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
@@ -188,9 +189,10 @@ class FilterBankFeatures(FittedParametersMixin, BasePatchFeatures):
         owner = np.repeat(np.arange(n_images), [len(rows) for rows in samples])
         few_patches = len(owner) < _ENOUGH_PATCHES * _DESCRIPTOR
         self.overfits_ = n_images < _ENOUGH_IMAGES or few_patches
-        self.mean_, self.projection_ = _learn_metric(
-            np.concatenate(samples), owner, self.n_components
-        )
+        with one_blas_thread:
+            self.mean_, self.projection_ = _learn_metric(
+                np.concatenate(samples), owner, self.n_components
+            )
         self._keep_parameters()
 
     def iter_grids(self, X: object) -> Iterator[PatchGrids]:
@@ -268,7 +270,8 @@ def _learn_metric(
         # find like patches.
         scale = np.maximum(variance + 1e-4 * variance[0], _ROUNDING) ** -0.25
         search = (centered @ (axes * scale)[:, :_SEARCH_DIMENSIONS]).astype(np.float32)
-        residuals = centered - centered[_nearest_elsewhere(search, owner)]
+        _, nearest = NearestNeighbors(search, owner).query(search, exclude=owner)
+        residuals = centered - centered[nearest[:, 0]]
     variance, axes = _principal_axes(residuals)
     floor = max(_FLOOR * variance[0], _ROUNDING)
     whitening = axes * (variance + floor) ** (-0.5 * _WHITENING)
@@ -281,18 +284,6 @@ def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = rows.astype(np.float64)
     moments, axes = np.linalg.eigh(rows.T @ rows / len(rows))
     return np.maximum(moments[::-1], 0), axes[:, ::-1]
-
-
-def _nearest_elsewhere(rows: np.ndarray, owner: np.ndarray, block: int = 1000) -> np.ndarray:
-    """Index of each row's nearest row of another owner."""
-    squares = np.einsum("ij,ij->i", rows, rows)
-    nearest = np.empty(len(rows), dtype=np.int64)
-    for start in range(0, len(rows), block):
-        part = slice(start, start + block)
-        distance = squares - 2 * (rows[part] @ rows.T)
-        distance[owner[part, None] == owner] = np.inf
-        nearest[part] = distance.argmin(axis=1)
-    return nearest
 
 
 def _describe(image: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from pyimgano.features import FilterBankFeatures, make_features
 from pyimgano.features._filterbank import _DESCRIPTOR, _describe, _learn_metric
@@ -315,6 +316,16 @@ def test_wrong_parameters_are_named(good, parameters):
     (name,) = parameters
     with pytest.raises(ValueError, match=name):
         FilterBankFeatures(**parameters).fit(good)
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_what_is_learned_is_the_same_on_any_number_of_blas_threads(n_threads):
+    images = textured(6, 128, 128)  # enough rows for BLAS to spread its work
+    with threadpool_limits(1):
+        alone = FilterBankFeatures(resize=None).fit(images)
+    with threadpool_limits(n_threads):
+        together = FilterBankFeatures(resize=None).fit(images)
+    np.testing.assert_array_equal(together.projection_, alone.projection_)
 
 
 # -- real images ---------------------------------------------------------------------------
