@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.inputs import check_images
@@ -22,6 +21,7 @@ from pyimgano.inputs._sequence import _Collection
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._pairs import check_pair, check_pair_or_none
+from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ImageTiles", "TiledImages", "TilingTransformer"]
@@ -446,7 +446,9 @@ class TiledImages(_Collection):
         return _TileList(self.images, self._tiling, np.array(image_of), windows)
 
 
-class TilingTransformer(NoColumnsMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
+class TilingTransformer(
+    NoColumnsMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+):
     """Cut large images into tiles for a detector, which stitches its maps back.
 
     A step between :class:`~pyimgano.inputs.ImageFormatNormalizer` and a detector. A detector
@@ -643,12 +645,3 @@ class TilingTransformer(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
                 "tiles would never be looked at. Use a stride of at most the tile."
             )
         return _Tiling(tile, stride, self.pad_mode, self.blend, self.score_reduce, int(self.topk))
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags

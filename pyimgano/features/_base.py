@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
 
-class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
+class BasePatchFeatures(
+    NoColumnsMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+):
     """Base of the steps that turn images into patch features.
 
     A subclass writes ``_extract`` and, if it learns something from the training images,
@@ -80,14 +82,9 @@ class BasePatchFeatures(NoColumnsMixin, VersionStampMixin, TransformerMixin, Bas
         for images in check_images(X).iter_blocks(self.batch_size):
             yield self._extract(images)
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
-        tags.requires_fit = type(self)._fit_images is not BasePatchFeatures._fit_images
-        return tags
+    @property
+    def _needs_fit(self) -> bool:
+        return type(self)._fit_images is not BasePatchFeatures._fit_images
 
     def _fit_images(self, images: object) -> None:
         """Learn from the training images; most features have nothing to learn."""

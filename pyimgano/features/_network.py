@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.backbones._network import Network, WeightsSource, load_network, read_network
@@ -284,10 +283,9 @@ class BaseNetworkFeatures(BasePatchFeatures):
         state.pop("_loaded", None)  # a network is found again, never pickled
         return state
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        return tags
+    @property
+    def _needs_fit(self) -> bool:
+        return False  # fit only records which weights were used
 
 
 def _how_to_set(step: BaseNetworkFeatures, name: str, value: str) -> str:

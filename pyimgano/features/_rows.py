@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
 
 from pyimgano.exceptions import ImageFormatError
@@ -17,12 +16,13 @@ from pyimgano.inputs import check_images
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._columns import with_index
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["BaseRowFeatures", "each_of", "gray", "in_color_space", "numbers_of"]
 
 
-class BaseRowFeatures(VersionStampMixin, TransformerMixin, BaseEstimator):
+class BaseRowFeatures(ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
     """Base of the steps that turn each image into one row of numbers.
 
     Nothing is learned: a row depends on its image and the parameters alone, and ``fit`` need
@@ -155,15 +155,6 @@ class BaseRowFeatures(VersionStampMixin, TransformerMixin, BaseEstimator):
             Strings, each one different.
         """
         return np.array(self._checked()[1], dtype=object)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
     # ---- shared machinery -----------------------------------------------------------
     def _checked(self) -> tuple[tuple[int, int] | None, list[str]]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.exceptions import ImageFormatError
@@ -28,10 +27,13 @@ from pyimgano.inputs._reading import as_canonical, pil_pixels
 from pyimgano.inputs._sequence import ImageSequence
 from pyimgano.utils._columns import NoColumnsMixin, index_of
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
 
-class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
+class ImageFormatNormalizer(
+    NoColumnsMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+):
     """Convert images of a declared format to canonical RGB uint8.
 
     The format of arrays is declared once, here, and never guessed: an array of another
@@ -180,12 +182,3 @@ class ImageFormatNormalizer(NoColumnsMixin, VersionStampMixin, TransformerMixin,
         if not len(X):
             raise ImageFormatError("X holds no images; at least one is needed")
         return X
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
