@@ -20,6 +20,7 @@ from pyimgano.inputs import check_images
 from pyimgano.inputs._sequence import _Collection
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair, check_pair_or_none
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
@@ -447,7 +448,12 @@ class TiledImages(_Collection):
 
 
 class TilingTransformer(
-    NoColumnsMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+    FittedParametersMixin,
+    NoColumnsMixin,
+    ImageInputMixin,
+    VersionStampMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Cut large images into tiles for a detector, which stitches its maps back.
 
@@ -487,9 +493,10 @@ class TilingTransformer(
 
     Notes
     -----
-    Stateless: nothing is learned in ``fit``, and it need not be called. ``transform`` cuts
-    nothing yet: the detector decodes one image at a time and cuts a block of tiles from it,
-    and the stitched map is the only other array of the image's size.
+    Stateless: nothing is learned in ``fit``, and it need not be called. If it was, images are cut
+    with the parameters of that call until the next one. ``transform`` cuts nothing yet: the
+    detector decodes one image at a time and cuts a block of tiles from it, and the stitched map
+    is the only other array of the image's size.
 
     A feature step inside the detector learns from tiles that lie side by side, whatever the
     stride.
@@ -566,6 +573,7 @@ class TilingTransformer(
         self
         """
         self._tiling()
+        self._keep_parameters()
         return self
 
     def transform(self, X: object) -> TiledImages:
@@ -581,7 +589,7 @@ class TilingTransformer(
         TiledImages
             As many samples as there are images. Nothing is decoded or copied yet.
         """
-        return TiledImages(check_images(X), self._tiling())
+        return TiledImages(check_images(X), self._as_fitted()._tiling())
 
     def inverse_transform(
         self, X: Any, image_sizes: Sequence[tuple[int, int]] | None = None
@@ -607,7 +615,7 @@ class TilingTransformer(
         ValueError
             When the number or the size of the tiles is not that of the images' sizes.
         """
-        tiling = self._tiling()
+        tiling = self._as_fitted()._tiling()
         if isinstance(X, TiledImages):
             tiling = X._tiling  # parameters may have been set since
             sizes = [X.size(i) for i in range(len(X))]

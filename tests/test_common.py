@@ -111,8 +111,8 @@ def test_pooled_row_contract(name, instance, check):
 
 
 def test_the_batteries_of_image_transformers_are_not_empty():
-    assert len(list(checks.yield_image_transformer_checks())) == 9
-    assert len(list(checks.yield_image_row_checks())) == 13
+    assert len(list(checks.yield_image_transformer_checks())) == 10
+    assert len(list(checks.yield_image_row_checks())) == 14
 
 
 def _image_checks():

@@ -475,11 +475,14 @@ def test_files_equal_arrays(tmp_path):
     assert [("score" in record) for record in records] == [True, True, False]
 
 
-def test_another_stride_may_be_used_after_training():
-    X = _good(5)
+def test_a_stride_set_after_training_takes_effect_in_the_next_fit():
+    X, new = _good(5), _good(2, seed=1)[..., ::-1]
     pipe = _pipe().fit(X[..., ::-1])
+    expected, maps = pipe.score_samples(new), anomaly_map(pipe, new)
     pipe.set_params(tilingtransformer__stride=8)
-    assert anomaly_map(pipe, X[:1, ..., ::-1]).shape == (1, 64, 96)
+    with pytest.warns(UserWarning, match=r"changed after fit \(stride\)"):
+        np.testing.assert_array_equal(pipe.score_samples(new), expected)
+        np.testing.assert_array_equal(anomaly_map(pipe, new), maps)
 
 
 def test_the_collection_can_be_pickled():

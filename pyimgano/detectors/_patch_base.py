@@ -155,7 +155,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
         """Patches of a block of images, as far as they lie in the region."""
         step = self.features_
         if getattr(type(step), "transform", None) is BasePatchFeatures.transform:
-            grids = step._extract(images)  # they have been checked, and are few enough
+            grids = step._as_fitted()._extract(images)  # they have been checked, and are few enough
         else:
             grids = step.transform(images)
         if not isinstance(grids, PatchGrids):

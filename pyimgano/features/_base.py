@@ -10,13 +10,22 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
 from pyimgano.utils._columns import NoColumnsMixin
-from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._fitting import (
+    RUNTIME_PARAMETERS,
+    FittedParametersMixin,
+    restored_on_error,
+)
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
 
 class BasePatchFeatures(
-    NoColumnsMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+    FittedParametersMixin,
+    NoColumnsMixin,
+    ImageInputMixin,
+    VersionStampMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Base of the steps that turn images into patch features.
 
@@ -27,7 +36,13 @@ class BasePatchFeatures(
     A step that learns from so few images that it suits them better than others has a fitted
     attribute ``overfits_``, True or False. Detectors score their training images in folds where
     it is True, or where a step that writes ``_fit_images`` has no such attribute.
+
+    After ``fit`` the features are those of the parameters it was called with, until the next
+    one. Those that say where and how to compute, such as ``batch_size`` and ``device``, take
+    effect at once.
     """
+
+    _runtime_parameters = RUNTIME_PARAMETERS
 
     batch_size: int
 
@@ -48,6 +63,7 @@ class BasePatchFeatures(
         self._validate_params()
         images = check_images(X)
         self._fit_images(images)
+        self._keep_parameters()
         return self
 
     def transform(self, X: object) -> PatchGrids:
@@ -79,8 +95,9 @@ class BasePatchFeatures(
         PatchGrids
             Of ``batch_size`` images each.
         """
+        fitted = self._as_fitted()
         for images in check_images(X).iter_blocks(self.batch_size):
-            yield self._extract(images)
+            yield fitted._extract(images)
 
     @property
     def _needs_fit(self) -> bool:

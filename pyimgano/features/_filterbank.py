@@ -17,7 +17,6 @@ from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
-from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._threads import one_blas_thread
 
@@ -53,7 +52,7 @@ _COS = np.cos(np.arange(4) * np.pi / 4).astype(np.float32)
 _SIN = np.sin(np.arange(4) * np.pi / 4).astype(np.float32)
 
 
-class FilterBankFeatures(FittedParametersMixin, BasePatchFeatures):
+class FilterBankFeatures(BasePatchFeatures):
     """Patch features from a bank of oriented filters; no weights, no download, no GPU.
 
     The feature step to take where no pretrained network is at hand, and a fast one where
@@ -193,7 +192,6 @@ class FilterBankFeatures(FittedParametersMixin, BasePatchFeatures):
             self.mean_, self.projection_ = _learn_metric(
                 np.concatenate(samples), owner, self.n_components
             )
-        self._keep_parameters()
 
     def iter_grids(self, X: object) -> Iterator[PatchGrids]:
         """Compute the patch features block by block; memory does not grow with ``X``.
@@ -213,9 +211,8 @@ class FilterBankFeatures(FittedParametersMixin, BasePatchFeatures):
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
         rows, grid_shapes, work_sizes = [], [], []
-        fitted = self._as_fitted()
         for image in images:  # one by one: an image's features are the same in any batch
-            resized = fitted._resized(image)
+            resized = self._resized(image)
             descriptors = _describe(resized)
             grid_shapes.append(descriptors.shape[:2])
             work_sizes.append(resized.shape[:2])

@@ -105,7 +105,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         DeviceError
             If this machine has no such device.
         """
-        self._network()
+        self._as_fitted()._network()
         return self
 
     # ---- shared machinery -----------------------------------------------------------

@@ -14,7 +14,7 @@ from pyimgano.exceptions import ImageFormatError
 from pyimgano.features._rows import each_of
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._columns import with_index
-from pyimgano.utils._fitting import restored_on_error
+from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["PatchPooling"]
@@ -22,7 +22,7 @@ __all__ = ["PatchPooling"]
 _STATISTICS = ("mean", "max", "min", "std")
 
 
-class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
+class PatchPooling(FittedParametersMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
     """Pool each image's patch features into one row.
 
     Stands between a step that makes :class:`~pyimgano.grids.PatchGrids` and an estimator that
@@ -85,6 +85,7 @@ class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
         self._validate_params()
         each_of(self.statistics, "statistics", _STATISTICS)
         self.n_features_in_ = self._check(X).n_features
+        self._keep_parameters()
         return self
 
     def transform(self, X: PatchGrids) -> np.ndarray:
@@ -107,7 +108,7 @@ class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
                 f"X has {grids.n_features} features per patch, but PatchPooling was fitted on "
                 f"{self.n_features_in_}."
             )
-        statistics = each_of(self.statistics, "statistics", _STATISTICS)
+        statistics = each_of(self._as_fitted().statistics, "statistics", _STATISTICS)
         rows = np.empty((len(grids), len(statistics), grids.n_features))
         for row, patches in zip(rows, grids.as_image_rows()):
             for pooled, statistic in zip(row, statistics):
@@ -129,7 +130,7 @@ class PatchPooling(VersionStampMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_statistics * n_features,), object
         """
         check_is_fitted(self)
-        statistics = each_of(self.statistics, "statistics", _STATISTICS)
+        statistics = each_of(self._as_fitted().statistics, "statistics", _STATISTICS)
         names = [f"{s}_{d}" for s in statistics for d in range(self.n_features_in_)]
         return np.array(names, dtype=object)
 

@@ -15,6 +15,7 @@ from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import check_images
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._columns import with_index
+from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
@@ -22,11 +23,14 @@ from pyimgano.utils._versions import VersionStampMixin
 __all__ = ["BaseRowFeatures", "each_of", "gray", "in_color_space", "numbers_of"]
 
 
-class BaseRowFeatures(ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator):
+class BaseRowFeatures(
+    FittedParametersMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+):
     """Base of the steps that turn each image into one row of numbers.
 
     Nothing is learned: a row depends on its image and the parameters alone, and ``fit`` need
-    not be called. A subclass has the parameters ``resize`` and ``batch_size`` and writes
+    not be called. After ``fit`` the rows are those of the parameters it was called with, until
+    the next one. A subclass has the parameters ``resize`` and ``batch_size`` and writes
     ``_names``, ``_describe`` and, if there is a smallest image it makes sense for,
     ``_least_size``.
 
@@ -101,6 +105,7 @@ class BaseRowFeatures(ImageInputMixin, VersionStampMixin, TransformerMixin, Base
         """
         self._checked()
         check_images(X)
+        self._keep_parameters()
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -123,7 +128,8 @@ class BaseRowFeatures(ImageInputMixin, VersionStampMixin, TransformerMixin, Base
         ImageReadError
             If a file cannot be read.
         """
-        size, names = self._checked()
+        fitted = self._as_fitted()
+        size, names = fitted._checked()
         images = check_images(X)
         rows = np.empty((len(images), len(names)))
         i = 0
@@ -131,13 +137,13 @@ class BaseRowFeatures(ImageInputMixin, VersionStampMixin, TransformerMixin, Base
             for image in block:  # one by one: an image's row is the same in any batch
                 if size is not None:
                     image = resize_image(image, size)
-                elif _is_smaller(image.shape, self._least_size()):
+                elif _is_smaller(image.shape, fitted._least_size()):
                     height, width = image.shape[:2]
                     raise ImageFormatError(
-                        f"{images.name(i)} has {height} x {width} pixels, but {self!r} needs "
-                        f"{self._needs()}. Set resize to have all images enlarged."
+                        f"{images.name(i)} has {height} x {width} pixels, but {fitted!r} needs "
+                        f"{fitted._needs()}. Set resize to have all images enlarged."
                     )
-                rows[i] = self._describe(image)
+                rows[i] = fitted._describe(image)
                 i += 1
         return with_index(self, rows, X)
 
@@ -154,7 +160,7 @@ class BaseRowFeatures(ImageInputMixin, VersionStampMixin, TransformerMixin, Base
         ndarray of shape (n_features,), object
             Strings, each one different.
         """
-        return np.array(self._checked()[1], dtype=object)
+        return np.array(self._as_fitted()._checked()[1], dtype=object)
 
     # ---- shared machinery -----------------------------------------------------------
     def _checked(self) -> tuple[tuple[int, int] | None, list[str]]:

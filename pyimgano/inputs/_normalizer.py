@@ -26,13 +26,19 @@ from pyimgano.inputs._formats import (
 from pyimgano.inputs._reading import as_canonical, pil_pixels
 from pyimgano.inputs._sequence import ImageSequence
 from pyimgano.utils._columns import NoColumnsMixin, index_of
+from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
 
 class ImageFormatNormalizer(
-    NoColumnsMixin, ImageInputMixin, VersionStampMixin, TransformerMixin, BaseEstimator
+    FittedParametersMixin,
+    NoColumnsMixin,
+    ImageInputMixin,
+    VersionStampMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Convert images of a declared format to canonical RGB uint8.
 
@@ -53,7 +59,9 @@ class ImageFormatNormalizer(
 
     Notes
     -----
-    Stateless: nothing is learned in ``fit``, and it need not be called.
+    Stateless: nothing is learned in ``fit``, and it need not be called. If it was, ``resize``
+    stays as it was then until the next ``fit``; ``input_format`` and ``u16_max`` describe what
+    comes in and take effect at once.
 
     Examples
     --------
@@ -70,6 +78,9 @@ class ImageFormatNormalizer(
         "resize": [None, Interval(numbers.Integral, 1, None, closed="left"), tuple, list],
         "u16_max": [Interval(numbers.Integral, 1, 65535, closed="both")],
     }
+
+    # They describe the images that come in, which may be other files or another camera.
+    _runtime_parameters = frozenset({"input_format", "u16_max"})
 
     def __init__(
         self,
@@ -96,6 +107,7 @@ class ImageFormatNormalizer(
         """
         self._validate_params()
         check_pair_or_none(self.resize, "resize")
+        self._keep_parameters()
         return self
 
     def transform(self, X: Any) -> Any:
@@ -123,8 +135,9 @@ class ImageFormatNormalizer(
         ImageFormatError
             When an image is not in the declared format; the message names its index.
         """
-        self._validate_params()
-        size = check_pair_or_none(self.resize, "resize")
+        fitted = self._as_fitted()
+        fitted._validate_params()
+        size = check_pair_or_none(fitted.resize, "resize")
         given, X = X, as_list(X)
         if isinstance(X, (list, tuple)) and X and is_path(X[0]):
             refuse_names_in_a_cache(lazy=self)

@@ -130,6 +130,7 @@ def yield_image_transformer_checks() -> Iterator[Callable[[Any], None]]:
     yield check_transformer_clone_and_pickle
     yield check_transformer_refit_is_reproducible
     yield check_transformer_refuses_wrong_arrays
+    yield check_transformer_parameters_count_as_they_were_in_fit
     yield check_parameters_are_not_changed_by_fit
 
 
@@ -663,6 +664,28 @@ def check_transformer_refuses_wrong_arrays(transformer: Any) -> None:
     refuse(lambda: transformer.transform(X[0]), "[")
     refuse(lambda: transformer.transform(np.zeros((4, 3))))
     refuse(lambda: transformer.transform([]))
+
+
+def check_transformer_parameters_count_as_they_were_in_fit(transformer: Any) -> None:
+    import warnings
+
+    X = _new_images()
+    expected = transformer.fit(make_check_images(6)).transform(X)
+    steps = [step for _, step in getattr(transformer, "steps", [("", transformer)])]
+    for step in steps:
+        for name, value in step.get_params(deep=False).items():
+            if name in getattr(step, "_runtime_parameters", ()):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                setattr(step, name, object())  # no use of it can go unnoticed: it does not work
+                try:
+                    _assert_same(transformer.transform(X), expected)
+                except Exception as error:
+                    raise AssertionError(
+                        f"{name}, changed after fit, changes what transform returns"
+                    ) from error
+            setattr(step, name, value)
 
 
 def check_rows_are_finite_numbers(transformer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -87,8 +88,9 @@ def differ(one: Any, other: Any) -> bool:
     Parameters
     ----------
     one, other : object
-        Plain values and arrays are compared; other objects, such as estimators, are equal to
-        themselves only.
+        Numbers, strings, paths, arrays, and containers of such are compared by value; numpy's
+        numbers count as Python's, and a list counts as a tuple. Other objects, such as
+        estimators, are equal to themselves only.
 
     Returns
     -------
@@ -96,11 +98,29 @@ def differ(one: Any, other: Any) -> bool:
     """
     if one is other:
         return False
+    one, other = (v.item() if isinstance(v, np.generic) else v for v in (one, other))
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) != len(other) or any(map(differ, one, other))
     if type(one) is not type(other):
-        return True
+        return True  # 1 may be a count where 1.0 is a share
     if isinstance(one, np.ndarray):
-        return not np.array_equal(one, other)
-    return not isinstance(one, (bool, int, float, str, tuple)) or one != other
+        same_kind = one.dtype == other.dtype and one.shape == other.shape
+        return not same_kind or differ(one.ravel().tolist(), other.ravel().tolist())
+    if isinstance(one, dict):
+        return one.keys() != other.keys() or any(differ(one[key], other[key]) for key in one)
+    if isinstance(one, float) and one != one:
+        return other == other  # NaN is what it was
+    comparable = (bool, int, float, complex, str, bytes, set, frozenset, slice, os.PathLike)
+    return not isinstance(one, comparable) or one != other
+
+
+def _own(value: Any) -> Any:
+    """Copy what could be changed in place, but not the estimators in it."""
+    if type(value) in (list, tuple):
+        return type(value)(_own(item) for item in value)
+    if type(value) is dict:
+        return {key: _own(item) for key, item in value.items()}
+    return value.copy() if isinstance(value, (np.ndarray, set)) else value
 
 
 class FittedParametersMixin:
@@ -119,7 +139,7 @@ class FittedParametersMixin:
     def _keep_parameters(self) -> None:
         """Remember the parameters that results depend on, as they were in ``fit``."""
         self._parameters_at_fit = {
-            name: value
+            name: _own(value)
             for name, value in vars(self).items()
             if name in self._get_param_names()  # type: ignore[attr-defined]
             and name not in self._runtime_parameters
@@ -129,9 +149,9 @@ class FittedParametersMixin:
         """Return this estimator with the parameters it was fitted with.
 
         Parameters that were set since take effect in the next ``fit``, which a ``UserWarning``
-        says.
+        says. A step that needs no ``fit``, and had none, computes with those it has now.
         """
-        at_fit = self._parameters_at_fit
+        at_fit = vars(self).get("_parameters_at_fit", {})
         changed = [name for name, value in at_fit.items() if differ(getattr(self, name), value)]
         if not changed:
             return self

@@ -335,7 +335,11 @@ def test_random_weights_are_seeded(images):
         other = clone(step).set_params(random_state=5).fit_transform(images[:2]).rows
     assert not np.allclose(other, rows)
     step.set_params(random_state=5)  # fitted with 4
-    with pytest.raises(WeightsError, match="random_state=5 are not those of fit"):
+    with pytest.warns(UserWarning, match=r"changed after fit \(random_state\)"):
+        np.testing.assert_array_equal(step.transform(images[:2]).rows, rows)
+    step.weights_sha256_ = "of another version of the library"
+    step.__dict__.pop("_loaded")
+    with pytest.warns(UserWarning), pytest.raises(WeightsError, match="=4 are not those of fit"):
         step.transform(images)
 
 
