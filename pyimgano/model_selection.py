@@ -169,6 +169,16 @@ def balanced_accuracy(estimator: Any, X: Any, y: Any) -> float:
     return float((right[labels == 1].mean() + right[labels == -1].mean()) / 2)
 
 
+# A search among good images alone has no use for these, and is told so before it fits anything.
+for _scorer in (
+    anomaly_roc_auc,
+    anomaly_average_precision,
+    true_positive_rate,
+    balanced_accuracy,
+):
+    _scorer.needs_anomalies = True  # type: ignore[attr-defined]
+
+
 class OneClassKFold(BaseCrossValidator):
     """Folds that train on normal samples only and test on both kinds.
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import get_scorer, get_scorer_names, roc_auc_score
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, KFold, check_cv
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, get_tags
 from sklearn.utils.metadata_routing import get_routing_for_object
@@ -79,8 +81,8 @@ def out_of_sample_scores(
     Raises
     ------
     ValueError
-        If the folds of ``cv`` do not test every sample exactly once, or a search inside has found
-        no best candidate.
+        If the folds of ``cv`` do not test every sample exactly once, or a search inside has no
+        best candidate because its scorer needs anomalies.
     """
     stamps = None if memory is None else _file_stamps(X)
     memory = check_memory(memory)
@@ -90,6 +92,7 @@ def out_of_sample_scores(
     if isinstance(estimator, FrozenEstimator):
         frozen = clone(estimator)
         return frozen, flip(frozen.score_samples(X)), "images given to a frozen model"
+    _refuse_scorers_of_anomalies(estimator)
     automatic = isinstance(cv, str)
     if automatic:
         cv = _automatic_splitter(_num_samples(X), groups)
@@ -209,19 +212,47 @@ def _within(
     return sides[0], sides[1]
 
 
+def _refuse_scorers_of_anomalies(estimator: Any) -> None:
+    """Refuse a search that cannot choose among candidates, before any of them is fitted."""
+    for one, _ in walk(estimator):
+        if isinstance(one, FrozenEstimator):
+            return  # what is inside is not fitted
+        scorer = _scorer_of_best(one) if isinstance(one, BaseSearchCV) else None
+        if getattr(scorer, "needs_anomalies", False):
+            name = getattr(scorer, "__name__", str(scorer))
+            raise ValueError(_no_best_candidate(one, f"scoring={name} needs anomalies"))
+        if getattr(scorer, "_score_func", None) is roc_auc_score:
+            why = "scikit-learn's ROC AUC needs labels of both kinds"
+            raise ValueError(_no_best_candidate(one, why))
+
+
+def _scorer_of_best(search: BaseSearchCV) -> Any:
+    """Return the scorer by which a search chooses its best candidate, as far as it is known."""
+    scorer, name = search.scoring, search.refit
+    if isinstance(scorer, (dict, list, tuple, set)):
+        if not isinstance(name, str):
+            return None
+        scorer = scorer.get(name) if isinstance(scorer, dict) else name
+    known = isinstance(scorer, str) and scorer in get_scorer_names()
+    return get_scorer(scorer) if known else scorer
+
+
 def _check_search(fitted: Any) -> None:
     """Refuse a search whose best candidate was chosen among NaN."""
     for one, _ in walk(fitted):
         best = getattr(one, "best_score_", 0.0) if hasattr(one, "best_estimator_") else 0.0
         if not np.isfinite(best):
-            raise ValueError(
-                f"{type(one).__name__} has no best candidate: its score is {best}. Inside a "
-                "ThresholdCalibrator, a ScoreEnsemble or as_pyod a search is given good images "
-                "only (labels +1), and a scorer that needs known anomalies too, such as "
-                "anomaly_roc_auc, has no value there. Search outside, "
-                "GridSearchCV(ThresholdCalibrator(...), ...), or use a scorer of good images, such "
-                "as neg_false_positive_rate."
-            )
+            raise ValueError(_no_best_candidate(one, f"its score is {best}"))
+
+
+def _no_best_candidate(search: Any, why: str) -> str:
+    return (
+        f"{type(search).__name__} has no best candidate: {why}. Inside a ThresholdCalibrator, a "
+        "ScoreEnsemble or as_pyod a search is given good images only (labels +1), and a scorer "
+        "that needs known anomalies too, such as anomaly_roc_auc, has no value there. Search "
+        "outside, GridSearchCV(ThresholdCalibrator(...), ...), or use a scorer of good images, "
+        "such as neg_false_positive_rate."
+    )
 
 
 def _file_stamps(X: Any) -> list[tuple[int, int] | None] | None:

@@ -34,7 +34,14 @@ from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inference import anomaly_scores, infer, threshold
 from pyimgano.interop import as_pyod
-from pyimgano.model_selection import OneClassKFold, anomaly_roc_auc, neg_false_positive_rate
+from pyimgano.model_selection import (
+    OneClassKFold,
+    anomaly_average_precision,
+    anomaly_roc_auc,
+    balanced_accuracy,
+    neg_false_positive_rate,
+    true_positive_rate,
+)
 
 
 def column(values):
@@ -575,16 +582,59 @@ def test_a_search_inside_is_told_that_all_images_are_good():
     assert as_pyod(search(neg_false_positive_rate)).fit(X).labels_.shape == (35,)
     ensemble = ScoreEnsemble([("a", search(neg_false_positive_rate))]).fit(X, y)
     assert np.isfinite(ensemble.offset_)
+
+
+def _search_that_counts(scoring, **params):
+    return GridSearchCV(CountingDetector(), {}, scoring=scoring, cv=2, **params)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "refit"),
+    [
+        (anomaly_roc_auc, True),
+        (anomaly_average_precision, True),
+        (true_positive_rate, True),
+        (balanced_accuracy, True),
+        ("roc_auc", True),
+        ({"fpr": neg_false_positive_rate, "auc": anomaly_roc_auc}, "auc"),
+        (["roc_auc", "accuracy"], "roc_auc"),
+    ],
+)
+def test_a_search_inside_whose_scorer_needs_anomalies_is_refused_before_it_fits(scoring, refit):
+    search = _search_that_counts(scoring, refit=refit)
+    CountingDetector.fits = 0
+    for model in (
+        ThresholdCalibrator(search),
+        ThresholdCalibrator(make_pipeline(StandardScaler(), search)),
+        ScoreEnsemble([("a", search)]),
+        as_pyod(search),
+    ):
+        with pytest.raises(ValueError, match=r"no best candidate.*neg_false_positive_rate"):
+            model.fit(rows())
+    assert CountingDetector.fits == 0
+
+
+def test_a_search_that_turns_out_to_need_anomalies_is_refused_after_it():
+    def no_value(estimator, X, y):
+        return float("nan")
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for model in (
-            ThresholdCalibrator(search(anomaly_roc_auc)),
-            ThresholdCalibrator(make_pipeline(StandardScaler(), search(anomaly_roc_auc))),
-            ScoreEnsemble([("a", search(anomaly_roc_auc))]),
-            as_pyod(search(anomaly_roc_auc)),
-        ):
-            with pytest.raises(ValueError, match=r"no best candidate.*neg_false_positive_rate"):
-                model.fit(X)
+        with pytest.raises(ValueError, match="its score is nan"):
+            ThresholdCalibrator(_search_that_counts(no_value)).fit(rows())
+
+
+def test_only_the_scorer_that_chooses_counts_and_only_where_there_is_a_fit():
+    both = {"fpr": neg_false_positive_rate, "auc": anomaly_roc_auc}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ThresholdCalibrator(_search_that_counts(both, refit="fpr")).fit(rows())
+    X, y = with_anomalies()
+    search = _search_that_counts(anomaly_roc_auc).fit(X, y)
+    CountingDetector.fits = 0
+    ThresholdCalibrator(FrozenEstimator(search), quantile=0.9).fit(rows())
+    ThresholdCalibrator(make_pipeline(StandardScaler(), FrozenEstimator(search)), cv=3).fit(rows())
+    assert CountingDetector.fits == 0
 
 
 def test_a_refit_that_fails_at_the_threshold_leaves_the_calibrator_as_it_was():
