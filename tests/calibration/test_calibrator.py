@@ -630,7 +630,7 @@ def test_only_the_scorer_that_chooses_counts_and_only_where_there_is_a_fit():
         warnings.simplefilter("ignore")
         ThresholdCalibrator(_search_that_counts(both, refit="fpr")).fit(rows())
     X, y = with_anomalies()
-    search = _search_that_counts(anomaly_roc_auc).fit(X, y)
+    search = _search_that_counts(anomaly_roc_auc).set_params(cv=StratifiedKFold(2)).fit(X, y)
     CountingDetector.fits = 0
     ThresholdCalibrator(FrozenEstimator(search), quantile=0.9).fit(rows())
     ThresholdCalibrator(make_pipeline(StandardScaler(), FrozenEstimator(search)), cv=3).fit(rows())
