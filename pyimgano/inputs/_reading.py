@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import stat
@@ -56,28 +57,12 @@ PICTURES = READABLE | frozenset(
 _ORIENTATION = 274
 _COMPRESSION = 259
 _LOSSY_TIFF = frozenset((6, 7, 50001))  # JPEG, old and new, and WebP
-_PIXEL_TAGS = frozenset(
-    (
-        256,
-        257,
-        258,
-        259,
-        262,
-        266,
-        273,
-        277,
-        278,
-        279,
-        284,
-        317,
-        322,
-        323,
-        324,
-        325,
-        338,
-        339,
-    )
-)  # size, bits, compression, photometric, strips, samples, planes, predictor, tiles
+# Of a TIFF of 16-bit color, what Pillow needs to take it for one of 8 bits and twice the width:
+# size, compression, photometric, fill order, strips, samples, planes, tiles. The others say how
+# to show it, or are written anew.
+_WIDTHS = (256, 322)  # of the image and of its tiles, if it has any
+_PIXEL_TAGS = frozenset((256, 257, 259, 262, 266, 273, 277, 278, 279, 284, 322, 323, 324, 325))
+_BITS_PER_SAMPLE, _PREDICTOR, _EXTRA_SAMPLES, _PLANES = 258, 317, 338, 284
 
 _SUPPORTED = "PNG, JPEG, TIFF, BMP, WebP, PNM (PBM, PGM, PPM), GIF and JPEG 2000"
 _WAY_OUT = "Convert it to PNG or TIFF with the software that made it"
@@ -126,7 +111,21 @@ _KNOWN = (
     (0, b"%PDF", "a PDF document"),
 )
 
+# Left, top, and steps across and down of the pixels in each pass of an interlaced PNG.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+
 _T = TypeVar("_T")
+
+# Pillow logs some of what it then raises. Without a handler, logging would print it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # What Pillow and zlib raise on damaged files.
 _DECODE_ERRORS = (
@@ -362,12 +361,11 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     elif image.format == "PNG":
         critical = _check_png(path, data)
         if data[24] == 16 and data[25] != 0:  # bit depth and color type: 16 bit, not gray
-            image.load()  # finds what OpenCV passes over, and tags after the pixels
-            array = _opencv_u16(path, critical)
+            image.load()  # finds damage in the pixels, and tags after them
+            array = _u16_png(path, critical)
     elif image.format == "TIFF" and _is_u16_color_tiff(path, image.tag_v2):
         orientation = image.tag_v2.get(_ORIENTATION, 1)
-        image.load()
-        return _orient(_opencv_u16(path, _plain_tiff(data)), orientation)
+        return _orient(_u16_color_tiff(path, data, image.tag_v2), orientation)
     if array is None:
         image.load()
         array = _pixels(path, image)
@@ -404,12 +402,11 @@ def _pixels(path: str, image: Any) -> np.ndarray:
     return np.asarray(image)
 
 
-def _opencv_u16(path: str, data: bytes) -> np.ndarray:
-    """Color of 16 bits, which Pillow would cut to 8."""
-    try:
-        array = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageReadError(path, f"is damaged or unsupported ({error})") from error
+def _u16_png(path: str, data: bytes) -> np.ndarray:
+    """Color of 16 bits, which Pillow would cut to 8, of a PNG without ancillary chunks."""
+    array = cv2.imdecode(
+        np.frombuffer(_without_png_damage(path, data), dtype=np.uint8), cv2.IMREAD_UNCHANGED
+    )
     if array is None or array.dtype != np.uint16:
         raise ImageReadError(
             path, "is a 16-bit color image that is damaged or of an unsupported kind"
@@ -419,6 +416,73 @@ def _opencv_u16(path: str, data: bytes) -> np.ndarray:
     if array.shape[2] == 4:
         _check_opaque(path, int(array[..., 3].min()) == 65535)
     return array[..., 2::-1]
+
+
+def _without_png_damage(path: str, data: bytes) -> bytes:
+    """Refuse what OpenCV's libpng would print a message about; return the chunks of the pixels."""
+    header, pixels, at = data[8:33], [], 33
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            pixels.append(data[at + 8 : at + 8 + length])
+        at += 12 + length
+    width, height, bits, color, compression, filtering, interlace = struct.unpack(
+        ">IIBBBBB", header[8:21]
+    )
+    if header[:8] != b"\x00\x00\x00\rIHDR" or compression or filtering or interlace > 1:
+        raise ImageReadError(path, "has a damaged or unsupported header")
+    stream = b"".join(pixels)
+    rows = zlib.decompress(stream)
+    pixel = bits // 8 * {2: 3, 4: 2, 6: 4}[color]
+    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
+    start = 0
+    for left, top, across, down in passes:
+        n_columns, n_rows = -((left - width) // across), -((top - height) // down)
+        if n_columns <= 0 or n_rows <= 0:
+            continue
+        stride = 1 + n_columns * pixel
+        filters = rows[start : start + n_rows * stride : stride]
+        start += n_rows * stride
+        if filters and max(filters) > 4:
+            raise ImageReadError(path, "is damaged: a row of the PNG has an unknown filter")
+    if len(rows) != start:
+        raise ImageReadError(
+            path, f"is damaged: the PNG holds {len(rows)} bytes of pixels, expected {start}"
+        )
+    body = len(stream).to_bytes(4, "big") + b"IDAT" + stream
+    checksum = zlib.crc32(body[4:]).to_bytes(4, "big")
+    return data[:8] + header + body + checksum + data[-12:]  # the end marker is the last chunk
+
+
+def _u16_color_tiff(path: str, data: bytes, tags: Any) -> np.ndarray:
+    """Color of 16 bits, which Pillow would cut to 8.
+
+    To Pillow it is an image of 8 bits and twice the width, whose bytes are then put together.
+    """
+    predictor = tags.get(_PREDICTOR, 1)
+    if predictor not in (1, 2):
+        raise ImageReadError(path, f"is a 16-bit color TIFF with predictor {predictor}. {_WAY_OUT}")
+    image: Any = TiffImagePlugin.TiffImageFile(io.BytesIO(_as_u8_tiff(data, tags)))
+    image.load()
+    samples = np.asarray(image)
+    height, width, n_samples = samples.shape[0], samples.shape[1] // 2, samples.shape[2]
+    order = "<" if data[:1] == b"I" else ">"
+    if tags.get(_PLANES, 1) == 2:  # each sample has a plane of its own
+        planes = np.ascontiguousarray(samples.transpose(0, 2, 1))
+        array = planes.view(order + "u2").transpose(0, 2, 1)
+    else:
+        pairs = np.ascontiguousarray(samples).reshape(height, -1).view(order + "u2")
+        array = pairs.reshape(height, width, n_samples)
+    array = array.astype(np.uint16)
+    if predictor == 2:  # differences to the pixel on the left, in each tile
+        step = int(tags.get(_WIDTHS[1], width))
+        for left in range(0, width, step):
+            tile = array[:, left : left + step]
+            np.cumsum(tile, axis=1, out=tile)
+    if n_samples in (2, 4):
+        _check_opaque(path, int(array[..., -1].min()) == 65535)
+        array = array[..., :-1]
+    return array[..., 0] if array.shape[2] == 1 else array
 
 
 def _is_u16_color_tiff(path: str, tags: Any) -> bool:
@@ -548,21 +612,39 @@ def _check_jpeg2000(path: str, data: bytes) -> None:
         raise ImageReadError(path, "is truncated or damaged: the JPEG 2000 data is incomplete")
 
 
-def _plain_tiff(data: bytes) -> bytes:
-    """The same TIFF with only the tags that concern the pixels.
+def _as_u8_tiff(data: bytes, tags: Any) -> bytes:
+    """Declare a TIFF of 16-bit samples as one of 8 bits and twice the width.
 
-    OpenCV prints a warning for every tag it does not know. The offsets in the entries are
-    those of the file, so a shorter directory at its end is all it takes.
+    The offsets in the entries are those of the file, so another directory at its end is all it
+    takes.
     """
     order = "<" if data[:1] == b"I" else ">"
     (start,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)
-    entries = [data[start + 2 + 12 * k : start + 14 + 12 * k] for k in range(count)]
-    kept = [e for e in entries if struct.unpack_from(order + "H", e)[0] in _PIXEL_TAGS]
-    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
-    padding = bytes(len(data) % 2)  # directories start at even offsets
-    header = data[:4] + struct.pack(order + "I", len(data) + len(padding))
-    return header + data[8:] + padding + directory
+    entries = {}
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from(order + "H", data, at)
+        if tag in _PIXEL_TAGS:
+            entries[tag] = data[at : at + 12]
+    for tag in _WIDTHS:
+        if tag in entries:
+            entries[tag] = struct.pack(order + "HHII", tag, 4, 1, 2 * int(tags[tag]))
+    padding = bytes(len(data) % 2)  # directories, and values they point to, start at even offsets
+    end = len(data) + len(padding)
+    n_samples = len(tags[_BITS_PER_SAMPLE])
+    bits = struct.pack(f"{order}{n_samples}H", *[8] * n_samples)
+    if n_samples == 2:
+        place = bits  # values of four bytes stand in the entry itself
+        bits = b""
+    else:
+        place = struct.pack(order + "I", end)
+    entries[_BITS_PER_SAMPLE] = struct.pack(order + "HHI", _BITS_PER_SAMPLE, 3, n_samples) + place
+    if n_samples in (2, 4):  # alpha that has not been multiplied into the colors
+        entries[_EXTRA_SAMPLES] = struct.pack(order + "HHIHH", _EXTRA_SAMPLES, 3, 1, 2, 0)
+    directory = struct.pack(order + "H", len(entries))
+    directory += b"".join(entry for _, entry in sorted(entries.items())) + bytes(4)
+    header = data[:4] + struct.pack(order + "I", end + len(bits))
+    return header + data[8:] + padding + bits + directory
 
 
 def _orient(array: np.ndarray, orientation: object) -> np.ndarray:
