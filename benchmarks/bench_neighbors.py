@@ -28,9 +28,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from pyimgano._kernels import neighbors as _neighbors
 from pyimgano._kernels.neighbors import NearestNeighbors
+from pyimgano._kernels.sketches import squared_norms
 from pyimgano.datasets import write_inspection_dataset
-from pyimgano.detectors import PatchCoreDetector, _neighbors
+from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 
 try:
@@ -77,8 +79,8 @@ class Bfloat16Product:
         exact = torch.from_numpy(centered)
         half = exact.bfloat16()
         back = half.float().numpy()
-        off = off + np.sqrt(_neighbors._squared_norms(centered - back))
-        norm = _neighbors._squared_norms(back) * (1.0 - self.rounding)
+        off = off + np.sqrt(squared_norms(centered - back))
+        norm = squared_norms(back) * (1.0 - self.rounding)
         return half, (norm - 2.0 * (1.0 + 1.0 / self.t) * off**2) / (1.0 + self.t)
 
     def products(self, half) -> Iterator[tuple[slice, slice, np.ndarray]]:

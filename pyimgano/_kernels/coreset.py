@@ -6,8 +6,9 @@ almost all of that work without changing a single pick:
 1. Each point is kept in the list of its nearest pick. A new pick can take a point only if
    the two picks are closer than twice the point's distance (triangle inequality), hence
    nothing from a list if they are not closer than twice the list's largest distance.
-2. A *sketch* of each point - the leading 31 principal coordinates and the norm of the
-   rest - gives a lower bound of any distance for a fraction of its price.
+2. A *sketch* of each point, 31 principal coordinates and the norm of the rest (see
+   ``pyimgano._kernels.sketches``), gives a lower bound of any distance for a fraction of its
+   price.
 3. The distance in float32 settles all that is not close to a tie.
 
 What passes all three is measured in float64, in a fixed order of operations. The bounds
@@ -25,6 +26,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyimgano._kernels.neighbors import read_only, row_distances, squared_distance
+from pyimgano._kernels.sketches import (
+    UNDERFLOW,
+    check_range,
+    in_range_sample,
+    principal_axes,
+    squared_rest,
+)
 
 __all__ = ["CoresetResult", "Progress", "greedy_k_center"]
 
@@ -35,9 +43,6 @@ _SKETCH = 32
 # A sketched distance is compared with this relative margin; the absolute one (below)
 # covers what float32 took from the coordinates before they were subtracted.
 _SKETCH_MARGIN = 1e-4
-# Squared distances below this have no relative precision in float32.
-_UNDERFLOW = 1e-36
-_LARGEST_NORM = 1e18
 _CHUNK_SECONDS = 0.2
 
 
@@ -79,31 +84,22 @@ def _sketch(points: NDArray[np.float32]) -> _Sketch:
     """Map each point to 32 numbers whose distances never exceed the points' own."""
     n, d = points.shape
     n_axes = min(d, _SKETCH - 1)
-    sample = points[:: max(1, n // 8192)].astype(np.float64)
-    # Rows out of range are refused below; here they must not upset the axes.
-    sample = sample[np.abs(sample).max(axis=1) <= _LARGEST_NORM]
+    sample = in_range_sample(points)
     mean = sample.mean(axis=0) if len(sample) else np.zeros(d)
-    sample -= mean
-    # Any orthonormal axes give a valid bound; those of largest variance the tightest.
-    axes = np.linalg.eigh(sample.T @ sample)[1][:, -n_axes:]
+    axes = principal_axes(points, mean, n_axes)
     rows = np.zeros((n, _SKETCH), np.float32)
     largest = 0.0
     for start in range(0, n, 4096):
         block = points[start : start + 4096].astype(np.float64) - mean
         squared_norm = np.einsum("ij,ij->i", block, block)
-        if not np.all(squared_norm <= _LARGEST_NORM**2):
-            bad = start + int(np.flatnonzero(~(squared_norm <= _LARGEST_NORM**2))[0])
-            raise ValueError(
-                f"points must be finite with norms below {_LARGEST_NORM:g}, row {bad} is not"
-            )
+        check_range(squared_norm, "points", start)
         part = block @ axes
-        rest = squared_norm - np.einsum("ij,ij->i", part, part)
         rows[start : start + 4096, :n_axes] = part
-        rows[start : start + 4096, n_axes] = np.sqrt(np.maximum(rest, 0.0))
+        rows[start : start + 4096, n_axes] = np.sqrt(squared_rest(part, squared_norm))
         largest = max(largest, float(squared_norm.max()))
     # Coordinates are off by less than e = 1e-6 of the largest norm. With it,
     # (r + e)^2 <= r^2 (1 + a) + e^2 (1 + 1/a) for any a; a is _SKETCH_MARGIN.
-    return _Sketch(rows, 1e-12 * largest * (1.0 + 1.0 / _SKETCH_MARGIN) + _UNDERFLOW)
+    return _Sketch(rows, 1e-12 * largest * (1.0 + 1.0 / _SKETCH_MARGIN) + UNDERFLOW)
 
 
 def _float_margin(d: int) -> float:
@@ -172,13 +168,13 @@ def _close_gaps(lists, n_lists):
 def _safe_distance(points, i, j, float_margin):
     """Points that are no farther than this (squared) from i are at least as far from j."""
     apart = np.float64(_quick(points, i, points, j))
-    return 0.25 * (apart * (1.0 - float_margin) - _UNDERFLOW)
+    return 0.25 * (apart * (1.0 - float_margin) - UNDERFLOW)
 
 
 @numba.njit(cache=True, nogil=True)
 def _closer(points, i, j, than, float_margin):
     """Squared distance of two points if it is below ``than``, otherwise ``than``."""
-    if _quick(points, i, points, j) > than * (1.0 + float_margin) + _UNDERFLOW:
+    if _quick(points, i, points, j) > than * (1.0 + float_margin) + UNDERFLOW:
         return than
     return min(than, squared_distance(points[i], points[j]))
 

@@ -12,8 +12,14 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigh
 
+from pyimgano._kernels.sketches import (
+    UNDERFLOW,
+    check_range,
+    principal_axes,
+    squared_norms,
+    squared_rest,
+)
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
@@ -33,11 +39,6 @@ _SKETCH = 64
 _IN_BOX = 16
 _STEP = 8
 _WIDE = 2 * _SKETCH
-
-# Values whose squares leave float32's range cannot be compared in it.
-_LARGEST_NORM = 1e18
-# Below this, float32 squares lose their relative precision.
-_UNDERFLOW = 1e-36
 
 # Sums in any order, with fused operations: for bounds, never for results.
 _LOOSE = {"nnan", "nsz", "reassoc", "contract"}
@@ -221,11 +222,11 @@ def _search_leaves(
                 known = np.inf
                 break
             known = max(known, _roughly(row, bank[j]))
-        known = known * wider + _UNDERFLOW
+        known = known * wider + UNDERFLOW
         _bound_leaves(sketch, low, high, of_leaf)
         nearest = np.argmin(of_leaf)
         limit = min(known, best[k - 1])
-        reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + _UNDERFLOW)
+        reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + UNDERFLOW)
         for visit in range(-1, n_leaves):
             leaf = nearest if visit < 0 else visit
             if of_leaf[leaf] > reach or visit == nearest:
@@ -239,11 +240,11 @@ def _search_leaves(
                 if j < 0 or (skip >= 0 and group[j] == skip):
                     continue
                 other = bank[j]
-                if _roughly(row, other) > limit * wider + _UNDERFLOW:
+                if _roughly(row, other) > limit * wider + UNDERFLOW:
                     continue
                 _insert(best, position, squared_distance(row, other), j)
                 limit = min(known, best[k - 1])
-                reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + _UNDERFLOW)
+                reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + UNDERFLOW)
 
 
 class NearestNeighbors:
@@ -389,7 +390,7 @@ class _Products:
         index: NDArray[np.int64],
     ) -> None:
         """Fill ``distance`` (squared) and ``index`` for one block of rows."""
-        floor = squared_norm * (1.0 - self._gamma) - _UNDERFLOW
+        floor = squared_norm * (1.0 - self._gamma) - UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
         factors = np.float32(-2.0) * centered
         product = np.empty(len(rows) * min(len(self.bank), _BLOCKS[1]), np.float32)
@@ -415,12 +416,11 @@ class _Products:
 class _Leaves:
     """Bounds from sketches of rows, with similar rows of the bank side by side.
 
-    A sketch holds a row's leading principal coordinates and the norm of what they leave out;
-    the distance of two sketches never exceeds that of the rows (triangle inequality), and on
-    network features is not much less. The bank is cut in two at the median of its widest
-    coordinate until no leaf has more than ``_LEAF`` rows. A row is compared with the box
-    around each leaf, with the sketches of leaves that it may have a neighbor in, and with
-    the rows whose sketches are near enough; what is left, a few, is measured.
+    See ``pyimgano._kernels.sketches``; here the norm of the rest comes first. The bank is cut in
+    two at the median of its widest coordinate until no leaf has more than ``_LEAF`` rows. A row
+    is compared with the box around each leaf, with the sketches of leaves that it may have a
+    neighbor in, and with the rows whose sketches are near enough; what is left, a few, is
+    measured.
 
     Notes
     -----
@@ -440,7 +440,7 @@ class _Leaves:
         self.bank, self.mean = bank, mean
         n_parts = -(-_SKETCH // _STEP)  # of which zeros fill the last
         axes = np.zeros((bank.shape[1], n_parts * _STEP))
-        axes[:, 1:_SKETCH] = _principal_axes(bank, mean)
+        axes[:, 1:_SKETCH] = principal_axes(bank, mean, _SKETCH - 1)
         sketches = np.empty((len(bank), n_parts * _STEP), np.float32)
         for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
@@ -478,7 +478,7 @@ class _Leaves:
         _search_leaves(
             rows,
             sketches.reshape(len(rows), -1, _STEP),
-            w / np.sqrt(np.maximum(rest, w) + _UNDERFLOW),
+            w / np.sqrt(np.maximum(rest, w) + UNDERFLOW),
             read_only(self.bank),
             read_only(self._members),
             read_only(self._leaves.reshape(len(self._leaves), -1, _STEP, _LEAF)),
@@ -496,8 +496,7 @@ def _sketch(
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Sketches of some rows, and the squares of their first numbers: of the rows' rest."""
     sketch = centered @ axes  # the first axis is zero
-    lead = np.einsum("ij,ij->i", sketch, sketch, dtype=np.float64)
-    rest = np.maximum(squared_norm - lead, 0.0)
+    rest = squared_rest(sketch, squared_norm)
     sketch[:, 0] = np.sqrt(rest)
     return sketch, rest
 
@@ -519,40 +518,12 @@ def _cut(points: NDArray[np.float32]) -> list[NDArray[np.intp]]:
     return leaves
 
 
-def _principal_axes(bank: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Orthonormal axes of the bank's largest variance, the largest first, ``(d, _SKETCH - 1)``.
-
-    Any orthonormal axes give a valid bound; these a tight one.
-    """
-    sample = bank[:: -(-len(bank) // 8192)].astype(np.float64) - mean
-    # Rows out of range are refused elsewhere; here they must not upset the axes.
-    sample = sample[np.abs(sample).max(axis=1) <= _LARGEST_NORM]
-    d = bank.shape[1]
-    axes = eigh(sample.T @ sample, subset_by_index=[d - _SKETCH + 1, d - 1])[1]
-    return np.ascontiguousarray(axes[:, ::-1])
-
-
 def _centered(
     rows: NDArray[np.float32], mean: NDArray[np.float32], name: str, start: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Rows less the mean, and their squared norms; refused if they are out of range."""
     with np.errstate(invalid="ignore", over="ignore"):
         centered = rows - mean
-        squared_norm = _squared_norms(centered)
-    _check_range(squared_norm, name, start)
+        squared_norm = squared_norms(centered)
+    check_range(squared_norm, name, start)
     return centered, squared_norm
-
-
-def _squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Squared norm of each row, float64; the rows are one block."""
-    wide = rows.astype(np.float64)
-    return np.einsum("ij,ij->i", wide, wide)
-
-
-def _check_range(squared_norm: NDArray[np.float64], name: str, start: int = 0) -> None:
-    """Refuse rows that are not finite or whose squares overflow float32."""
-    bad = np.flatnonzero(~(squared_norm <= _LARGEST_NORM**2))
-    if len(bad):
-        raise ValueError(
-            f"{name} must be finite with norms below {_LARGEST_NORM:g}; row {start + bad[0]} is not"
-        )

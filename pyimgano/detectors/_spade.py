@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
-import numba
 import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano._kernels.neighbors import _check_range, _squared_norms
+from pyimgano._kernels.patch_matches import keep_nearest, match_sketches, rest_norms
+from pyimgano._kernels.sketches import (
+    check_range,
+    in_range_sample,
+    principal_axes,
+    squared_norms,
+)
 from pyimgano._training import TrainingStream
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.exceptions import TooFewImagesError
@@ -20,21 +25,9 @@ from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["SPADEDetector"]
 
-# Leading principal coordinates that, with the norm of the rest, give the lower bound of a
-# distance. More of them let fewer candidates through and make the product that bounds all
-# pairs dearer.
-_LEAD = 46
-# Coordinates summed before a candidate is compared with the best one again.
-_STEP = 32
-# Rows the principal axes are estimated from.
-_SAMPLE = 8192
 # Bounds the temporaries: one float32 product of 256 x 4096 is 4 MiB.
 _QUERY_BLOCK = 256
 _GALLERY_BLOCK = 4096
-# Bounds looked through at a time, to pass over those without a candidate at once.
-_LOOK = 64
-# What float32 sums may be off by, as a share of the squared norms.
-_MARGIN = 1e-5
 
 
 class SPADEDetector(BasePatchDetector):
@@ -168,12 +161,12 @@ class SPADEDetector(BasePatchDetector):
         averages, scales = [], []
         for block in stream:
             if not self.gallery_:
-                self.center_, self.axes_ = _principal_axes(block.rows)
+                self.center_, self.axes_ = _own_coordinates(block.rows)
             averages.append(self._average(block))
             for rows in block.as_image_rows():
                 half, scale = _to_half(self._rotate(rows, "the training patches"))
                 self.gallery_.append(half)
-                self._rest.append(_rest(half.astype(np.float32) * scale))
+                self._rest.append(rest_norms(half.astype(np.float32) * scale))
                 scales.append(scale)
         self.image_features_ = np.concatenate(averages)
         self.scale_ = np.array(scales, dtype=np.float32)
@@ -229,7 +222,7 @@ class SPADEDetector(BasePatchDetector):
 
     def _rotate(self, rows: np.ndarray, what: str) -> np.ndarray:
         centered = rows - self.center_
-        _check_range(_squared_norms(centered), what)
+        check_range(squared_norms(centered), what)
         return centered @ self.axes_
 
     def _patch_distances(self, rows: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
@@ -237,10 +230,10 @@ class SPADEDetector(BasePatchDetector):
         queries = self._rotate(rows, "the patches")
         available = sum(len(self.gallery_[i]) for i in neighbors)
         best = np.full((len(rows), min(self.n_pixel_neighbors, available)), np.inf)
-        sketch, floor = _sketch(queries, _rest(queries))
+        sketch, floor = match_sketches(queries, rest_norms(queries))
         sketch[:, -1] = 1.0  # so that the product adds the gallery's part of the bound
         for gallery, rest in self._gallery_blocks(neighbors):
-            candidates, candidates_floor = _sketch(gallery, rest)
+            candidates, candidates_floor = match_sketches(gallery, rest)
             candidates *= np.float32(-2.0)
             candidates[:, -1] = candidates_floor
 
@@ -248,7 +241,7 @@ class SPADEDetector(BasePatchDetector):
                 part: slice, gallery: np.ndarray = gallery, candidates: np.ndarray = candidates
             ) -> None:
                 bound = sketch[part] @ candidates.T
-                _measure(queries[part], gallery, bound, floor[part], _LEAD, best[part])
+                keep_nearest(queries[part], gallery, bound, floor[part], best[part])
 
             parts = even_slices(len(rows), -(-len(rows) // _QUERY_BLOCK))
             map_in_threads(measure, parts, min(n_threads(), len(parts)))
@@ -275,14 +268,11 @@ class SPADEDetector(BasePatchDetector):
             first = last
 
 
-def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and orthonormal axes of some of the rows; any axes would give correct distances."""
-    sample = rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64)
-    _check_range(np.einsum("ij,ij->i", sample, sample), "the training patches")
-    center = sample.mean(axis=0).astype(np.float32)
-    sample -= center
-    axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
-    return center, np.ascontiguousarray(axes, dtype=np.float32)
+def _own_coordinates(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and principal axes of some of the rows; any axes would give correct distances."""
+    check_range(squared_norms(rows), "the training patches")
+    center = in_range_sample(rows).mean(axis=0).astype(np.float32)
+    return center, principal_axes(rows, center, rows.shape[1]).astype(np.float32)
 
 
 def _to_half(rows: np.ndarray) -> tuple[np.ndarray, np.float32]:
@@ -292,87 +282,6 @@ def _to_half(rows: np.ndarray) -> tuple[np.ndarray, np.float32]:
     return (rows / scale).astype(np.float16), scale
 
 
-def _rest(rows: np.ndarray) -> np.ndarray:
-    """Norm of all but the leading coordinates of each row, ``(n,)``, float32."""
-    return np.linalg.norm(rows[:, _LEAD:], axis=1)
-
-
-def _sketch(rows: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leading coordinates, norm of the rest and an empty column; and the squared norm.
-
-    The distance of two sketches never exceeds that of the rows. The squared norms are a bit too
-    small, by what rounding may take from the distance.
-    """
-    lead = rows[:, :_LEAD]
-    sketch = np.column_stack([lead, rest, np.zeros(len(rows))]).astype(np.float32)
-    return sketch, _squared_norms(sketch) * (1.0 - _MARGIN)
-
-
 def _mean_distance(distance: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     found = neighbors >= 0
     return np.where(found, distance, 0.0).sum(axis=1) / found.sum(axis=1)
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def _smallest(values):
-    smallest = np.float32(np.inf)
-    for j in range(values.shape[0]):
-        smallest = min(smallest, values[j])
-    return smallest
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"nsz", "reassoc", "contract"})
-def _part_of_distance(query, row, begin, stop):
-    total = np.float32(0.0)
-    for k in range(begin, stop):
-        t = query[k] - row[k]
-        total += t * t
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _distance(query, row, lead, than):
-    """Squared distance of two rows, or ``than`` if it is not below."""
-    d = query.shape[0]
-    total = 0.0
-    begin, stop = 0, min(d, lead)
-    while begin < d and total < than:
-        total += _part_of_distance(query, row, begin, stop)
-        begin, stop = stop, min(d, stop + _STEP)
-    return min(total, than)
-
-
-@numba.njit(cache=True, nogil=True)
-def _measure(queries, gallery, bound, floor, lead, best):
-    """Keep each query's smallest squared distances in ``best``, ascending.
-
-    ``bound[q, j] + floor[q]`` is a lower bound of a squared distance; only where it is not
-    above the last of the best ones, the distance itself is measured.
-    """
-    n = gallery.shape[0]
-    last = best.shape[1] - 1
-    n_looks = (n + _LOOK - 1) // _LOOK
-    smallest = np.empty(n_looks, np.float32)
-    for q in range(queries.shape[0]):
-        first = 0
-        for look in range(n_looks):
-            smallest[look] = _smallest(bound[q, look * _LOOK : (look + 1) * _LOOK])
-            if smallest[look] < smallest[first]:
-                first = look
-        # The most promising ones go first: they make the limit tight for all others.
-        for turn in range(n_looks + 1):
-            look = first if turn == 0 else turn - 1
-            limit = best[q, last] * (1.0 + _MARGIN) - floor[q]
-            if smallest[look] > limit or (turn > 0 and look == first):
-                continue
-            for j in range(look * _LOOK, min(n, (look + 1) * _LOOK)):
-                if bound[q, j] > limit:
-                    continue
-                total = _distance(queries[q], gallery[j], lead, best[q, last])
-                if total < best[q, last]:
-                    place = last
-                    while place > 0 and total < best[q, place - 1]:
-                        best[q, place] = best[q, place - 1]
-                        place -= 1
-                    best[q, place] = total
-                    limit = best[q, last] * (1.0 + _MARGIN) - floor[q]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from pyimgano._kernels import neighbors as _neighbors
 from pyimgano._kernels.neighbors import NearestNeighbors
-from pyimgano.detectors import _neighbors
 
 
 @pytest.fixture(autouse=True, scope="module", params=["as in use", "always sketched"])
