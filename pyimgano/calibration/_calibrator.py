@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -28,6 +31,7 @@ from pyimgano.inference import anomaly_map, score_with_maps
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,
+    FittedParametersMixin,
     differ,
     restored_on_error,
     set_on_fitted_copy,
@@ -37,8 +41,13 @@ from pyimgano.utils._warning import warn_user
 
 __all__ = ["ThresholdCalibrator"]
 
+# The method in ``provenance_`` of a threshold that was assigned.
+_BY_HAND = "set by hand"
 
-class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+
+class ThresholdCalibrator(
+    FittedParametersMixin, VersionStampMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator
+):
     """Put the threshold of an outlier detector where a stated false-positive rate asks for it.
 
     The threshold comes from scores of good images that the model has not seen. With
@@ -68,7 +77,9 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         keep groups together take the ``groups`` of ``fit``. An iterable of splits holds indices
         into ``X`` as given, and known anomalies are dropped from them. Every good image must be
         tested exactly once. ``"prefit"``: the estimator is fitted already and ``X`` are held-out
-        good images.
+        good images. Verdicts are then those of a copy, which a later fit of ``estimator`` does not
+        change. A large model need not be copied: a ``FrozenEstimator`` is used as it is, and
+        whoever fits the model inside it anew has to calibrate anew.
     memory : str or joblib.Memory, default=None
         Cache for fitted estimators, so that a search over ``quantile`` or ``method`` fits each
         of them once.
@@ -131,6 +142,13 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         "memory": [str, HasMethods(["cache"]), None],
         "n_jobs": [Integral, None],
     }
+
+    _runtime_parameters = frozenset({"memory", "n_jobs", "verbose"})
+    _at_once = dict.fromkeys(
+        ("quantile", "method"),
+        "To move the threshold at once, set threshold_; where it belongs for another quantile, "
+        "numpy.quantile(calibrator.calibration_scores_, quantile) says.",
+    )
 
     def __init__(
         self,
@@ -221,12 +239,15 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             "threshold": cut.threshold,
             "estimator": None if self.estimator is None else type(self.estimator).__name__,
         }
+        self._keep_parameters()
         return self
 
     @property
     def threshold_(self) -> float:
         if "threshold_" not in vars(self):
-            raise AttributeError(f"this {type(self).__name__} is not fitted and has no threshold_.")
+            raise AttributeError  # __getattr__ says why
+        if self.provenance_["method"] != _BY_HAND:
+            self._as_fitted()  # says so if parameters have been changed since
         return vars(self)["threshold_"]
 
     @threshold_.setter
@@ -243,7 +264,7 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         self.false_positive_rate_interval_ = cut.interval
         self.provenance_ = {
             **self.provenance_,
-            "method": "set by hand",
+            "method": _BY_HAND,
             "target_false_positive_rate": None,
             "expected_false_positive_rate": cut.rate,
             "false_positive_rate_interval_95": list(cut.interval),
@@ -290,19 +311,16 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         before = self.get_params(deep=bool(inner))
         super().set_params(**params)
         set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
-        prefit = _is_prefit(self.cv)  # then a parameter of the estimator takes effect at once
         late = [
             name
             for name in params
-            if name.rpartition("__")[2] not in {"memory", "n_jobs", "verbose", *RUNTIME_PARAMETERS}
-            and not (prefit and name in inner)
+            if name.rpartition("__")[2] not in self._runtime_parameters | RUNTIME_PARAMETERS
             and differ(before.get(name), params[name])
         ]
         if late and "threshold_" in vars(self):
             warn_user(
                 f"this {type(self).__name__} is fitted: {', '.join(late)} takes effect in the next "
-                "fit. To move the threshold at once, set threshold_; where it belongs for another "
-                "quantile, numpy.quantile(calibrator.calibration_scores_, quantile) says.",
+                f"fit. {self._at_once['quantile']}",
                 UserWarning,
             )
         return self
@@ -368,7 +386,8 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
             return self._column(X), "the score column as given"
         if _is_prefit(cv):
             check_is_fitted(self.estimator)
-            self.estimator_ = self.estimator
+            frozen = isinstance(self.estimator, FrozenEstimator)
+            self.estimator_ = self.estimator if frozen else deepcopy(self.estimator)
             return flip(self.estimator_.score_samples(X)), "held-out images (prefit)"
         self.estimator_, scores, source = out_of_sample_scores(
             self.estimator,
@@ -495,6 +514,11 @@ class ThresholdCalibrator(VersionStampMixin, MetaEstimatorMixin, OutlierMixin, B
         # Banks, training scores: whatever the fitted estimator offers, except for its
         # parameters, which belong to it alone (estimator__...), and for its fits, which would
         # leave the threshold behind.
+        if name in ("threshold_", "offset_"):
+            raise NotFittedError(
+                f"this {type(self).__name__} is not fitted and has no {name}. Call fit with good "
+                "images first."
+            )
         inner = self.__dict__.get("estimator_")
         if (
             inner is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,13 @@ class BaseNetworkFeatures(BasePatchFeatures):
             f"{self.weights_sha256_}. Put the file of that time back, or fit again. If it is "
             f"elsewhere: {_how_to_set(self, 'weights', 'FILE')}"
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BaseNetworkFeatures:
+        # A copy in the same process runs the same network, and needs no weights file for it.
+        twin = memo[id(self)] = object.__new__(type(self))
+        for name, value in vars(self).items():
+            twin.__dict__[name] = value if name == "_loaded" else deepcopy(value, memo)
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # it may be the very __dict__

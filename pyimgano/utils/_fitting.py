@@ -134,6 +134,11 @@ class FittedParametersMixin:
     # Parameters that say how to compute, not what: they take effect at once.
     _runtime_parameters: frozenset[str] = frozenset({"n_jobs", "verbose", "batch_size"})
 
+    # Ways to have at once, without a fit, what some parameters are for.
+    _at_once: dict[str, str] = {
+        "contamination": "To move the threshold at once, set offset_ = -threshold."
+    }
+
     _parameters_at_fit: dict[str, Any]
 
     def _keep_parameters(self) -> None:
@@ -155,9 +160,8 @@ class FittedParametersMixin:
         changed = [name for name, value in at_fit.items() if differ(getattr(self, name), value)]
         if not changed:
             return self
-        at_once = ""
-        if "contamination" in changed:
-            at_once = " To move the threshold at once, set offset_ = -threshold."
+        ways = dict.fromkeys(self._at_once[name] for name in changed if name in self._at_once)
+        at_once = "".join(f" {way}" for way in ways)
         warn_user(
             f"parameters of this {type(self).__name__} changed after fit ({', '.join(changed)}): "
             "they take effect in the next fit, and until then results are those of the fitted "

@@ -246,8 +246,25 @@ def test_prefit_does_not_fit_and_scores_what_it_is_given():
     held_out = rows(seed=1)
     calibrator = ThresholdCalibrator(detector, cv="prefit", quantile=0.9).fit(held_out)
     assert CountingDetector.fits == 0
-    assert calibrator.estimator_ is detector
+    assert calibrator.estimator_ is not detector
     np.testing.assert_array_equal(calibrator.calibration_scores_, held_out[:, 0])
+
+
+@pytest.mark.parametrize("before", [[], [StandardScaler()]])
+def test_prefit_judges_by_what_the_estimator_was_when_it_was_calibrated(before):
+    estimator = make_pipeline(*before, PatchCoreDetector(coreset_ratio=0.5)).fit(rows())
+    calibrator = ThresholdCalibrator(estimator, cv="prefit", quantile=0.9).fit(rows(seed=1))
+    expected, p_values = calibrator.score_samples(rows(seed=2)), calibrator.p_value(rows(seed=2))
+    estimator.fit(rows(seed=3) + 100)
+    np.testing.assert_array_equal(calibrator.score_samples(rows(seed=2)), expected)
+    np.testing.assert_array_equal(calibrator.p_value(rows(seed=2)), p_values)
+    assert (clone(calibrator).estimator is not estimator) and calibrator.estimator is estimator
+
+
+def test_a_frozen_model_is_not_copied_even_with_prefit():
+    frozen = FrozenEstimator(PatchCoreDetector().fit(rows()))
+    calibrator = ThresholdCalibrator(frozen, cv="prefit", quantile=0.9).fit(rows(seed=1))
+    assert calibrator.estimator_ is frozen
 
 
 def test_frozen_model_is_scored_not_fitted():
@@ -445,6 +462,10 @@ def test_a_threshold_set_by_hand_counts_everywhere():
     assert calibrator.provenance_["method"] == "conformal"
     with pytest.raises(NotFittedError):
         ThresholdCalibrator().threshold_ = 1.0
+    for name in ("threshold_", "offset_"):
+        for unfitted in (ThresholdCalibrator(), ThresholdCalibrator(PatchCoreDetector())):
+            with pytest.raises(NotFittedError, match=f"not fitted and has no {name}. Call fit"):
+                getattr(unfitted, name)
     assert not hasattr(ThresholdCalibrator(), "offset_")
 
 
@@ -465,6 +486,26 @@ def test_parameters_set_after_fit_are_said_to_wait(change):
     with pytest.warns(UserWarning, match=rf"{next(iter(change))} .*next fit.*threshold_"):
         calibrator.set_params(**change)
     assert calibrator.threshold_ == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("quantile", 0.5), ("method", "quantile"), ("cv", 3), ("estimator", None)]
+)
+def test_parameters_assigned_after_fit_are_said_to_wait(name, value):
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.95).fit(rows())
+    expected = calibrator.predict(rows(seed=1))
+    setattr(calibrator, name, value)
+    for use in (
+        lambda: calibrator.predict(rows(seed=1)),
+        lambda: np.where(calibrator.decision_function(rows(seed=1)) < 0, -1, 1),
+        lambda: [1 - 2 * record["pred"] for record, _ in infer(calibrator, rows(seed=1))],
+    ):
+        with pytest.warns(UserWarning, match=rf"changed after fit \({name}\).*next fit"):
+            np.testing.assert_array_equal(use(), expected)
+    calibrator.threshold_ = 1.0  # no parameter is behind it any more
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrator.predict(rows(seed=1))
 
 
 def test_parameters_that_change_nothing_or_are_set_before_fit_do_not_warn():

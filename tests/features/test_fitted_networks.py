@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import warnings
@@ -154,3 +155,14 @@ def test_infer_refuses_network_options_without_a_network(tmp_path, capsys):
     ]
     assert infer_command.main([*arguments, "--input", str(tmp_path / "part.png")]) == 2
     assert "--device belongs to a network, and" in capsys.readouterr().err
+
+
+def test_a_copy_runs_the_network_that_is_loaded(fitted_with_relative_path, tmp_path):
+    pipe, images, scores = fitted_with_relative_path
+    loaded = pickle.loads(pipe)
+    loaded.score_samples(images)
+    (tmp_path / "home" / "net.pth").unlink()
+    twin = copy.deepcopy(loaded)
+    np.testing.assert_array_equal(twin.score_samples(images), scores)
+    twin[-1].estimator_.features_.set_params(batch_size=1)
+    assert loaded[-1].estimator_.features_.batch_size == 16
