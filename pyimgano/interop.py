@@ -18,6 +18,7 @@ from pyimgano._decision import is_anomalous
 from pyimgano._nesting import find_calibrator, innermost
 from pyimgano.calibration._out_of_sample import out_of_sample_scores, own_scores
 from pyimgano.inference import anomaly_scores, threshold
+from pyimgano.utils._fitting import FittedParametersMixin
 
 __all__ = ["PyODView", "as_pyod"]
 
@@ -183,12 +184,21 @@ class PyODView(BaseEstimator):
         """Share of training samples that the threshold is meant to flag.
 
         The detector's own ``contamination`` where that is a number, the false-positive rate a
-        calibrator aims at, and otherwise the share of ``labels_``, which needs a fit.
+        calibrator aims at, and otherwise the share of ``labels_``, which needs a fit. After
+        ``fit`` it is that of the fit, whatever has been set since.
         """
-        calibrator = find_calibrator(self.detector)
-        if calibrator is not None:
+        fitted = self.__sklearn_is_fitted__()
+        detector = self.detector_ if fitted else self.detector
+        calibrator = find_calibrator(detector)
+        if calibrator is not None and not fitted:
             return float(1.0 - calibrator.quantile)
-        stated = getattr(innermost(self.detector)[0], "contamination", None)
+        if calibrator is not None:
+            stated = calibrator.provenance_["target_false_positive_rate"]
+        else:
+            inner = innermost(detector)[0]
+            if isinstance(inner, FittedParametersMixin):
+                inner = inner._as_fitted()
+            stated = getattr(inner, "contamination", None)
         return float(stated) if isinstance(stated, Real) else float(self.labels_.mean())
 
     def decision_function(self, X: Any) -> np.ndarray:
