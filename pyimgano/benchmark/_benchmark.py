@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,8 @@ def run_benchmark(
     test set. Everything found is returned and, in ``output_dir``, written to a new directory.
 
     A category that fails, say because a training image is damaged, does not keep the others from
-    being run: ``report["failed"]`` says why. If all fail, the first error is raised. A test
+    being run: ``report["failed"]`` says why, and whether it is only its pictures that could not be
+    drawn. If all fail, the first error is raised. A test
     image whose mask cannot be used, being damaged or of another size, is left out of the pixel
     metrics, which a warning says before anything is fitted and the category's report under
     ``pixel``. Fitted pipelines are saved before the test images are judged.
@@ -167,6 +169,9 @@ def run_benchmark(
         progress=progress,
     )
     sources = list(_sources(dataset, root, category, random_state, dataset_options))
+    for one, count in Counter(one for one, _ in sources).items():
+        if count > 1:
+            raise ValueError(f"category names {one!r} {count} times; name each category once.")
     dataset_name = dataset if isinstance(dataset, str) else "custom"
     model_name = name if model_name is None else model_name
     result = BenchmarkResult()
@@ -196,18 +201,19 @@ def run_benchmark(
                 if folder is not None:
                     folder.create()
                 done = run_category(name, make(), clone(pipeline), options, folder)
+                result.categories[name] = done.report
+                result.records[name] = done.records
+                result.pipelines[name] = done.pipeline
+                done.draw()
             except MODEL_ERRORS:
                 raise
             except Exception as error:  # whatever it is, the other categories may be all right
-                failed[name] = f"{type(error).__name__}: {error}"
+                what = "its pictures: " if name in result.categories else ""
+                failed[name] = f"{what}{type(error).__name__}: {error}"
                 first_error = first_error or error
-                continue
             finally:
                 if folder is not None:
                     folder.discard_if_empty()
-            result.categories[name] = done.report
-            result.records[name] = done.records
-            result.pipelines[name] = done.pipeline
         if first_error is not None and not result.categories:
             raise first_error
         result.report = summarize(dataset_name, model_name, result.categories, failed)

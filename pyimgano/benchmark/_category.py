@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,11 @@ __all__ = [
     "CategoryOutcome",
     "Judged",
     "TestMasks",
+    "draw_worst",
     "fit",
     "judge",
     "measure",
     "run_category",
-    "write",
 ]
 
 _VERDICTS = {(0, 0): "passed", (0, 1): "false alarm", (1, 0): "missed", (1, 1): "found"}
@@ -97,11 +99,14 @@ class CategoryOutcome:
         One per test image.
     pipeline : Pipeline
         Fitted.
+    draw : callable
+        Writes the pictures of the images judged worst; all else is written already.
     """
 
     report: dict[str, Any]
     records: list[dict[str, Any]]
     pipeline: Pipeline
+    draw: Callable[[], None]
 
 
 class TestMasks:
@@ -189,7 +194,7 @@ def run_category(
     options: CategoryOptions,
     folder: CategoryDirectory | None,
 ) -> CategoryOutcome:
-    """Fit, judge, measure and write one category.
+    """Fit, judge and measure one category, and write what came out, except for pictures.
 
     Parameters
     ----------
@@ -228,9 +233,10 @@ def run_category(
     report["seconds"] = {"fit": fit_seconds, "test": judged.seconds}
     report["map_range"] = None if limits is None else list(limits)
     if folder is not None:
-        write(folder, data, pipeline, judged, masks, limits)
+        folder.write_per_image(judged.records)
         folder.write_report(report)
-    return CategoryOutcome(report, judged.records, pipeline)
+    draw = partial(draw_worst, folder, data, pipeline, judged, masks, limits)
+    return CategoryOutcome(report, judged.records, pipeline, draw)
 
 
 def fit(pipeline: Pipeline, data: Bunch) -> float:
@@ -376,19 +382,20 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
     }
 
 
-def write(
-    folder: CategoryDirectory,
+def draw_worst(
+    folder: CategoryDirectory | None,
     data: Bunch,
     pipeline: Pipeline,
     judged: Judged,
     masks: TestMasks,
     limits: tuple[float, float] | None,
 ) -> None:
-    """Write the records and the pictures of the worst.
+    """Write pictures of the images judged worst.
 
     Parameters
     ----------
-    folder : CategoryDirectory
+    folder : CategoryDirectory or None
+        None draws nothing.
     data : Bunch
     pipeline : Pipeline
         Fitted.
@@ -397,9 +404,10 @@ def write(
     limits : (float, float) or None
         Map values of the cold and the hot end of the colors.
     """
-    folder.write_per_image(judged.records)
+    if folder is None or limits is None:
+        return
     for rank, (_, negative, anomaly_map) in enumerate(sorted(judged.worst, reverse=True)):
-        if anomaly_map is None or limits is None:
+        if anomaly_map is None:
             continue
         record = judged.records[-negative]
         verdict = _VERDICTS[record["y_true"], record["pred"]]
@@ -413,7 +421,7 @@ def write(
             image = check_images(pipeline[0].transform(one))[0]
             mask = masks.read(record["index"])
         except ImageReadError as error:  # it was there when it was judged
-            warnings.warn(f"no picture of it is drawn: {error}", stacklevel=4)
+            warnings.warn(f"no picture of it is drawn: {error}", stacklevel=3)
             continue
         picture = overlay(image, anomaly_map, limits, caption, mask=mask)
         name = f"{record['index']:03d}" if record["path"] is None else Path(record["path"]).stem

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -96,13 +97,14 @@ class RunDirectory:
         Parameters
         ----------
         name : str
-            Name of the category; characters that no file name may have are replaced.
+            Name of the category. Characters that no file name may have are replaced; the folder's
+            name then ends in a few digits that no other category has.
 
         Returns
         -------
         CategoryDirectory
         """
-        return CategoryDirectory(self.path / "categories" / _file_name(name))
+        return CategoryDirectory(self.path / "categories" / _folder_name(name))
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_json(self.config, config)
@@ -162,7 +164,7 @@ class CategoryDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
-        """The last thing that is written for a category."""
+        """The last thing that a category needs; its pictures come after it."""
         write_json(self.report, report)
 
     def write_per_image(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -179,6 +181,14 @@ class CategoryDirectory:
 
     def read_per_image(self) -> list[dict[str, Any]]:
         return read_json_lines(self.per_image)
+
+
+def _folder_name(category: str) -> str:
+    """A file name that differs from those of all other categories."""
+    name = _file_name(category)
+    if name == category:
+        return name
+    return f"{name}_{hashlib.sha256(category.encode()).hexdigest()[:8]}"
 
 
 def _file_name(text: str) -> str:

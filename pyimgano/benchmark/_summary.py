@@ -68,7 +68,7 @@ def summarize(
     categories : mapping of str to dict
         Report of each category.
     failed : mapping of str to str
-        Categories without a report, and why.
+        Categories without a report, or without pictures, and why.
 
     Returns
     -------

@@ -238,6 +238,35 @@ def test_category_that_fails_does_not_stop_the_others(root, tmp_path):
     assert [path.name for path in (run.path / "categories").iterdir()] == ["wood"]
 
 
+def test_categories_whose_names_differ_in_characters_no_folder_may_have(root, tmp_path):
+    data = tmp_path / "data"
+    names = ["side  1", "side - 1"]
+    for name in names:
+        shutil.copytree(root / "wood", data / name)
+    result = run_benchmark(
+        "folder", root=data, model=MODEL, quantile=0.9, output_dir=tmp_path / "r", n_overlays=0
+    )
+    assert sorted(result.categories) == sorted(names) and result.report["failed"] == {}
+    run = RunDirectory(result.path)
+    assert [run.category(name).read_report()["category"] for name in names] == names
+
+
+def test_pictures_that_cannot_be_drawn_lose_nothing_else(root, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_category, "write_overlay", full)
+    result = run_benchmark(
+        "folder", root=root, model=MODEL, quantile=0.9, output_dir=tmp_path, category="wood"
+    )
+    assert result.report["failed"] == {"wood": "its pictures: OSError: no space left on device"}
+    category = RunDirectory(result.path).category("wood")
+    assert category.read_report() == result.categories["wood"]
+    assert category.read_per_image() == result.records["wood"]
+    assert list(result.report["categories"]) == ["wood"]
+    assert RunDirectory(result.path).read_report() == result.report
+
+
 def test_fitted_pipeline_survives_a_test_set_that_cannot_be_judged(tmp_path):
     folder = write_inspection_dataset(tmp_path / "data", "wood", random_state=0, **SMALL)
     for image in (folder / "test").rglob("*.png"):
@@ -261,6 +290,7 @@ def test_model_is_left_unfitted():
     [
         ({"dataset": "mvtec"}, "dataset='mvtec' is not one of 'synthetic', 'folder'"),
         ({"dataset": "folder"}, "needs root"),
+        ({"category": ["wood", "screw", "wood"]}, "category names 'wood' 2 times"),
         ({"root": "x"}, 'root belongs to dataset="folder"'),
         ({"model": "padim"}, "there is no model 'padim'. Did you mean 'vision_padim'"),
         ({"model": MODEL, "model_options": {"cv": 2}}, "model_options belong to a model given"),

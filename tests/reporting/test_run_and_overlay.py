@@ -49,7 +49,10 @@ def test_names_cannot_leave_the_directory(tmp_path):
     run = RunDirectory.create(tmp_path, "../up", "a b:c", now=NOW)
     assert run.path.name == "20260131-142507_up_a-b-c"
     assert run.category("../../x").path.parent == run.path / "categories"
-    assert run.category("..").path.name == "unnamed"
+    assert run.category("..").path.name.startswith("unnamed_")
+    assert run.category("a-b").path.name == "a-b"
+    alike = ["a-b", "a b", "a/b", "a:b", "-a-b", "a" * 90, "a" * 91, "..", "."]
+    assert len({run.category(name).path.name for name in alike}) == len(alike)
 
 
 def test_what_is_written_can_be_read(tmp_path):
