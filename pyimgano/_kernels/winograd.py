@@ -13,12 +13,12 @@ References
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numba
 import numpy as np
 
+from pyimgano._kernels.scratch import scratch
 from pyimgano.utils._threads import even_slices, map_in_threads
 
 __all__ = ["Winograd"]
@@ -114,18 +114,12 @@ class Winograd:
         return result
 
 
-_kept = threading.local()
-
-
 def _scratch(tiles: int, panels: int, inputs: int, panel: int) -> tuple[np.ndarray, np.ndarray]:
-    """Memory for the transforms, kept by each thread: the system would clear it at every use."""
-    split, size = 36 * tiles * inputs, 36 * tiles * (inputs + panels * panel)
-    memory = getattr(_kept, "memory", None)
-    if memory is None or memory.size < size:
-        memory = _kept.memory = np.empty(size, np.float32)
+    """Memory for the transforms."""
+    spectrum, products = scratch(36 * tiles * inputs, 36 * tiles * panels * panel)
     return (
-        memory[:split].reshape(36, tiles, inputs),
-        memory[split:size].reshape(36, panels, tiles, panel),
+        spectrum.reshape(36, tiles, inputs),
+        products.reshape(36, panels, tiles, panel),
     )
 
 

@@ -71,7 +71,7 @@ def find_weights(name: str, version: str, url: str) -> Path:
     cached = cache_dir() / file_name
     for path in (cached, _torch_hub_dir() / file_name):
         if path.is_file():
-            _check_file(path)
+            check_file(path)
             return path
     try:
         _download(url, cached, {"name": name, "version": version, "url": url})
@@ -118,7 +118,7 @@ def _side_file(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Compare a file with its json file and with the hash in its name."""
     side = _side_file(path)
     expected: list[tuple[str, str]] = []

