@@ -14,8 +14,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
+from pyimgano._kernels.vector_code import compiles
 from pyimgano._kernels.winograd import Winograd
 from pyimgano.utils._threads import even_slices, map_in_threads
 
@@ -38,6 +39,9 @@ _LANES = 16
 # and each input is read once for all of them. 16 of 32 long registers, or 12 of 16 short ones.
 _PIXELS, _VECTORS = (4, 4) if _has_long_registers() else (6, 1)
 _PANEL = _LANES * _VECTORS
+# Types of the arguments of ``_sum_products``, of which these are arrays.
+_ARRAY, _ARRAY_PLACES = types.Array(types.float32, 1, "C"), (0, 6, 8, 10)
+_SIGNATURE = types.void(*(_ARRAY if i in _ARRAY_PLACES else types.intp for i in range(13)))
 
 
 def convolution(
@@ -136,10 +140,7 @@ def max_pool(x: np.ndarray) -> np.ndarray:
     return out
 
 
-@intrinsic
-def _sum_products(
-    typing_context, pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n
-):
+def _sum_products(pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n):
     """Sums of products of one panel of output channels at ``_PIXELS`` pixels side by side.
 
     Each of ``size`` lines of the kernel multiplies ``run`` values: the k-th line those from
@@ -147,12 +148,47 @@ def _sum_products(
     ``weights[begin]`` on there is a panel for each value. Sums begin with ``bias[first:]``, and
     the pixels' results go to ``out[at:]``, ``n`` apart.
 
-    In vector operations, written out: numba's compiler does not keep so many sums in registers.
-    All arrays are float32, one-dimensional and contiguous.
+    For compiled code. All arrays are float32, one-dimensional and contiguous.
     """
-    array, index = types.Array(types.float32, 1, "C"), types.intp
-    arrays = {0, 6, 8, 10}
-    signature = types.void(*(array if i in arrays else index for i in range(13)))
+    raise NotImplementedError("numba puts an overload in its place")
+
+
+@overload(_sum_products, jit_options={"fastmath": {"contract"}})
+def _choose_sum_products(
+    pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n
+):
+    return _vector_sums if compiles(_vector_sums, _SIGNATURE) else _plain_sums
+
+
+def _vector_sums(pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n):
+    _sum_in_vectors(pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n)  # type: ignore[call-arg]
+
+
+def _plain_sums(pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n):
+    sums = np.empty((_PIXELS, _PANEL), np.float32)
+    for pixel in range(_PIXELS):
+        sums[pixel] = bias[first : first + _PANEL]
+    for line in range(size):
+        for value in range(run):
+            panel = begin + (line * run + value) * _PANEL
+            factors = weights[panel : panel + _PANEL]
+            for pixel in range(_PIXELS):
+                one, total = pixels[start + line * row + value + pixel * step], sums[pixel]
+                for k in range(_PANEL):
+                    total[k] += one * factors[k]
+    for pixel in range(_PIXELS):
+        out[at + pixel * n : at + pixel * n + _PANEL] = sums[pixel]
+
+
+@intrinsic
+def _sum_in_vectors(
+    typing_context, pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n
+):
+    """Sum products in vector operations, written out.
+
+    Numba's compiler does not keep so many sums in registers.
+    """
+    array, arrays, signature = _ARRAY, _ARRAY_PLACES, _SIGNATURE
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n = (
@@ -219,7 +255,7 @@ def _convolve(x, first, last, run, step, stride, weights, bias, others, relu, ro
         for panel in range(weights.shape[0]):
             for i in range(0, width, _PIXELS):
                 k = min(i, width - _PIXELS)  # the last ones may be computed twice
-                _sum_products(  # type: ignore[call-arg]
+                _sum_products(
                     pixels, y * stride * x.shape[1] + k * step, x.shape[1], size, run, step,
                     panels, panel * size * run * _PANEL, bias, panel * _PANEL,
                     out, (y * width + k) * n + panel * _PANEL, n,

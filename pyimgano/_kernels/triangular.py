@@ -9,7 +9,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
+
+from pyimgano._kernels.vector_code import compiles
 
 __all__ = ["LANES", "squared_mahalanobis", "whiten"]
 
@@ -17,6 +19,8 @@ __all__ = ["LANES", "squared_mahalanobis", "whiten"]
 LANES = 8
 # Sums that run side by side, because each addition waits for the one before it.
 _CHAINS = 4
+_ROW = types.Array(types.float32, 1, "C")
+_SIGNATURE = types.void(_ROW, types.intp, _ROW, types.intp, _ROW)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
@@ -63,7 +67,7 @@ def squared_mahalanobis(values, mean, factor, first, last, out):
         total[:] = 0.0
         triangle, start = factor[p], 0
         for row in range(d):
-            _sum_lanes(triangle, start, z, row, sums)  # type: ignore[call-arg]
+            _sum_lanes(triangle, start, z, row, sums)
             center, inverse = mean[p, row], triangle[start + row]
             line = z[LANES * row : LANES * (row + 1)]
             for lane in range(n):
@@ -75,15 +79,45 @@ def squared_mahalanobis(values, mean, factor, first, last, out):
             out[lane, p] = total[lane]
 
 
-@intrinsic
-def _sum_lanes(typing_context, weights, first, lanes, n, out):
+def _sum_lanes(weights, first, lanes, n, out):
     """Sum of ``weights[first + k] * lanes[LANES * k : LANES * (k + 1)]``, k < n, to ``out``.
 
-    In vector operations, written out: from eight sums of scalars numba's compiler makes none,
-    which takes three times as long. All arrays are float32, one-dimensional and contiguous.
+    For compiled code. All arrays are float32, one-dimensional and contiguous.
     """
-    row = types.Array(types.float32, 1, "C")
-    signature = types.void(row, types.intp, row, types.intp, row)
+    raise NotImplementedError("numba puts an overload in its place")
+
+
+@overload(_sum_lanes, jit_options={"fastmath": {"contract"}})
+def _choose_sum_lanes(weights, first, lanes, n, out):
+    return _vector_sums if compiles(_vector_sums, _SIGNATURE) else _plain_sums
+
+
+def _vector_sums(weights, first, lanes, n, out):
+    _sum_in_vectors(weights, first, lanes, n, out)  # type: ignore[call-arg]
+
+
+def _plain_sums(weights, first, lanes, n, out):
+    row, whole = weights[first : first + n], n & -_CHAINS
+    for lane in range(LANES):
+        values = lanes[lane:]
+        a = b = c = d = np.float32(0.0)
+        for k in range(0, whole, _CHAINS):
+            a += row[k] * values[LANES * k]
+            b += row[k + 1] * values[LANES * (k + 1)]
+            c += row[k + 2] * values[LANES * (k + 2)]
+            d += row[k + 3] * values[LANES * (k + 3)]
+        for k in range(whole, n):
+            a += row[k] * values[LANES * k]
+        out[lane] = (a + b) + (c + d)
+
+
+@intrinsic
+def _sum_in_vectors(typing_context, weights, first, lanes, n, out):
+    """Sum lanes in vector operations, written out.
+
+    From eight sums of scalars numba's compiler makes none, which takes three times as long.
+    """
+    row, signature = _ROW, _SIGNATURE
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         arrays = (context.make_array(row)(context, builder, args[i]).data for i in (0, 2, 4))
