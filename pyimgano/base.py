@@ -175,7 +175,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         -------
         ndarray of shape (n_samples,), int
         """
-        return as_labels(is_anomalous(self._validate_and_score(X), -self.offset_))
+        return as_labels(is_anomalous(self._validate_and_score(X), float(flip(self.offset_))))
 
     def _validate_and_score(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -198,7 +198,7 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
             +1 for normal, -1 for anomalous.
         """
         scores = self._fit_and_score_all(X, y, **metadata)
-        return as_labels(is_anomalous(scores, -self.offset_))
+        return as_labels(is_anomalous(scores, float(flip(self.offset_))))
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the anomaly scores as a column; higher means more anomalous.

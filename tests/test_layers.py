@@ -65,3 +65,82 @@ def test_no_arrow_runs_up():
             if there not in OUTSIDE - {"pyimgano"} and place.get(there, len(place)) > place[here]:
                 upward.append(f"{module} imports {other}, which is below it")
     assert not upward, "\n".join(upward)
+
+
+# ---- signs -----------------------------------------------------------------------
+SCORE = re.compile(r"(^|_)(scores?|offset|threshold|score_samples|decision_function)_?$")
+# What only changes the type or shape of its first argument, or of the object it belongs to.
+SAME_VALUES = {"array", "asarray", "astype", "concatenate", "float", "float64", "ravel", "reshape"}
+
+
+def head(node: ast.AST) -> str:
+    """Name of the values that an expression stands for; empty if it computes others."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Subscript):
+        return head(node.value)
+    if isinstance(node, ast.Call):
+        name = head(node.func)
+        if name not in SAME_VALUES:
+            return name
+        if isinstance(node.func, ast.Attribute) and SCORE.search(head(node.func.value)):
+            return head(node.func.value)
+        return head(node.args[0]) if node.args else ""
+    return ""
+
+
+def is_number(node: ast.AST, *numbers: float) -> bool:
+    try:
+        return ast.literal_eval(node) in numbers
+    except (ValueError, TypeError):
+        return False
+
+
+def negations_of_scores(source: str) -> list[str]:
+    """Expressions that turn the sign of a score, an offset or a threshold by hand."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        negated: list[ast.AST] = []
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            negated = [node.operand]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Div)):
+            if any(is_number(side, -1) for side in (node.left, node.right)):
+                negated = [node.left, node.right]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            negated = [node.right] if is_number(node.left, 0) else []
+        elif isinstance(node, ast.Call) and head(node.func) == "negative":
+            negated = node.args[:1]
+        if any(SCORE.search(head(one)) for one in negated):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_signs_are_turned_in_one_place():
+    # The battery of checks states the contract on its own, without the package's translation.
+    turned = [
+        f"{module}: {expression}"
+        for module, path in FILES.items()
+        if module != "pyimgano._decision" and room_of(module) != "testing"
+        for expression in negations_of_scores(path.read_text(encoding="utf-8"))
+    ]
+    assert not turned, "use pyimgano._decision.flip: " + "; ".join(turned)
+
+
+def test_negations_are_found_however_they_are_written():
+    for expression in (
+        "-scores",
+        "-self.offset_",
+        "-self.training_scores_[keep]",
+        "-detector.score_samples(X)",
+        "-np.asarray(self.threshold_, dtype=float)",
+        "-scores.astype(float)",
+        "-1 * scores",
+        "scores * -1.0",
+        "0.0 - threshold",
+        "np.negative(scores)",
+    ):
+        assert negations_of_scores(f"y = {expression}") == [expression]
+    for expression in ("1 - scores", "scores - offset", "-rankdata(scores)", "-(-len(X) // 2)"):
+        assert negations_of_scores(f"y = {expression}") == []

@@ -277,7 +277,7 @@ class ThresholdCalibrator(
 
     @offset_.setter
     def offset_(self, offset: float) -> None:
-        self.threshold_ = -offset
+        self.threshold_ = float(flip(offset))
 
     def __setstate__(self, state: dict) -> None:
         # Earlier versions saved the offset beside the threshold, and went by the offset.
@@ -443,7 +443,7 @@ class ThresholdCalibrator(
         -------
         ndarray of shape (n_samples,), int
         """
-        return as_labels(is_anomalous(flip(self.score_samples(X)), -self.offset_))
+        return as_labels(is_anomalous(flip(self.score_samples(X)), self.threshold_))
 
     def p_value(self, X: Any) -> np.ndarray:
         """How likely a good image scores at least as high, from the calibration scores.
