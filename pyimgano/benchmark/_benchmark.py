@@ -22,12 +22,60 @@ from pyimgano.benchmark._summary import summarize
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import list_categories, load_folder, make_inspection_dataset
 from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info
 from pyimgano.utils import environment
 
-__all__ = ["BenchmarkResult", "make_model", "make_pipeline_of", "run_benchmark"]
+__all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
 
 _DATASETS = ("synthetic", "folder")
+
+
+class FittedPipelines(Mapping[str, Any]):
+    """The fitted pipelines of a run by category, loaded from their files when asked for.
+
+    Only what was not saved (``output_dir=None`` or ``save_pipeline=False``) stays in memory.
+
+    Attributes
+    ----------
+    paths : dict of str to Path
+        The files of the saved pipelines, for :func:`pyimgano.load`.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[str, Path] = {}
+        self._held: dict[str, Any] = {}
+
+    def add(self, category: str, pipeline: Any, path: Path | None) -> None:
+        """Record the pipeline of a category.
+
+        Parameters
+        ----------
+        category : str
+        pipeline : estimator
+            Fitted; forgotten if there is a file of it.
+        path : Path or None
+            The file it was saved to.
+        """
+        if path is None:
+            self._held[category] = pipeline
+        else:
+            self.paths[category] = path.absolute()  # the working directory may change
+
+    def __getitem__(self, category: str) -> Any:
+        if category in self._held:
+            return self._held[category]
+        return load(self.paths[category])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.paths, **self._held})
+
+    def __len__(self) -> int:
+        return len(self.paths) + len(self._held)
+
+    def __repr__(self) -> str:
+        places = {**self.paths, **dict.fromkeys(self._held, "in memory")}
+        return f"<FittedPipelines: {', '.join(f'{k} ({v})' for k, v in places.items())}>"
 
 
 @dataclass
@@ -42,8 +90,10 @@ class BenchmarkResult:
         The content of each category's ``report.json``.
     records : dict of str to list of dict
         The records of each category's test images.
-    pipelines : dict of str to estimator
-        The fitted pipelines.
+    pipelines : mapping of str to estimator
+        The fitted pipelines by category. Each access loads the saved file, as
+        :func:`pyimgano.load` does; what was not saved is held in memory. ``pipelines.paths`` are
+        the files.
     path : Path or None
         The run directory.
     """
@@ -51,7 +101,7 @@ class BenchmarkResult:
     report: dict[str, Any] = field(default_factory=dict)
     categories: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    pipelines: dict[str, Any] = field(default_factory=dict)
+    pipelines: FittedPipelines = field(default_factory=FittedPipelines)
     path: Path | None = None
 
 
@@ -203,8 +253,10 @@ def run_benchmark(
                 done = run_category(name, make(), clone(pipeline), options, folder)
                 result.categories[name] = done.report
                 result.records[name] = done.records
-                result.pipelines[name] = done.pipeline
+                saved = folder.pipeline if folder is not None and save_pipeline else None
+                result.pipelines.add(name, done.pipeline, saved)
                 done.draw()
+                del done  # the next category needs the memory
             except MODEL_ERRORS:
                 raise
             except Exception as error:  # whatever it is, the other categories may be all right

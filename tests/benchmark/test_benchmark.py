@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 
 import cv2
 import numpy as np
@@ -202,6 +204,42 @@ def test_mask_that_breaks_after_the_fit_is_left_out(tmp_path, monkeypatch):
     result = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
     (left_out,) = result.categories["wood"]["pixel"]["masks_left_out"]
     assert str(mask) in left_out["reason"]
+
+
+def test_saved_pipelines_are_loaded_when_asked_for_and_not_held(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fitted, real = [], _category.fit
+
+    def and_remember(pipeline, data):
+        seconds = real(pipeline, data)
+        fitted.append(weakref.ref(pipeline[-1].estimator_))
+        return seconds
+
+    monkeypatch.setattr(_category, "fit", and_remember)
+    result = run_benchmark("folder", root=root, model=MODEL, quantile=0.9, output_dir="runs")
+    gc.collect()
+    assert [one() for one in fitted] == [None, None]
+    monkeypatch.chdir(root)
+    assert list(result.pipelines) == ["brushed_metal", "wood"] and len(result.pipelines) == 2
+    folder = RunDirectory(tmp_path / result.path).category("wood")
+    assert result.pipelines.paths["wood"] == folder.pipeline
+    images = load_folder(root, "wood").X_test
+    np.testing.assert_array_equal(
+        result.pipelines["wood"].score_samples(images),
+        [-record["score"] for record in result.records["wood"]],
+    )
+    with pytest.raises(KeyError):
+        result.pipelines["screw"]
+
+
+def test_pipelines_that_are_not_saved_are_held(root, tmp_path):
+    for options in ({"output_dir": None}, {"output_dir": tmp_path, "save_pipeline": False}):
+        result = run_benchmark(
+            "folder", root=root, category="wood", model=MODEL, quantile=0.9, **options
+        )
+        assert result.pipelines.paths == {} and list(result.pipelines) == ["wood"]
+        assert result.pipelines["wood"] is result.pipelines["wood"]
+        assert "wood (in memory)" in repr(result)
 
 
 def test_maps_of_a_resizing_model_meet_the_masks_in_the_images_pixels(root, tmp_path):
