@@ -1,6 +1,7 @@
 """Defaults that functions and commands share.
 
-They stand in a module of their own, which imports nothing, so that ``--help`` answers at once.
+They stand in a module of their own, which imports nothing, so that ``--help`` answers at once:
+the signatures of the functions and the options of the commands both take them from here.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 MODEL = "industrial-fast"
 # One good part in fifty may be called bad: a rate that a test set of usual size can check.
 QUANTILE = 0.98
-# Of the synthetic images.
+# Of the synthetic images: what run_benchmark makes of them, how many, and their side in pixels.
 CATEGORY = "brushed_metal"
+N_TRAIN = 60
+IMAGE_SIDE = 256
+# Side in pixels that feature steps bring images to.
+RESIZE = 256
 OUTPUT_DIR = "runs"
 N_OVERLAYS = 8
 # Full scale of 16-bit files.

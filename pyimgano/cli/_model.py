@@ -66,7 +66,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--resize",
         metavar="PIXELS",
         type=_common.count,
-        help="side to which images are brought for the features (default: 256)",
+        help=f"side to which images are brought for the features (default: {_defaults.RESIZE})",
     )
     model.add_argument(
         "--crop",

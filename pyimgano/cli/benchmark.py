@@ -60,19 +60,20 @@ def _parser() -> argparse.ArgumentParser:
         "--category",
         metavar="NAME",
         nargs="+",
-        help="what to run; by default all categories below --root, or the synthetic brushed_metal",
+        help="what to run; by default all categories below --root, or the synthetic "
+        f"{_defaults.CATEGORY}",
     )
     data.add_argument(
         "--image-size",
         metavar="PIXELS",
         type=_common.count,
-        help="side of the synthetic pictures (default: 256)",
+        help=f"side of the synthetic pictures (default: {_defaults.IMAGE_SIDE})",
     )
     data.add_argument(
         "--n-train",
         metavar="N",
         type=_common.count,
-        help="number of synthetic training pictures (default: 60)",
+        help=f"number of synthetic training pictures (default: {_defaults.N_TRAIN})",
     )
 
     _model.add_model_options(parser)

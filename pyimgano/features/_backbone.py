@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
+from pyimgano import _defaults
 from pyimgano.backbones._efficientnet_lite import EfficientNetLite
 from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._resnet import ResNet
@@ -170,7 +171,7 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
         layers: Sequence[str] = ("layer2", "layer3"),
         weights: str | os.PathLike[str] | None = "imagenet",
         *,
-        resize: int | Sequence[int] | None = 256,
+        resize: int | Sequence[int] | None = _defaults.RESIZE,
         crop: int | Sequence[int] | None = None,
         pool: int = 3,
         precision: str = "float32",

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from pyimgano import _defaults
 from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.grids import PatchGrids
@@ -162,7 +163,7 @@ class FilterBankFeatures(BasePatchFeatures):
 
     def __init__(
         self,
-        resize: int | Sequence[int] | None = 256,
+        resize: int | Sequence[int] | None = _defaults.RESIZE,
         *,
         n_components: int = 128,
         batch_size: int = 8,

@@ -120,6 +120,8 @@ def test_defaults_that_help_tells_are_the_functions():
         if action.default is None and re.search(r"default: \d", action.help or "")
     }
     network = inspect.signature(BackbonePatchFeatures).parameters
+    filters = inspect.signature(FilterBankFeatures).parameters
+    assert filters["resize"].default == network["resize"].default  # one option for both
     synthetic = inspect.signature(make_inspection_dataset).parameters
     assert told == {
         "image_size": synthetic["size"].default[0],

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
 
+from pyimgano import _defaults
 from pyimgano.datasets.synthetic import _flaws, _scenes
 from pyimgano.datasets.synthetic._circuit_board import circuit_board
 from pyimgano.datasets.synthetic._painting import Camera, Canvas, Fault, Scene
@@ -110,10 +111,10 @@ def list_inspection_categories() -> dict[str, tuple[str, ...]]:
 def make_inspection_dataset(
     category: str = "flange",
     *,
-    n_train: int = 60,
+    n_train: int = _defaults.N_TRAIN,
     n_test_good: int = 20,
     n_test_defect: int = 30,
-    size: int | tuple[int, int] = (256, 256),
+    size: int | tuple[int, int] = (_defaults.IMAGE_SIDE, _defaults.IMAGE_SIDE),
     defect_kinds: Sequence[str] | None = None,
     random_state: int | np.random.RandomState | None = None,
     return_pristine: bool = False,
@@ -223,10 +224,10 @@ def write_inspection_dataset(
     folder: str | Path,
     category: str = "flange",
     *,
-    n_train: int = 60,
+    n_train: int = _defaults.N_TRAIN,
     n_test_good: int = 20,
     n_test_defect: int = 30,
-    size: int | tuple[int, int] = (256, 256),
+    size: int | tuple[int, int] = (_defaults.IMAGE_SIDE, _defaults.IMAGE_SIDE),
     defect_kinds: Sequence[str] | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Path:
