@@ -1,4 +1,4 @@
-"""How PatchCore's fit grows with the number of training images, with and without a largest bank.
+"""Growth of PatchCore's fit with the number of training images, with and without a largest bank.
 
     python benchmarks/bench_scaling.py [--images 100 320 1000] [--max-bank-patches 8000] \
         [--backbone resnet18 --weights r18.pth]

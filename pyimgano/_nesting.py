@@ -24,7 +24,7 @@ __all__ = [
     "walk",
 ]
 
-# Where meta-estimators keep what they have fitted, and where what they are given.
+# Attributes in which meta-estimators keep the estimator that they have fitted.
 _FITTED = ("best_estimator_", "estimator_")
 
 
@@ -33,8 +33,8 @@ def walk(estimator: Any, X: Any = None) -> Iterator[tuple[Any, Any]]:
 
     Pipelines, ``ThresholdCalibrator``, ``FrozenEstimator`` and searches are entered, in any
     nesting. Of a fitted meta-estimator the fitted estimator is taken, otherwise its parameter.
-    A calibrator at the end of a pipeline that has no estimator of its own judges the score
-    column of the step before it, so that step comes after it.
+    A calibrator without an estimator of its own, at the end of a pipeline, judges the score
+    column of the step before it; that step is then yielded after the calibrator.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def steps_before(pipeline: Pipeline) -> tuple[list[Any], Any]:
 
 
 def _inside(estimator: Any) -> Any:
-    # Only what hands the scores of the estimator inside on as they are: another meta-estimator
-    # may change them, and is a detector of its own.
+    # Only meta-estimators that pass on the scores of the estimator inside unchanged are entered.
+    # Any other may change them, and counts as a detector itself.
     if isinstance(estimator, FrozenEstimator):
         return estimator.estimator
     if not (isinstance(estimator, BaseSearchCV) or is_calibrator(estimator)):
@@ -96,7 +96,7 @@ def _inside(estimator: Any) -> Any:
 
 
 def innermost(estimator: Any, X: Any = None) -> tuple[Any, Any]:
-    """Find the detector inside, and what its input is.
+    """Find the detector inside, and its input.
 
     Parameters
     ----------
@@ -153,12 +153,12 @@ def makes_maps(estimator: Any) -> bool:
     bool
     """
     detector, _ = innermost(estimator)
-    # A calibrator has the method whatever it wraps; alone, after a score column, it has no map.
+    # A calibrator always has the method, but no map if it only judges a column of scores.
     return hasattr(detector, "score_and_map") and not is_calibrator(detector)
 
 
 def no_detector(estimator: Any, role: str) -> str:
-    """Word the refusal of something that is no outlier detector, with the way to one.
+    """Write the error message for something that is no outlier detector, with the way to one.
 
     Parameters
     ----------

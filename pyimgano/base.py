@@ -458,7 +458,7 @@ class BaseDetector(
         try:
             data = self._validate_new_input(X)
         except (ValueError, OSError):
-            # NaN is in one row of a table, an image of another dtype in one item of a list.
+            # It may concern one sample only: NaN in a row, an image of a wrong dtype in a list.
             if not record or not (self.input_kind_ == "rows" or _is_a_list_of_images(X)):
                 raise
             yield from self._score_one_by_one(X, maps)

@@ -369,7 +369,7 @@ class ScoreEnsemble(
 
     @available_if(_some_member_makes_maps)
     def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
-        """How anomalous each pixel is, the higher the more anomalous.
+        """Compute fused anomaly maps; higher means more anomalous.
 
         Parameters
         ----------

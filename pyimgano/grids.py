@@ -544,7 +544,7 @@ class PatchGrids:
 def cells_inside(
     mask: np.ndarray, shape: tuple[int, int], box: np.ndarray | Sequence[float] | None = None
 ) -> np.ndarray:
-    """Which cells of a grid over an image lie in a mask by at least half.
+    """Find the cells of a grid over an image of which at least half lies in a mask.
 
     Parameters
     ----------

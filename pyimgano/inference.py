@@ -229,8 +229,8 @@ def iter_scores(
             yield ScoredBlock(start, *_scores_and_maps(estimator, X[start:stop], maps), {})
         except MODEL_ERRORS:
             raise
-        except Exception as error:  # whatever it is: it is found out which sample it is about
-            # A format error in a numeric array concerns all samples: the call is wrong.
+        except Exception as error:  # any error: scoring one by one shows which sample it concerns
+            # A format error in a numeric array concerns all samples, so it is raised.
             wrong_call = isinstance(X, np.ndarray) and isinstance(error, ImageFormatError)
             if on_error == "raise" or (wrong_call and X.dtype != object):
                 raise

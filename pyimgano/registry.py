@@ -185,7 +185,7 @@ def list_models(
 
 
 def model_info(name: str, /) -> dict[str, Any]:
-    """What there is to know about a model, in plain JSON types.
+    """Describe a model in plain JSON types.
 
     Parameters
     ----------

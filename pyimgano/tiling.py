@@ -51,7 +51,7 @@ class _Tiling(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the tiles of images of one size lie, row by row."""
+    """Positions of the tiles of images of one size, row by row."""
 
     size: tuple[int, int]
     tile: tuple[int, int]
@@ -327,7 +327,7 @@ class TiledImages(_Collection):
         return getattr(self.images, "paths", (None,) * len(self))
 
     def name(self, i: int) -> str:
-        """What image ``i`` is called in messages.
+        """Return the name of image ``i`` for messages.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What every detector shares: kinds of input, labels, state."""
+"""Common behavior of all detectors: kinds of input, labels, state."""
 
 from __future__ import annotations
 

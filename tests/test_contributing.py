@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md tells to write works."""
+"""The code in CONTRIBUTING.md works."""
 
 from __future__ import annotations
 

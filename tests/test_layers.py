@@ -144,3 +144,19 @@ def test_negations_are_found_however_they_are_written():
         assert negations_of_scores(f"y = {expression}") == [expression]
     for expression in ("1 - scores", "scores - offset", "-rankdata(scores)", "-(-len(X) // 2)"):
         assert negations_of_scores(f"y = {expression}") == []
+
+
+# ---- docstrings ------------------------------------------------------------------
+def test_docstrings_open_with_a_statement():
+    # "Return True if ..." and "Names of ..." are understood at first reading; "What is ..." and
+    # "Whether ..." look like questions.
+    question = re.compile(r"\s*(What|Who|Whom|Whose|Which|Whether|How|Where|When|Why)\b")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    questions = []
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node, clean=False) if isinstance(node, documented) else None
+            if text and question.match(text):
+                where = getattr(node, "name", "the module")
+                questions.append(f"{module}: {where}: {text.strip().splitlines()[0]}")
+    assert not questions, "\n".join(questions)

@@ -368,7 +368,7 @@ vision_padim = plugin_good:model
 
 @pytest.fixture(scope="module")
 def with_plug_ins(tmp_path_factory):
-    """What a process finds that has the plug-ins installed."""
+    """Models that a process finds with the plug-ins installed."""
     tmp_path = tmp_path_factory.mktemp("plugins")
     meta = tmp_path / "plugin-1.0.dist-info"
     meta.mkdir()

@@ -1,4 +1,4 @@
-"""What type checkers make of names that load on first use: checked by mypy, never run."""
+"""Types of the names that load on first use: checked by mypy, never run."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ __all__ = ["DirectConvolution", "convolution", "max_pool"]
 
 
 def _has_long_registers() -> bool:
-    """Whether numba compiles for AVX-512: its cache, maybe shared, goes by the same settings."""
+    """Return True if numba compiles for AVX-512, by the settings that its cache goes by."""
     config: Any = numba.config
     if not config.ENABLE_AVX:
         return False

@@ -47,7 +47,7 @@ _CHUNK_SECONDS = 0.2
 
 
 class CoresetResult(NamedTuple):
-    """What :func:`greedy_k_center` selected.
+    """Result of :func:`greedy_k_center`.
 
     Attributes
     ----------
@@ -136,7 +136,7 @@ class _Lists(NamedTuple):
 
 
 class _Taken(NamedTuple):
-    """What a new pick takes from the lists."""
+    """Points that a new pick takes from the lists."""
 
     ids: NDArray[np.int64]  # (n,)
     dist: NDArray[np.float64]  # (n,)

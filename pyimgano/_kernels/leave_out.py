@@ -35,7 +35,7 @@ __all__ = ["GroupRefills", "leave_one_group_out_banks"]
 
 
 class GroupRefills(NamedTuple):
-    """What :func:`leave_one_group_out_banks` selected.
+    """Result of :func:`leave_one_group_out_banks`.
 
     The bank without group ``i`` is made of the picks that do not belong to ``i`` and of
     ``refill[starts[i]:starts[i + 1]]``.

@@ -44,7 +44,7 @@ _BLOCK = 4096
 
 
 class Winograd:
-    """What a 3 x 3 convolution, and what may follow it, computes: for a map on a CPU.
+    """A 3 x 3 convolution of a map on a CPU, and the addition and ReLU that may follow it.
 
     The convolution has stride 1 and zeros beyond the border, so that the map keeps its size.
 
@@ -72,7 +72,7 @@ class Winograd:
 
     @staticmethod
     def pays(shape: tuple[int, ...]) -> bool:
-        """Whether it is faster than the direct sum for a kernel of this shape."""
+        """Return True if it is faster than the direct sum for a kernel of this shape."""
         return tuple(shape[2:]) == (3, 3) and min(shape[:2]) >= _FEWEST_CHANNELS
 
     def __call__(self, x: np.ndarray, added: Any = None, threads: int = 1) -> np.ndarray:

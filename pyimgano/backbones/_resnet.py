@@ -22,7 +22,7 @@ _PUBLISHED = "https://download.pytorch.org/models/"
 
 
 class _Layout(NamedTuple):
-    """What tells one ResNet from another.
+    """Sizes in which the ResNets differ.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class ResNet:
 
     @staticmethod
     def offers(backbone: str, layers: Sequence[str] = ()) -> bool:
-        """Whether it can give the output of these layers: of whole layers and of their blocks."""
+        """Return True if it has the outputs of these layers: whole layers or their blocks."""
         if backbone not in _LAYOUTS:
             return False
         return set(layers) <= _last_blocks(_blocks(_LAYOUTS[backbone])).keys()

@@ -123,7 +123,7 @@ class _NotPlain(Exception):
 
 
 class _Storage(NamedTuple):
-    """Where values are kept. What has to do with memory stays out of the pickle's reach."""
+    """Reference to a block of values in the file; the pickle itself gets no access to memory."""
 
     key: str
     dtype: str
@@ -131,7 +131,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """What a file says of a tensor; nothing in it is taken at its word."""
+    """Description of a tensor in a file; every number in it is checked before use."""
 
     storage: _Storage
     offset: int

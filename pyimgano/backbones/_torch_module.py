@@ -197,7 +197,7 @@ def resolve_device(device: str) -> str:
 
 
 def _may_have_gpu() -> bool:
-    """Whether it is worth to import torch, which takes seconds, and ask it."""
+    """Return True if there may be a GPU, so that importing torch, which takes seconds, pays."""
     if sys.modules.get("torch") is not None:
         return True
     if importlib.util.find_spec("torch") is None:

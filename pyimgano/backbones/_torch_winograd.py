@@ -43,7 +43,7 @@ def winograd_conv2d() -> Any:
 
         @staticmethod
         def fits(conv: Any) -> bool:
-            """Whether a module is a convolution that this one can stand in for, and profitably."""
+            """Return True if this class can replace the convolution and is faster."""
             return (
                 type(conv) is torch.nn.Conv2d
                 and conv.stride == (1, 1)
@@ -111,7 +111,7 @@ def _follower(conv: Any, last: Any) -> Any:
 
 
 def _is_sum(node: Any) -> bool:
-    """Whether a node adds two different maps."""
+    """Return True if a node adds two different maps."""
     torch = torch_module()
     return (
         node.op == "call_function"

@@ -86,7 +86,7 @@ def find_weights(name: str, version: str, url: str) -> Path:
 
 
 def ways_out(file_name: str) -> str:
-    """What a user without the weights can do, for the end of an error message."""
+    """Tell a user without the weights what to do, for the end of an error message."""
     return (
         "Three ways out:\n"
         '  - you have a state dict of this network: weights="path/to/file.pth";\n'

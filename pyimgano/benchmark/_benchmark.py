@@ -80,7 +80,7 @@ class FittedPipelines(Mapping[str, Any]):
 
 @dataclass
 class BenchmarkResult:
-    """What :func:`run_benchmark` found.
+    """Result of :func:`run_benchmark`.
 
     Parameters
     ----------

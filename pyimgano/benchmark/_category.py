@@ -45,7 +45,7 @@ _VERDICTS = {(0, 0): "passed", (0, 1): "false alarm", (1, 0): "missed", (1, 1): 
 
 @dataclass(frozen=True)
 class CategoryOptions:
-    """What holds for all categories of a run.
+    """Options that hold for all categories of a run.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class CategoryOptions:
 
 @dataclass
 class Judged:
-    """What came out for the test images.
+    """Results for the test images.
 
     Parameters
     ----------

@@ -78,8 +78,8 @@ class ThresholdCalibrator(
         into ``X`` as given, and known anomalies are dropped from them. Every good image must be
         tested exactly once. ``"prefit"``: the estimator is fitted already and ``X`` are held-out
         good images. Verdicts are then those of a copy, which a later fit of ``estimator`` does not
-        change. A large model need not be copied: a ``FrozenEstimator`` is used as it is, and
-        whoever fits the model inside it anew has to calibrate anew.
+        change. To avoid the copy of a large model, give a ``FrozenEstimator``, which is used as
+        it is; after another fit of the model inside it, calibrate again.
     memory : str or joblib.Memory, default=None
         Cache for fitted estimators, so that a search over ``quantile`` or ``method`` fits each
         of them once.
@@ -110,8 +110,8 @@ class ThresholdCalibrator(
     ``k = ceil((n + 1) * quantile)``; a new good image exceeds it with probability at most
     ``1 - k / (n + 1)``, and the rate of a given threshold follows a Beta(n + 1 - k, k)
     distribution. The stored threshold is the next smaller float, unless two scores tie there:
-    an image of the calibration set is thereby judged as it would be without itself, and new
-    images are judged no differently.
+    an image of the calibration set is thereby judged as if it were not part of the set, and the
+    verdicts on new images stay the same.
 
     References
     ----------
@@ -146,8 +146,8 @@ class ThresholdCalibrator(
     _runtime_parameters = frozenset({"memory", "n_jobs", "verbose"})
     _at_once = dict.fromkeys(
         ("quantile", "method"),
-        "To move the threshold at once, set threshold_; where it belongs for another quantile, "
-        "numpy.quantile(calibrator.calibration_scores_, quantile) says.",
+        "To move the threshold at once, set threshold_; for another quantile its value is "
+        "numpy.quantile(calibrator.calibration_scores_, quantile).",
     )
 
     def __init__(
@@ -245,9 +245,9 @@ class ThresholdCalibrator(
     @property
     def threshold_(self) -> float:
         if "threshold_" not in vars(self):
-            raise AttributeError  # __getattr__ says why
+            raise AttributeError  # __getattr__ then raises the error that says why
         if self.provenance_["method"] != _BY_HAND:
-            self._as_fitted()  # says so if parameters have been changed since
+            self._as_fitted()  # warns if parameters were changed after fit
         return vars(self)["threshold_"]
 
     @threshold_.setter
@@ -280,7 +280,7 @@ class ThresholdCalibrator(
         self.threshold_ = float(flip(offset))
 
     def __setstate__(self, state: dict) -> None:
-        # Earlier versions saved the offset beside the threshold, and went by the offset.
+        # Earlier versions saved both threshold and offset, and used the offset.
         super().__setstate__({name: value for name, value in state.items() if name != "offset_"})
         if "offset_" in state and "threshold_" in vars(self):
             self.__dict__["threshold_"] = float(flip(state["offset_"]))
@@ -404,7 +404,7 @@ class ThresholdCalibrator(
         return X.max(axis=1)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Scores of the wrapped estimator; the higher, the more normal.
+        """Compute the scores of the wrapped estimator; higher means more normal.
 
         Parameters
         ----------
@@ -446,7 +446,7 @@ class ThresholdCalibrator(
         return as_labels(is_anomalous(flip(self.score_samples(X)), self.threshold_))
 
     def p_value(self, X: Any) -> np.ndarray:
-        """How likely a good image scores at least as high, from the calibration scores.
+        """Estimate the probability that a good image scores at least as high.
 
         With ``method="conformal"``, ``predict`` is -1 exactly where this is at most
         ``1 - quantile`` (or at most ``1 / (n_images + 1)``, where that is larger). A score
@@ -511,9 +511,9 @@ class ThresholdCalibrator(
         return flip(scores), maps
 
     def __getattr__(self, name: str) -> Any:
-        # Banks, training scores: whatever the fitted estimator offers, except for its
-        # parameters, which belong to it alone (estimator__...), and for its fits, which would
-        # leave the threshold behind.
+        # Attributes of the fitted estimator, such as banks and training scores. Not its
+        # parameters, which are set as estimator__..., and not its fit methods, which would not
+        # move the threshold along.
         if name in ("threshold_", "offset_"):
             raise NotFittedError(
                 f"this {type(self).__name__} is not fitted and has no {name}. Call fit with good "

@@ -32,7 +32,7 @@ __all__ = [
     "own_scores",
 ]
 
-# What out_of_sample_scores calls training_scores_ and their like.
+# The source that out_of_sample_scores names for scores that the detector itself keeps.
 OWN_SCORES = "the detector's own out-of-sample scores"
 # Folds used by cv="auto" when the estimator has no out-of-sample scores of its own.
 _AUTO_FOLDS = 5
@@ -97,7 +97,9 @@ def out_of_sample_scores(
     if automatic:
         cv = _automatic_splitter(_num_samples(X), groups)
     normal = np.ones(_num_samples(X), dtype=bool)
-    folds = folds_of_normal_samples(cv, X, normal, groups)  # what is wrong shows before the fits
+    folds = folds_of_normal_samples(
+        cv, X, normal, groups
+    )  # unsuitable folds are refused before any fit
     fitted = memory.cache(_fit)(clone(estimator), X, params, stamps)
     _check_search(fitted)
     if automatic and groups is None:
@@ -181,9 +183,8 @@ def folds_of_normal_samples(
         wrong = int(np.flatnonzero(n_tests != 1)[0])
         raise ValueError(
             f"cv={cv!r} does not test every sample exactly once (sample {kept[wrong]} of X "
-            f"{n_tests[wrong]} times), so its scores are not those of so many images: use folds, "
-            "such as KFold(5, shuffle=True). Splits hold indices into X as given, known anomalies "
-            "included."
+            f"{n_tests[wrong]} times), but one score per image is needed: use folds, such as "
+            "KFold(5, shuffle=True). Splits hold indices into X as given, known anomalies included."
         )
     for number, (train, test) in enumerate(folds):
         both = np.intersect1d(train, test)
@@ -258,7 +259,7 @@ def _no_best_candidate(search: Any, why: str) -> str:
 def _file_stamps(X: Any) -> list[tuple[int, int] | None] | None:
     """Size and modification time of each file that ``X`` names, wherever in it.
 
-    An argument of the cached functions only: a path stays the same when its file changes.
+    Only part of a cache key: a path stays the same when its file changes.
     """
     if hasattr(X, "to_numpy"):  # a table, a column, an index
         X = X.to_numpy()
@@ -295,7 +296,7 @@ def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[st
 
 
 def _fit(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = None) -> Any:
-    # All of them are good; searches hand the labels to their scorers.
+    # All samples are good. The labels are for searches, which hand them to their scorers.
     return estimator.fit(X, np.ones(_num_samples(X), dtype=int), **params)
 
 
@@ -310,7 +311,7 @@ def _fit_and_score(
     params = index_metadata(params, _num_samples(X), train)
     try:
         with warnings.catch_warnings():
-            # Of too few images the fit on all of them has warned already, with their number.
+            # If there are too few images, the fit on all of them has already warned.
             warnings.simplefilter("ignore", TooFewImagesWarning)
             fitted = _fit(estimator, _safe_indexing(X, train), params)
     except TooFewImagesError as error:
@@ -320,13 +321,13 @@ def _fit_and_score(
     return flip(fitted.score_samples(_safe_indexing(X, test)))
 
 
-# Their argument ``stamps`` makes them ask the cache about the files as well.
+# Their cache key includes the files' stamps (the argument ``stamps``), not only their names.
 _fit.asks_about_files = True  # type: ignore[attr-defined]
 _fit_and_score.asks_about_files = True  # type: ignore[attr-defined]
 
 
 def own_scores(estimator: Any) -> np.ndarray | None:
-    """Out-of-sample scores the fitted estimator keeps, if nothing before it spoils them.
+    """Return the out-of-sample scores that a fitted estimator keeps, if they can be used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where to put a threshold on sorted scores, and what is then known of the rate above it."""
+"""Thresholds on sorted scores, and what is known of the rate of good images above them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit statuses, errors in a line, checks of options.
+"""Common parts of the commands: exit statuses, errors in a line, checks of options.
 
 Imports nothing heavy: ``--help`` has to answer at once.
 """

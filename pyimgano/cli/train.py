@@ -145,7 +145,7 @@ def _makes_maps(pipeline: Any) -> bool:
 
 
 def _threshold(provenance: dict[str, Any]) -> str:
-    """What the threshold promises, in words."""
+    """Describe in words the false-positive rate that the threshold stands for."""
     low, high = provenance["false_positive_rate_interval_95"]
     return (
         f"threshold {provenance['threshold']:.4g}: of new good parts "

@@ -447,7 +447,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _found(folder: Path) -> str:
-    """What lies in a folder, in a few words."""
+    """Describe the content of a folder in a few words."""
     names = _folders(folder)
     files = Counter(
         entry.suffix.lower() or "no suffix" for entry in _visible(folder) if not entry.is_dir()

@@ -201,7 +201,7 @@ class AnomalyDINODetector(BasePatchDetector):
                 done += len(images)
 
     def _foreground_tokens(self, grids: PatchGrids) -> PatchGrids:
-        """What of the grids enters the bank, in a column for each image."""
+        """Select the patches that enter the bank, in a column for each image."""
         inside = self._inside(grids)
         counts = np.add.reduceat(inside, grids.starts[:-1], dtype=np.int64)
         return PatchGrids(
@@ -209,7 +209,7 @@ class AnomalyDINODetector(BasePatchDetector):
         )
 
     def _inside(self, grids: PatchGrids) -> np.ndarray:
-        """Whether each patch counts, ``(n_patches,)``."""
+        """Mask of the patches that count, ``(n_patches,)``."""
         if self.mask == "none":
             return np.ones(len(grids.rows), dtype=bool)
         return np.concatenate(
@@ -281,7 +281,7 @@ def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _foreground(tokens: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Which patches show the object, ``(n_patches,)``, bool.
+    """Find the patches that show the object, ``(n_patches,)``, bool.
 
     ``held (h, w)`` says where in the grid the patches are, all of it or a region. The region
     is looked at as if the image was cropped to it. All patches count where it has no middle

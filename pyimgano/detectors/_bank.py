@@ -189,7 +189,7 @@ class MemoryBank:
 
 
 class PatchWeights(NamedTuple):
-    """Which training patches may enter the bank, and their distance factors.
+    """Training patches that may enter the bank, and their distance factors.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What all detectors on patch features share: the feature step in front."""
+"""Base of the detectors on patch features: the feature step in front."""
 
 from __future__ import annotations
 

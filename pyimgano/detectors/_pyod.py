@@ -266,7 +266,7 @@ def _generator_states() -> tuple[Any, Any, Any]:
 
 
 def _draws_when_fitted(model: Any) -> bool:
-    """Whether the global generators have to be lent to the model's ``fit``.
+    """Return True if the model's ``fit`` may draw from the global random generators.
 
     Most models of the registry draw from their own ``random_state`` alone; what is passed to
     one of them in a parameter may do otherwise.
@@ -328,7 +328,7 @@ def _score_fold(
 
 
 def _needs_one_by_one(model: Any, rows: np.ndarray, seed: int) -> bool:
-    """Whether the model's scores depend on the rows scored along; refuse if it has no others."""
+    """Return True if a row's score depends on the rows beside it; refuse models without another."""
     probes = rows[np.linspace(0, len(rows) - 1, min(_PROBES, len(rows))).astype(int)]
     name = type(model).__name__
     try:

@@ -1,4 +1,4 @@
-"""How good scores, maps and verdicts are."""
+"""Metrics for scores, maps and verdicts."""
 
 from __future__ import annotations
 

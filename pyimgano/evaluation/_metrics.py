@@ -19,7 +19,7 @@ _DROPPED_BITS = 12
 
 
 def image_metrics(scores: Any, y: Any) -> dict[str, float | None]:
-    """How well scores separate anomalous from normal images, whatever the threshold.
+    """Measure how well scores separate anomalous from normal images, at all thresholds.
 
     Parameters
     ----------

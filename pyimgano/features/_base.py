@@ -1,4 +1,4 @@
-"""What every feature step shares: images in, blocks of ``PatchGrids`` out."""
+"""Base of the patch feature steps: images in, blocks of ``PatchGrids`` out."""
 
 from __future__ import annotations
 

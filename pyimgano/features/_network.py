@@ -1,4 +1,4 @@
-"""What the steps with a pretrained network share: loading it, checking it, running it."""
+"""Base of the steps with a pretrained network: loading it, checking it, running it."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         return network
 
     def _source(self) -> WeightsSource:
-        """Where the weights come from now; equal sources give equal weights."""
+        """Describe the current source of the weights; equal sources give equal weights."""
         if self.weights is None:
             return WeightsSource(None, 0, 0, int(self.random_state))
         path = self._weights_path()

@@ -1,4 +1,4 @@
-"""What the classical descriptors share: images in, one row of named numbers per image out."""
+"""Base of the classical descriptors: images in, one row of named numbers per image out."""
 
 from __future__ import annotations
 

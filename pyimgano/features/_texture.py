@@ -348,7 +348,7 @@ def _gabor_bank(
 
 
 class FFTBandFeatures(BaseRowFeatures):
-    """How much contrast an image has in each band of spatial frequency.
+    """Contrast of an image in each band of spatial frequency.
 
     Loss of sharpness, noise and disturbed regular patterns move energy from one band to
     another, wherever in the image they are [1]_.

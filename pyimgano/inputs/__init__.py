@@ -1,4 +1,4 @@
-"""What an image is: declared formats, lazy files, and the check every estimator uses."""
+"""Images: declared formats, lazy files, and the check that every estimator uses."""
 
 from pyimgano.inputs._formats import (
     ImageFormat,

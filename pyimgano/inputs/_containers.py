@@ -1,4 +1,4 @@
-"""What paths and images are kept in: one rule for every estimator."""
+"""Containers of paths and images: one rule for every estimator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image array is: the declared formats and their way to canonical RGB uint8."""
+"""Formats of image arrays, and their conversion to canonical RGB uint8."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ImageFormat(str, Enum):
 
 
 class _Declared(NamedTuple):
-    """What a format says about one image."""
+    """Properties of one image in a declared format."""
 
     color: str  # "rgb", "bgr" or "gray"
     dtypes: tuple[type, ...]
@@ -85,14 +85,14 @@ for _format in ImageFormat:
 
 
 def is_torch_tensor(x: object) -> bool:
-    """Whether ``x`` is a torch tensor, without importing torch."""
+    """Return True if ``x`` is a torch tensor, without importing torch."""
     # Another thread may just be importing torch, which then has no tensors yet.
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(x, tensor)
 
 
 def describe(x: object) -> str:
-    """What came, in a few words, for error messages."""
+    """Describe an input in a few words, for error messages."""
     if isinstance(x, np.ndarray):
         kind = "masked" if isinstance(x, np.ma.MaskedArray) else "numpy"
         return f"a {kind} array of dtype {x.dtype} and shape {x.shape}"
@@ -281,7 +281,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def way_out(x: object, batch: bool = False) -> str:
-    """How an image, or a batch of them, of the wrong format gets in; a sentence."""
+    """Say in a sentence how to convert an image, or a batch, of the wrong format."""
     if not isinstance(x, np.ndarray) and not is_torch_tensor(x):
         return "Read files by passing their paths, and make arrays of everything else."
     if isinstance(x, np.ma.MaskedArray):

@@ -486,7 +486,7 @@ def _u16_color_tiff(path: str, data: bytes, tags: Any) -> np.ndarray:
 
 
 def _is_u16_color_tiff(path: str, tags: Any) -> bool:
-    """Whether a TIFF is 16-bit color; kinds that cannot be read exactly are errors."""
+    """Return True if a TIFF is 16-bit color; kinds that cannot be read exactly are errors."""
     bits = tags.get(258, (1,))
     sample_formats = tags.get(339, (1,))
     if max(bits) > 16 or any(f != 1 for f in sample_formats):

@@ -118,7 +118,7 @@ _NOT_STATE = (
 
 
 def _find_data(module: str, name: str) -> Any:
-    """What may be stored because of where it is defined; None if it may not.
+    """Find an object that a file may name because of the module that defines it, or None.
 
     Classes of pyimgano, those of scikit-learn that hold data, scorers, and numpy's types of
     numbers and ufuncs. Only where they are defined: what a module merely imported (``os``,

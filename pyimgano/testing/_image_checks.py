@@ -588,7 +588,7 @@ def check_wrong_regions_of_interest_are_refused(detector: Any) -> None:
 
 
 def _parts(output: Any) -> list[np.ndarray]:
-    """What a transformer gave for each image, as comparable arrays."""
+    """Outputs of a transformer for each image, as comparable arrays."""
     if isinstance(output, PatchGrids):
         return output.as_image_rows()
     return [np.asarray(output[i]) for i in range(len(output))]

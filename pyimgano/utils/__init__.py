@@ -1,4 +1,4 @@
-"""What every room may use: versions, discovery of estimators, files, threads."""
+"""Helpers for the whole package: versions, discovery of estimators, files, threads."""
 
 from __future__ import annotations
 

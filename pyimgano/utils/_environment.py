@@ -1,4 +1,4 @@
-"""What a result was made with: interpreter, machine and package versions."""
+"""The environment of a result: interpreter, machine and package versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image is recognized by."""
+"""Fingerprints by which images are recognized."""
 
 from __future__ import annotations
 

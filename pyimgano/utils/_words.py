@@ -1,4 +1,4 @@
-"""What is said about models and their parameters, in words and in JSON's types."""
+"""Descriptions of parameters and their values, in words and in JSON's types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the golden tests fit and score: small made inputs, and a table of estimators.
+"""Cases of the golden tests: small made inputs, and a table of estimators.
 
 Everything is reached by public names, all of which are imported here and nowhere else in this
 folder. Inputs are made of integers, so that they are the same on every machine.
@@ -443,7 +443,7 @@ def _steps() -> Iterator[tuple[str, Case]]:
 
 
 def _objects() -> Iterator[tuple[str, Case]]:
-    """What is pickled between processes or kept in caches, beside estimators."""
+    """Objects beside estimators that are pickled between processes or kept in caches."""
     yield "object-grids", Case(lambda: inputs("grids")[1])
     yield "object-grids-within", Case(lambda: inputs("grids")[1].within(_half()))
     yield "object-tiles", Case(lambda: TilingTransformer(24).transform(inputs("images")[1][:2]))

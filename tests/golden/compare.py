@@ -54,7 +54,7 @@ def _described(value: Any) -> Described:
 def differences(
     found: Mapping[str, Described], expected: Mapping[str, Described], rtol: float = 0.0
 ) -> list[str]:
-    """What differs, a sentence each.
+    """Describe each difference in a sentence.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _is_near(name: str, one: Described, expected: Mapping[str, Described], rtol:
 
 
 def _margins(name: str, expected: Mapping[str, Described]) -> np.ndarray:
-    """How far the scores behind some labels lie from the threshold."""
+    """Distances of the scores behind some labels from the threshold."""
     own = name.replace("predict", "decision_function")
     if own in expected:
         return _values(expected[own])

@@ -1,4 +1,4 @@
-"""What paths and images are kept in, what becomes of a table's index, and stale caches."""
+"""Containers of paths and images, the index of a table, and stale caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be in a saved file: all that fitted estimators are made of, and nothing that acts."""
+"""A saved file may hold all that fitted estimators are made of, and nothing that acts."""
 
 from __future__ import annotations
 

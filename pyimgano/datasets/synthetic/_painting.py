@@ -51,7 +51,7 @@ class Canvas:
         return cos * x + sin * y, cos * y - sin * x
 
     def cover(self, distance: Picture, softness: float = 0.0) -> Picture:
-        """How much of a pixel a shape covers, from its signed distance (negative inside)."""
+        """Share of each pixel that a shape covers, from its signed distance (negative inside)."""
         ramp = np.float32(1.0 / self.scale + softness)
         return np.clip(np.float32(0.5) - distance / ramp, 0, 1, dtype=np.float32)
 

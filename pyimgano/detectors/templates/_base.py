@@ -1,4 +1,4 @@
-"""What the template detectors share: the working image, leaving out, shifts, maps, scores."""
+"""Base of the template detectors: the working image, leaving out, shifts, maps, scores."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Block(NamedTuple):
 
 
 class _Heat(NamedTuple):
-    """How a sample deviates, in the frame of the template, and how it was moved there."""
+    """Deviation of a sample in the frame of the template, and the move that took it there."""
 
     values: np.ndarray
     motion: np.ndarray | None

@@ -381,7 +381,7 @@ def _medians_without_one(middle: np.ndarray) -> list[np.ndarray]:
 
 
 def _which_median(middle: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Which of them it is without ``value``."""
+    """Index into ``_medians_without_one`` of the median without ``value``."""
     if len(middle) == 2:
         return (value > middle[0]).astype(np.intp)
     return 1 + (value > middle[1]).astype(np.intp) - (value < middle[1])
