@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from _detectors import DETECTORS
+from _figures import add_figures_option, record
 
 from pyimgano import create_model
 from pyimgano.calibration import ThresholdCalibrator
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[0.2])
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--held-out", type=int, default=60, help="judged in each draw")
+    add_figures_option(parser)
     args = parser.parse_args()
     images = good_images(args)
     warnings.simplefilter("ignore", TooFewImagesWarning)
@@ -52,6 +54,11 @@ def main() -> None:
             row = np.mean(results, axis=0)
             cells = [f"{100 * value:.1f} %" for value in row[:-1]]
             print(f"| {name} | {n} | {' | '.join(cells)} | {row[-1]:.2f} |", flush=True)
+            if args.figures:
+                names = [f"{h}: {kind}" for h in head for kind in ("stated", "realized")]
+                where = f"noise{args.noise}" if args.noise else args.category
+                key = f"small sample rates/{where}/{name} at {args.resize} pixels/{n} images"
+                record(args.figures, key, [dict(zip(names, draw)) for draw in results])
             spread = np.std(results, axis=0)[1:-1:2]
             print(f"{name}, {n}: spread of realized rates {np.round(spread, 3)}", file=sys.stderr)
 
