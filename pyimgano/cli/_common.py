@@ -54,6 +54,7 @@ def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentPa
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"pyimgano {__version__}")
+    parser.set_defaults(prog=prog)  # a command may be called by its long or its short name
     return parser
 
 

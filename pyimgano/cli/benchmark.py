@@ -37,14 +37,14 @@ some of the categories failed; 2 wrong options or files.
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    options = _parser().parse_args(argv)
-    return _common.run(_PROG, lambda: _benchmark(options))
+    options = _parser(prog).parse_args(argv)
+    return _common.run(prog, lambda: _benchmark(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _common.make_parser(_PROG, _DESCRIPTION, _EPILOG)
+def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -120,7 +120,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     )
     print(_text(result.report, result.categories))
     print(f"\nrun directory: {result.path}")
-    return _problems(result)
+    return _problems(result, options.prog)
 
 
 def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
@@ -135,7 +135,7 @@ def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
         ) from error
 
 
-def _problems(result: Any) -> int:
+def _problems(result: Any, prog: str) -> int:
     """Say what was left out; return the exit status."""
     lines = [f"{name} failed: {reason}" for name, reason in result.report["failed"].items()]
     n_errors = sum(report["n_errors"] for report in result.categories.values())
@@ -151,7 +151,7 @@ def _problems(result: Any) -> int:
             "AUROC; the categories' report.json says which and why"
         )
     for line in lines:
-        print(f"{_PROG}: {line}", file=sys.stderr)
+        print(f"{prog}: {line}", file=sys.stderr)
     return _common.EXIT_ERRORS if lines else _common.EXIT_OK
 
 

@@ -34,14 +34,14 @@ exit status: 0 all images judged; 1 some could not be read; 2 wrong options or f
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    options = _parser().parse_args(argv)
-    return _common.run(_PROG, lambda: _infer(options))
+    options = _parser(prog).parse_args(argv)
+    return _common.run(prog, lambda: _infer(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _common.make_parser(_PROG, _DESCRIPTION, _EPILOG)
+def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "--pipeline", metavar="FILE", required=True, help="written by pyimgano.save"
     )
@@ -106,7 +106,7 @@ def _infer(options: argparse.Namespace) -> int:
             step(record["index"] + 1, len(images))
     seconds = time.perf_counter() - started
     print(
-        f"{_PROG}: {len(images)} images, {n_anomalous} anomalous, {n_errors} errors, "
+        f"{options.prog}: {len(images)} images, {n_anomalous} anomalous, {n_errors} errors, "
         f"{len(images) / seconds:.1f} images/s",
         file=sys.stderr,
     )

@@ -27,14 +27,14 @@ exit status: 0 done; 2 wrong options, or no such model.
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    options = _parser().parse_args(argv)
-    return _common.run(_PROG, lambda: _models(options))
+    options = _parser(prog).parse_args(argv)
+    return _common.run(prog, lambda: _models(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _common.make_parser(_PROG, _DESCRIPTION, _EPILOG)
+def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     jobs = parser.add_subparsers(dest="job", metavar="list|info", required=True)
     listing = jobs.add_parser("list", help="names, sorted", allow_abbrev=False)
     listing.add_argument(

@@ -33,14 +33,14 @@ exit status: 0 done; 1 done, but some images could not be read and were left out
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    options = _parser().parse_args(argv)
-    return _common.run(_PROG, lambda: _train(options))
+    options = _parser(prog).parse_args(argv)
+    return _common.run(prog, lambda: _train(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _common.make_parser(_PROG, _DESCRIPTION, _EPILOG)
+def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "folder", metavar="DIR", help="images of good parts, with all folders below it"
     )
@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     good, sizes, errors = _look_at(images, progress)
     for error in errors:
-        print(f"{_PROG}: left out: {error}", file=sys.stderr)
+        print(f"{options.prog}: left out: {error}", file=sys.stderr)
     print(f"{options.folder}: {_found(len(good), sizes, len(errors))}")
     if len(good) < 2:
         raise _common.UsageError(

