@@ -104,9 +104,9 @@ def few_images() -> Table:
         for name in ("PatchCore", "PaDiM", "SPADE", "SoftPatch"):
             for n in (8, 15, 30, 60):
                 key = f"small sample rates/bottle256/{name.lower()} at {size} pixels/{n} images"
-                mean = {k: v["mean"] for k, v in records[key]["values"].items()}
+                share = {k: f"{v['mean']:.1%}" for k, v in records[key]["values"].items()}
                 cells = [
-                    f"{100 * mean[f'{rate}: stated']:.1f} % / {100 * mean[f'{rate}: realized']:.1f} %"
+                    f"{share[f'{rate}: stated']} / {share[f'{rate}: realized']}"
                     for rate in ("lowest", "20%")
                 ]
                 rows.append((name if n == 8 else "", f"{size}" if n == 8 else "", f"{n}", *cells))
