@@ -48,9 +48,11 @@ def input_kind(X: object) -> str:
     if isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.ndim == 1):
         if len(X) == 0:
             raise ImageFormatError("X is empty: it holds no images and no rows; give at least one")
-        first = X[0]
-        is_image = is_path(first) or isinstance(first, Image.Image) or _n_dims(first) >= 2
-        return "images" if is_image else "rows"
+        # None is what cv2.imread gives for a file it cannot read; an image's check says so.
+        first = next((x for x in X if x is not None), None)
+        if first is None or is_path(first) or isinstance(first, Image.Image):
+            return "images"
+        return "images" if _n_dims(first) >= 2 else "rows"
     return "images" if _n_dims(X) >= 3 else "rows"
 
 

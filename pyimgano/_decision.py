@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pyimgano.exceptions import UndefinedScoreError
+
 __all__ = ["as_labels", "check_finite", "flip", "is_anomalous", "refuse_nan"]
 
 
@@ -116,11 +118,11 @@ def refuse_nan(scores: np.ndarray, whose: str) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    UndefinedScoreError
         If one of them is NaN.
     """
     if np.isnan(scores).any():
-        raise ValueError(
+        raise UndefinedScoreError(
             f"{whose}: {int(np.isnan(scores).sum())} of {len(scores)} anomaly scores are NaN, from "
             "which no verdict follows. Very large feature values and constant training columns are "
             "the usual causes."

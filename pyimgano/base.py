@@ -9,6 +9,7 @@ out known anomalies, recognizes training samples, and scores block by block.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Real
@@ -32,12 +33,15 @@ from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.exceptions import (
     DeviceError,
     ImageFormatError,
+    ImageReadError,
     MissingExtraError,
+    SampleError,
     TooFewImagesError,
     WeightsError,
 )
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageSequence, check_images
+from pyimgano.inputs._containers import counted_from, first_index
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._columns import with_index
@@ -65,6 +69,8 @@ Values = TypeVar("Values")
 
 # Errors that concern the whole model: always raised, never recorded for one sample.
 MODEL_ERRORS = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
+# What the checks of the input raise, those of scikit-learn for tables among them.
+_INPUT_ERRORS = (SampleError, ValueError, OSError)
 
 __getattr__ = moved_names(
     __name__,
@@ -442,7 +448,9 @@ class BaseDetector(
             Also compute anomaly maps; only for detectors with an ``anomaly_map`` method.
         on_error : {"raise", "record"}, default="raise"
             How to handle a sample that cannot be scored, such as a truncated image file.
-            ``"record"`` stores the error in the block and continues.
+            ``"record"`` stores the error, a :class:`~pyimgano.exceptions.SampleError` or what
+            the check of a table's row raises, in the block and continues. Errors of other kinds
+            are not about the sample and are raised.
 
         Yields
         ------
@@ -457,7 +465,7 @@ class BaseDetector(
     def _iter_scores(self, X: Any, maps: bool, record: bool) -> Iterator[ScoredBlock]:
         try:
             data = self._validate_new_input(X)
-        except (ValueError, OSError):
+        except _INPUT_ERRORS:
             # It may concern one sample only: NaN in a row, an image of a wrong dtype in a list.
             if not record or not (self.input_kind_ == "rows" or _is_a_list_of_images(X)):
                 raise
@@ -469,11 +477,9 @@ class BaseDetector(
                 for scores, some_maps in self._score_batches(data[start:] if start else data, maps):
                     yield ScoredBlock(start, scores, some_maps, {})
                     start += len(scores)
-            except MODEL_ERRORS:
-                raise
-            except Exception:  # any error: the block is scored again, one sample at a time
+            except SampleError as error:  # the block is scored again, one sample at a time
                 if not record:
-                    raise
+                    raise self._naming_the_sample(data, start, error) from None
                 stop = min(n, start + self._block_size())
                 for i in range(start, stop):
                     yield self._score_one(data[i : i + 1], i, maps)
@@ -483,28 +489,46 @@ class BaseDetector(
         """Validate and score samples one at a time, after validating them together failed."""
         for i in range(len(X)):
             try:
-                data = self._validate_new_input(X[i : i + 1])
-            except (ValueError, OSError) as error:
+                with counted_from(first_index() + i):
+                    data = self._validate_new_input(X[i : i + 1])
+            except _INPUT_ERRORS as error:
                 yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
             else:
                 yield self._score_one(data, i, maps)
 
     def _score_one(self, data: Any, i: int, maps: bool) -> ScoredBlock:
-        """Score one sample; record any error for it."""
-        try:
-            ((scores, some_maps),) = self._score_batches(data, maps)
-        except MODEL_ERRORS:
-            raise
-        except Exception as error:
-            return ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
+        """Score one sample; record what is wrong with it."""
+        with counted_from(first_index() + i):
+            try:
+                ((scores, some_maps),) = self._score_batches(data, maps)
+            except SampleError as error:
+                named = _naming(error, data)
+                return ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: named})
         return ScoredBlock(i, scores, some_maps, {})
+
+    def _naming_the_sample(self, data: Any, start: int, error: SampleError) -> SampleError:
+        """Find out which sample of a block an error is about, and say so in its message."""
+        if isinstance(error, ImageReadError):
+            return error
+        for i in range(start, min(len(data), start + self._block_size())):
+            named = self._score_one(data[i : i + 1], i, maps=False).errors.get(0)
+            if isinstance(named, SampleError):
+                return named
+        return error
 
     def _block_size(self) -> int:
         """Return how many samples to score one at a time after a block failed."""
         return _DEFAULT_BLOCK_SIZE
 
     def _anomaly_scores(self, data: Any) -> np.ndarray:
-        return np.concatenate([scores for scores, _ in self._score_batches(data, maps=False)])
+        found: list[np.ndarray] = []
+        try:
+            for scores, _ in self._score_batches(data, maps=False):
+                found.append(scores)
+        except SampleError as error:
+            start = sum(map(len, found))
+            raise self._naming_the_sample(data, start, error) from None
+        return np.concatenate(found)
 
     def _score_batches(
         self, data: Any, maps: bool
@@ -548,6 +572,14 @@ class BaseDetector(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _naming(error: SampleError, data: Any) -> SampleError:
+    """Say in an error which sample it is about, the only one of ``data``."""
+    name = data.name(0) if hasattr(data, "name") else f"sample {first_index()}"
+    if isinstance(error, ImageReadError) or re.search(rf"{re.escape(name)}\b", str(error)):
+        return error
+    return type(error)(f"{name}: {error}").with_traceback(error.__traceback__)
 
 
 def _is_a_list_of_images(X: Any) -> bool:

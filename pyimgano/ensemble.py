@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from numbers import Integral
 from typing import Any
 
@@ -352,7 +353,9 @@ class ScoreEnsemble(
 
     def _anomaly_scores(self, data: _Samples) -> np.ndarray:
         scores = Parallel(n_jobs=self.n_jobs, require="sharedmem")(
-            delayed(anomaly_scores)(member, data.X) for member in self.estimators_
+            # Threads count images in messages as this one does.
+            delayed(copy_context().run)(anomaly_scores, member, data.X)
+            for member in self.estimators_
         )
         return self._fuse_scores(np.stack(scores))
 

@@ -13,8 +13,10 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "RandomWeightsWarning",
+    "SampleError",
     "TooFewImagesError",
     "TooFewImagesWarning",
+    "UndefinedScoreError",
     "UnknownModelError",
     "UnknownParameterError",
     "UntrustedFileError",
@@ -23,14 +25,26 @@ __all__ = [
 ]
 
 
-class ImageFormatError(ValueError):
-    """An array is not in the image format that was declared or is required.
+class SampleError(Exception):
+    """A sample cannot be scored because of what it is, whatever the model and the program.
+
+    Where errors are recorded, as in :func:`~pyimgano.inference.infer`, these are, and the other
+    samples are scored. A feature step or detector raises one for an image it cannot take.
+    """
+
+
+class ImageFormatError(SampleError, ValueError):
+    """An image is not in the format or of the size that was declared or is required.
 
     The message names the index, what came, and the ``input_format`` that accepts it.
     """
 
 
-class ImageReadError(OSError):
+class UndefinedScoreError(SampleError, ValueError):
+    """The anomaly score of a sample is NaN, from which no verdict follows."""
+
+
+class ImageReadError(SampleError, OSError):
     """An image file is missing, unreadable, truncated, empty or too large to decode.
 
     Parameters

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from sklearn.utils import deprecated
 
+from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._columns import take_index
 
@@ -354,7 +355,7 @@ class PatchGrids:
         other = np.flatnonzero((self.image_sizes != mask.shape).any(axis=1))
         if len(other):
             height, width = self.image_sizes[other[0]]
-            raise ValueError(
+            raise ImageFormatError(
                 f"the mask has {mask.shape[0]} x {mask.shape[1]} pixels, but image {other[0]} has "
                 f"{height} x {width}."
             )

@@ -19,9 +19,9 @@ from pyimgano._checks import input_kind
 from pyimgano._decision import flip, is_anomalous
 from pyimgano._nesting import find_calibrator, innermost, makes_maps, steps_before, walk
 from pyimgano.base import MODEL_ERRORS, ScoredBlock
-from pyimgano.exceptions import ImageFormatError
+from pyimgano.exceptions import ImageFormatError, SampleError
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
-from pyimgano.inputs._containers import as_list, is_path, sliceable
+from pyimgano.inputs._containers import as_list, counted_from, is_path, sliceable
 from pyimgano.tiling import TilingTransformer
 
 __all__ = [
@@ -200,15 +200,18 @@ def iter_scores(
         Also compute anomaly maps, where the detector makes any.
     on_error : {"raise", "record"}, default="raise"
         How to handle a sample that cannot be scored. ``"record"`` stores the error in the
-        block and continues.
+        block and continues: a :class:`~pyimgano.exceptions.SampleError`, or, where estimators of
+        other packages take part, a ``ValueError`` or ``OSError``, by which they say that they
+        cannot take an input. Anything else is no matter of the sample and is raised.
     batch_size : int, default=8
         Number of samples per block if earlier steps transform them in memory. Not used if the
         detector reads the images itself.
 
-    Yields
-    ------
-    ScoredBlock
-        In the order of the samples; without maps where the detector makes none.
+    Returns
+    -------
+    iterator of ScoredBlock
+        In the order of the samples; without maps where the detector makes none. Arguments are
+        checked before it is returned.
     """
     if on_error not in ("raise", "record"):
         raise ValueError(f'on_error must be "raise" or "record", got {on_error!r}.')
@@ -221,20 +224,27 @@ def iter_scores(
     n = _num_samples(X)
     if _is_lazy(estimator, X) and hasattr(detector, "iter_scores"):
         _, data = innermost(estimator, X)
-        yield from detector.iter_scores(data, maps=maps, on_error=on_error)
-        return
+        return detector.iter_scores(data, maps=maps, on_error=on_error)
+    return _by_blocks(estimator, X, n, batch_size, maps, record=on_error == "record")
+
+
+def _by_blocks(
+    estimator: Any, X: Any, n: int, batch_size: int, maps: bool, record: bool
+) -> Iterator[ScoredBlock]:
     for start in range(0, n, batch_size):
-        stop = min(n, start + batch_size)
+        which = range(start, min(n, start + batch_size))
         try:
-            yield ScoredBlock(start, *_scores_and_maps(estimator, X[start:stop], maps), {})
+            scored = _score_some(estimator, X, which, maps)
         except MODEL_ERRORS:
             raise
-        except Exception as error:  # any error: scoring one by one shows which sample it concerns
+        except (SampleError, ValueError, OSError) as error:
             # A format error in a numeric array concerns all samples, so it is raised.
             wrong_call = isinstance(X, np.ndarray) and isinstance(error, ImageFormatError)
-            if on_error == "raise" or (wrong_call and X.dtype != object):
+            if not record or (wrong_call and X.dtype.kind not in "OUT"):
                 raise
-            yield from _one_by_one(estimator, X, range(start, stop), maps)
+            yield from _one_by_one(estimator, X, which, maps)
+        else:
+            yield scored
 
 
 def _is_lazy(estimator: Any, X: Any) -> bool:
@@ -256,30 +266,34 @@ def _steps(estimator: Any) -> list[Any]:
     return [step for step in steps if step is not detector]
 
 
-def _scores_and_maps(estimator: Any, X: Any, maps: bool) -> tuple[np.ndarray, list[Any]]:
-    if not maps:
-        return anomaly_scores(estimator, X), []
-    found = score_with_maps(estimator, X)
-    return found.scores, list(found.maps)
+def _score_some(estimator: Any, X: Any, which: range, maps: bool) -> ScoredBlock:
+    some = X[which.start : which.stop]
+    with counted_from(which.start):
+        if not maps:
+            return ScoredBlock(which.start, anomaly_scores(estimator, some), [], {})
+        found = score_with_maps(estimator, some)
+    return ScoredBlock(which.start, found.scores, list(found.maps), {})
 
 
 def _one_by_one(estimator: Any, X: Any, which: range, maps: bool) -> Iterator[ScoredBlock]:
     for i in which:
         try:
-            yield ScoredBlock(i, *_scores_and_maps(estimator, X[i : i + 1], maps), {})
+            scored = _score_some(estimator, X, range(i, i + 1), maps)
         except MODEL_ERRORS:
             raise
-        except Exception as error:
-            yield ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
+        except (SampleError, ValueError, OSError) as error:
+            scored = ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
+        yield scored
 
 
 def infer(
     estimator: Any, X: Any, *, maps: bool = False, batch_size: int = 8
 ) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-    """Yield one prediction record per image.
+    """Iterate over one prediction record per image.
 
-    An image that cannot be scored yields a record with an ``error`` in place of a score; the
-    other images are not affected. Errors that concern the whole model are raised.
+    An image that cannot be scored has a record with an ``error`` in place of a score; the other
+    images are not affected. Errors that are not about the image are raised: missing weights, a
+    fault in the program.
 
     Parameters
     ----------
@@ -292,8 +306,10 @@ def infer(
     batch_size : int, default=8
         As in :func:`iter_scores`.
 
-    Yields
-    ------
+    Returns
+    -------
+    iterator of (record, map)
+        Arguments are checked before it is returned.
     record : dict
         ``index``, ``path`` (for files), and either ``score`` (higher = worse), ``threshold``,
         ``pred`` (1 = anomalous) and, for a calibrated estimator, ``p_value``; or ``error``.
@@ -305,6 +321,12 @@ def infer(
     calibrator = find_calibrator(estimator)
     paths = _paths(X)
     blocks = iter_scores(estimator, X, maps=maps, on_error="record", batch_size=batch_size)
+    return _records(blocks, cut, calibrator, paths)
+
+
+def _records(
+    blocks: Iterator[ScoredBlock], cut: float, calibrator: Any, paths: Sequence[str | None]
+) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
     for block in blocks:
         verdicts = is_anomalous(block.scores, cut)
         for i, value in enumerate(block.scores.tolist()):
@@ -312,17 +334,12 @@ def infer(
             if paths[block.start + i] is not None:
                 record["path"] = paths[block.start + i]
             if i in block.errors:
-                yield {**record, "error": _in_words(block.errors[i])}, None
+                yield {**record, "error": str(block.errors[i])}, None
                 continue
             record.update(score=value, threshold=cut, pred=int(verdicts[i]))
             if calibrator is not None:
                 record["p_value"] = float(calibrator.p_value_of_scores(value))
             yield record, block.maps[i] if block.maps else None
-
-
-def _in_words(error: Exception) -> str:
-    text = str(error)
-    return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
 def _paths(X: Any) -> Sequence[str | None]:

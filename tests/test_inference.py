@@ -12,6 +12,7 @@ import pytest
 from pyod.models.knn import KNN
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -26,9 +27,16 @@ from pyimgano.detectors import (
     SSIMTemplateDetector,
 )
 from pyimgano.ensemble import ScoreEnsemble
-from pyimgano.exceptions import ImageFormatError
+from pyimgano.exceptions import ImageFormatError, ImageReadError, UndefinedScoreError
 from pyimgano.features import FilterBankFeatures
-from pyimgano.inference import anomaly_map, anomaly_scores, infer, score_with_maps, threshold
+from pyimgano.inference import (
+    anomaly_map,
+    anomaly_scores,
+    infer,
+    iter_scores,
+    score_with_maps,
+    threshold,
+)
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.testing import make_check_images
 
@@ -241,7 +249,7 @@ def test_a_score_that_is_no_number_is_never_good(monkeypatch):
 
     monkeypatch.setattr(PatchCoreDetector, "_score", broken)
     new = np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
-    with pytest.raises(ValueError, match="1 of 2 anomaly scores are NaN"):
+    with pytest.raises(ValueError, match=r"sample 1: .*1 of 1 anomaly scores are NaN"):
         detector.predict(new)
     good, bad = (record for record, _ in infer(detector, new))
     assert "score" in good and "NaN" in bad["error"] and "pred" not in bad
@@ -251,3 +259,103 @@ def test_a_row_with_nan_is_its_own_record():
     detector = PatchCoreDetector().fit(np.random.RandomState(0).normal(size=(20, 3)))
     new = np.array([[0.0, 0.0, 0.0], [np.nan, 0.0, 0.0], [1.0, 0.0, 0.0]])
     assert ["error" in record for record, _ in infer(detector, new)] == [False, True, False]
+
+
+# ---- what becomes a record, and what it says ---------------------------------------------
+def _small(resize=32):
+    return PatchCoreDetector(FilterBankFeatures(resize=resize, n_components=8))
+
+
+def _wide():
+    return np.zeros((64, 80, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, IndexError, KeyError, ValueError])
+def test_a_fault_in_a_detector_is_no_record(kind, monkeypatch):
+    def broken(self, block, train_group):
+        raise kind("a fault in the program")
+
+    detector = _small().fit(TRAIN)
+    pipe = make_pipeline(ImageFormatNormalizer(), detector)
+    monkeypatch.setattr(PatchCoreDetector, "_score", broken)
+    with pytest.raises(kind, match="a fault in the program"):
+        list(infer(detector, NEW))
+    with pytest.raises(kind, match="a fault in the program"):
+        list(iter_scores(detector, list(NEW), on_error="record"))
+    if kind is not ValueError:  # which is how estimators of others refuse an input
+        with pytest.raises(kind, match="a fault in the program"):
+            list(infer(pipe, NEW))
+
+
+def test_errors_of_samples_are_of_one_class():
+    from pyimgano.exceptions import DeviceError, SampleError, TooFewImagesError, WeightsError
+
+    for kind in (ImageFormatError, ImageReadError, UndefinedScoreError):
+        assert issubclass(kind, SampleError)
+    for kind in (DeviceError, TooFewImagesError, WeightsError):
+        assert not issubclass(kind, SampleError)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PaDiMDetector(FilterBankFeatures(resize=None, n_components=8)),
+        lambda: make_pipeline(ImageFormatNormalizer(), SSIMTemplateDetector(resize=None)),
+        lambda: ScoreEnsemble([("a", SSIMTemplateDetector(resize=None))], n_jobs=2),
+    ],
+    ids=["detector", "pipeline", "ensemble"],
+)
+@pytest.mark.parametrize("odd", [_wide(), _wide().astype(np.float32), None], ids=["wide", "f", "0"])
+def test_errors_name_the_image_by_its_index_in_the_input(make, odd):
+    estimator = make().fit(make_check_images(8))
+    images = list(make_check_images(20, random_state=3))
+    images[13] = odd
+    records = [record for record, _ in infer(estimator, images, maps=True, batch_size=4)]
+    assert [record["index"] for record in records if "error" in record] == [13]
+    assert "image 13" in records[13]["error"]
+    if odd is None:
+        assert "is None" in records[13]["error"] and "cv2.imread" in records[13]["error"]
+    for use in (estimator.predict, lambda X: list(iter_scores(estimator, X, batch_size=4))):
+        with pytest.raises(ImageFormatError, match=r"image 13\b"):
+            use(images)
+
+
+def test_errors_name_the_file(tmp_path):
+    paths = [str(tmp_path / f"{i:02}.png") for i in range(12)]
+    for path, image in zip(paths, make_check_images(12, random_state=3)):
+        cv2.imwrite(path, image)
+    cv2.imwrite(paths[10], _wide())
+    step = FilterBankFeatures(resize=None, n_components=8)
+    for estimator in (PaDiMDetector(step), SSIMTemplateDetector(resize=None)):
+        estimator.fit(make_check_images(8))
+        with pytest.raises(ImageFormatError, match=r"10\.png: "):
+            estimator.predict(paths)
+        assert "10.png: " in [record for record, _ in infer(estimator, paths)][10]["error"]
+
+
+def test_none_among_images_or_before_them_is_called_none():
+    detector = _small().fit(TRAIN)
+    with pytest.raises(ImageFormatError, match=r"image 0 of X is None.*cv2\.imread"):
+        detector.predict([None, *NEW])
+    with pytest.raises(ImageFormatError, match=r"item 0 is None|image 0 of X is None"):
+        detector.predict([None, "a.png"])
+    with pytest.raises(ImageFormatError, match=r"item 1 is None"):
+        detector.predict(["a.png", None])
+    with pytest.raises(ImageFormatError, match=r"image 0 of X is None.*cv2\.imread"):
+        detector.predict([None, None])
+
+
+def test_arguments_are_checked_at_the_call():
+    detector = _small().fit(TRAIN)
+    pipe = make_pipeline(ImageFormatNormalizer(), detector)
+    for estimator in (detector, pipe):
+        with pytest.raises(ValueError, match="on_error"):
+            iter_scores(estimator, NEW, on_error="ignore")
+        with pytest.raises(ValueError, match="batch_size"):
+            infer(estimator, NEW, batch_size=0)
+        with pytest.raises(NotFittedError):
+            iter_scores(clone(estimator), NEW)
+    with pytest.raises(TypeError, match="no threshold"):
+        infer(FilterBankFeatures(), NEW)
+    with pytest.raises(ValueError, match="on_error"):
+        detector.iter_scores(NEW, on_error="ignore")

@@ -14,7 +14,7 @@ from pyimgano._kernels.triangular import LANES, squared_mahalanobis, whiten
 from pyimgano._training import TrainingStream
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
@@ -172,13 +172,13 @@ class PaDiMDetector(BasePatchDetector):
         """Chosen channels of each image, ``(n, n_positions, n_channels)``."""
         if (block.grid_shapes != self.grid_shape_).any():
             other = block.grid_shapes[(block.grid_shapes != self.grid_shape_).any(axis=1)][0]
-            raise ValueError(
+            raise ImageFormatError(
                 f"PaDiMDetector compares positions, so all images need the grid "
                 f"{self.grid_shape_} of the first training image, got {tuple(other.tolist())}: "
                 "give the feature step a fixed resize."
             )
         if not block.same_mask(self._held):
-            raise ValueError(
+            raise ImageFormatError(
                 "PaDiMDetector compares positions, so all images need the patches that the first "
                 "training image has in the region, and some have others: let the feature step "
                 "look at the same part of all images."

@@ -19,6 +19,7 @@ from pyimgano.backbones._torch_module import TorchModule
 from pyimgano.backbones._torch_winograd import use_winograd
 from pyimgano.backbones._torchvision import build_graph, fold_batch_norms, torchvision_models
 from pyimgano.backbones._weights import find_weights
+from pyimgano.exceptions import ImageFormatError
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
@@ -295,7 +296,7 @@ def _seen(
         return (0.0, 0.0, float(height), float(width)), (work_h, work_w)
     crop_h, crop_w = crop
     if crop_h > work_h or crop_w > work_w:
-        raise ValueError(
+        raise ImageFormatError(
             f"crop={crop} is larger than an image of {height} x {width} pixels, and "
             "resize=None leaves it that size. Set resize, or a smaller crop, or crop=None."
         )

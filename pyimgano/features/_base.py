@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from pyimgano.exceptions import ImageFormatError
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
 from pyimgano.utils._columns import NoColumnsMixin
@@ -31,7 +32,8 @@ class BasePatchFeatures(
 
     A subclass writes ``_extract`` and, if it learns something from the training images,
     ``_fit_images``. It has a ``batch_size`` parameter: the number of images decoded and
-    held at a time.
+    held at a time. An image that ``_extract`` cannot take is an
+    :class:`~pyimgano.exceptions.ImageFormatError`.
 
     A step that learns from so few images that it suits them better than others has a fitted
     attribute ``overfits_``, True or False. Detectors score their training images in folds where
@@ -96,8 +98,20 @@ class BasePatchFeatures(
             Of ``batch_size`` images each.
         """
         fitted = self._as_fitted()
-        for images in check_images(X).iter_blocks(self.batch_size):
-            yield fitted._extract(images)
+        images = check_images(X)
+        start = 0
+        for block in images.iter_blocks(self.batch_size):
+            try:
+                grids = fitted._extract(block)
+            except ImageFormatError:
+                for i, image in enumerate(block, start):
+                    try:
+                        fitted._extract([image])
+                    except ImageFormatError as error:
+                        raise ImageFormatError(f"{images.name(i)}: {error}") from None
+                raise
+            yield grids
+            start += len(block)
 
     @property
     def _needs_fit(self) -> bool:

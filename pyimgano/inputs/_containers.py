@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, KeysView, Mapping, Set, ValuesView
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,39 @@ from PIL import Image
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs._formats import describe
 
-__all__ = ["as_list", "is_path", "refuse_names_in_a_cache", "sliceable"]
+__all__ = [
+    "as_list",
+    "counted_from",
+    "first_index",
+    "is_path",
+    "refuse_names_in_a_cache",
+    "sliceable",
+]
+
+
+# Index of the first image among those of the caller, where a part of them is looked at alone.
+_first_index: ContextVar[int] = ContextVar("first_index", default=0)
+
+
+@contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Count images in messages from ``first``: what is looked at is a part of a longer input.
+
+    Parameters
+    ----------
+    first : int
+        Index of the part's first sample in the input as the caller gave it.
+    """
+    token = _first_index.set(first)
+    try:
+        yield
+    finally:
+        _first_index.reset(token)
+
+
+def first_index() -> int:
+    """Return the index, in the caller's input, of the first sample that is looked at."""
+    return _first_index.get()
 
 
 def is_path(x: object) -> bool:

@@ -282,6 +282,11 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def way_out(x: object, batch: bool = False) -> str:
     """Say in a sentence how to convert an image, or a batch, of the wrong format."""
+    if x is None:
+        return (
+            "cv2.imread gives None for a file it cannot read: pass the paths themselves, and the "
+            "error says which file it is and what is wrong with it."
+        )
     if not isinstance(x, np.ndarray) and not is_torch_tensor(x):
         return "Read files by passing their paths, and make arrays of everything else."
     if isinstance(x, np.ma.MaskedArray):

@@ -12,7 +12,12 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.exceptions import ImageFormatError
-from pyimgano.inputs._containers import as_list, is_path, refuse_names_in_a_cache
+from pyimgano.inputs._containers import (
+    as_list,
+    first_index,
+    is_path,
+    refuse_names_in_a_cache,
+)
 from pyimgano.inputs._formats import (
     DECLARED,
     ImageFormat,
@@ -164,7 +169,7 @@ class ImageFormatNormalizer(
         return pd.Series(images, index=index_of(given), dtype=object)
 
     def _convert(self, image: Any, i: int, size: tuple[int, int] | None) -> np.ndarray:
-        where = f"image {i} of X"
+        where = f"image {first_index() + i} of X"
         if isinstance(image, Image.Image):
             out = as_canonical(pil_pixels(image, where), self.u16_max, where)
         else:

@@ -15,7 +15,12 @@ import numpy as np
 from PIL import Image
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
-from pyimgano.inputs._containers import as_list, is_path, refuse_names_in_a_cache
+from pyimgano.inputs._containers import (
+    as_list,
+    first_index,
+    is_path,
+    refuse_names_in_a_cache,
+)
 from pyimgano.inputs._formats import (
     check_u16_max,
     describe,
@@ -98,10 +103,18 @@ class _Collection:
 class _ImageList(_Collection):
     """Canonical images in memory; made by :func:`check_images` only."""
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, index: Any = None) -> None:
+    def __init__(
+        self,
+        images: Sequence[np.ndarray] | np.ndarray,
+        index: Any = None,
+        positions: Sequence[int] | None = None,
+    ) -> None:
         self._images = images
         if index is not None:
             self.index = index
+        # Where each image stands in what the caller gave, for messages.
+        first = first_index()
+        self._positions = range(first, first + len(images)) if positions is None else positions
 
     def __len__(self) -> int:
         return len(self._images)
@@ -110,7 +123,7 @@ class _ImageList(_Collection):
         return f"<{len(self)} images in memory>"
 
     def name(self, i: int) -> str:
-        return f"image {i}"
+        return f"image {self._positions[i]}"
 
     def size(self, i: int) -> tuple[int, int]:
         height, width = self._images[i].shape[:2]
@@ -121,7 +134,8 @@ class _ImageList(_Collection):
 
     def _take(self, indices: np.ndarray) -> _ImageList:
         images = [self._images[i] for i in indices]  # views, not a copy
-        return _ImageList(images, take_index(self.index, indices))
+        positions = [self._positions[i] for i in indices]
+        return _ImageList(images, take_index(self.index, indices), positions)
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         _check_batch_size(batch_size)
@@ -447,7 +461,7 @@ def check_images(X: object) -> _Collection:
         refuse_names_in_a_cache()
         images = ImageSequence(X)
         return images if index is None else images._with(index=index)
-    return _ImageList([_check_one(image, i) for i, image in enumerate(X)], index)
+    return _ImageList([_check_one(image, i) for i, image in enumerate(X, first_index())], index)
 
 
 _NEEDED = (
@@ -477,7 +491,7 @@ def _check_batch(X: np.ndarray) -> _ImageList:
 def _check_one(image: object, i: int) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         raise ImageFormatError(
-            f"image {i} of X is the path {os.fspath(image)!r}, but image 0 is an array; pass "
+            f"image {i} of X is the path {os.fspath(image)!r}, and others are arrays; pass "
             "either paths or arrays"
         )
     if isinstance(image, Image.Image):
@@ -500,10 +514,10 @@ def _check_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     if hasattr(paths, "shape"):  # a table's first items would be the names of its columns
         paths = as_list(paths)
     checked = []
-    for i, path in enumerate(paths):
+    for i, path in enumerate(paths, first_index()):
         if not isinstance(path, (str, os.PathLike)):
             raise ImageFormatError(
-                f"item {i} is {describe(path)}, but item 0 is a path; pass either paths (str or "
+                f"item {i} is {describe(path)}, and others are paths; pass either paths (str or "
                 "Path) or arrays"
             )
         checked.append(str(os.fspath(path)))

@@ -23,7 +23,7 @@ from pyimgano.detectors.templates._alignment import (
     warp,
     warp_back,
 )
-from pyimgano.exceptions import AlignmentWarning, TooFewImagesError
+from pyimgano.exceptions import AlignmentWarning, ImageFormatError, TooFewImagesError
 from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._fingerprint import digest
@@ -162,7 +162,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
                     if block.grids is None
                     else "give the feature step a fixed resize"
                 )
-                raise ValueError(
+                raise ImageFormatError(
                     f"{type(self).__name__} compares positions, so all samples need the height "
                     f"and width {shape[1:]} of the first training sample, got "
                     f"{planes.shape[1:]}: {way_out}."
