@@ -111,10 +111,21 @@ def _warn(old: str, new: str, stacklevel: int) -> None:
     )
 
 
+def _names_of(module: str) -> list[str]:
+    """List the public names that are found under the name of an old module."""
+    places = map(importlib.import_module, _MODULES[module])
+    return sorted({name for place in places for name in place.__all__})
+
+
 class _MovedModule(ModuleType):
     """Stands where a module was, and hands out what is elsewhere now."""
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), "__all__", *_names_of(self.__name__)})
+
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":
+            return _names_of(self.__name__)
         if name.startswith("__"):  # what the import system asks every module for
             raise AttributeError(name)
         place, now = current_name(self.__name__, name)

@@ -29,7 +29,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from pyimgano._checks import input_kind, kind_in_words, normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous, refuse_nan
 from pyimgano._moved import moved_names
-from pyimgano._training import SampleKey, TrainingStream
+from pyimgano._training import SampleKey, TrainingStream, sample_keys
 from pyimgano.exceptions import (
     DeviceError,
     ImageFormatError,
@@ -55,7 +55,11 @@ __all__ = [
     "BaseDetector",
     "BaseImageDetector",
     "OutlierScoreMixin",
+    "SampleKey",
     "ScoredBlock",
+    "TrainingStream",
+    "normal_samples",
+    "sample_keys",
 ]
 
 # ``contamination="auto"`` puts the threshold at this quantile of the out-of-sample scores.
@@ -76,10 +80,10 @@ __getattr__ = moved_names(
     __name__,
     {
         "BasePatchDetector": ("pyimgano.detectors", "BasePatchDetector"),
-        "Fingerprint": ("pyimgano._training", "SampleKey"),
-        "TrainingBlocks": ("pyimgano._training", "TrainingStream"),
-        "fingerprints": ("pyimgano._training", "sample_keys"),
-        "normal_rows": ("pyimgano._checks", "normal_samples"),
+        "Fingerprint": ("pyimgano.base", "SampleKey"),
+        "TrainingBlocks": ("pyimgano.base", "TrainingStream"),
+        "fingerprints": ("pyimgano.base", "sample_keys"),
+        "normal_rows": ("pyimgano.base", "normal_samples"),
     },
 )
 

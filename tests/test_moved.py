@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pyimgano
-from pyimgano import PatchCoreDetector, inference
+from pyimgano import PatchCoreDetector, _moved, inference
 from pyimgano.features import FilterBankFeatures
 from pyimgano.testing import make_check_images
 
@@ -18,10 +18,10 @@ from pyimgano.testing import make_check_images
     ("module", "name", "now"),
     [
         ("pyimgano.base", "BasePatchDetector", "pyimgano.detectors.BasePatchDetector"),
-        ("pyimgano.base", "Fingerprint", "pyimgano._training.SampleKey"),
-        ("pyimgano.base", "TrainingBlocks", "pyimgano._training.TrainingStream"),
-        ("pyimgano.base", "fingerprints", "pyimgano._training.sample_keys"),
-        ("pyimgano.base", "normal_rows", "pyimgano._checks.normal_samples"),
+        ("pyimgano.base", "Fingerprint", "pyimgano.base.SampleKey"),
+        ("pyimgano.base", "TrainingBlocks", "pyimgano.base.TrainingStream"),
+        ("pyimgano.base", "fingerprints", "pyimgano.base.sample_keys"),
+        ("pyimgano.base", "normal_rows", "pyimgano.base.normal_samples"),
         ("pyimgano.delivery", "load", "pyimgano.persistence.load"),
         ("pyimgano.delivery", "save", "pyimgano.persistence.save"),
         ("pyimgano.delivery", "overlay", "pyimgano.reporting.overlay"),
@@ -51,6 +51,22 @@ def test_an_old_name_is_the_same_object_and_warns_once(module, name, now):
     assert warning.category is FutureWarning
     assert warning.filename == __file__  # it points at the line that uses the name
     assert str(warning.message).startswith(f"{module}.{name} is now {now};")
+    assert attribute in importlib.import_module(place).__all__  # a name to rely on
+
+
+@pytest.mark.parametrize("module", sorted(_moved._PUBLIC_MODULES))
+def test_an_old_module_lists_the_names_it_has(module):
+    old = importlib.import_module(module)
+    assert old.__all__ == sorted(old.__all__) and set(old.__all__) <= set(dir(old))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in old.__all__:
+            place, now = _moved.current_name(module, name)
+            assert getattr(old, name) is getattr(importlib.import_module(place), now)
+        names: dict[str, object] = {}
+        exec(f"from {module} import *", names)
+    assert set(old.__all__) <= set(names)
+    assert caught and not [w for w in caught if "._" in str(w.message)]
 
 
 def test_score_gives_scores_and_maps_and_warns_once():
