@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from pyimgano import _defaults
-from pyimgano._nesting import innermost
+from pyimgano._nesting import all_parts, innermost
 from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._run_dir import RunDirectory
@@ -308,6 +308,11 @@ def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeli
     -------
     Pipeline
         Not fitted.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter of any part is not one it takes, which ``fit`` would say much later.
     """
     if not isinstance(model, ThresholdCalibrator):
         model = ThresholdCalibrator(
@@ -315,7 +320,11 @@ def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeli
         )
     elif quantile is not None:
         raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
-    return make_pipeline(ImageFormatNormalizer(u16_max=u16_max), model)
+    pipeline = make_pipeline(ImageFormatNormalizer(u16_max=u16_max), model)
+    for part in all_parts(pipeline):
+        if isinstance(part, BaseEstimator) and hasattr(part, "_parameter_constraints"):
+            part._validate_params()
+    return pipeline
 
 
 def _sources(

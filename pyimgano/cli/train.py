@@ -62,14 +62,14 @@ def _train(options: argparse.Namespace) -> int:
     from pyimgano.persistence import save
     from pyimgano.reporting import map_range
 
-    images = ImageSequence.from_folder(options.folder, recursive=True, u16_max=options.u16_max)
-    if os.path.realpath(options.output) in map(os.path.realpath, images.paths):
-        raise _common.UsageError(f"--output {options.output} is one of the images")
     progress = sys.stderr.isatty()
-    # A wrong name or a missing file of weights is better said before the images are read.
+    # A wrong parameter or a missing file of weights is better said before images are looked for.
     pipeline = make_pipeline_of(
         _model.make_model_as_asked(options, progress), options.quantile, options.u16_max
     )
+    images = ImageSequence.from_folder(options.folder, recursive=True, u16_max=options.u16_max)
+    if os.path.realpath(options.output) in map(os.path.realpath, images.paths):
+        raise _common.UsageError(f"--output {options.output} is one of the images")
     good, sizes, errors = _look_at(images, progress)
     for error in errors:
         print(f"{options.prog}: left out: {error}", file=sys.stderr)
@@ -106,6 +106,10 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError(
             f"--output {output}: the folder {output.resolve().parent} does not exist; create it "
             "first"
+        )
+    if not os.access(output.resolve().parent, os.W_OK):
+        raise _common.UsageError(
+            f"--output {output}: nothing may be written in {output.resolve().parent}"
         )
 
 

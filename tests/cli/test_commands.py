@@ -350,6 +350,13 @@ def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
         ("{tmp}/good -o {tmp}/a.joblib --quantile 1", "give less than 1"),
         ("{tmp}/good -o {tmp}/a.joblib --model padim", "Did you mean 'vision_padim'?"),
         ("{tmp}/good -o {tmp}/a.joblib --weights a.pth", "--weights belongs to a network"),
+        # Nothing below would be said if images were looked at first: there are none.
+        ("{tmp}/empty -o {tmp}/a.joblib --set coreset_ratio=5", "'coreset_ratio' parameter"),
+        ("{tmp}/empty -o {tmp}/a.joblib --set contamination=0.9", "'contamination' parameter"),
+        ("{tmp}/empty -o {tmp}/a.joblib --set features__n_components=0", "'n_components'"),
+        ("{tmp}/empty -o {tmp}/a.joblib --u16-max 70000", "'u16_max' parameter"),
+        ("{tmp}/empty -o {tmp}/a.joblib --quantile 0", "not above 0"),
+        ("{tmp}/empty -o {tmp}/a.joblib --model padim", "Did you mean 'vision_padim'?"),
     ],
 )
 def test_train_refuses_what_cannot_work(arguments, message, tmp_path, capsys):
@@ -361,6 +368,13 @@ def test_train_refuses_what_cannot_work(arguments, message, tmp_path, capsys):
     assert err.startswith("pyimgano-train: error: ") and len(err.splitlines()) == 1
     assert message in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "good"]
+
+
+def test_train_refuses_a_folder_that_nothing_may_be_written_to(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(train.os, "access", lambda path, mode: mode != train.os.W_OK)
+    assert call(train.main, tmp_path / "empty", "-o", tmp_path / "a.joblib") == 2
+    assert "nothing may be written in" in capsys.readouterr().err
 
 
 def test_benchmark_of_good_images_alone_leads_to_train(root, tmp_path, capsys):
