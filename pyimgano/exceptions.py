@@ -6,6 +6,7 @@ __all__ = [
     "AlignmentWarning",
     "DatasetError",
     "DeviceError",
+    "DuplicateImagesWarning",
     "IgnoredLabelsWarning",
     "ImageFormatError",
     "ImageReadError",
@@ -65,7 +66,7 @@ class ImageReadError(SampleError, OSError):
 
 
 class DatasetError(ValueError):
-    """A folder does not have the layout of the dataset it was opened as."""
+    """A dataset is not there, or its files are not as they should be."""
 
 
 class DeviceError(ValueError):
@@ -102,6 +103,10 @@ class UntrustedFileError(ValueError):
 
 class AlignmentWarning(UserWarning):
     """An image could not be brought to the reference and is compared as it lies."""
+
+
+class DuplicateImagesWarning(UserWarning):
+    """The same picture is among the training and the test images of a dataset."""
 
 
 class IgnoredLabelsWarning(UserWarning):

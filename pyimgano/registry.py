@@ -7,7 +7,6 @@ constructor. Only PyOD's models have a table, of what PyOD's classes do not tell
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -15,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
-from importlib import metadata
 from typing import Any
 
 from sklearn.pipeline import Pipeline
@@ -41,7 +39,8 @@ from pyimgano.features import (
 )
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.interop import as_pyod
-from pyimgano.utils._words import as_json, readable
+from pyimgano.utils._plugins import entry_points
+from pyimgano.utils._words import as_json, did_you_mean, readable
 from pyimgano.utils.discovery import all_estimators
 
 __all__ = ["create_model", "list_models", "model_info", "register_model"]
@@ -170,7 +169,7 @@ def list_models(
         known = {one for model in models.values() for one in of_model(model)} if wanted else set()
         for one in sorted(wanted - known):
             raise UnknownModelError(
-                f"no model has the {what} {one!r}.{_guess(one, known)} There are "
+                f"no model has the {what} {one!r}.{did_you_mean(one, known)} There are "
                 f"{', '.join(map(repr, sorted(known)))}."
             )
     return sorted(
@@ -370,7 +369,7 @@ class _Model:
         for key in own:
             if key not in known:
                 raise UnknownParameterError(
-                    f"{self.name} has no parameter {key!r}.{_guess(key, known)} It has "
+                    f"{self.name} has no parameter {key!r}.{did_you_mean(key, known)} It has "
                     f"{', '.join(known) or 'none'}."
                 )
         estimator = self.build(own)
@@ -384,7 +383,7 @@ class _Model:
             for key in nested:
                 if key not in names:
                     raise UnknownParameterError(
-                        f"{self.name} has no parameter {key!r}.{_guess(key, names)} "
+                        f"{self.name} has no parameter {key!r}.{did_you_mean(key, names)} "
                         f"create_model({self.name!r}).get_params() has all names."
                     )
             estimator.set_params(**nested)
@@ -634,23 +633,7 @@ def _builtin() -> dict[str, _Model]:
 @cache
 def _entry_points() -> tuple[dict[str, Any], list[str]]:
     """Entry points by name, not loaded; and what is to be said about names given twice."""
-    if sys.version_info >= (3, 10):
-        points = metadata.entry_points(group=_GROUP)
-    else:  # a plain dict of groups
-        points = metadata.entry_points().get(_GROUP, ())
-    found: dict[str, Any] = {}
-    problems = []
-    # A distribution that lies twice on the path has its entry points twice.
-    for name, value in dict.fromkeys((point.name, point.value) for point in points):
-        if name in _builtin() or name in found:
-            other = "of pyimgano" if name in _builtin() else f"in {found[name].value}"
-            problems.append(
-                f"the plug-in for the model {name!r} ({_GROUP}: {value}) is left out: there is a "
-                f"model of that name {other}."
-            )
-        else:
-            found[name] = metadata.EntryPoint(name, value, _GROUP)
-    return found, problems
+    return entry_points(_GROUP, "model", _builtin())
 
 
 @cache
@@ -684,7 +667,7 @@ def _find(name: str) -> _Model:
         return _plugin(name)
     known = [*_registered, *_builtin(), *plugins]
     raise UnknownModelError(
-        f"there is no model {name!r}.{_guess(name, known)} list_models() has all names."
+        f"there is no model {name!r}.{did_you_mean(name, known)} list_models() has all names."
     )
 
 
@@ -714,12 +697,6 @@ def _those_that_can_be_made(models: dict[str, _Model]) -> dict[str, _Model]:
 
 
 # ---- in words -------------------------------------------------------------------------
-def _guess(name: object, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name, to stand after another sentence."""
-    nearest = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
-
-
 def _first_reference(doc: str) -> str | None:
     found = re.search(r"^\.\. \[1\] (.*(?:\n   .*)*)", doc, flags=re.MULTILINE)
     return None if found is None else " ".join(found.group(1).split())

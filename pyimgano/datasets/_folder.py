@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from pyimgano.datasets._record import InspectionDataset, InspectionImage
+from pyimgano.datasets._tree import files_by_stem, folders, found, images, listed
 from pyimgano.exceptions import DatasetError
-from pyimgano.inputs import ImageSequence
-from pyimgano.inputs._reading import PICTURES, READABLE, read_raw_and_loss
-from pyimgano.utils._files import natural
+from pyimgano.inputs._reading import READABLE
 
-# Images that cannot be read from files: leaving them out in silence would lose data.
-_UNREADABLE = (PICTURES - READABLE) | {".npy", ".npz"}
+__all__ = ["categories", "load", "load_folder", "match_masks"]
 
 _LAYOUTS = (
     "The layouts are\n"
@@ -84,170 +80,49 @@ def load_folder(root: str | Path, category: str | None = None) -> Bunch:
     >>> parts.y_test
     array([ 1, -1, -1])
     """
-    folder = _category_folder(Path(root), category)
+    return load(Path(root), category).to_bunch()
+
+
+def load(root: Path, category: str | None = None, split: str | None = None) -> InspectionDataset:
+    """Open a folder of images in one of two layouts, as a record."""
+    folder = _category_folder(root, category)
     good = _good_name(folder)
-    train = _images(folder / "train" / good)
+    train = images(folder / "train" / good)
     if not train:
         raise DatasetError(_no_images(folder / "train" / good, "the training set"))
 
     kinds = _test_kinds(folder, good)
-    test: list[Path] = []
-    kinds_test: list[str] = []
-    masks_test: list[str | int | None] = []
+    test: list[InspectionImage] = []
     for kind in kinds:
-        images = _images(folder / "test" / kind)
-        if not images:
+        paths = images(folder / "test" / kind)
+        if not paths:
             raise DatasetError(_no_images(folder / "test" / kind, f"the test images {kind!r}"))
-        test += images
-        kinds_test += ["good" if kind == good else kind] * len(images)
-        masks_test += [0] * len(images) if kind == good else _masks(folder, kind, images)
+        if kind == good:
+            test += [InspectionImage(str(path), 1) for path in paths]
+        else:
+            masks = match_masks(paths, folder / "ground_truth" / kind)
+            test += [InspectionImage(str(p), -1, kind, m) for p, m in zip(paths, masks)]
     _check_stray_masks(folder, [kind for kind in kinds if kind != good], good)
-
-    y_train = np.ones(len(train), int)
-    y_test = np.array([1 if kind == "good" else -1 for kind in kinds_test], int)
-    missing = [str(path) for path, mask in zip(test, masks_test) if mask is None]
-    name = folder.name or folder.resolve().name
-    paths = [str(path) for path in train + test]
-    return Bunch(
-        X_train=ImageSequence(paths[: len(train)]),
-        X_test=ImageSequence(paths[len(train) :]),
-        y_train=y_train,
-        y_test=y_test,
-        masks_test=masks_test,
-        kinds_test=kinds_test,
-        data=ImageSequence(paths),
-        target=np.concatenate([y_train, y_test]),
-        masks=[0] * len(train) + masks_test,
-        split=np.array(["train"] * len(train) + ["test"] * len(test), dtype="<U5"),
-        target_names=["good", *(kind for kind in kinds if kind != good)],
-        missing_masks=missing,
-        category=name,
-        DESCR=_describe(folder, good, len(train), kinds_test, len(missing)),
+    return InspectionDataset(
+        name="folder",
+        category=folder.name or folder.resolve().name,
+        train=tuple(InspectionImage(str(path), 1) for path in train),
+        test=tuple(test),
+        description=_describe(folder, good, len(train), test),
     )
 
 
-def list_categories(root: str | Path) -> list[str]:
-    """Names of the folders inside ``root`` that :func:`load_folder` can open, in natural order.
-
-    Parameters
-    ----------
-    root : str or Path
-        Folder that holds one folder per category.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    DatasetError
-        If ``root`` is not a folder or holds no category.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pyimgano.datasets import list_categories, write_inspection_dataset
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("wood", "screw"):
-    ...         _ = write_inspection_dataset(
-    ...             folder, name, n_train=1, n_test_good=1, n_test_defect=0, size=64
-    ...         )
-    ...     list_categories(folder)
-    ['screw', 'wood']
-    """
-    folder = Path(root)
+def categories(root: Path) -> list[str]:
+    """List the folders inside ``root`` that :func:`load_folder` can open, in natural order."""
+    folder = root
     _check_is_folder(folder)
     names = _categories(folder)
     if not names:
         remedy = "It is a category itself: give the folder above. " if _has_layout(folder) else ""
         raise DatasetError(
-            f"{folder}: no folder in it is a category; found {_found(folder)}. {remedy}{_LAYOUTS}"
+            f"{folder}: no folder in it is a category; found {found(folder)}. {remedy}{_LAYOUTS}"
         )
     return names
-
-
-def read_mask(
-    item: str | Path | NDArray[np.uint8] | int | None, size: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
-    """Read one entry of ``masks`` or ``masks_test`` of any dataset of this module.
-
-    Parameters
-    ----------
-    item : str, Path, ndarray of shape (H, W), 0 or None
-        The entry: a mask file, a mask, or 0 for a good image. A file is gray or color, is read
-        like an image, and every pixel that is not black is defective. Lossy compression blurs
-        edges: in a JPEG, JPEG 2000 or lossy WebP the pixels above 127 in any channel are. In an
-        array the values other than 0 are.
-    size : (int, int), default=None
-        Height and width of the image; needed for 0, checked for the others.
-
-    Returns
-    -------
-    ndarray of shape (H, W), uint8
-        1 on the defect, 0 elsewhere.
-
-    Raises
-    ------
-    DatasetError
-        If the mask has another size than its image; if no pixel of a file is defective, or
-        every one; or if the entry is None: a defective image whose mask is missing must be left
-        out of pixel metrics, it is not free of defects.
-    ImageReadError
-        If the mask file cannot be read as an image can: it is missing, damaged, has transparent
-        pixels or several pages.
-
-    Examples
-    --------
-    >>> from pyimgano.datasets import read_mask
-    >>> read_mask(0, (2, 3))
-    array([[0, 0, 0],
-           [0, 0, 0]], dtype=uint8)
-    """
-    if item is None:
-        raise DatasetError(
-            "this defective image has no mask: leave the images listed in `missing_masks` out "
-            "of pixel metrics, or add their masks to ground_truth."
-        )
-    if isinstance(item, np.ndarray):
-        name, mask, rule = "the mask", (item != 0).astype(np.uint8), None
-    elif isinstance(item, (str, Path)):
-        name = str(item)
-        mask, rule = _decode_mask(name)
-    elif item == 0:
-        if size is None:
-            raise ValueError("size=(height, width) is needed for the mask of a good image.")
-        return np.zeros(size, np.uint8)
-    else:
-        raise TypeError(f"item must be a path, an array, 0 or None, got {item!r}.")
-    if mask.ndim != 2 or (size is not None and mask.shape != tuple(size)):
-        raise DatasetError(
-            f"{name} has shape {mask.shape}, its image is {size} (height, width): a mask must "
-            f"have one value for each pixel of its image."
-        )
-    if rule is not None:
-        _check_marks_a_part(name, mask, rule)
-    return mask
-
-
-def _decode_mask(path: str) -> tuple[NDArray[np.uint8], str]:
-    """Give the mask in a file, and the rule by which its pixels are defective."""
-    pixels, lossy = read_raw_and_loss(path)
-    if pixels.ndim == 3:
-        pixels = pixels.max(axis=2)
-    if lossy:  # around an edge there are pixels that are no longer black
-        half = np.iinfo(pixels.dtype).max // 2
-        return (pixels > half).astype(np.uint8), f"above {half}, since its compression is lossy"
-    return (pixels != 0).astype(np.uint8), "that are not black"
-
-
-def _check_marks_a_part(path: str, mask: NDArray[np.uint8], rule: str) -> None:
-    if mask.min() == mask.max():
-        raise DatasetError(
-            f"{path}: every pixel counts as {'defective' if mask.min() else 'good'}; defective "
-            f"are those {rule}. The mask of a defective image must be white on the defect and "
-            f"black elsewhere, with pixels of both kinds: draw it again, or remove it to leave "
-            f"its image out of pixel metrics."
-        )
 
 
 # --------------------------------------------------------------- which layout is it?
@@ -257,11 +132,11 @@ def _category_folder(root: Path, category: str | None) -> Path:
     _check_is_folder(root)
     if category is None:
         return root
-    if category not in _folders(root):
+    if category not in folders(root):
         known = _categories(root)
         raise DatasetError(
             f"{root} has no folder {category!r}. "
-            + (f"Its categories: {', '.join(known)}." if known else f"Found {_found(root)}.")
+            + (f"Its categories: {', '.join(known)}." if known else f"Found {found(root)}.")
         )
     return root / category
 
@@ -275,11 +150,11 @@ def _check_is_folder(folder: Path) -> None:
 
 def _good_name(folder: Path) -> str:
     """``"good"`` for MVTec's layout, ``"normal"`` for normal/anomaly; anything else is an error."""
-    names = _folders(folder)
+    names = folders(folder)
     if "train" not in names or "test" not in names:
-        raise DatasetError(f"{folder}: found {_found(folder)}. {_remedy(folder)}{_LAYOUTS}")
-    train, test = _folders(folder / "train"), _folders(folder / "test")
-    both = f"found train with {_found(folder / 'train')}; test with {_found(folder / 'test')}"
+        raise DatasetError(f"{folder}: found {found(folder)}. {_remedy(folder)}{_LAYOUTS}")
+    train, test = folders(folder / "train"), folders(folder / "test")
+    both = f"found train with {found(folder / 'train')}; test with {found(folder / 'test')}"
     for name in [*train, *test]:
         if name not in ("good", "normal", "anomaly") and name.lower() in (
             "good",
@@ -312,35 +187,35 @@ def _good_name(folder: Path) -> str:
 
 
 def _test_kinds(folder: Path, good: str) -> list[str]:
-    kinds = _folders(folder / "test")
+    kinds = folders(folder / "test")
     if good == "normal" and set(kinds) != {"normal", "anomaly"}:
         raise DatasetError(
             f"{folder}: train holds 'normal', so test must hold normal and anomaly and nothing "
-            f"else; found {_found(folder / 'test')}. For several kinds of defect rename both "
+            f"else; found {found(folder / 'test')}. For several kinds of defect rename both "
             f"'normal' folders to 'good'. {_LAYOUTS}"
         )
     if not kinds:
         raise DatasetError(
             f"{folder}: test must hold one folder per kind, such as test/good and test/scratch; "
-            f"found {_found(folder / 'test')}. {_LAYOUTS}"
+            f"found {found(folder / 'test')}. {_LAYOUTS}"
         )
     return [kind for kind in kinds if kind == good] + [kind for kind in kinds if kind != good]
 
 
 def _has_layout(folder: Path) -> bool:
-    names = _folders(folder)
+    names = folders(folder)
     if "train" not in names or "test" not in names:
         return False
-    return bool({"good", "normal"} & set(_folders(folder / "train")))
+    return bool({"good", "normal"} & set(folders(folder / "train")))
 
 
 def _categories(folder: Path) -> list[str]:
-    return [name for name in _folders(folder) if _has_layout(folder / name)]
+    return [name for name in folders(folder) if _has_layout(folder / name)]
 
 
 def _remedy(folder: Path) -> str:
     """The nearest way out when ``train`` and ``test`` are not there."""
-    names = _folders(folder)
+    names = folders(folder)
     for name in names:
         if name not in ("train", "test") and name.lower() in ("train", "test"):
             return f"Rename {name!r} to {name.lower()!r}: names are case-sensitive. "
@@ -362,74 +237,61 @@ def _remedy(folder: Path) -> str:
 # ------------------------------------------------------------------- files and masks
 
 
-def _visible(folder: Path) -> list[Path]:
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return sorted(entries, key=lambda entry: natural(entry.name))
+def match_masks(paths: list[Path], folder: Path) -> list[tuple[str, ...]]:
+    """Find the mask of each image by its name, with or without ``_mask`` after the stem.
 
+    Parameters
+    ----------
+    paths : list of Path
+        The images.
+    folder : Path
+        The folder of their masks; it need not exist.
 
-def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _visible(folder) if entry.is_dir()]
+    Returns
+    -------
+    list of tuple of str
+        For each image its mask, or nothing.
 
-
-def _images(folder: Path) -> list[Path]:
-    """The images of a folder in natural order."""
-    images = []
-    for entry in _visible(folder):
-        if entry.is_dir():
-            raise DatasetError(
-                f"{entry}: a folder where image files should be. Move the images up into {folder}."
-            )
-        suffix = entry.suffix.lower()
-        if suffix in _UNREADABLE:
-            raise DatasetError(
-                f"{entry}: images with the suffix {entry.suffix} cannot be read. Convert them to "
-                f"PNG or TIFF, or move them elsewhere. Read are {_listed(READABLE)}."
-            )
-        if suffix in READABLE:
-            images.append(entry)
-    return images
-
-
-def _masks(folder: Path, kind: str, images: list[Path]) -> list[str | int | None]:
-    """The mask file of each image of a kind, None where there is none."""
-    truth = folder / "ground_truth"
-    if "ground_truth" not in _folders(folder) or kind not in _folders(truth):
-        return [None] * len(images)
-    by_stem: dict[str, list[Path]] = {}
-    for path in _images(truth / kind):
-        by_stem.setdefault(path.stem, []).append(path)
-    masks: list[str | int | None] = []
+    Raises
+    ------
+    DatasetError
+        If an image has several masks, or a mask no image or several.
+    """
+    if folder.name not in folders(folder.parent):
+        return [()] * len(paths)
+    by_stem = files_by_stem(images(folder))
+    masks: list[tuple[str, ...]] = []
     used: dict[Path, Path] = {}
-    for image in images:
-        found = by_stem.get(f"{image.stem}_mask", []) + by_stem.get(image.stem, [])
-        if len(found) > 1:
+    for image in paths:
+        own = by_stem.get(f"{image.stem}_mask", []) + by_stem.get(image.stem, [])
+        if len(own) > 1:
             raise DatasetError(
-                f"{image} has several masks, keep one: {', '.join(str(path) for path in found)}."
+                f"{image} has several masks, keep one: {', '.join(str(path) for path in own)}."
             )
-        for path in found:
+        for path in own:
             if path in used:
                 raise DatasetError(
                     f"{path} is the mask of both {used[path]} and {image}: give the images "
                     f"different names."
                 )
             used[path] = image
-        masks.append(str(found[0]) if found else None)
-    left = [path for paths in by_stem.values() for path in paths if path not in used]
+        masks.append(tuple(str(path) for path in own))
+    left = [path for same in by_stem.values() for path in same if path not in used]
     if left:
         raise DatasetError(
             f"{left[0]}: a mask without an image ({len(left)} in this folder). It should be "
-            f"named like an image of {folder / 'test' / kind}, with or without '_mask' after the "
-            f"stem; images there are, for example, {images[0].name}."
+            f"named like an image of {paths[0].parent}, with or without '_mask' after the "
+            f"stem; images there are, for example, {paths[0].name}."
         )
     return masks
 
 
 def _check_stray_masks(folder: Path, kinds: list[str], good: str) -> None:
     """Masks of a kind that has no images would be lost without a word."""
-    if "ground_truth" not in _folders(folder):
+    if "ground_truth" not in folders(folder):
         return
-    for name in _folders(folder / "ground_truth"):
-        if name not in kinds and _images(folder / "ground_truth" / name):
+    for name in folders(folder / "ground_truth"):
+        if name not in kinds and images(folder / "ground_truth" / name):
             reason = (
                 "good images have no masks: remove the folder"
                 if name == good
@@ -442,35 +304,20 @@ def _check_stray_masks(folder: Path, kinds: list[str], good: str) -> None:
 # -------------------------------------------------------------------------- messages
 
 
-def _listed(names: Iterable[str]) -> str:
-    return " ".join(sorted(names))
-
-
-def _found(folder: Path) -> str:
-    """Describe the content of a folder in a few words."""
-    names = _folders(folder)
-    files = Counter(
-        entry.suffix.lower() or "no suffix" for entry in _visible(folder) if not entry.is_dir()
-    )
-    shown = [f"{name}/" for name in names[:12]] + ["..."] * (len(names) > 12)
-    shown += [
-        f"{count} file{'s' * (count > 1)} ({suffix})" for suffix, count in sorted(files.items())
-    ]
-    return ", ".join(shown) or "nothing"
-
-
 def _no_images(folder: Path, purpose: str) -> str:
     return (
-        f"{folder} holds no images for {purpose}; found {_found(folder)}. Read are "
-        f"{_listed(READABLE)}."
+        f"{folder} holds no images for {purpose}; found {found(folder)}. Read are "
+        f"{listed(READABLE)}."
     )
 
 
-def _describe(folder: Path, good: str, n_train: int, kinds_test: list[str], n_missing: int) -> str:
-    counts = ", ".join(f"{number} {kind}" for kind, number in Counter(kinds_test).items())
+def _describe(folder: Path, good: str, n_train: int, test: list[InspectionImage]) -> str:
+    numbers = Counter(image.kind for image in test)
+    counts = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
     layout = "MVTec" if good == "good" else "normal/anomaly"
-    unused = [n for n in _folders(folder) if n not in ("train", "test", "ground_truth")]
+    unused = [n for n in folders(folder) if n not in ("train", "test", "ground_truth")]
     text = f"Images in {folder} ({layout} layout): {n_train} for training; test: {counts}."
+    n_missing = sum(image.label == -1 and not image.masks for image in test)
     if n_missing:
         text += f" {n_missing} defective images have no mask."
     if unused:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-__all__ = ["as_json", "readable"]
+__all__ = ["as_json", "did_you_mean", "readable"]
 
 _TYPES: dict[type, str] = {Integral: "int", Real: "float"}
 _WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}
@@ -41,3 +43,9 @@ def as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return repr(value)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Make a sentence with the nearest known name, to stand after another sentence."""
+    nearest = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
