@@ -39,7 +39,7 @@ class FittedPipelines(Mapping[str, Any]):
     Attributes
     ----------
     paths : dict of str to Path
-        The files of the saved pipelines, for :func:`pyimgano.load`.
+        The files of the saved pipelines, for :func:`~pyimgano.persistence.load`.
     """
 
     def __init__(self) -> None:
@@ -92,8 +92,8 @@ class BenchmarkResult:
         The records of each category's test images.
     pipelines : mapping of str to estimator
         The fitted pipelines by category. Each access loads the saved file, as
-        :func:`pyimgano.load` does; what was not saved is held in memory. ``pipelines.paths`` are
-        the files.
+        :func:`~pyimgano.persistence.load` does; what was not saved is held in memory.
+        ``pipelines.paths`` are the files.
     path : Path or None
         The run directory.
     """
