@@ -13,6 +13,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import check_is_fitted
 
 from pyimgano._nesting import steps_before
 from pyimgano._training import SampleKey, iter_keyed_images
@@ -65,6 +66,9 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     features: str | BasePatchFeatures
     smoothing_sigma: float
 
+    # Median and largest value of the map of each group of training images, from the folds.
+    _held_out_levels: np.ndarray | None = None
+
     def set_params(self, **params: Any) -> BasePatchDetector:
         """Set parameters; those that say how the feature step computes take effect at once.
 
@@ -102,7 +106,33 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             self.features_ = make_features(self.features, **self._feature_defaults)
             self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
 
+    def held_out_map_levels(self, X: Any) -> list[tuple[float, float] | None]:
+        """Tell how high the maps of training images are by a model that has not seen them.
+
+        Where the feature step suits the images it has learned from better than others, so do
+        their maps: they are lower than those of new good images, with nothing of the image left
+        in the detector itself.
+
+        Parameters
+        ----------
+        X : same kinds of input as in ``fit``
+
+        Returns
+        -------
+        list of (float, float) or None
+            Median and largest value of the anomaly map of each sample. None where
+            ``anomaly_map`` is not too low: for other images, and for steps that do not overfit.
+        """
+        check_is_fitted(self)
+        data = self._validate_new_input(X)
+        if self._held_out_levels is None:
+            return [None] * len(data)
+        keys = [key for _, keys in self._keyed_images(data) for key in keys if key.tile == 0]
+        groups = [self._known.get(key.image) for key in keys]
+        return [None if g is None else tuple(self._held_out_levels[g]) for g in groups]
+
     def _fit_validated(self, train: Any) -> None:
+        self._held_out_levels = None
         super()._fit_validated(train)
         if self.input_kind_ == "images" and _overfits(self.features_):
             self._cross_fit(train)
@@ -128,13 +158,19 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             return
         folds = GroupKFold(min(_FOLDS, n_different), shuffle=True, random_state=0)
         scores = np.empty(len(groups))
+        levels = np.empty((n_different, 2))  # equal images are held out together
         for rest, held_out in folds.split(groups, groups=groups):
             other = clone(self)
             other.input_kind_, other.tiled_ = self.input_kind_, self.tiled_
             other.roi_mask_ = self.roi_mask_
             super(BasePatchDetector, other)._fit_validated(train[rest])
-            scores[held_out] = other._anomaly_scores(train[held_out])
+            at = iter(held_out)
+            for some_scores, maps in other._score_batches(train[held_out], maps=True):
+                for i, score, heat in zip(at, some_scores, maps):
+                    scores[i] = score
+                    levels[groups[i]] = np.median(heat), np.max(heat)
         self._set_offset(scores)
+        self._held_out_levels = levels
 
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[SampleKey]]]:
         if self.input_kind_ == "images":

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
+from pyimgano._nesting import innermost
 from pyimgano.inference import anomaly_map
 from pyimgano.utils._files import atomic_write
 
@@ -42,7 +43,8 @@ def map_range(estimator: Any, good_images: Any) -> tuple[float, float]:
         one.
     good_images : input of the estimator
         Good images, at most eight of which are used, evenly spaced. They can be the training
-        images: these are recognized, and their maps made without what was learned from them.
+        images: these are recognized, and their maps are those of a model that has not learned
+        from them, the feature step included. (In a ``ScoreEnsemble`` a step that overfits has.)
 
     Returns
     -------
@@ -68,8 +70,17 @@ def map_range(estimator: Any, good_images: Any) -> tuple[float, float]:
     """
     n = _num_samples(good_images)
     chosen = np.unique(np.linspace(0, n - 1, min(n, _N_GOOD)).round().astype(int))
-    maps = [anomaly_map(estimator, _safe_indexing(good_images, [i]))[0] for i in chosen.tolist()]
-    return range_of_maps(maps)
+    levels = [_levels(estimator, _safe_indexing(good_images, [i])) for i in chosen.tolist()]
+    return _range_of_levels(levels, _GOOD_PEAK)
+
+
+def _levels(estimator: Any, image: Any) -> tuple[float, float]:
+    """Median and largest value of the map of one image by a model that has not seen it."""
+    (heat,) = anomaly_map(estimator, image)
+    detector, data = innermost(estimator, image)
+    held_out = getattr(detector, "held_out_map_levels", None)
+    known = None if held_out is None else held_out(data)[0]
+    return known or (float(np.median(heat)), float(np.max(heat)))
 
 
 def range_of_maps(maps: Any, *, peak_at: float = _GOOD_PEAK) -> tuple[float, float]:
@@ -93,8 +104,13 @@ def range_of_maps(maps: Any, *, peak_at: float = _GOOD_PEAK) -> tuple[float, flo
     >>> range_of_maps([[[0.0, 1.0, 1.0, 3.0]]])
     (1.0, 5.0)
     """
-    low = float(np.median([np.median(one) for one in maps]))
-    peak = float(np.max([np.max(one) for one in maps]))
+    levels = [(float(np.median(one)), float(np.max(one))) for one in maps]
+    return _range_of_levels(levels, peak_at)
+
+
+def _range_of_levels(levels: list[tuple[float, float]], peak_at: float) -> tuple[float, float]:
+    medians, peaks = np.transpose(levels)
+    low, peak = float(np.median(medians)), float(peaks.max())
     # Zero only where the maps are flat.
     reach = (peak - low) or abs(peak) or 1.0
     return low, low + reach / peak_at

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GroupKFold
 
 from pyimgano.detectors import (
     AnomalyDINODetector,
@@ -16,6 +19,7 @@ from pyimgano.detectors import (
 )
 from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import FilterBankFeatures
+from pyimgano.reporting import map_range, range_of_maps
 
 pytestmark = pytest.mark.usefixtures("cross_fit")
 
@@ -81,3 +85,32 @@ def test_a_metric_of_many_patches_is_fitted_once(noise):
     assert not detector.features_.overfits_
     alone = SPADEDetector().fit(clone(step).fit(good).transform(good))
     assert np.array_equal(detector.training_scores_, alone.training_scores_)
+
+
+@pytest.mark.parametrize("cls", DETECTORS)
+def test_the_scale_of_maps_is_that_of_images_the_step_has_not_seen(cls, noise):
+    good, new = noise[:8], noise[20:28]
+    detector = cls(BANK).fit(good)
+    hot, expected = map_range(detector, good)[1], map_range(detector, new)[1]
+    without = range_of_maps(detector.anomaly_map(good))[1]
+    assert abs(hot - expected) < 0.75 * abs(without - expected)
+    loaded = pickle.loads(pickle.dumps(detector))
+    assert map_range(loaded, good)[1] == hot
+
+
+def test_levels_of_maps_are_those_of_the_folds(noise):
+    copies = noise[[0, 1, 2, 3, 4, 5, 0]]
+    detector = PatchCoreDetector(BANK).fit(copies)
+    levels = detector.held_out_map_levels(noise[[0, 3, 9]])
+    assert levels[2] is None  # not a training image
+    assert levels[0] == detector.held_out_map_levels(copies)[6]
+    folds = GroupKFold(5, shuffle=True, random_state=0)
+    groups = [0, 1, 2, 3, 4, 5, 0]
+    rest = next(rest for rest, test in folds.split(groups, groups=groups) if 3 in test)
+    frozen = FrozenEstimator(clone(BANK).fit(copies[rest]))
+    (heat,) = PatchCoreDetector(frozen).fit(copies[rest]).anomaly_map(noise[[3]])
+    assert levels[1] == (np.median(heat), heat.max())
+    detector.set_params(features=FrozenEstimator(detector.features_)).fit(noise[:6])
+    assert detector.held_out_map_levels(noise[:2]) == [None, None]
+    rows = np.random.RandomState(0).normal(size=(9, 3))
+    assert detector.fit(rows).held_out_map_levels(rows) == [None] * 9
