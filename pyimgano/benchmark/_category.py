@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, _safe_indexing
 from pyimgano._nesting import makes_maps
 from pyimgano.benchmark._run_dir import CategoryDirectory
 from pyimgano.datasets import read_mask
-from pyimgano.evaluation import PixelAUROC, image_metrics, rate
+from pyimgano.evaluation import PixelMetrics, image_metrics, rate, threshold_metrics
 from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
@@ -73,7 +73,7 @@ class Judged:
     ----------
     records : list of dict
         One per test image.
-    pixels : PixelAUROC
+    pixels : PixelMetrics
         Over the images with a mask.
     worst : list of (float, int, ndarray or None)
         The least bad first: how wrong, -index, map in the pixels of the image.
@@ -82,7 +82,7 @@ class Judged:
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
-    pixels: PixelAUROC = field(default_factory=PixelAUROC)
+    pixels: PixelMetrics = field(default_factory=PixelMetrics)
     worst: list[tuple[float, int, np.ndarray | None]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -317,7 +317,7 @@ def _take(
         if mask is not None:
             # A pipeline that resizes images has maps of that size; the mask is of the image's.
             anomaly_map = resize_image(anomaly_map, mask.shape)
-            judged.pixels.add(anomaly_map, mask)
+            judged.pixels.update(anomaly_map, mask)
     wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
     heapq.heappush(judged.worst, (wrong, -index, anomaly_map))
     if len(judged.worst) > n_overlays:
@@ -355,15 +355,19 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
     y = np.array([-1 if r["y_true"] else 1 for r in scored])
     flagged = np.array([r["pred"] for r in scored], dtype=bool)
     kinds = np.array([r["kind"] for r in scored])
+    scores = np.array([r["score"] for r in scored])
     return {
         "category": name,
         "n_train": int(np.sum(np.asarray(data.y_train) == 1)),
         "n_test_good": int((y == 1).sum()),
         "n_test_defect": int((y == -1).sum()),
         "n_errors": len(records) - len(scored),
-        "image": image_metrics(np.array([r["score"] for r in scored]), y),
+        "image": {
+            **image_metrics(scores, y),
+            **threshold_metrics(scores, y, scored[0]["threshold"]),
+        },
         "pixel": {
-            "auroc": judged.pixels.value(),
+            **judged.pixels.compute(),
             "n_pixels": judged.pixels.n_pixels,
             "exact": judged.pixels.exact,
             "n_images_without_mask": sum(m is None for m in data.masks_test),

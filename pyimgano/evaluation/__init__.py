@@ -1,7 +1,45 @@
-"""Metrics for scores, maps and verdicts."""
+"""Metrics of anomaly scores, anomaly maps and verdicts."""
 
 from __future__ import annotations
 
-from pyimgano.evaluation._metrics import PixelAUROC, image_metrics, pixel_auroc, rate
+from pyimgano.evaluation._image_metrics import (
+    bootstrap_interval,
+    fpr_at_tpr,
+    image_metrics,
+    oracle_f1_max,
+    rate,
+    threshold_metrics,
+)
+from pyimgano.evaluation._pixel_metrics import (
+    AUPIMO,
+    AUPRO,
+    SPRO,
+    PixelAUROC,
+    PixelAveragePrecision,
+    PixelMetric,
+    PixelMetrics,
+    SegmentationF1,
+    aupro,
+    pixel_auroc,
+    pixel_threshold,
+)
 
-__all__ = ["PixelAUROC", "image_metrics", "pixel_auroc", "rate"]
+__all__ = [
+    "AUPIMO",
+    "AUPRO",
+    "SPRO",
+    "PixelAUROC",
+    "PixelAveragePrecision",
+    "PixelMetric",
+    "PixelMetrics",
+    "SegmentationF1",
+    "aupro",
+    "bootstrap_interval",
+    "fpr_at_tpr",
+    "image_metrics",
+    "oracle_f1_max",
+    "pixel_auroc",
+    "pixel_threshold",
+    "rate",
+    "threshold_metrics",
+]

@@ -10,7 +10,7 @@ import weakref
 import cv2
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 
 import pyimgano
@@ -23,7 +23,7 @@ from pyimgano import (
 )
 from pyimgano.benchmark import RunDirectory, _category
 from pyimgano.datasets import load_folder, read_mask, write_inspection_dataset
-from pyimgano.evaluation import pixel_auroc
+from pyimgano.evaluation import aupro, fpr_at_tpr, oracle_f1_max, pixel_auroc
 from pyimgano.exceptions import DatasetError, ImageReadError, TooFewImagesError
 from pyimgano.features import FilterBankFeatures
 
@@ -135,13 +135,35 @@ def test_unreadable_test_image_is_a_record_and_counts_nowhere(root, tmp_path):
     assert len(errors) == 1 and "score" not in errors[0]
 
 
+def test_image_metrics_are_those_of_the_records(result):
+    for name, report in result.categories.items():
+        records, found = result.records[name], report["image"]
+        scores, y = [r["score"] for r in records], [1 - 2 * r["y_true"] for r in records]
+        verdicts = [(r["y_true"], r["pred"]) for r in records]
+        assert found["confusion"] == {
+            "true_negatives": verdicts.count((0, 0)),
+            "false_positives": verdicts.count((0, 1)),
+            "false_negatives": verdicts.count((1, 0)),
+            "true_positives": verdicts.count((1, 1)),
+        }
+        assert found["f1"] == f1_score(*zip(*verdicts))
+        assert found["fpr_at_95_tpr"] == fpr_at_tpr(scores, y)
+        assert found["oracle_f1_max"] == oracle_f1_max(scores, y)["f1"] >= found["f1"]
+        short = result.report["categories"][name]
+        assert (short["f1"], short["fpr_at_95_tpr"]) == (found["f1"], found["fpr_at_95_tpr"])
+        for key in ("aupro", "aupro_0.05"):
+            assert short[key] == report["pixel"][key]
+        assert short["pixel_average_precision"] == report["pixel"]["average_precision"]
+
+
 def test_good_images_alone_leave_metrics_undefined(tmp_path):
     options = {**SMALL, "n_test_defect": 0}
     result = run_benchmark(
         category="wood", model=MODEL, quantile=0.9, dataset_options=options, output_dir=tmp_path
     )
     assert result.categories["wood"]["image"]["auroc"] is None
-    assert result.report["mean"]["pixel_auroc"] is None
+    for key in ("pixel_auroc", "aupro", "f1", "fpr_at_95_tpr"):
+        assert result.report["mean"][key] is None
 
 
 def test_failed_run_leaves_nothing(tmp_path):
@@ -252,11 +274,12 @@ def test_maps_of_a_resizing_model_meet_the_masks_in_the_images_pixels(root, tmp_
     data = load_folder(root, "wood")
     maps = anomaly_map(result.pipelines["wood"], data.X_test)
     assert maps.shape == (9, 48, 48)
-    expected = pixel_auroc(
-        [cv2.resize(one, (64, 64), interpolation=cv2.INTER_LINEAR) for one in maps],
-        [read_mask(mask, (64, 64)) for mask in data.masks_test],
-    )
-    assert pixel["auroc"] == pytest.approx(expected, abs=1e-6)
+    maps = [cv2.resize(one, (64, 64), interpolation=cv2.INTER_LINEAR) for one in maps]
+    masks = [read_mask(mask, (64, 64)) for mask in data.masks_test]
+    assert pixel["auroc"] == pytest.approx(pixel_auroc(maps, masks), abs=1e-6)
+    assert pixel["aupro"] == pytest.approx(aupro(maps, masks), abs=1e-6)
+    assert pixel["aupro_0.05"] == pytest.approx(aupro(maps, masks, limit=0.05), abs=1e-6)
+    assert 0 < pixel["average_precision"] <= 1
     assert list(RunDirectory(result.path).category("wood").overlays.iterdir())
 
 

@@ -1,0 +1,714 @@
+"""Metrics of anomaly maps, as accumulators that take one image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_consistent_length
+
+from pyimgano.evaluation._pixels import (
+    Components,
+    PixelCounts,
+    Reached,
+    Regions,
+    Saturation,
+    ValueCounts,
+    as_map,
+)
+from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+from pyimgano.utils._warning import warn_user
+
+__all__ = [
+    "AUPIMO",
+    "AUPRO",
+    "SPRO",
+    "PixelAUROC",
+    "PixelAveragePrecision",
+    "PixelMetric",
+    "PixelMetrics",
+    "SegmentationF1",
+    "aupro",
+    "pixel_auroc",
+    "pixel_threshold",
+]
+
+# Pixels without a defect that are held for exact values: 200 MB of float32.
+_MAX_EXACT = 50_000_000
+# Fewer pixels of good images between AUPIMO's limits make its values jump.
+_ENOUGH_PIXELS = 30
+
+
+class PixelMetric:
+    """Base of the pixel metrics: an accumulator that takes one image at a time.
+
+    Results depend on the order of the pixels by their scores and on nothing else, so they are
+    the same for ``a * map + b`` with ``a > 0`` as long as the numbers are exact enough to keep
+    different scores different. Equal scores are never put in any order.
+
+    Parameters
+    ----------
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact. Of more, bins are
+        counted: :meth:`bounds` has two values that the exact one lies between, and
+        :meth:`compute` their mean.
+
+    Attributes
+    ----------
+    n_images : int
+        Images added so far.
+    n_pixels : int
+        Pixels added so far.
+    exact : bool
+        Whether the value is exact.
+    """
+
+    def __init__(self, *, max_exact: int = _MAX_EXACT) -> None:
+        self.max_exact = max_exact
+        self._pixels = PixelCounts(self._regions(), max_exact)
+
+    @property
+    def n_images(self) -> int:
+        return self._pixels.n_images
+
+    @property
+    def n_pixels(self) -> int:
+        return self._pixels.n_pixels
+
+    @property
+    def exact(self) -> bool:
+        return self._pixels.exact
+
+    def update(self, anomaly_map: Any, masks: Any, label: int | None = None) -> None:
+        """Add one image.
+
+        Parameters
+        ----------
+        anomaly_map : array-like of shape (height, width)
+            Higher = more anomalous.
+        masks : array-like of shape (height, width) or (n_masks, height, width), or 0
+            In the pixels of the map, not 0 = defective; 0 for an image without a defect.
+        label : {1, -1}, default=None
+            +1 for a good image, -1 for a defective one, checked against the mask. None takes
+            it from the mask.
+        """
+        self._pixels.update(anomaly_map, masks, label)
+
+    def compute(self) -> float | None:
+        """Compute the metric of all images so far.
+
+        Returns
+        -------
+        float or None
+            None if it is not defined, for instance without a defective pixel.
+        """
+        low, high = self.bounds()
+        return None if low is None or high is None else low + (high - low) / 2
+
+    def bounds(self) -> tuple[float, float] | tuple[None, None]:
+        """Compute two values that the exact one lies between.
+
+        Returns
+        -------
+        low, high : float, or None if the metric is not defined
+            Equal if ``exact``.
+        """
+        if not self._is_defined():
+            return None, None
+        # The more pixels without a defect reach a threshold, the worse.
+        low = self._value(1)
+        return low, low if self.exact else self._value(0)
+
+    def _regions(self) -> tuple[Regions, ...]:
+        """Divisions of the defective pixels that the metric needs."""
+        return ()
+
+    def _is_defined(self) -> bool:
+        return bool(self._pixels.defective) and self._pixels.n_normal > 0
+
+    def _value(self, which: int) -> float:
+        """The metric, if the least (0) or the most (1) pixels without a defect reach thresholds."""
+        raise NotImplementedError
+
+    def _all_defective(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct scores of the defective pixels, falling, and how often they occur."""
+        values, times = np.unique(np.concatenate(self._pixels.defective), return_counts=True)
+        return values[::-1], times[::-1]
+
+
+class PixelAUROC(PixelMetric):
+    """Area under the ROC curve over all pixels of all images, defective ones as positives.
+
+    Parameters
+    ----------
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import PixelAUROC
+    >>> auroc = PixelAUROC()
+    >>> auroc.update([[0.1, 0.2], [0.4, 0.3]], [[0, 0], [0, 1]])
+    >>> auroc.compute()
+    0.6666666666666667
+    """
+
+    def _value(self, which: int) -> float:
+        values, times = self._all_defective()
+        reached = self._pixels.normal_reached(values)
+        lost = times * (reached.above[which] + reached.at_least[which])
+        n_pairs = float(times.sum()) * float(self._pixels.n_normal)
+        return 1.0 - 0.5 * float(lost.sum()) / n_pairs
+
+
+class PixelAveragePrecision(PixelMetric):
+    """Average precision over all pixels of all images, defective ones as positives.
+
+    Parameters
+    ----------
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import PixelAveragePrecision
+    >>> precision = PixelAveragePrecision()
+    >>> precision.update([[0.1, 0.2], [0.4, 0.3]], [[0, 0], [0, 1]])
+    >>> precision.compute()
+    0.5
+    """
+
+    def _value(self, which: int) -> float:
+        values, times = self._all_defective()
+        found = np.cumsum(times)
+        precision = found / (found + self._pixels.normal_reached(values).at_least[which])
+        return float(times @ precision) / float(found[-1])
+
+
+class AUPRO(PixelMetric):
+    """Area under the per-region overlap curve, up to a limit of the false-positive rate.
+
+    The overlap is the share of a defect's pixels above the threshold, averaged over all defects
+    of all images: small defects count as much as large ones. Defects are the connected components
+    of the masks, of which pixels that touch diagonally are one. The false-positive rate is taken
+    over all pixels without a defect, of good and of defective images. The curve has a point at
+    every score that occurs, is cut at the limit by linear interpolation, and its area is divided
+    by the limit [1]_.
+
+    Parameters
+    ----------
+    limit : float in (0, 1], default=0.3
+        Largest false-positive rate; 0.3 is usual for MVTec AD, 0.05 for MVTec AD 2.
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    References
+    ----------
+    .. [1] P. Bergmann, K. Batzner, M. Fauser, D. Sattlegger, C. Steger, "The MVTec Anomaly
+       Detection Dataset: A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection",
+       International Journal of Computer Vision 129, 2021.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import AUPRO
+    >>> metric = AUPRO(limit=0.5)
+    >>> metric.update([[9, 8, 1, 0, 5]], [[1, 0, 0, 0, 1]], label=-1)
+    >>> metric.compute()  # one defect is found at once, the other after a third of the rest
+    0.6666666666666667
+    """
+
+    def __init__(self, limit: float = 0.3, *, max_exact: int = _MAX_EXACT) -> None:
+        self.limit = _checked_limit(limit)
+        super().__init__(max_exact=max_exact)
+
+    def _regions(self) -> tuple[Regions, ...]:
+        return (Components(),)
+
+    def _value(self, which: int) -> float:
+        return _area_up_to(*self._curve(which), self.limit) / self.limit
+
+    def _curve(self, which: int) -> tuple[np.ndarray, np.ndarray]:
+        """False-positive rates and mean overlaps, straight lines between them."""
+        found = self._pixels.regions[self._regions()[0]]
+        thresholds, shares = _shares(*(np.concatenate(part) for part in zip(*found)))
+        reached = self._pixels.normal_reached(thresholds)
+        return _corners(reached, which, self._pixels.n_normal, shares)
+
+
+class SPRO(AUPRO):
+    """Area under the saturated per-region overlap curve, up to a limit of the false-positive rate.
+
+    As :class:`AUPRO`, for defects of which a part is enough: if a part is missing, any place where
+    it could be is right. Each mask is one defect, whatever the number of its places, and its
+    overlap is ``min(pixels found / saturation area, 1)``. False positives are counted over the
+    pixels that are free of all defects [1]_.
+
+    MVTec LOCO AD has separate figures for logical and structural anomalies, each with all good
+    images, and their mean as headline: use one accumulator for each.
+
+    Parameters
+    ----------
+    saturation : dict or list of dict, default=None
+        The saturation areas. A dict has one per value of a mask: an int is a number of pixels, a
+        float a share of the mask's area. A list is the content of ``defects_config.json`` of
+        MVTec LOCO AD. None saturates at the whole area.
+    limit : float in (0, 1], default=0.05
+        Largest false-positive rate.
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    References
+    ----------
+    .. [1] P. Bergmann, K. Batzner, M. Fauser, D. Sattlegger, C. Steger, "Beyond Dents and
+       Scratches: Logical Constraints in Unsupervised Anomaly Detection and Localization",
+       International Journal of Computer Vision 130, 2022.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import SPRO
+    >>> metric = SPRO({255: 1}, limit=1.0)  # one of the pixels is enough
+    >>> metric.update([[3, 0, 1, 2]], [[255, 255, 0, 0]], label=-1)
+    >>> metric.compute()
+    1.0
+    """
+
+    def __init__(
+        self, saturation: Any = None, limit: float = 0.05, *, max_exact: int = _MAX_EXACT
+    ) -> None:
+        self.saturation = saturation
+        self._saturation = Saturation.from_config(saturation)
+        super().__init__(limit, max_exact=max_exact)
+
+    def _regions(self) -> tuple[Regions, ...]:
+        return (self._saturation,)
+
+
+class AUPIMO(PixelMetric):
+    """Area under the per-image overlap curve, at very few false positives on good images.
+
+    For each defective image, the share of its defective pixels above a threshold is integrated
+    over the logarithm of the false-positive rate, between two limits, and divided by the width of
+    this range. The false-positive rate is the mean over *good* images of the share of their pixels
+    above the threshold [1]_. Every score that occurs is a threshold; between two of them the
+    overlap is linear in the false-positive rate.
+
+    With n pixels of good images the false-positive rate goes up in steps of 1 / n; a
+    :class:`~pyimgano.exceptions.TooFewImagesWarning` says if fewer than 30 steps fall into the
+    range.
+
+    Parameters
+    ----------
+    limits : (float, float), default=(1e-5, 1e-4)
+        Smallest and largest false-positive rate.
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    References
+    ----------
+    .. [1] J. P. C. Bertoldo, D. Ameln, A. Vaidya, S. Akçay, "AUPIMO: Redefining Visual Anomaly
+       Detection Benchmarks with High Speed and Low Tolerance", British Machine Vision Conference,
+       2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.evaluation import AUPIMO
+    >>> metric = AUPIMO(limits=(0.001, 0.1))
+    >>> metric.update(np.arange(1000).reshape(20, 50), 0)
+    >>> metric.update([[989.5, 0]], [[1, 0]])  # 10 of 1000 good pixels score higher
+    >>> round(metric.compute(), 12)  # it is found from 0.01 to 0.1: half of the range
+    0.5
+    """
+
+    def __init__(
+        self, limits: tuple[float, float] = (1e-5, 1e-4), *, max_exact: int = _MAX_EXACT
+    ) -> None:
+        low, high = limits
+        if not 0 < low < high <= 1:
+            raise ValueError(f"limits must be two rates, 0 < low < high <= 1, got {limits!r}.")
+        self.limits = (float(low), float(high))
+        super().__init__(max_exact=max_exact)
+
+    def compute(self) -> float | None:
+        """Compute the mean over all defective images so far.
+
+        Returns
+        -------
+        float or None
+            None without a good or without a defective image.
+        """
+        return super().compute()
+
+    def per_image(self) -> np.ndarray:
+        """Compute the value of each defective image.
+
+        Returns
+        -------
+        ndarray of shape (n_defective_images,), float64
+            In the order in which the images came.
+        """
+        if not self._is_defined():
+            raise TooFewImagesError("AUPIMO needs a good and a defective image.")
+        low = self._values(1)
+        return low if self.exact else low + (self._values(0) - low) / 2
+
+    def _is_defined(self) -> bool:
+        return bool(self._pixels.defective) and self._pixels.n_good_images > 0
+
+    def _value(self, which: int) -> float:
+        return float(np.mean(self._values(which)))
+
+    def _values(self, which: int) -> np.ndarray:
+        low, high = self.limits
+        n_good = self._pixels.n_good_pixels
+        if (high - low) * n_good < _ENOUGH_PIXELS:
+            warn_user(
+                f"AUPIMO is computed at false-positive rates from {low:g} to {high:g}, and the "
+                f"good images have {n_good} pixels in all: one of them more or less changes the "
+                f"result. Use at least {int(_ENOUGH_PIXELS / (high - low)) + 1} pixels of good "
+                "images, or larger limits.",
+                TooFewImagesWarning,
+            )
+        curves = [_shares(one, np.ones(len(one))) for one in self._pixels.defective]
+        rates = self._pixels.good_rates(np.concatenate([thresholds for thresholds, _ in curves]))
+        ends = np.cumsum([len(thresholds) for thresholds, _ in curves])[:-1]
+        parts = (np.split(counts, ends, axis=1) for counts in rates)
+        return np.array(
+            [
+                _log_area(*_corners(Reached(*part), which, 1, shares), low, high)
+                for *part, (_, shares) in zip(*parts, curves)
+            ]
+        )
+
+
+class SegmentationF1(PixelMetric):
+    """F1 score over all pixels of all images, for maps cut at a threshold.
+
+    The pixels of all images are pooled, as MVTec AD 2 does. The threshold has to come from good
+    images alone, say from :func:`pixel_threshold`; pixels above it are anomalous.
+
+    Parameters
+    ----------
+    threshold : float
+        Largest score of a normal pixel.
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import SegmentationF1
+    >>> f1 = SegmentationF1(threshold=0.35)
+    >>> f1.update([[0.1, 0.5], [0.4, 0.3]], [[0, 1], [0, 1]])
+    >>> f1.compute()
+    0.5
+    """
+
+    def __init__(self, threshold: float, *, max_exact: int = _MAX_EXACT) -> None:
+        if not isinstance(threshold, (int, float, np.number)) or np.isnan(threshold):
+            raise ValueError(f"threshold must be a number, got {threshold!r}.")
+        self.threshold = float(threshold)
+        super().__init__(max_exact=max_exact)
+
+    def _is_defined(self) -> bool:
+        return bool(self._pixels.defective)
+
+    def _value(self, which: int) -> float:
+        # The comparison is that of the label rule: a score at the threshold is normal.
+        found = sum(int(np.count_nonzero(one > self.threshold)) for one in self._pixels.defective)
+        n_defective = sum(len(one) for one in self._pixels.defective)
+        reached = self._pixels.normal_reached(np.array([self.threshold]))
+        return 2.0 * found / (found + n_defective + int(reached.above[which, 0]))
+
+
+class PixelMetrics:
+    """Several pixel metrics from one pass over the maps.
+
+    The pixels are held once for all metrics.
+
+    Parameters
+    ----------
+    metrics : dict of str to PixelMetric, default=None
+        By the names of the results. None is ``auroc``, ``average_precision``, ``aupro`` (limit
+        0.3) and ``aupro_0.05``.
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the values are exact; see
+        :class:`PixelMetric`. It takes the place of the metrics' own.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the values are exact.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import AUPRO, PixelAUROC, PixelMetrics
+    >>> metrics = PixelMetrics({"auroc": PixelAUROC(), "aupro": AUPRO(limit=0.5)})
+    >>> metrics.update([[9, 8, 1, 0, 5]], [[1, 0, 0, 0, 1]])
+    >>> metrics.update([[2, 1, 1, 2, 3]], 0, label=1)
+    >>> metrics.compute()
+    {'auroc': 0.9375, 'aupro': 0.875}
+    """
+
+    def __init__(
+        self, metrics: Mapping[str, PixelMetric] | None = None, *, max_exact: int = _MAX_EXACT
+    ) -> None:
+        if metrics is None:
+            metrics = {
+                "auroc": PixelAUROC(),
+                "average_precision": PixelAveragePrecision(),
+                "aupro": AUPRO(),
+                "aupro_0.05": AUPRO(limit=0.05),
+            }
+        for name, metric in metrics.items():
+            if not isinstance(metric, PixelMetric):
+                raise TypeError(
+                    f"metrics[{name!r}] must be a pixel metric such as AUPRO(), got {metric!r}."
+                )
+            if metric.n_images:
+                raise ValueError(
+                    f"metrics[{name!r}] holds {metric.n_images} images already: give new ones."
+                )
+        regions = dict.fromkeys(one for metric in metrics.values() for one in metric._regions())
+        self.max_exact = max_exact
+        self._pixels = PixelCounts(regions, max_exact)
+        self._metrics = {name: copy(metric) for name, metric in metrics.items()}
+        for metric in self._metrics.values():
+            metric.max_exact = max_exact
+            metric._pixels = self._pixels
+
+    @property
+    def n_images(self) -> int:
+        return self._pixels.n_images
+
+    @property
+    def n_pixels(self) -> int:
+        return self._pixels.n_pixels
+
+    @property
+    def exact(self) -> bool:
+        return self._pixels.exact
+
+    def __getitem__(self, name: str) -> PixelMetric:
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def update(self, anomaly_map: Any, masks: Any, label: int | None = None) -> None:
+        """Add one image to all metrics.
+
+        Parameters
+        ----------
+        anomaly_map : array-like of shape (height, width)
+            Higher = more anomalous.
+        masks : array-like of shape (height, width) or (n_masks, height, width), or 0
+            In the pixels of the map, not 0 = defective; 0 for an image without a defect.
+        label : {1, -1}, default=None
+            +1 for a good image, -1 for a defective one, checked against the mask. None takes
+            it from the mask.
+        """
+        self._pixels.update(anomaly_map, masks, label)
+
+    def compute(self) -> dict[str, float | None]:
+        """Compute all metrics of all images so far.
+
+        Returns
+        -------
+        dict of str to float or None
+            None where a metric is not defined.
+        """
+        return {name: metric.compute() for name, metric in self._metrics.items()}
+
+
+def pixel_auroc(maps: Iterable[Any], masks: Iterable[Any]) -> float | None:
+    """Area under the ROC curve over all pixels of all images, defective ones as positives.
+
+    Parameters
+    ----------
+    maps : iterable of array-like of shape (height, width)
+        Anomaly maps, higher = more anomalous; sizes may differ.
+    masks : iterable of array-like of shape (height, width), or 0
+        Masks of the same sizes, not 0 = defective.
+
+    Returns
+    -------
+    float or None
+        None if all pixels are of one kind. See :class:`PixelAUROC` about very many pixels.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import pixel_auroc
+    >>> pixel_auroc([[[0.1, 0.2], [0.4, 0.3]]], [[[0, 0], [0, 1]]])
+    0.6666666666666667
+    """
+    return _of_all(PixelAUROC(), maps, masks)
+
+
+def aupro(maps: Iterable[Any], masks: Iterable[Any], *, limit: float = 0.3) -> float | None:
+    """Area under the per-region overlap curve, up to a limit of the false-positive rate.
+
+    Parameters
+    ----------
+    maps : iterable of array-like of shape (height, width)
+        Anomaly maps, higher = more anomalous; sizes may differ.
+    masks : iterable of array-like of shape (height, width), or 0
+        Masks of the same sizes, not 0 = defective.
+    limit : float in (0, 1], default=0.3
+        Largest false-positive rate.
+
+    Returns
+    -------
+    float or None
+        None if all pixels are of one kind. See :class:`AUPRO`.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import aupro
+    >>> aupro([[[9, 8, 1, 0, 5]]], [[[1, 0, 0, 0, 1]]], limit=0.5)
+    0.6666666666666667
+    """
+    return _of_all(AUPRO(limit), maps, masks)
+
+
+def _of_all(metric: PixelMetric, maps: Iterable[Any], masks: Iterable[Any]) -> float | None:
+    maps, masks = list(maps), list(masks)
+    check_consistent_length(maps, masks)
+    for anomaly_map, mask in zip(maps, masks):
+        metric.update(anomaly_map, mask)
+    return metric.compute()
+
+
+def pixel_threshold(maps: Iterable[Any], *, false_positive_rate: float) -> float:
+    """Find the pixel threshold that a stated share of the pixels of good images exceeds.
+
+    Parameters
+    ----------
+    maps : iterable of array-like of shape (height, width)
+        Anomaly maps of good images that the detector was not fitted on, one at a time.
+    false_positive_rate : float in [0, 1)
+        Largest share of pixels above the threshold.
+
+    Returns
+    -------
+    float
+        The smallest score that at most this share of the pixels exceeds. Beyond 50 million
+        pixels it can be one of the next larger scores.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import pixel_threshold
+    >>> pixel_threshold([[[1, 2, 3, 4, 5]], [[6, 7, 8, 9, 10]]], false_positive_rate=0.2)
+    8.0
+    """
+    if not 0 <= false_positive_rate < 1:
+        raise ValueError(
+            f"false_positive_rate={false_positive_rate!r} must be a share in [0, 1), 0.01 for 1 %."
+        )
+    counts = ValueCounts()
+    for i, anomaly_map in enumerate(maps):
+        counts.add(as_map(anomaly_map, f"image {i}").flatten())
+        if counts.n_held > _MAX_EXACT:
+            counts.compress()
+    if not counts.n_values:
+        raise TooFewImagesError("a pixel threshold needs the anomaly map of a good image.")
+    # 1e-9 of a pixel makes up for the rounding of, say, 0.29 * 100.
+    return counts.smallest_exceeded_by(int(false_positive_rate * counts.n_values + 1e-9))
+
+
+def _checked_limit(limit: float) -> float:
+    if not isinstance(limit, (int, float, np.number)) or not 0 < limit <= 1:
+        raise ValueError(f"limit={limit!r} must be a false-positive rate in (0, 1].")
+    return float(limit)
+
+
+def _shares(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values, falling, and the share of all weights at or above each."""
+    falling = np.argsort(values)[::-1]
+    values, sums = values[falling], np.cumsum(weights[falling])
+    last = np.append(values[1:] != values[:-1], True)
+    return values[last], sums[last] / sums[-1]
+
+
+def _corners(
+    reached: Reached, which: int, n: int, shares: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a curve of shares over false-positive rates, straight lines between them.
+
+    From one threshold to the next the curve runs level through the normal pixels between them,
+    then up; if normal pixels have the very score of the threshold, up and to the right at once.
+    """
+    x = np.empty(2 * len(shares) + 2)
+    x[0], x[1:-1:2], x[2:-1:2], x[-1] = 0, reached.above[which], reached.at_least[which], n
+    y = np.concatenate([[0.0, 0.0], np.repeat(shares, 2)])
+    return x / n, y
+
+
+def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    k = int(np.searchsorted(x, limit, side="right"))
+    if k < len(x):
+        end = y[k - 1] + (y[k] - y[k - 1]) * (limit - x[k - 1]) / (x[k] - x[k - 1])
+        x, y = np.append(x[:k], limit), np.append(y[:k], end)
+    return float(np.diff(x) @ (y[1:] + y[:-1])) / 2
+
+
+def _log_area(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
+    """Mean of the curve over the logarithm of ``x``, from ``low`` to ``high``."""
+    start, stop = np.maximum(x[:-1], low), np.minimum(x[1:], high)
+    inside = stop > start
+    start, stop = start[inside], stop[inside]
+    slope = (np.diff(y)[inside]) / (np.diff(x)[inside])
+    level = y[:-1][inside] - slope * x[:-1][inside]
+    area = level @ np.log(stop / start) + slope @ (stop - start)
+    return float(area) / float(np.log(high / low))
