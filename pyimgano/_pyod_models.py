@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-__all__ = ["PYOD", "PyODRow"]
+__all__ = ["PYOD", "SCALE_SETTLES", "PyODRow"]
+
+SCALE_SETTLES = 100
 
 
 class PyODRow(NamedTuple):
@@ -13,9 +16,11 @@ class PyODRow(NamedTuple):
     Attributes
     ----------
     title, family, paper : str
+    scale_settles : float
+        Training rows from which on the scale of the model's scores hardly depends on their number
+        any more (measured by benchmarks/pyod_rates.py).
     rows_per_column : int
-        Training rows for each column below which the scale of the model's scores depends on the
-        number of rows, because it estimates a covariance.
+        The same for each column, for models that estimate a covariance.
     counts_rows : str
         The parameter that every fit needs as many rows for; a number of neighbors needs one more.
     """
@@ -23,6 +28,7 @@ class PyODRow(NamedTuple):
     title: str
     family: str
     paper: str
+    scale_settles: float = SCALE_SETTLES
     rows_per_column: int = 0
     counts_rows: str = ""
 
@@ -60,7 +66,7 @@ PYOD = {
         "gaussian",
         'S. Roberts, L. Tarassenko, "A Probabilistic Resource Allocating Network for Novelty '
         'Detection", Neural Computation 6, 1994.',
-        rows_per_column=5,
+        rows_per_column=20,
     ),
     "HBOS": PyODRow(
         "Histogram-based outlier score: features are rare or common one by one",
@@ -112,20 +118,21 @@ PYOD = {
         "gaussian",
         'P. J. Rousseeuw, K. Van Driessen, "A Fast Algorithm for the Minimum Covariance '
         'Determinant Estimator", Technometrics 41, 1999.',
-        rows_per_column=5,
+        rows_per_column=20,
     ),
     "OCSVM": PyODRow(
         "One-class support vector machine: a boundary around the training images",
         "boundary",
         'B. Scholkopf et al., "Estimating the Support of a High-Dimensional Distribution", Neural '
         "Computation 13, 2001.",
+        scale_settles=math.inf,  # a sum over a share of the training rows
     ),
     "PCA": PyODRow(
         "Principal components: distance along them, weighted by their variance",
         "subspace",
         'M.-L. Shyu et al., "A Novel Anomaly Detection Scheme Based on Principal Component '
         'Classifier", ICDM Foundations and New Directions of Data Mining Workshop, 2003.',
-        rows_per_column=2,
+        rows_per_column=20,
     ),
     "Sampling": PyODRow(
         "Distance to the nearest of a few random training images",

@@ -328,6 +328,11 @@ class BaseDetector(
     _tags: tuple[str, ...]
     _paper: str | None
 
+    # Whether scores are on another scale for the number of training samples alone: a threshold
+    # from models of other numbers of samples does not fit then. A class says it of all its
+    # models, or ``fit`` of one of them. Read by pyimgano.calibration.
+    _scale_depends_on_n: bool = False
+
     random_state: Any
     input_kind_: str
     tiled_: bool

@@ -484,7 +484,7 @@ def _make_named_features(estimator: Any) -> None:
 
 # ---- PyOD's models --------------------------------------------------------------------
 # Parameters of the pipeline's own parts that are parameters of the model as well.
-_WRAPPER = ("contamination", "cv", "n_jobs", "random_state")
+_WRAPPER = ("contamination", "cv", "ensemble", "n_jobs", "random_state")
 _STEPS = {"features": "filterbank", "pooling": None}
 # The mean over all patches would drown a small defect.
 _POOLED = "max"

@@ -80,6 +80,14 @@ class ThresholdCalibrator(
         good images. Verdicts are then those of a copy, which a later fit of ``estimator`` does not
         change. To avoid the copy of a large model, give a ``FrozenEstimator``, which is used as
         it is; after another fit of the model inside it, calibrate again.
+    ensemble : "auto" or bool, default="auto"
+        Whether the models of the folds are kept, and new images are scored with the median of
+        their scores; False scores them with the model fitted on all images. Calibration scores
+        come from models of fewer images: where the scale of scores depends on the number of
+        images, only the former has the rate asked for. It takes as many times longer as there
+        are folds. ``"auto"`` does so where there are folds and the detector says that its scale
+        depends on the number; of ours :class:`~pyimgano.detectors.PyODDetector` does, for some
+        models. True also takes folds where the detector has out-of-sample scores of its own.
     memory : str or joblib.Memory, default=None
         Cache for fitted estimators, so that a search over ``quantile`` or ``method`` fits each
         of them once.
@@ -89,7 +97,8 @@ class ThresholdCalibrator(
     Attributes
     ----------
     estimator_ : estimator
-        The fitted estimator; None if ``estimator`` is None.
+        The fitted estimator; None if ``estimator`` is None. With ``ensemble`` it scores with the
+        median of the estimators in its ``fold_estimators``, one for each fold.
     threshold_ : float
         Anomaly score (``-score_samples``) above which an image is judged anomalous. It may be
         set by hand, any time after ``fit``; the expected rate and ``provenance_`` then follow.
@@ -139,6 +148,7 @@ class ThresholdCalibrator(
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "method": [StrOptions({"conformal", "quantile", "pot"})],
         "cv": [StrOptions({"auto", "prefit"}), "cv_object"],
+        "ensemble": [StrOptions({"auto"}), "boolean"],
         "memory": [str, HasMethods(["cache"]), None],
         "n_jobs": [Integral, None],
     }
@@ -157,6 +167,7 @@ class ThresholdCalibrator(
         quantile: float = 0.995,
         method: str = "conformal",
         cv: Any = "auto",
+        ensemble: str | bool = "auto",
         memory: Any = None,
         n_jobs: int | None = None,
     ) -> None:
@@ -164,6 +175,7 @@ class ThresholdCalibrator(
         self.quantile = quantile
         self.method = method
         self.cv = cv
+        self.ensemble = ensemble
         self.memory = memory
         self.n_jobs = n_jobs
 
@@ -280,8 +292,9 @@ class ThresholdCalibrator(
         self.threshold_ = float(flip(offset))
 
     def __setstate__(self, state: dict) -> None:
-        # Earlier versions saved both threshold and offset, and used the offset.
-        super().__setstate__({name: value for name, value in state.items() if name != "offset_"})
+        # Earlier versions knew no ensemble, saved both threshold and offset, and used the offset.
+        kept = {name: value for name, value in state.items() if name != "offset_"}
+        super().__setstate__({"ensemble": "auto", **kept})
         if "offset_" in state and "threshold_" in vars(self):
             self.__dict__["threshold_"] = float(flip(state["offset_"]))
 
@@ -381,6 +394,12 @@ class ThresholdCalibrator(
         self, X: Any, cv: Any, params: dict[str, Any], groups: Any
     ) -> tuple[np.ndarray, str]:
         """Anomaly scores of good images that the model has not seen, and their source."""
+        forced = not isinstance(self.ensemble, str) and bool(self.ensemble)
+        if forced and (self.estimator is None or _is_prefit(cv)):
+            why = "estimator is None" if self.estimator is None else 'cv="prefit"'
+            raise ValueError(
+                f"ensemble=True keeps the models of folds, and with {why} there are none."
+            )
         if self.estimator is None:
             self.estimator_ = None
             return self._column(X), "the score column as given"
@@ -393,6 +412,7 @@ class ThresholdCalibrator(
             self.estimator,
             X,
             cv=cv,
+            ensemble=self.ensemble,
             memory=self.memory,
             n_jobs=self.n_jobs,
             params=params,

@@ -19,7 +19,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_memory
 
 from pyimgano._decision import flip
-from pyimgano._nesting import is_calibrator, steps_before, walk
+from pyimgano._nesting import innermost, is_calibrator, steps_before, walk
+from pyimgano.calibration._fold_ensemble import FoldEnsemble
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inputs._containers import is_path
 from pyimgano.inputs._sequence import size_and_mtime
@@ -43,6 +44,7 @@ def out_of_sample_scores(
     X: Any,
     *,
     cv: Any = "auto",
+    ensemble: str | bool = "auto",
     memory: Any = None,
     n_jobs: int | None = None,
     params: dict[str, Any] | None = None,
@@ -59,6 +61,8 @@ def out_of_sample_scores(
         Good samples.
     cv : "auto", int, splitter or iterable of splits, default="auto"
         As in :class:`ThresholdCalibrator`.
+    ensemble : "auto" or bool, default="auto"
+        As in :class:`ThresholdCalibrator`.
     memory : str or joblib.Memory, default=None
         Cache for fitted estimators.
     n_jobs : int, default=None
@@ -72,7 +76,7 @@ def out_of_sample_scores(
     Returns
     -------
     estimator : estimator
-        Fitted on all of ``X``.
+        Fitted on all of ``X``, or the median of those of the folds.
     scores : ndarray of shape (n_samples,), float64
         Anomaly scores (``-score_samples``), in the order of ``X``.
     source : str
@@ -89,7 +93,12 @@ def out_of_sample_scores(
     params = params or {}
     if params and isinstance(estimator, FrozenEstimator):
         raise TypeError(f"{', '.join(sorted(params))} is for a fit, and the estimator is frozen.")
+    forced = not isinstance(ensemble, str) and bool(ensemble)
     if isinstance(estimator, FrozenEstimator):
+        if forced:
+            raise ValueError(
+                "ensemble=True keeps the models of folds, and the estimator is frozen."
+            )
         frozen = clone(estimator)
         return frozen, flip(frozen.score_samples(X)), "images given to a frozen model"
     _refuse_scorers_of_anomalies(estimator)
@@ -102,18 +111,39 @@ def out_of_sample_scores(
     )  # unsuitable folds are refused before any fit
     fitted = memory.cache(_fit)(clone(estimator), X, params, stamps)
     _check_search(fitted)
-    if automatic and groups is None:
+    if automatic and groups is None and not forced:
         own = own_scores(fitted)
         if own is not None:
             return fitted, own.copy(), OWN_SCORES
+    keep = forced or (isinstance(ensemble, str) and scale_depends_on_n(fitted))
     fit_and_score = memory.cache(_fit_and_score)
-    parts = Parallel(n_jobs=n_jobs)(
-        delayed(fit_and_score)(clone(estimator), X, train, test, params, stamps)
-        for train, test in folds
+    models, parts = zip(
+        *Parallel(n_jobs=n_jobs)(
+            delayed(fit_and_score)(clone(estimator), X, train, test, params, keep, stamps)
+            for train, test in folds
+        )
     )
     order = np.concatenate([test for _, test in folds])
     scores = np.concatenate(parts)[np.argsort(order, kind="stable")]
+    if keep:
+        return FoldEnsemble(list(models)), scores, f"{len(folds)} folds, whose models are kept"
     return fitted, scores, f"{len(folds)} folds"
+
+
+def scale_depends_on_n(estimator: Any) -> bool:
+    """Tell whether a fitted detector scores lower or higher for the number of its samples alone.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector, or any nesting that ends in one.
+
+    Returns
+    -------
+    bool
+        What the detector inside says of itself; False if it says nothing.
+    """
+    return bool(getattr(innermost(estimator)[0], "_scale_depends_on_n", False))
 
 
 def _automatic_splitter(n: int, groups: Any) -> BaseCrossValidator:
@@ -306,8 +336,10 @@ def _fit_and_score(
     train: np.ndarray,
     test: np.ndarray,
     params: dict[str, Any],
+    keep: bool,
     stamps: Any = None,
-) -> np.ndarray:
+) -> tuple[Any, np.ndarray]:
+    """Model of a fold, None unless it is to be kept, and its scores of the fold's samples."""
     params = index_metadata(params, _num_samples(X), train)
     try:
         with warnings.catch_warnings():
@@ -318,7 +350,8 @@ def _fit_and_score(
         raise TooFewImagesError(
             f"a fold of {len(train)} of the {_num_samples(X)} samples is too small: {error}"
         ) from error
-    return flip(fitted.score_samples(_safe_indexing(X, test)))
+    scores = flip(fitted.score_samples(_safe_indexing(X, test)))
+    return fitted if keep else None, scores
 
 
 # Their cache key includes the files' stamps (the argument ``stamps``), not only their names.

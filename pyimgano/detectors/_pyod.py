@@ -17,26 +17,24 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import validate_data
 
 from pyimgano._checks import input_kind
 from pyimgano._moved import current_name
-from pyimgano._pyod_models import PYOD
+from pyimgano._pyod_models import PYOD, SCALE_SETTLES
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError, TooFewImagesWarning
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._warning import warn_user
 
 __all__ = ["PyODDetector"]
 
 # Training rows that tell at fit whether scores depend on the rows scored along.
 _PROBES = 6
-# Below this many rows, models of all kinds flagged up to twice as many good images as stated.
-_ENOUGH_ROWS = 100
 # Models that rank the rows of a batch among themselves, by design.
 _BATCH_MODELS = ("COPOD", "ECOD")
 # Models of the registry that draw from numpy's global generator when they are fitted.
@@ -59,6 +57,11 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         out-of-sample scores; a float has that share of the training rows flagged.
     cv : int, default=5
         Number of folds for the out-of-sample scores; the model is fitted once more than that.
+    ensemble : "auto" or bool, default="auto"
+        Whether the models of the folds are kept, and new rows are scored with the median of
+        their scores; False scores them with the model fitted on all rows. The former takes ``cv``
+        times as long. ``"auto"`` does so where the scale of the scores depends on the number of
+        rows that a model was fitted on, see the notes.
     n_jobs : int, default=None
         Number of folds fitted at a time.
     random_state : int, RandomState or None, default=0
@@ -69,6 +72,8 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
     ----------
     detector_ : PyOD model
         The model fitted on all training rows.
+    detectors_ : list of PyOD models
+        Those that score new rows: the models of the folds, or ``detector_`` alone.
     one_by_one_ : bool
         Whether rows are scored one at a time because the model's scores depend on the rows
         scored along with them.
@@ -81,6 +86,13 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
 
     Notes
     -----
+    A model fitted on few rows scores on another scale than one fitted on some more: the
+    covariance of a Gaussian is not known yet, a tail reaches as far as there are rows. A threshold
+    from the scores of folds then does not fit the model of all rows. Below 100 training rows,
+    below 20 for each column with GMM, MCD and PCA, and always with OCSVM, whose scores are a sum
+    over training rows, new rows are therefore scored with the median of the folds' models; see
+    :doc:`/user_guide/thresholds` for what came of it.
+
     A score must not depend on the batch. ECOD and COPOD rank rows among the training rows
     *and the batch*; scored one at a time, each new row is ranked among the training rows and
     itself, at the cost of a pass over the training rows for each. Whether any other model does
@@ -111,6 +123,7 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         **BaseDetector._parameter_constraints,
         "detector": [HasMethods(["fit", "decision_function"])],
         "cv": [Interval(Integral, 2, None, closed="left")],
+        "ensemble": [StrOptions({"auto"}), "boolean"],
         "n_jobs": [Integral, None],
     }
 
@@ -120,14 +133,22 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         *,
         contamination: str | float = "auto",
         cv: int = 5,
+        ensemble: str | bool = "auto",
         n_jobs: int | None = None,
         random_state: Any = 0,
     ) -> None:
         self.detector = detector
         self.contamination = contamination
         self.cv = cv
+        self.ensemble = ensemble
         self.n_jobs = n_jobs
         self.random_state = random_state
+
+    def __setstate__(self, state: dict) -> None:
+        # Earlier versions had one model, and did not say whether it draws.
+        if "detector_" in state:
+            state = {"detectors_": [state["detector_"]], "_draws": True, **state}
+        super().__setstate__({"ensemble": "auto", **state})
 
     def __sklearn_clone__(self) -> PyODDetector:
         with _generators_kept():  # some of PyOD's models seed them when they are constructed
@@ -157,17 +178,22 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
                 f"all {len(rows)} training samples are copies of one: there is no second good "
                 "one to tell how much good ones differ."
             )
-        _check_enough_rows(self.detector, rows, n_folds)
+        _check_enough_rows(self.detector, len(rows), n_folds)
+        self._scale_depends_on_n = _scale_depends_on_n(self.detector, *rows.shape)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.detector_ = _fit_model(self.detector, rows, self._seed)
         self.one_by_one_ = _needs_one_by_one(self.detector_, rows, self._seed)
         self._draws = _draws_when_scoring(self.detector_, rows[:1], self._seed)
         folds = GroupKFold(n_folds, shuffle=True, random_state=self._seed)
         tests = [test for _, test in folds.split(rows, groups=stream.group_of)]
-        parts = Parallel(n_jobs=self.n_jobs)(
-            delayed(_score_fold)(self.detector, rows, test, self._seed, self.one_by_one_)
-            for test in tests
+        keep = self._scale_depends_on_n if self.ensemble == "auto" else bool(self.ensemble)
+        models, parts = zip(
+            *Parallel(n_jobs=self.n_jobs)(
+                delayed(_score_fold)(self.detector, rows, test, self._seed, self.one_by_one_, keep)
+                for test in tests
+            )
         )
+        self.detectors_ = list(models) if keep else [self.detector_]
         scores = np.empty(len(rows))
         scores[np.concatenate(tests)] = np.concatenate(parts)
         return scores
@@ -176,18 +202,16 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         new = np.flatnonzero(train_group < 0)  # the others' scores are known
         scores = np.zeros(len(block))
         if len(new):
-            draws = getattr(self, "_draws", True)  # files of earlier versions do not say
-            scores[new] = _scores(self.detector_, block[new], self._seed, self.one_by_one_, draws)
+            found = [
+                _scores(model, block[new], self._seed, self.one_by_one_, self._draws)
+                for model in self.detectors_
+            ]
+            scores[new] = np.median(found, axis=0)
         return None, scores
 
 
-def _check_enough_rows(model: Any, rows: np.ndarray, n_folds: int) -> None:
-    """Refuse too few rows for a fit, and warn of too few for a threshold that holds.
-
-    The threshold comes from models fitted on all folds but one. It holds for the model fitted on
-    all rows as far as the scale of scores does not depend on the number of rows.
-    """
-    n_rows, n_columns = rows.shape
+def _check_enough_rows(model: Any, n_rows: int, n_folds: int) -> None:
+    """Refuse too few rows for the fit of a fold."""
     about = PYOD.get(type(model).__name__)
     counted = about.counts_rows if about else ""
     value = getattr(model, counted) if counted else 0
@@ -200,16 +224,14 @@ def _check_enough_rows(model: Any, rows: np.ndarray, n_folds: int) -> None:
                 f"n_samples={n_rows} out: train on at least "
                 f"{math.ceil(least * n_folds / (n_folds - 1))} images, or lower {counted}."
             )
-    wanted = max(_ENOUGH_ROWS, about.rows_per_column * n_columns if about else 0)
-    if n_rows < wanted:
-        warn_user(
-            f"{type(model).__name__} is trained on {n_rows} images of good parts, described by "
-            f"{n_columns} numbers each. With so few, its scores depend on how many there are, and "
-            "more new good parts may be flagged than the threshold is meant for: train on at least "
-            f"{wanted} images of good parts, or use a detector that leaves single images out, such "
-            "as PatchCoreDetector.",
-            TooFewImagesWarning,
-        )
+
+
+def _scale_depends_on_n(model: Any, n_rows: int, n_columns: int) -> bool:
+    """Tell whether a model of some more rows would score on another scale."""
+    about = PYOD.get(type(model).__name__)
+    if about is None:
+        return n_rows < SCALE_SETTLES
+    return n_rows < max(about.scale_settles, about.rows_per_column * n_columns)
 
 
 def _check_is_pyod(model: Any) -> None:
@@ -297,8 +319,19 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
         parameters = fresh.get_params(deep=False)
         if "random_state" in parameters and parameters["random_state"] is None:
             fresh.set_params(random_state=seed)
+        if type(model).__name__ == "PCA" and parameters.get("n_components", 0) is None:
+            fresh.set_params(n_components=_rank(rows))
         fresh.fit(rows.copy())  # models keep what they are given
     return fresh
+
+
+def _rank(rows: np.ndarray) -> int:
+    """Number of principal components that rows vary along.
+
+    PyOD's PCA divides by the variance of each component it keeps, by default also by that of
+    those which the rows do not vary along: zero but for rounding.
+    """
+    return max(1, int(np.linalg.matrix_rank(StandardScaler().fit_transform(rows))))
 
 
 def _scores(
@@ -321,10 +354,11 @@ def _scores(
 
 
 def _score_fold(
-    model: Any, rows: np.ndarray, test: np.ndarray, seed: int, one_by_one: bool
-) -> np.ndarray:
+    model: Any, rows: np.ndarray, test: np.ndarray, seed: int, one_by_one: bool, keep: bool
+) -> tuple[Any, np.ndarray]:
+    """Model of all rows but a fold's, None unless it is to be kept, and the fold's scores."""
     fitted = _fit_model(model, np.delete(rows, test, axis=0), seed)
-    return _scores(fitted, rows[test], seed, one_by_one)
+    return fitted if keep else None, _scores(fitted, rows[test], seed, one_by_one)
 
 
 def _needs_one_by_one(model: Any, rows: np.ndarray, seed: int) -> bool:

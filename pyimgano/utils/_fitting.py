@@ -78,8 +78,9 @@ def set_on_fitted_copy(fitted: Any, params: dict[str, Any], prefix: str) -> None
     }
     if fitted is None or not chosen:
         return
-    known = fitted.get_params(deep=True)
-    fitted.set_params(**{name: value for name, value in chosen.items() if name in known})
+    for one in getattr(fitted, "fold_estimators", [fitted]):  # a FoldEnsemble has several of them
+        known = one.get_params(deep=True)
+        one.set_params(**{name: value for name, value in chosen.items() if name in known})
 
 
 def differ(one: Any, other: Any) -> bool:

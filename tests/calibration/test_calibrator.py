@@ -32,6 +32,7 @@ from pyimgano.calibration import ThresholdCalibrator, out_of_sample_scores
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
+from pyimgano.features import FilterBankFeatures
 from pyimgano.inference import anomaly_scores, infer, threshold
 from pyimgano.interop import as_pyod
 from pyimgano.model_selection import (
@@ -42,6 +43,8 @@ from pyimgano.model_selection import (
     neg_false_positive_rate,
     true_positive_rate,
 )
+from pyimgano.persistence import load, save
+from pyimgano.testing import make_check_images
 
 
 def column(values):
@@ -692,3 +695,94 @@ def test_labels_of_fit_predict_are_not_forgotten():
     X, y = with_anomalies()
     labels = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit_predict(X, y)
     np.testing.assert_array_equal(labels[:5], -1)
+
+
+# ---- models of the folds are kept -----------------------------------------------------
+class Grows(PatchCoreDetector):
+    """Says that its scores grow with the number of its training samples, as they do."""
+
+    _registry_name = None
+    _scale_depends_on_n = True
+
+    def _score(self, block, train_group):
+        values, scores = super()._score(block, train_group)
+        return values, scores * len(self.training_scores_)
+
+
+def test_ensemble_is_asked_for_or_follows_from_what_the_detector_says():
+    X, new = rows(40), rows(9, seed=3)
+    plain = make_pipeline(StandardScaler(), PatchCoreDetector())
+    grows = make_pipeline(StandardScaler(), Grows())
+    assert ThresholdCalibrator(plain, quantile=0.9).fit(X).provenance_["scores"] == "5 folds"
+    asked = ThresholdCalibrator(plain, quantile=0.9, ensemble=True).fit(X)
+    found = ThresholdCalibrator(grows, quantile=0.9).fit(X)
+    for calibrator in (asked, found):
+        assert calibrator.provenance_["scores"] == "5 folds, whose models are kept"
+        folds = calibrator.estimator_.fold_estimators
+        expected = np.median([one.score_samples(new) for one in folds], axis=0)
+        np.testing.assert_array_equal(calibrator.score_samples(new), expected)
+        np.testing.assert_array_equal(calibrator.score_samples(new[4:5]), expected[4:5])
+        assert calibrator.n_features_in_ == X.shape[1]
+        assert not hasattr(clone(calibrator), "threshold_")
+    single = ThresholdCalibrator(grows, quantile=0.9, ensemble=False).fit(X)
+    np.testing.assert_array_equal(single.calibration_scores_, found.calibration_scores_)
+    assert single.provenance_["scores"] == "5 folds"
+    own = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9, ensemble=True).fit(X)
+    assert own.provenance_["scores"] == "5 folds, whose models are kept"
+
+
+def test_ensemble_takes_known_anomalies_groups_splits_memory_and_searches(tmp_path):
+    X = rows(40)
+    y = np.r_[np.ones(32), -np.ones(8)]
+    pipe = make_pipeline(StandardScaler(), PatchCoreDetector())
+    kept = ThresholdCalibrator(pipe, quantile=0.9, ensemble=True, memory=str(tmp_path))
+    one = clone(kept).fit(X, y)
+    assert len(one.calibration_scores_) == 32
+    assert {len(fold[-1].training_scores_) for fold in one.estimator_.fold_estimators} <= {25, 26}
+    again = clone(kept).fit(X, y)
+    np.testing.assert_array_equal(again.score_samples(X), one.score_samples(X))
+    grouped = clone(kept).fit(X, y, groups=np.arange(40) // 4)
+    assert len(grouped.estimator_.fold_estimators) == 5
+    chosen = clone(kept).set_params(cv=KFold(3)).fit(X)
+    assert len(chosen.estimator_.fold_estimators) == 3
+    search = GridSearchCV(
+        kept, {"ensemble": [False, True]}, scoring=anomaly_roc_auc, cv=StratifiedKFold(2)
+    )
+    assert np.isfinite(search.fit(X, y).cv_results_["mean_test_score"]).all()
+
+
+def test_ensemble_has_maps_records_and_survives_a_file(tmp_path):
+    images = make_check_images(8)
+    step = FilterBankFeatures(resize=32, n_components=3)
+    calibrator = ThresholdCalibrator(PatchCoreDetector(step), quantile=0.8, cv=4, ensemble=True)
+    calibrator.fit(images)
+    new = make_check_images(3, defect=True, random_state=2)
+    scores, maps = calibrator.score_and_map(new)
+    folds = [one.score_and_map(new) for one in calibrator.estimator_.fold_estimators]
+    np.testing.assert_array_equal(scores, np.median([one for one, _ in folds], axis=0))
+    np.testing.assert_array_equal(maps, np.median([one for _, one in folds], axis=0))
+    assert maps.dtype == np.float32
+    records = list(infer(calibrator, new, maps=True))
+    np.testing.assert_array_equal([record["score"] for record, _ in records], -scores)
+    np.testing.assert_array_equal([heat for _, heat in records], maps)
+    save(calibrator, tmp_path / "kept.joblib")
+    loaded = load(tmp_path / "kept.joblib")
+    np.testing.assert_array_equal(loaded.score_samples(new), scores)
+    loaded.set_params(estimator__features__batch_size=2)
+    assert [one.features_.batch_size for one in loaded.estimator_.fold_estimators] == [2] * 4
+    view = as_pyod(loaded)
+    np.testing.assert_array_equal(view.decision_function(new), -scores)
+
+
+def test_ensemble_needs_folds():
+    X = rows(40)
+    detector = PatchCoreDetector()
+    with pytest.raises(ValueError, match=r"prefit.*there are none"):
+        ThresholdCalibrator(clone(detector).fit(X), cv="prefit", ensemble=True).fit(X)
+    with pytest.raises(ValueError, match=r"estimator is None.*there are none"):
+        ThresholdCalibrator(ensemble=True).fit(X)
+    frozen = FrozenEstimator(clone(detector).fit(X))
+    with pytest.raises(ValueError, match="estimator is frozen"):
+        ThresholdCalibrator(frozen, ensemble=True).fit(X)
+    with pytest.raises(ValueError, match="ensemble"):
+        ThresholdCalibrator(detector, ensemble="yes").fit(X)

@@ -16,6 +16,7 @@ from pyod.models.iforest import IForest
 from pyod.models.kde import KDE
 from pyod.models.knn import KNN
 from pyod.models.mcd import MCD
+from pyod.models.ocsvm import OCSVM
 from pyod.models.pca import PCA
 from pyod.utils.utility import precision_n_scores
 from scipy.special import erf
@@ -33,7 +34,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError, TooFewImagesWarning
+from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
 from pyimgano.interop import PyODView, as_pyod
@@ -87,7 +88,7 @@ def test_scikit_learn_contract(model):
 
 def test_signs_and_scores_are_those_of_the_model():
     X, new = rows(), rows(10, seed=1)
-    detector = PyODDetector(KNN(n_neighbors=3)).fit(X)
+    detector = PyODDetector(KNN(n_neighbors=3), ensemble=False).fit(X)
     expected = KNN(n_neighbors=3).fit(X).decision_function(new)
     np.testing.assert_array_equal(-detector.score_samples(new), expected)
     assert detector.predict([[0.0] * 4, [50.0] * 4]).tolist() == [1, -1]
@@ -312,7 +313,7 @@ def test_view_agrees_with_pyods_own_formulas():
     # KNN's own methods, given the same training scores and threshold.
     X, new = rows(), rows(20, seed=1)
     model = KNN(contamination=0.1).fit(X)
-    view = as_pyod(PyODDetector(KNN(), contamination=0.1)).fit(X)
+    view = as_pyod(PyODDetector(KNN(), contamination=0.1, ensemble=False)).fit(X)
     model.decision_scores_, model.threshold_ = view.decision_scores_, view.threshold_
     model._mu, model._sigma = view.decision_scores_.mean(), view.decision_scores_.std()
     np.testing.assert_array_equal(model.predict(new), view.predict(new))
@@ -327,7 +328,7 @@ def test_pyods_numbers_about_a_contaminated_training_set():
     X, new = rows(), rows(200, seed=1)
     y = (X[:, 0] > 1).astype(int)
     model = KNN(contamination=0.1).fit(X)
-    view = as_pyod(PyODDetector(KNN(), contamination=0.1)).fit(X)
+    view = as_pyod(PyODDetector(KNN(), contamination=0.1, ensemble=False)).fit(X)
     model.decision_scores_, model.threshold_ = view.decision_scores_, view.threshold_
     assert view.contamination == model.contamination
     for T in (0.05, 4, 12):  # at 32, 1 - exp(-T) has few digits left
@@ -387,26 +388,75 @@ def test_a_view_of_what_is_no_detector_is_refused(given, message):
         PyODView(given).fit(rows())
 
 
-def test_too_few_parts_for_a_model_are_refused_or_warned_of():
-    rows = np.random.RandomState(0).normal(size=(130, 8))
+def test_too_few_parts_for_a_model_are_refused():
+    X = rows(8)
     with pytest.raises(TooFewImagesError, match=r"at least 6 images .* at least 8 images"):
-        PyODDetector(KNN(n_neighbors=5)).fit(rows[:6])
-    with pytest.warns(TooFewImagesWarning, match="60 images .* 8 numbers .* 100 images"):
-        PyODDetector(KNN()).fit(rows[:60])
+        PyODDetector(KNN(n_neighbors=5)).fit(X[:6])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PyODDetector(KNN()).fit(rows)
-    # A covariance of 40 columns is not known from 130 rows.
-    with pytest.warns(TooFewImagesWarning, match="130 images .* 40 numbers .* 200 images"):
-        PyODDetector(MCD()).fit(np.random.RandomState(1).normal(size=(130, 40)))
-
-
-def test_a_calibrator_warns_once_of_too_few_parts_and_names_their_number():
-    rows = np.random.RandomState(0).normal(size=(60, 8))
-    pipe = make_pipeline(StandardScaler(), PyODDetector(KNN()))  # calibrated in folds
-    with pytest.warns(TooFewImagesWarning) as caught:
-        ThresholdCalibrator(pipe, quantile=0.9).fit(rows)
-    assert ["60 images" in str(one.message) for one in caught] == [True]
-    assert caught[0].filename == __file__
+        PyODDetector(KNN(n_neighbors=5)).fit(X)
     with pytest.raises(TooFewImagesError, match="a fold of 4 of the 7 samples is too small"):
-        ThresholdCalibrator(PyODDetector(KNN(n_neighbors=4)), cv=KFold(3)).fit(rows[:7])
+        ThresholdCalibrator(PyODDetector(KNN(n_neighbors=4)), cv=KFold(3)).fit(X[:7])
+
+
+def test_few_rows_are_scored_with_the_median_of_the_folds_models():
+    X, new = rows(60), rows(20, seed=1)
+    detector = PyODDetector(KNN(n_neighbors=3), cv=4).fit(X)
+    assert len(detector.detectors_) == 4
+    medians = np.median([model.decision_function(new) for model in detector.detectors_], axis=0)
+    np.testing.assert_allclose(-detector.score_samples(new), medians, rtol=1e-12)
+    single = PyODDetector(KNN(n_neighbors=3), cv=4, ensemble=False).fit(X)
+    assert single.detectors_ == [single.detector_]
+    np.testing.assert_array_equal(single.training_scores_, detector.training_scores_)
+    assert len(PyODDetector(KNN(), ensemble=True).fit(rows(150)).detectors_) == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "n", "n_columns", "n_models"),
+    [
+        (KNN(), 99, 3, 5),
+        (KNN(), 100, 3, 1),
+        (MCD(), 100, 3, 1),
+        (MCD(), 100, 6, 5),
+        (OCSVM(), 300, 3, 5),
+        (Noise(), 99, 3, 5),
+        (Noise(), 100, 3, 1),
+    ],
+)
+def test_models_whose_scale_depends_on_the_number_of_rows_are_kept(model, n, n_columns, n_models):
+    X = np.random.RandomState(0).normal(size=(n, n_columns))
+    assert len(PyODDetector(model).fit(X).detectors_) == n_models
+
+
+# With a threshold from models of 24 rows and a model of 30, MCD flags 81 % of the new rows, and
+# PCA all of them.
+@pytest.mark.filterwarnings("ignore:Determinant has increased")
+@pytest.mark.parametrize(
+    ("model", "learned"),
+    [(MCD(), False), (PCA(), False), (PCA(), True)],
+    ids=["MCD", "PCA", "PCA behind a scaler"],
+)
+def test_false_positive_rate_from_fewer_rows_than_columns(model, learned):
+    realized = []
+    for seed in range(4):
+        X = np.random.RandomState(seed).normal(size=(30 + 200, 48))
+        detector = PyODDetector(model)
+        detector = make_pipeline(StandardScaler(), detector) if learned else detector
+        calibrator = ThresholdCalibrator(detector, quantile=0.8).fit(X[:30])
+        realized.append(np.mean(calibrator.predict(X[30:]) == -1))
+    assert np.mean(realized) < 1.5 * calibrator.expected_false_positive_rate_
+
+
+def test_a_calibrator_keeps_its_folds_where_the_scale_depends_on_the_number_of_rows():
+    X, new = rows(60), rows(7, seed=1)
+    pipe = make_pipeline(StandardScaler(), PyODDetector(KNN()))
+    calibrator = ThresholdCalibrator(pipe, quantile=0.9).fit(X)
+    assert calibrator.provenance_["scores"] == "5 folds, whose models are kept"
+    folds = calibrator.estimator_.fold_estimators
+    assert [len(one[-1].training_scores_) for one in folds] == [48] * 5
+    medians = np.median([one.score_samples(new) for one in folds], axis=0)
+    np.testing.assert_allclose(calibrator.score_samples(new), medians, rtol=1e-12)
+    many = ThresholdCalibrator(pipe, quantile=0.9).fit(rows(130))
+    assert many.provenance_["scores"] == "5 folds"
+    own = ThresholdCalibrator(PyODDetector(KNN()), quantile=0.9).fit(X)
+    assert own.provenance_["scores"] == "the detector's own out-of-sample scores"
