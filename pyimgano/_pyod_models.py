@@ -21,6 +21,8 @@ class PyODRow(NamedTuple):
         any more (measured by benchmarks/pyod_rates.py).
     rows_per_column : int
         The same for each column, for models that estimate a covariance.
+    least_rows : int
+        Different rows that every fit needs to say anything about others.
     counts_rows : str
         The parameter that every fit needs as many rows for; a number of neighbors needs one more.
     """
@@ -30,6 +32,7 @@ class PyODRow(NamedTuple):
     paper: str
     scale_settles: float = SCALE_SETTLES
     rows_per_column: int = 0
+    least_rows: int = 2
     counts_rows: str = ""
 
 
@@ -42,6 +45,7 @@ PYOD = {
         "neighbors",
         'H.-P. Kriegel, M. Schubert, A. Zimek, "Angle-Based Outlier Detection in '
         'High-dimensional Data", KDD 2008.',
+        least_rows=4,  # the variance of the angles between three neighbors
     ),
     "CBLOF": PyODRow(
         "Cluster-based local outlier factor: distance to the nearest large cluster",

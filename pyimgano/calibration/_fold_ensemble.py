@@ -14,14 +14,14 @@ from pyimgano._nesting import innermost, makes_maps
 from pyimgano.inference import score_with_maps, threshold
 from pyimgano.utils._arrays import stack_if_same_size
 
-__all__ = ["FoldEnsemble"]
+__all__ = ["_FoldEnsemble"]
 
 
-def _all_make_maps(self: FoldEnsemble) -> bool:
+def _all_make_maps(self: _FoldEnsemble) -> bool:
     return all(map(makes_maps, self.fold_estimators))
 
 
-class FoldEnsemble(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+class _FoldEnsemble(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     """Score samples with the median of what the estimators of all folds give them.
 
     A threshold from scores of the folds fits this median, which is one of models of as many
@@ -45,7 +45,7 @@ class FoldEnsemble(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     def __init__(self, fold_estimators: list[Any]) -> None:
         self.fold_estimators = fold_estimators
 
-    def fit(self, X: Any, y: Any = None) -> FoldEnsemble:
+    def fit(self, X: Any, y: Any = None) -> _FoldEnsemble:
         """Refuse; the estimators are fitted each on its own samples.
 
         Parameters

@@ -20,7 +20,7 @@ from sklearn.utils.validation import _num_samples, check_memory
 
 from pyimgano._decision import flip
 from pyimgano._nesting import innermost, is_calibrator, steps_before, walk
-from pyimgano.calibration._fold_ensemble import FoldEnsemble
+from pyimgano.calibration._fold_ensemble import _FoldEnsemble
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.inputs._containers import is_path
 from pyimgano.inputs._sequence import size_and_mtime
@@ -126,7 +126,7 @@ def out_of_sample_scores(
     order = np.concatenate([test for _, test in folds])
     scores = np.concatenate(parts)[np.argsort(order, kind="stable")]
     if keep:
-        return FoldEnsemble(list(models)), scores, f"{len(folds)} folds, whose models are kept"
+        return _FoldEnsemble(list(models)), scores, f"{len(folds)} folds, whose models are kept"
     return fitted, scores, f"{len(folds)} folds"
 
 

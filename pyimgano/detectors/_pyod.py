@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import math
 import os
 import random
 import sys
@@ -172,13 +171,8 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
     def _fit(self, stream: TrainingStream) -> np.ndarray:
         (rows,) = stream
         _check_is_pyod(self.detector)
-        n_folds = min(self.cv, len(np.unique(stream.group_of)))
-        if n_folds < 2:
-            raise TooFewImagesError(
-                f"all {len(rows)} training samples are copies of one: there is no second good "
-                "one to tell how much good ones differ."
-            )
-        _check_enough_rows(self.detector, len(rows), n_folds)
+        n_different = len(np.unique(stream.group_of))
+        n_folds = _check_enough_rows(self.detector, len(rows), n_different, self.cv)
         self._scale_depends_on_n = _scale_depends_on_n(self.detector, *rows.shape)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.detector_ = _fit_model(self.detector, rows, self._seed)
@@ -210,8 +204,14 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         return None, scores
 
 
-def _check_enough_rows(model: Any, n_rows: int, n_folds: int) -> None:
-    """Refuse too few rows for the fit of a fold."""
+def _check_enough_rows(model: Any, n_rows: int, n_different: int, cv: int) -> int:
+    """Return the number of folds; refuse too few rows for the fit of a fold."""
+    if n_different < 2:
+        raise TooFewImagesError(
+            f"all {n_rows} training samples are copies of one: there is no second good one to "
+            "tell how much good ones differ."
+        )
+    n_folds = min(cv, n_different)
     about = PYOD.get(type(model).__name__)
     counted = about.counts_rows if about else ""
     value = getattr(model, counted) if counted else 0
@@ -221,9 +221,26 @@ def _check_enough_rows(model: Any, n_rows: int, n_folds: int) -> None:
             raise TooFewImagesError(
                 f"{type(model).__name__}({counted}={value}) has to be fitted on at least {least} "
                 f"images of good parts, and each of {n_folds} folds leaves some of the "
-                f"n_samples={n_rows} out: train on at least "
-                f"{math.ceil(least * n_folds / (n_folds - 1))} images, or lower {counted}."
+                f"n_samples={n_rows} out: train on at least {_enough_in_folds(least, cv)} images, "
+                f"or lower {counted}."
             )
+    least = about.least_rows if about else 2
+    if n_different - -(-n_different // n_folds) < least:
+        raise TooFewImagesError(
+            f"{type(model).__name__} has to be fitted on at least {least} different images of good "
+            f"parts, and each of {n_folds} folds leaves some of the {n_different} different ones "
+            f"(n_samples={n_rows}) out: train on at least "
+            f"{_enough_in_folds(least, cv)} different ones."
+        )
+    return n_folds
+
+
+def _enough_in_folds(least: int, cv: int) -> int:
+    """Smallest number of rows of which each fold leaves at least so many."""
+    n = least + 1
+    while n - -(-n // min(cv, n)) < least:
+        n += 1
+    return n
 
 
 def _scale_depends_on_n(model: Any, n_rows: int, n_columns: int) -> bool:
@@ -322,7 +339,31 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
         if type(model).__name__ == "PCA" and parameters.get("n_components", 0) is None:
             fresh.set_params(n_components=_rank(rows))
         fresh.fit(rows.copy())  # models keep what they are given
+    if type(fresh).__module__ == "pyod.models.loda":
+        _mend_bins(fresh)
     return fresh
+
+
+def _mend_bins(loda: Any) -> None:
+    """Make a fitted LODA look rows up in the right bins, and rows beyond them in empty ones.
+
+    PyOD looks them up among all edges but the last two, the lowest one included: a row gets the
+    bin after its own, and one that lies outside the histogram gets the outermost bin, as if it
+    were among the training rows. With an empty bin on either side that search is right.
+    """
+    automatic = isinstance(loda.n_bins, str)
+    histograms, limits = [], []
+    for histogram, edges in zip(loda.histograms_, loda.limits_):
+        empty = 1e-12 / (len(loda.decision_scores_) + 1e-12 * len(histogram))  # as PyOD has it
+        histograms.append(np.concatenate([[empty], histogram, [empty]]))
+        lowest = np.nextafter(edges[0], -np.inf)  # the lowest training row is in the first bin
+        limits.append(np.concatenate([[lowest], edges[1:], [edges[-1]] * 2]))
+    if automatic:
+        loda.histograms_, loda.limits_ = histograms, limits
+        loda.n_bins_ = [len(histogram) for histogram in histograms]
+    else:
+        loda.histograms_, loda.limits_ = np.array(histograms), np.array(limits)
+        loda.n_bins = len(histograms[0])
 
 
 def _rank(rows: np.ndarray) -> int:

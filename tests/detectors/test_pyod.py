@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pyod.models.ecod import ECOD
 from pyod.models.iforest import IForest
 from pyod.models.kde import KDE
 from pyod.models.knn import KNN
+from pyod.models.loda import LODA
 from pyod.models.mcd import MCD
 from pyod.models.ocsvm import OCSVM
 from pyod.models.pca import PCA
@@ -397,6 +399,48 @@ def test_too_few_parts_for_a_model_are_refused():
         PyODDetector(KNN(n_neighbors=5)).fit(X)
     with pytest.raises(TooFewImagesError, match="a fold of 4 of the 7 samples is too small"):
         ThresholdCalibrator(PyODDetector(KNN(n_neighbors=4)), cv=KFold(3)).fit(X[:7])
+
+
+@pytest.mark.parametrize("name", list_models(tags="pyod"))
+def test_two_images_are_refused_with_the_number_needed(name):
+    X = rows(40)
+    with pytest.raises(TooFewImagesError, match="train on at least") as refusal:
+        create_model(name)[-1].fit(X[:2])
+    if name == "vision_cblof":  # it also wants clusters of unequal sizes
+        return
+    enough = int(re.search(r"train on at least (\d+)", str(refusal.value)).group(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        detector = create_model(name)[-1].fit(X[:enough])
+        with pytest.raises(TooFewImagesError):
+            create_model(name)[-1].fit(X[: enough - 1])
+    assert np.isfinite(detector.offset_) and np.isfinite(detector.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("n_bins", [7, "auto"])
+def test_loda_looks_rows_up_in_their_own_bins_and_strangers_in_empty_ones(n_bins):
+    X, far = rows(100), np.full((1, 4), 50.0)
+    detector = PyODDetector(LODA(n_bins=n_bins, random_state=3)).fit(X)
+    plain = LODA(n_bins=n_bins, random_state=3).fit(X)
+    new, expected = rows(20, seed=1), np.zeros(20)
+    for projection, histogram, edges in zip(plain.projections_, plain.histograms_, plain.limits_):
+        where = new @ projection
+        bins = (where[:, None] >= edges).sum(axis=1) - 1
+        inside = (where >= edges[0]) & (where <= edges[-1])
+        density = histogram[np.clip(bins, 0, len(histogram) - 1)]
+        expected -= np.log(np.where(inside, density, 1e-14)) / 100 / 100
+    np.testing.assert_allclose(-detector.score_samples(new), expected, rtol=1e-9)
+    assert -detector.score_samples(far) > 5 * plain.decision_function(far)
+    assert detector.predict(far) == -1
+
+
+def test_pca_keeps_the_components_that_rows_vary_along():
+    X = np.random.RandomState(0).normal(size=(20, 16))
+    X[:, 3] = 7.0
+    detector = PyODDetector(PCA()).fit(X)
+    assert [model.n_components_ for model in detector.detectors_] == [15] * 5
+    assert 0 < detector.training_scores_.min() <= detector.training_scores_.max() < 1e9
+    assert PyODDetector(PCA(n_components=3)).fit(X).detector_.n_components_ == 3
 
 
 def test_few_rows_are_scored_with_the_median_of_the_folds_models():
