@@ -78,9 +78,7 @@ def set_on_fitted_copy(fitted: Any, params: dict[str, Any], prefix: str) -> None
     }
     if fitted is None or not chosen:
         return
-    for one in getattr(
-        fitted, "fold_estimators", [fitted]
-    ):  # an ensemble of folds
+    for one in getattr(fitted, "fold_estimators", [fitted]):  # an ensemble of folds
         known = one.get_params(deep=True)
         one.set_params(**{name: value for name, value in chosen.items() if name in known})
 
