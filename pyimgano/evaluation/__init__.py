@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pyimgano.evaluation._displays import (
+    AnomalyMapDisplay,
+    ScoreHistogramDisplay,
+    ThresholdDisplay,
+)
 from pyimgano.evaluation._image_metrics import (
     bootstrap_interval,
     fpr_at_tpr,
@@ -28,11 +33,14 @@ __all__ = [
     "AUPIMO",
     "AUPRO",
     "SPRO",
+    "AnomalyMapDisplay",
     "PixelAUROC",
     "PixelAveragePrecision",
     "PixelMetric",
     "PixelMetrics",
+    "ScoreHistogramDisplay",
     "SegmentationF1",
+    "ThresholdDisplay",
     "aupro",
     "bootstrap_interval",
     "fpr_at_tpr",

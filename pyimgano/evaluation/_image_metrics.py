@@ -21,6 +21,7 @@ from pyimgano._decision import is_anomalous
 __all__ = [
     "bootstrap_interval",
     "check_scores_and_labels",
+    "clopper_pearson",
     "fpr_at_tpr",
     "image_metrics",
     "oracle_f1_max",
@@ -315,9 +316,28 @@ def rate(count: int, n: int) -> dict[str, Any]:
         raise ValueError(f"count={count} must lie between 0 and n={n}.")
     if n == 0:
         return {"value": None, "interval_95": None, "count": 0, "n": 0}
-    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, n - count + 1))
-    high = 1.0 if count == n else float(beta.ppf(0.975, count + 1, n - count))
+    low, high = (float(end) for end in clopper_pearson(np.array(count), n))
     return {"value": count / n, "interval_95": [low, high], "count": count, "n": n}
+
+
+def clopper_pearson(counts: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the 95 % intervals of rates.
+
+    Parameters
+    ----------
+    counts : ndarray of int
+        How often it happened, 0 to ``n``.
+    n : int
+        How often it could have, at least 1.
+
+    Returns
+    -------
+    low, high : ndarray
+    """
+    # The distribution has no parameter of 0; the values at both ends are replaced.
+    low = beta.ppf(0.025, np.maximum(counts, 1), n - counts + 1)
+    high = beta.ppf(0.975, counts + 1, np.maximum(n - counts, 1))
+    return np.where(counts == 0, 0.0, low), np.where(counts == n, 1.0, high)
 
 
 def _both_kinds(scores: Any, y: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
