@@ -35,6 +35,8 @@ class FittedPipelines(Mapping[str, Any]):
     """The fitted pipelines of a run by category, loaded from their files when asked for.
 
     Only what was not saved (``output_dir=None`` or ``save_pipeline=False``) stays in memory.
+    A pipeline that holds classes of your own is loaded by their names, as in
+    ``pyimgano.load(result.pipelines.paths["screw"], trusted=["mylab.steps.Deskew"])``.
 
     Attributes
     ----------

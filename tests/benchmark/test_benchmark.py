@@ -24,7 +24,12 @@ from pyimgano import (
 from pyimgano.benchmark import RunDirectory, _category
 from pyimgano.datasets import load_folder, read_mask, write_inspection_dataset
 from pyimgano.evaluation import aupro, fpr_at_tpr, oracle_f1_max, pixel_auroc
-from pyimgano.exceptions import DatasetError, ImageReadError, TooFewImagesError
+from pyimgano.exceptions import (
+    DatasetError,
+    ImageReadError,
+    TooFewImagesError,
+    UntrustedFileError,
+)
 from pyimgano.features import FilterBankFeatures
 
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
@@ -252,6 +257,25 @@ def test_saved_pipelines_are_loaded_when_asked_for_and_not_held(root, tmp_path, 
     )
     with pytest.raises(KeyError):
         result.pipelines["screw"]
+
+
+class OwnDetector(PatchCoreDetector):
+    """A class that pyimgano.load does not know."""
+
+    _registry_name = None
+
+
+def test_saved_pipelines_with_own_classes_are_loaded_by_their_names(root, tmp_path):
+    model = OwnDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
+    with pytest.warns(UserWarning, match="pyimgano.load will refuse it"):
+        result = run_benchmark(
+            "folder", root=root, category="wood", model=model, quantile=0.9, output_dir=tmp_path
+        )
+    with pytest.raises(UntrustedFileError, match="OwnDetector"):
+        result.pipelines["wood"]
+    name = f"{OwnDetector.__module__}.OwnDetector"
+    loaded = pyimgano.load(result.pipelines.paths["wood"], trusted=[name])
+    assert type(loaded[-1].estimator_) is OwnDetector
 
 
 def test_pipelines_that_are_not_saved_are_held(root, tmp_path):

@@ -34,7 +34,7 @@ from tests.datasets import layouts
 
 @pytest.fixture
 def own_datasets(monkeypatch):
-    """What a test registers is gone after it."""
+    """Remove after each test what it registered."""
     monkeypatch.setattr(_table, "_registered", {})
 
 
