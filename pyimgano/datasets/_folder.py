@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from sklearn.utils import Bunch
 
 from pyimgano.datasets._record import InspectionDataset, InspectionImage
-from pyimgano.datasets._tree import files_by_stem, folders, found, images, listed
+from pyimgano.datasets._tree import counted, files_by_stem, folders, found, images, listed
 from pyimgano.exceptions import DatasetError
 from pyimgano.inputs._reading import READABLE
 
@@ -312,11 +311,9 @@ def _no_images(folder: Path, purpose: str) -> str:
 
 
 def _describe(folder: Path, good: str, n_train: int, test: list[InspectionImage]) -> str:
-    numbers = Counter(image.kind for image in test)
-    counts = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
     layout = "MVTec" if good == "good" else "normal/anomaly"
     unused = [n for n in folders(folder) if n not in ("train", "test", "ground_truth")]
-    text = f"Images in {folder} ({layout} layout): {n_train} for training; test: {counts}."
+    text = f"Images in {folder} ({layout} layout): {n_train} for training; test: {counted(test)}."
     n_missing = sum(image.label == -1 and not image.masks for image in test)
     if n_missing:
         text += f" {n_missing} defective images have no mask."

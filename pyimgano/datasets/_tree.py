@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pyimgano._dataset_table import DATASETS
+from pyimgano.datasets._record import InspectionImage
 from pyimgano.exceptions import DatasetError
 from pyimgano.inputs._reading import PICTURES, READABLE
 from pyimgano.utils._files import natural
@@ -14,6 +15,8 @@ from pyimgano.utils._files import natural
 __all__ = [
     "category_folder",
     "check_has_no_categories",
+    "counted",
+    "existing_file",
     "files_by_stem",
     "folders",
     "found",
@@ -167,7 +170,47 @@ def missing_mask(name: str, image: Path | str, expected: Path | str) -> DatasetE
     )
 
 
+def existing_file(name: str, folder: Path, relative: object, where: str) -> str:
+    """Check that a file that a table names is there.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dataset.
+    folder : Path
+        The folder that the table's paths start at.
+    relative : object
+        The entry of the table.
+    where : str
+        The place in the table, for the message.
+
+    Returns
+    -------
+    str
+        Path of the file.
+
+    Raises
+    ------
+    DatasetError
+        If the entry is no path, or there is no such file.
+    """
+    if not isinstance(relative, str) or not relative:
+        raise DatasetError(f"{where}: {relative!r} is not the path of a file.")
+    path = folder / relative
+    if not path.is_file():
+        info = DATASETS[name]
+        page = f" Unpack it again; its official page is {info.page}." if info.page else ""
+        raise DatasetError(f"{where}: there is no file {path}.{page}")
+    return str(path)
+
+
 # --------------------------------------------------------------------------- messages
+def counted(images: Iterable[InspectionImage]) -> str:
+    """Say how many images of each kind there are."""
+    numbers = Counter(image.kind for image in images)
+    return ", ".join(f"{number} {kind}" for kind, number in numbers.items())
+
+
 def listed(names: Iterable[str]) -> str:
     """Join names for a message."""
     return " ".join(sorted(names))

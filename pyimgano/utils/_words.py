@@ -45,7 +45,10 @@ def as_json(value: Any) -> Any:
     return repr(value)
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Make a sentence with the nearest known name, to stand after another sentence."""
-    nearest = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Make a sentence with the nearest known name, to stand after another sentence.
+
+    Names that have less than ``cutoff`` of their characters in common are not near.
+    """
+    nearest = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=cutoff)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
