@@ -158,7 +158,8 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             return
         folds = GroupKFold(min(_FOLDS, n_different), shuffle=True, random_state=0)
         scores = np.empty(len(groups))
-        levels = np.empty((n_different, 2))  # equal images are held out together
+        # By group, the index of its first image; copies of it have no entry of their own.
+        levels = np.full((len(groups), 2), np.nan)
         for rest, held_out in folds.split(groups, groups=groups):
             other = clone(self)
             other.input_kind_, other.tiled_ = self.input_kind_, self.tiled_

@@ -114,3 +114,11 @@ def test_levels_of_maps_are_those_of_the_folds(noise):
     assert detector.held_out_map_levels(noise[:2]) == [None, None]
     rows = np.random.RandomState(0).normal(size=(9, 3))
     assert detector.fit(rows).held_out_map_levels(rows) == [None] * 9
+
+
+def test_levels_of_maps_after_a_copy(noise):
+    detector = PatchCoreDetector(BANK).fit(noise[[0, 0, 1, 2, 3, 4, 5]])
+    levels = detector.held_out_map_levels(noise[:6])
+    assert np.isfinite(levels).all() and np.shape(levels) == (6, 2)
+    assert levels[0] == detector.held_out_map_levels(noise[[0, 0]])[1]
+    assert len(set(levels)) == 6
