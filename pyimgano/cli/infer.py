@@ -126,7 +126,7 @@ def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
         elif os.path.lexists(item):
             paths.append(item)
         elif glob.has_magic(item):
-            found = [path for path in glob.glob(item, recursive=True) if os.path.isfile(path)]
+            found = [path for path in glob.glob(item, recursive=True) if not os.path.isdir(path)]
             if not found:
                 raise _common.UsageError(f"--input {item}: no file matches this pattern")
             paths += sorted(found, key=natural)

@@ -28,6 +28,7 @@ from PIL import (
 )
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.inputs._completeness import CODESTREAM, check_complete, png_chunks
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
 
 #: Largest number of pixels of an image file. A file whose header says more is an error
@@ -67,7 +68,6 @@ _BITS_PER_SAMPLE, _PREDICTOR, _EXTRA_SAMPLES, _PLANES = 258, 317, 338, 284
 _SUPPORTED = "PNG, JPEG, TIFF, BMP, WebP, PNM (PBM, PGM, PPM), GIF and JPEG 2000"
 _WAY_OUT = "Convert it to PNG or TIFF with the software that made it"
 _PILLOWS_LIMIT = "is larger than PIL.Image.MAX_IMAGE_PIXELS allows; raise it"
-_CODESTREAM = b"\xff\x4f\xff\x51"  # how the pixels of a JPEG 2000 file begin
 
 # The plugins are called directly, not through Image.open: that would warn and refuse by
 # Pillow's own global pixel limit, and try fifty decoders on bytes that nobody vouches for.
@@ -81,7 +81,7 @@ _PLUGINS = (
     (b"GIF87a", GifImagePlugin.GifImageFile),
     (b"GIF89a", GifImagePlugin.GifImageFile),
     (b"\x00\x00\x00\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
-    (_CODESTREAM, Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (CODESTREAM, Jpeg2KImagePlugin.Jpeg2KImageFile),
 )
 
 # Pictures that are recognized but not read: where their first bytes stand, and their names.
@@ -111,15 +111,9 @@ _KNOWN = (
     (0, b"%PDF", "a PDF document"),
 )
 
-# Left, top, and steps across and down of the pixels in each pass of an interlaced PNG.
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
+_NO_MEMORY = (
+    "cannot be decoded because the memory is used up, which says nothing about the file; free "
+    "memory, or read fewer or smaller images at a time"
 )
 
 _T = TypeVar("_T")
@@ -138,7 +132,6 @@ _DECODE_ERRORS = (
     AttributeError,
     EOFError,
     OverflowError,
-    MemoryError,
     ZeroDivisionError,
     NotImplementedError,
     struct.error,
@@ -202,8 +195,13 @@ def read_raw_and_loss(path: str) -> tuple[np.ndarray, bool]:
 
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:
     """Decode a file to a canonical image: uint8 RGB of shape (H, W, 3)."""
-    image = as_canonical(read_raw(path), u16_max, f"file {path}")
-    return image if resize is None else resize_image(image, resize)
+    try:
+        image = as_canonical(read_raw(path), u16_max, f"file {path}")
+        return image if resize is None else resize_image(image, resize)
+    except (MemoryError, cv2.error) as error:
+        if not _lacks_memory(error):
+            raise
+        raise ImageReadError(path, _NO_MEMORY) from error
 
 
 def as_canonical(raw: np.ndarray, u16_max: int, where: str) -> np.ndarray:
@@ -268,35 +266,67 @@ def _tolerant(path: str, step: Callable[[], _T]) -> _T:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, for TIFF and GIF only
         raise ImageReadError(path, f"{_PILLOWS_LIMIT} ({error})") from error
-    except _DECODE_ERRORS as error:
+    except (*_DECODE_ERRORS, MemoryError) as error:
+        if _lacks_memory(error):
+            raise ImageReadError(path, _NO_MEMORY) from error
         raise ImageReadError(path, f"is truncated or damaged ({error})") from error
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Tell whether a decoder ran out of memory: Pillow says so in words, OpenCV by a code."""
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    return isinstance(error, MemoryError) or "out of memory" in str(error)
+
+
+# So that opening a pipe does not wait for a writer, and a terminal does not become this process's.
+_OPEN_FLAGS = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+    _OPEN_FLAGS |= getattr(os, _name, 0)
 
 
 def _read_bytes(path: str) -> bytes:
     try:
-        status = os.stat(path)
-        mode = status.st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageReadError(
-                path, "is a directory, not an image file; use ImageSequence.from_folder"
-            )
-        if not stat.S_ISREG(mode):  # reading a pipe or a device could block for ever
-            raise ImageReadError(path, "is not a regular file")
-        if status.st_size > 8 * MAX_PIXELS:  # bytes per pixel of 16-bit RGB with alpha
-            raise ImageReadError(
-                path, f"is {status.st_size} bytes, more than any image of MAX_PIXELS needs"
-            )
-        with open(path, "rb") as file:
-            data = file.read()
+        handle = os.open(path, _OPEN_FLAGS)
+        try:  # what is looked at and what is read are the same file, whatever becomes of its name
+            status = os.fstat(handle)
+            _check_kind(path, status.st_mode)
+            if status.st_size > 8 * MAX_PIXELS:  # bytes per pixel of 16-bit RGB with alpha
+                raise ImageReadError(
+                    path, f"is {status.st_size} bytes, more than any image of MAX_PIXELS needs"
+                )
+            with open(handle, "rb", closefd=False) as file:
+                data = file.read()
+        finally:
+            os.close(handle)
     except ImageReadError:
         raise
+    except MemoryError as error:
+        raise ImageReadError(path, _NO_MEMORY) from error
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise ImageReadError(
+                path, f"is a link to {os.readlink(path)}, which does not exist"
+            ) from None
         raise ImageReadError(path, "does not exist") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if os.path.isdir(path):  # Windows does not open a folder
+            _check_kind(path, stat.S_IFDIR)
         raise ImageReadError(path, f"cannot be read ({error})") from error
     if not data:
         raise ImageReadError(path, "is empty (0 bytes)")
     return data
+
+
+def _check_kind(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise ImageReadError(
+            path, "is a directory, not an image file; use ImageSequence.from_folder"
+        )
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+        kind = kinds.get(stat.S_IFMT(mode), "something else")
+        raise ImageReadError(path, f"is not a regular file but {kind}")
 
 
 def _open(path: str, data: bytes) -> Any:
@@ -319,8 +349,14 @@ def _open(path: str, data: bytes) -> Any:
         image = plugin(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise ImageReadError(path, f"{_PILLOWS_LIMIT} ({error})") from error
+    except MemoryError as error:
+        raise ImageReadError(path, _NO_MEMORY) from error
     except _DECODE_ERRORS as error:
-        raise ImageReadError(path, f"has a damaged or unsupported header ({error})") from error
+        # The decoder of WebP takes its memory here, and does not say why it fails.
+        more = ", or the memory is used up" if plugin is WebPImagePlugin.WebPImageFile else ""
+        raise ImageReadError(
+            path, f"has a damaged or unsupported header{more} ({error})"
+        ) from error
     if image.format == "TIFF":
         tags = image.tag_v2
         # 50706: version of DNG; 254: the first image is a preview of another one
@@ -353,16 +389,16 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
     array = None
     orientation = 1
     if image.format == "PPM":
-        array = _binary_pnm(path, data, image)
-    elif image.format == "GIF":
-        _check_gif(path, data)
+        _check_full_white(path, data, image)
     elif image.format == "JPEG2000":
-        _check_jpeg2000(path, data)
+        _check_depth_of_jpeg2000(path, data)
+    check_complete(path, data, image)
+    if image.format == "PPM":
+        array = _u16_color_of_pnm(data, image)
     elif image.format == "PNG":
-        critical = _check_png(path, data)
         if data[24] == 16 and data[25] != 0:  # bit depth and color type: 16 bit, not gray
             image.load()  # finds damage in the pixels, and tags after them
-            array = _u16_png(path, critical)
+            array = _u16_png(path, data)
     elif image.format == "TIFF" and _is_u16_color_tiff(path, image.tag_v2):
         orientation = image.tag_v2.get(_ORIENTATION, 1)
         return _orient(_u16_color_tiff(path, data, image.tag_v2), orientation)
@@ -403,10 +439,14 @@ def _pixels(path: str, image: Any) -> np.ndarray:
 
 
 def _u16_png(path: str, data: bytes) -> np.ndarray:
-    """Color of 16 bits, which Pillow would cut to 8, of a PNG without ancillary chunks."""
-    array = cv2.imdecode(
-        np.frombuffer(_without_png_damage(path, data), dtype=np.uint8), cv2.IMREAD_UNCHANGED
-    )
+    """Color of 16 bits, which Pillow would cut to 8."""
+    pixels = np.frombuffer(_png_of_pixels_alone(path, data), dtype=np.uint8)
+    try:
+        array = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if _lacks_memory(error):
+            raise ImageReadError(path, _NO_MEMORY) from error
+        raise ImageReadError(path, f"is damaged or unsupported ({error})") from error
     if array is None or array.dtype != np.uint16:
         raise ImageReadError(
             path, "is a 16-bit color image that is damaged or of an unsupported kind"
@@ -416,42 +456,6 @@ def _u16_png(path: str, data: bytes) -> np.ndarray:
     if array.shape[2] == 4:
         _check_opaque(path, int(array[..., 3].min()) == 65535)
     return array[..., 2::-1]
-
-
-def _without_png_damage(path: str, data: bytes) -> bytes:
-    """Refuse what OpenCV's libpng would print a message about; return the chunks of the pixels."""
-    header, pixels, at = data[8:33], [], 33
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
-            pixels.append(data[at + 8 : at + 8 + length])
-        at += 12 + length
-    width, height, bits, color, compression, filtering, interlace = struct.unpack(
-        ">IIBBBBB", header[8:21]
-    )
-    if header[:8] != b"\x00\x00\x00\rIHDR" or compression or filtering or interlace > 1:
-        raise ImageReadError(path, "has a damaged or unsupported header")
-    stream = b"".join(pixels)
-    rows = zlib.decompress(stream)
-    pixel = bits // 8 * {2: 3, 4: 2, 6: 4}[color]
-    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
-    start = 0
-    for left, top, across, down in passes:
-        n_columns, n_rows = -((left - width) // across), -((top - height) // down)
-        if n_columns <= 0 or n_rows <= 0:
-            continue
-        stride = 1 + n_columns * pixel
-        filters = rows[start : start + n_rows * stride : stride]
-        start += n_rows * stride
-        if filters and max(filters) > 4:
-            raise ImageReadError(path, "is damaged: a row of the PNG has an unknown filter")
-    if len(rows) != start:
-        raise ImageReadError(
-            path, f"is damaged: the PNG holds {len(rows)} bytes of pixels, expected {start}"
-        )
-    body = len(stream).to_bytes(4, "big") + b"IDAT" + stream
-    checksum = zlib.crc32(body[4:]).to_bytes(4, "big")
-    return data[:8] + header + body + checksum + data[-12:]  # the end marker is the last chunk
 
 
 def _u16_color_tiff(path: str, data: bytes, tags: Any) -> np.ndarray:
@@ -513,80 +517,52 @@ def _check_opaque(path: str, opaque: bool) -> None:
         )
 
 
-def _check_png(path: str, data: bytes) -> bytes:
-    """Check every chunk's checksum; return the file without its ancillary chunks.
-
-    Decoders skip checksums or print warnings about chunks that do not concern the pixels.
-    """
-    kept = [data[:8]]
-    at = 8
-    while True:
-        if at + 12 > len(data):
-            raise ImageReadError(path, "is truncated: the PNG ends before its end marker")
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        end = at + 12 + length
-        if end > len(data):
-            raise ImageReadError(path, "is truncated: the PNG ends before its end marker")
-        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise ImageReadError(path, f"is damaged: wrong checksum in PNG chunk {kind!r}")
-        if not kind[0] & 32:  # the first letter is upper case: critical
-            kept.append(data[at:end])
-        if kind == b"IEND":
-            return b"".join(kept)
-        at = end
+def _png_of_pixels_alone(path: str, data: bytes) -> bytes:
+    """The PNG without the chunks that OpenCV's libpng may print a message about."""
+    header, stream = b"", []
+    for kind, at, end in png_chunks(path, data):
+        if kind == b"IHDR":
+            header = data[at:end]
+        elif kind == b"IDAT":
+            stream.append(data[at + 8 : end - 4])
+        elif kind == b"IEND":
+            body = b"IDAT" + b"".join(stream)
+            pixels = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+            return data[:8] + header + pixels + data[at:end]
+    raise AssertionError("png_chunks ends with IEND")
 
 
-def _binary_pnm(path: str, data: bytes, image: Any) -> np.ndarray | None:
-    """Check a PNM file; give its pixels where Pillow would cut them to 8 bits."""
-    start = image.tile[0][2]
-    tokens = re.sub(rb"#[^\r\n]*", b"", data[:start]).split()
-    kind = tokens[0]
-    width, height = image.size
-    bitmap = kind in (b"P1", b"P4")
-    maxval = 1 if bitmap else int(tokens[3])
-    if not bitmap and maxval not in (255, 65535):
+def _pnm_header(data: bytes, image: Any) -> tuple[bytes, int]:
+    """Kind of a PNM file and its value of full white."""
+    tokens = re.sub(rb"#[^\r\n]*", b"", data[: image.tile[0][2]]).split()
+    return tokens[0], 1 if tokens[0] in (b"P1", b"P4") else int(tokens[3])
+
+
+def _check_full_white(path: str, data: bytes, image: Any) -> None:
+    """Refuse a PNM file whose values Pillow would scale."""
+    kind, full = _pnm_header(data, image)
+    if full not in (1, 255, 65535) or (full == 1 and kind not in (b"P1", b"P4")):
         raise ImageReadError(
             path,
-            f"is a PNM file whose full white is {maxval}; readable are 255 and 65535. Save it as "
+            f"is a PNM file whose full white is {full}; readable are 255 and 65535. Save it as "
             "a 16-bit PNG or TIFF, and declare u16_max where full white is less than 65535",
         )
-    if kind == b"P3" and maxval == 65535:
+    if kind == b"P3" and full == 65535:
         raise ImageReadError(path, f"is 16-bit color in a PNM file of text. {_WAY_OUT}")
-    if kind in (b"P1", b"P2", b"P3"):
+
+
+def _u16_color_of_pnm(data: bytes, image: Any) -> np.ndarray | None:
+    """The pixels of a PNM file that Pillow would cut to 8 bits; None if it would not."""
+    if _pnm_header(data, image) != (b"P6", 65535):
         return None
-    samples = width * (3 if kind == b"P6" else 1)
-    row = (width + 7) // 8 if bitmap else samples * (2 if maxval == 65535 else 1)
-    left = len(data) - start - row * height
-    if left < 0:
-        raise ImageReadError(path, f"is truncated: {-left} bytes of pixels are missing")
-    if data[start + row * height :].strip():
-        raise ImageReadError(path, "holds more than one image; save each as a file of its own")
-    if kind == b"P6" and maxval == 65535:
-        pixels = np.frombuffer(data, ">u2", samples * height, start)
-        return pixels.reshape(height, width, 3).astype(np.uint16)
-    return None
+    width, height = image.size
+    pixels = np.frombuffer(data, ">u2", 3 * width * height, image.tile[0][2])
+    return pixels.reshape(height, width, 3).astype(np.uint16)
 
 
-def _check_gif(path: str, data: bytes) -> None:
-    """Refuse a GIF that does not give every pixel: decoded over two colors, it must be the same.
-
-    Its frame may be smaller than the image, and its pixels may end early without an error.
-    """
-    decoded = []
-    for index in (0, 1):
-        image: Any = GifImagePlugin.GifImageFile(io.BytesIO(data))
-        image.im = Image.core.fill(image.mode, image.size, index)
-        image.load()
-        decoded.append(np.asarray(image))
-    missing = int((decoded[0] != decoded[1]).sum())
-    if missing:
-        raise ImageReadError(path, f"is incomplete: the GIF lacks {missing} of its pixels")
-
-
-def _check_jpeg2000(path: str, data: bytes) -> None:
-    """Refuse what Pillow would scale, and a file that ends early."""
-    start = data.index(_CODESTREAM)
+def _check_depth_of_jpeg2000(path: str, data: bytes) -> None:
+    """Refuse what Pillow would scale."""
+    start = data.index(CODESTREAM)
     (count,) = struct.unpack_from(">H", data, start + 40)
     depths = [data[start + 42 + 3 * k] for k in range(count)]
     bits = max(depths) + 1 if max(depths) < 128 else 0  # the highest bit: signed values
@@ -597,19 +573,6 @@ def _check_jpeg2000(path: str, data: bytes) -> None:
             f"is a JPEG 2000 file of {count} channels with {kind} values; readable are 8 bits, "
             f"and 16 bits in gray. {_WAY_OUT}",
         )
-    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", data, start + 8)
-    n_tiles = -((left - right) // width) * -((top - bottom) // height)
-    at = start + 2
-    while data[at : at + 2] != b"\xff\x90":  # the segments before the first tile
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    tiles = set()
-    while data[at : at + 2] == b"\xff\x90":
-        tile, length = struct.unpack_from(">HI", data, at + 4)
-        tiles.add(tile)
-        # zero: up to the end marker
-        at = at + max(length, 12) if length else data.rindex(b"\xff\xd9")
-    if data[at : at + 2] != b"\xff\xd9" or len(tiles) != n_tiles:
-        raise ImageReadError(path, "is truncated or damaged: the JPEG 2000 data is incomplete")
 
 
 def _as_u8_tiff(data: bytes, tags: Any) -> bytes:

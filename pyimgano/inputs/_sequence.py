@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import joblib
 import numpy as np
@@ -180,8 +181,9 @@ class ImageSequence(_Collection):
 
     The pickled state carries size and modification time of the files, as found at that
     moment, so that ``joblib.hash`` and ``joblib.Memory`` notice a changed file.
-    A file that ends early is an error, and so is a PNG with a wrong checksum. JPEG, TIFF and
-    BMP have no checksums: altered bytes within them can go unnoticed.
+    A file that lacks pixels is an error, and so is a PNG with a wrong checksum. The other
+    formats have no checksums: altered bytes within them can go unnoticed. What follows the
+    pixels, such as metadata, may be missing.
 
     Examples
     --------
@@ -253,11 +255,11 @@ class ImageSequence(_Collection):
             raise ImageReadError(root, "this folder does not exist")
         found = [
             path
-            for path in (root.rglob if recursive else root.glob)(pattern or "*")
+            for path in _entries(root, pattern, recursive)
             if (pattern is not None or path.suffix.lower() in PICTURES)
             and not any(part.startswith(".") for part in path.relative_to(root).parts)
             and not (recursive and _NOT_PARTS.intersection(path.relative_to(root).parts[:-1]))
-            and not path.is_dir()  # a broken link is an error when it is read
+            and not os.path.isdir(path)  # a broken link is an error when it is read
         ]
         if not found:
             kinds = " ".join(sorted(PICTURES))
@@ -503,6 +505,26 @@ def _check_one(image: object, i: int) -> np.ndarray:
             )
         return as_canonical(pixels, 65535, f"image {i} of X")
     return ensure_rgb_u8_hwc(image, f"image {i} of X")  # type: ignore[arg-type]
+
+
+def _entries(root: Path, pattern: str | None, recursive: bool) -> Iterator[Path]:
+    """Files that match, whatever they are; a folder that cannot be listed is an error."""
+    if pattern is not None and len(Path(pattern).parts) != 1:
+        yield from (root.rglob if recursive else root.glob)(pattern)
+        return
+
+    def refuse(error: OSError) -> NoReturn:
+        raise ImageReadError(error.filename, f"this folder cannot be listed ({error.strerror})")
+
+    # Not rglob: it passes over folders that it may not list.
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if recursive and not name.startswith(".") and name not in _NOT_PARTS
+        ]
+        for name in fnmatch.filter(names, pattern or "*"):
+            yield Path(folder, name)
 
 
 def _check_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
-from pyimgano.inputs import ImageSequence, _reading
+from pyimgano.inputs import ImageSequence, _completeness, _reading
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +194,7 @@ def interlaced(pixels):
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 1)
     rows = b""
-    for left, top, across, down in _reading._ADAM7:
+    for top, left, down, across in _completeness._PASSES:
         for row in pixels[top::down, left::across]:
             rows += b"\0" + row.astype(">u2").tobytes() if len(row) else b""
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
@@ -219,7 +221,7 @@ def test_damage_that_no_checksum_tells_is_an_error_without_a_word_from_the_decod
     np.testing.assert_array_equal(read_raw(path), np.zeros((8, 8, 3)))
     for rows in (7 * row, 9 * row, 7 * row + b"\x09" + row[1:]):
         path.write_bytes(png(rows))
-        with pytest.raises(ImageReadError, match="damaged"):
+        with pytest.raises(ImageReadError, match=r"damaged|is truncated"):
             read(path)
     path.write_bytes(png(8 * row, (8, 8, 16, 2, 0, 1, 0)))
     with pytest.raises(ImageReadError, match="header"):
@@ -358,7 +360,7 @@ def test_sixteen_bit_png_whose_pixels_end_early(tmp_path):
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
     path = tmp_path / "a.png"
     path.write_bytes(data + chunk(b"IEND", b""))
-    with pytest.raises(ImageReadError, match="damaged"):
+    with pytest.raises(ImageReadError, match="is truncated: 196 of the 392 bytes"):
         read(path)
 
 
@@ -575,3 +577,53 @@ def test_damage_gives_an_image_or_a_read_error(tmp_path, monkeypatch, data, more
         pass
     else:
         assert image.dtype in (np.uint8, np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"), [("PNG", "load"), ("PNG", "array"), ("TIFF", "codec"), ("PNG", "opencv")]
+)
+def test_want_of_memory_is_told_as_such(tmp_path, monkeypatch, kind, where):
+    path = tmp_path / "a"
+    if where == "opencv":
+        path.write_bytes(cv2.imencode(".png", deep_colors())[1].tobytes())
+    else:
+        Image.fromarray(colors()).save(path, kind)
+    no_cv2_memory = cv2.error("Failed to allocate 99 bytes")
+    no_cv2_memory.code = cv2.Error.StsNoMem
+
+    def fail(*args, **kwargs):
+        raise {
+            "load": MemoryError(),
+            "array": MemoryError(),
+            "codec": OSError("out of memory when reading image file"),
+            "opencv": no_cv2_memory,
+        }[where]
+
+    owner, name = {
+        "load": (ImageFile.ImageFile, "load"),
+        "array": (_reading, "as_canonical"),
+        "codec": (ImageFile.ImageFile, "load"),
+        "opencv": (cv2, "imdecode"),
+    }[where]
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(ImageReadError, match="memory is used up, which says nothing about the"):
+        read(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_real_want_of_memory(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.full((3000, 3000, 3), 7, np.uint8)).save(path)
+    code = (
+        "import resource, sys\n"
+        "from pyimgano.inputs import ImageSequence\n"
+        "images = ImageSequence([sys.argv[1]])\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 15_000_000,) * 2)\n"
+        "try: images[0]\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "memory is used up" in result.stdout, result

@@ -198,7 +198,9 @@ def test_no_picture_of_a_folder_is_left_out(tmp_path):
     assert [image.shape for image in images[:5]] == [(4, 5, 3)] * 5
     with pytest.raises(ImageReadError, match=r"6\.heic: is a HEIC image.*Convert it to PNG"):
         images[5]
-    with pytest.raises(ImageReadError, match=r"7\.png: does not exist"):
+    with pytest.raises(
+        ImageReadError, match=r"7\.png: is a link to .*gone\.png, which does not exist"
+    ):
         images[6]
 
 
@@ -398,3 +400,48 @@ def test_real_images(shared_data):
     block = next(images[:4].iter_blocks(4))
     assert [image.shape for image in block] == [(256, 256, 3)] * 4
     np.testing.assert_array_equal(block[2], images[2])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions of POSIX")
+@pytest.mark.parametrize("recursive", [False, True])
+def test_what_cannot_be_opened_is_listed_and_an_error_each(tmp_path, recursive):
+    folder = tmp_path / "sub"
+    folder.mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "good.png")
+    (folder / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "closed.png").write_bytes(b"x")
+    (folder / "closed.png").chmod(0)
+    reasons = {
+        "closed.png": "cannot be read|is not an image file",  # root may read it
+        "dangling.png": r"is a link to .*nowhere\.png, which does not exist",
+        "device.png": "is not a regular file but a device",
+        "loop.png": "cannot be read .*symbolic links",
+        "pipe.png": "is not a regular file but a pipe",
+    }
+    for pattern in (None, "*.png"):
+        root = tmp_path if recursive else folder
+        images = ImageSequence.from_folder(root, pattern, recursive)
+        assert [Path(path).name for path in images.paths] == sorted([*reasons, "good.png"])
+        for path in images.paths:
+            if Path(path).name != "good.png":
+                with pytest.raises(ImageReadError, match=reasons[Path(path).name]):
+                    ImageSequence([path])[0]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    list_folder = os.scandir
+
+    def scandir(path):  # root may list any folder, so permissions are no test
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ImageReadError, match="closed: this folder cannot be listed"):
+        ImageSequence.from_folder(tmp_path, recursive=True)
+    assert len(ImageSequence.from_folder(tmp_path)) == 1
