@@ -82,7 +82,7 @@ class HuffmanTables:
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """What the walks take."""
+        """Arrays of the tables, in the order in which the walks take them."""
         return self.fast, self.steps, self.largest, self.shift, self.symbols
 
 

@@ -1,4 +1,4 @@
-"""Whether all pixels of a file are there, format by format.
+"""Checks that a file holds all of its pixels, format by format.
 
 Decoders fill up what is missing, with black or with the row before, and say nothing. So the
 pixel data is counted against the header before a file is decoded.
@@ -394,7 +394,7 @@ def _check_jpeg2000(path: str, data: bytes) -> None:
 
 
 def _jpeg2000_container(data: bytes, start: int) -> bytes:
-    """What comes before the codestream, which may then be of any length; nothing if bare."""
+    """Return the part before the codestream, of a length left open; empty if there is none."""
     for long in (0, 8):  # the length may have four bytes or eight
         if data[start - 4 - long : start - long] == b"jp2c":
             return data[: start - 8 - long] + bytes(4) + b"jp2c"

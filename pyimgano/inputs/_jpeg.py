@@ -1,4 +1,4 @@
-"""Whether all pixels of a JPEG are there: its codes are counted against its header."""
+"""Check that a JPEG holds all of its pixels: its codes are counted against its header."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class JpegFrame:
         return columns * rows, blocks
 
     def missing(self) -> str:
-        """What has not come; empty if all has."""
+        """Describe the coefficients that have not come; empty if all have."""
         for one in self.components.values():
             if one.precision[0] < 0:
                 return "lacks a color"
