@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from pyimgano import create_model, list_models
-from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, make_features
+from pyimgano.features import (
+    BackbonePatchFeatures,
+    FilterBankFeatures,
+    ViTPatchFeatures,
+    make_features,
+)
 
 pytestmark = pytest.mark.usefixtures("cross_fit")
 
@@ -64,7 +69,7 @@ def check_finds_squares(detector, good, bad):
         assert away <= 16, f"the map of the square at {top}, {left} has its peak at {peak}"
 
 
-@pytest.mark.parametrize("name", PATCH_DETECTORS)
+@pytest.mark.parametrize("name", (*PATCH_DETECTORS, "industrial-fast"))
 def test_patch_detectors_without_weights(name, grids):
     check_finds_squares(create_model(name, features="filterbank"), *grids)
 
@@ -82,6 +87,37 @@ def test_networks(name, images, shared_data):
         features__weights=shared_data / "weights" / "resnet18_imagenet_to_layer3.pth",
     )
     check_finds_squares(detector, *images)
+
+
+def test_a_vision_transformer(images, shared_data):
+    pytest.importorskip("timm", reason="timm is not installed")
+    weights = shared_data / "weights" / "vit_tiny_patch16_224_finetuned200_timm_named.pth"
+    step = ViTPatchFeatures("timm:vit_tiny_patch16_224", weights=weights, device="cpu")
+    good, bad = images
+    check_finds_squares(create_model("vision_anomalydino", features=step), good[:6], bad)
+
+
+@pytest.fixture(scope="module")
+def rows(images):
+    """What the PyOD presets make of each image, for more good parts, defects and good twins."""
+    good = rings(60, 0)
+    features, pooling, _ = (step for _, step in create_model("vision_knn").steps)
+    features.fit(good)
+    pooling.fit(features.transform(good[:1]))
+    return [pooling.transform(features.transform(X)) for X in (good, images[1], rings(9, 1))]
+
+
+# From so few parts LODA finds none of the squares and MCD flags half of the good parts, as the
+# user guide says.
+@pytest.mark.parametrize(
+    "name", sorted(set(list_models(tags="pyod")) - {"vision_loda", "vision_mcd"})
+)
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.TooFewImagesWarning")
+def test_pyod_presets(name, rows):
+    good, bad, twins = rows
+    detector = create_model(name)[-1].fit(good)
+    assert (detector.predict(bad) == -1).all()
+    assert (detector.predict(twins) == -1).sum() <= 1
 
 
 @pytest.mark.parametrize("name", ["resnet18", "filterbank", "dinov2_vits14"])
