@@ -167,7 +167,8 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             super(BasePatchDetector, other)._fit_validated(train[rest])
             at = iter(held_out)
             for some_scores, maps in other._score_batches(train[held_out], maps=True):
-                for i, score, heat in zip(at, some_scores, maps):
+                # ``at`` comes last: zip takes nothing of it when a batch is at its end.
+                for score, heat, i in zip(some_scores, maps, at):
                     scores[i] = score
                     levels[groups[i]] = np.median(heat), np.max(heat)
         self._set_offset(scores)

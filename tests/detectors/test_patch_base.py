@@ -122,3 +122,11 @@ def test_levels_of_maps_after_a_copy(noise):
     assert np.isfinite(levels).all() and np.shape(levels) == (6, 2)
     assert levels[0] == detector.held_out_map_levels(noise[[0, 0]])[1]
     assert len(set(levels)) == 6
+
+
+def test_scores_of_folds_do_not_depend_on_the_batches(noise):
+    images = noise[:12]  # 3 to a fold
+    whole = PatchCoreDetector(clone(BANK).set_params(batch_size=8)).fit(images)
+    single = PatchCoreDetector(clone(BANK).set_params(batch_size=1)).fit(images)
+    np.testing.assert_array_equal(single.training_scores_, whole.training_scores_)
+    assert single.held_out_map_levels(images) == whole.held_out_map_levels(images)
