@@ -20,7 +20,13 @@ from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._run_dir import RunDirectory
 from pyimgano.benchmark._summary import summarize
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.datasets import list_categories, load_folder, make_inspection_dataset
+from pyimgano.datasets import (
+    InspectionDataset,
+    dataset_info,
+    list_categories,
+    load_dataset,
+    make_inspection_dataset,
+)
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info
@@ -28,7 +34,8 @@ from pyimgano.utils import environment
 
 __all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
 
-_DATASETS = ("synthetic", "folder")
+# What dataset_options may be for a dataset of files.
+_FILE_OPTIONS = ("split", "duplicates")
 
 
 class FittedPipelines(Mapping[str, Any]):
@@ -108,7 +115,7 @@ class BenchmarkResult:
 
 
 def run_benchmark(
-    dataset: str | Bunch = "synthetic",
+    dataset: str | Bunch | InspectionDataset = "synthetic",
     *,
     root: str | Path | None = None,
     category: str | Sequence[str] | None = None,
@@ -140,15 +147,19 @@ def run_benchmark(
 
     Parameters
     ----------
-    dataset : {"synthetic", "folder"} or Bunch, default="synthetic"
+    dataset : str, Bunch or InspectionDataset, default="synthetic"
         ``"synthetic"``: :func:`~pyimgano.datasets.make_inspection_dataset`; nothing is needed.
-        ``"folder"``: images below ``root``, see :func:`~pyimgano.datasets.load_folder`. A Bunch
-        as these two return it is used as it is.
+        Any other name of :func:`~pyimgano.datasets.list_datasets`: files in ``root``, such as
+        ``"folder"``, ``"manifest"`` or ``"mvtec_ad"``, see
+        :func:`~pyimgano.datasets.load_dataset`. A Bunch as
+        :func:`~pyimgano.datasets.load_folder` returns it, or an opened dataset, is used as it is.
+        Validation images are not used.
     root : str or Path, default=None
-        For ``"folder"``: a category's folder, or the folder above several.
+        For a dataset of files: the folder it was unpacked to, or that of a category; for
+        ``"manifest"`` the file.
     category : str or sequence of str, default=None
-        What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for ``"folder"``,
-        every category below ``root``.
+        What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for files every
+        category in ``root``.
     model : str or estimator, default="industrial-fast"
         A name of :func:`~pyimgano.registry.list_models`; the default needs no weights. Or an
         unfitted outlier detector for images; a ``ThresholdCalibrator`` brings its own quantile.
@@ -173,7 +184,8 @@ def run_benchmark(
     batch_size : int, default=8
         Test images held at a time.
     dataset_options : dict, default=None
-        Further arguments of :func:`~pyimgano.datasets.make_inspection_dataset`.
+        Further arguments of :func:`~pyimgano.datasets.make_inspection_dataset`, or ``split`` and
+        ``duplicates`` of :func:`~pyimgano.datasets.load_dataset`.
     progress : bool, default=False
         Show progress bars where something takes more than two seconds.
 
@@ -184,7 +196,7 @@ def run_benchmark(
     Raises
     ------
     DatasetError
-        If the folder has none of the known layouts.
+        If there is no such dataset, or the files do not have its layout.
     ImageReadError
         If a training image of every category cannot be read. Such a test image has a record
         with an error.
@@ -224,7 +236,7 @@ def run_benchmark(
     for one, count in Counter(one for one, _ in sources).items():
         if count > 1:
             raise ValueError(f"category names {one!r} {count} times; name each category once.")
-    dataset_name = dataset if isinstance(dataset, str) else "custom"
+    dataset_name = _dataset_name(dataset)
     model_name = name if model_name is None else model_name
     result = BenchmarkResult()
     run = None
@@ -329,8 +341,14 @@ def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeli
     return pipeline
 
 
+def _dataset_name(dataset: str | Bunch | InspectionDataset) -> str:
+    if isinstance(dataset, str):
+        return dataset_info(dataset).name
+    return dataset.name if isinstance(dataset, InspectionDataset) else "custom"
+
+
 def _sources(
-    dataset: str | Bunch,
+    dataset: str | Bunch | InspectionDataset,
     root: str | Path | None,
     category: str | Sequence[str] | None,
     random_state: int | None,
@@ -339,31 +357,49 @@ def _sources(
     """Name of each category, and the function that makes or opens it."""
     names = [category] if isinstance(category, str) else category
     if not isinstance(dataset, str):
-        if names is not None or root is not None:
-            raise ValueError("a dataset given as a Bunch takes neither root nor category.")
-        yield str(dataset.get("category", "custom")), lambda: dataset
+        if names is not None or root is not None or options:
+            raise ValueError(
+                "a dataset that is given opened takes neither root, category nor dataset_options."
+            )
+        opened = dataset.to_bunch() if isinstance(dataset, InspectionDataset) else dataset
+        yield str(opened.get("category", "custom")), lambda: opened
     elif dataset == "synthetic":
         if root is not None:
-            raise ValueError('root belongs to dataset="folder"; "synthetic" reads no files.')
+            raise ValueError('root belongs to a dataset of files; "synthetic" reads none.')
         arguments = {"random_state": random_state, **(options or {})}
         for name in [_defaults.CATEGORY] if names is None else names:
             yield name, lambda name=name: make_inspection_dataset(name, **arguments)
-    elif dataset == "folder":
-        if root is None:
-            raise ValueError('dataset="folder" needs root, the folder of the images.')
-        if options:
-            raise ValueError('dataset_options belong to dataset="synthetic".')
-        folder = Path(root)
-        # Opened now, which reads no image: a wrong name is better said before the first fit.
-        if names is None and (folder / "train").is_dir():
-            opened = [(folder.resolve().name, load_folder(folder))]
-        else:
-            names = list_categories(folder) if names is None else names
-            opened = [(name, load_folder(folder, name)) for name in names]
-        for name, data in opened:
-            yield name, lambda data=data: data
     else:
-        raise ValueError(f"dataset={dataset!r} is not one of {', '.join(map(repr, _DATASETS))}.")
+        # Opened now, which reads no image: a wrong name is better said before the first fit.
+        opened_files = list(_open_files(dataset, root, names, options or {}))
+        for name, data in opened_files:
+            yield name, lambda data=data: data
+
+
+def _open_files(
+    dataset: str,
+    root: str | Path | None,
+    names: Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[str, Bunch]]:
+    """Name and images of each category of a dataset of files."""
+    info = dataset_info(dataset)
+    if info.root != "none" and root is None:
+        raise ValueError(f"dataset={dataset!r} needs root, the {info.root} it lies in.")
+    for key in options:
+        if key not in _FILE_OPTIONS:
+            raise ValueError(
+                f"dataset_options of dataset={dataset!r} are {' and '.join(_FILE_OPTIONS)}, "
+                f"got {key!r}."
+            )
+    chosen: Sequence[str | None] | None = names
+    if chosen is None and info.name == "folder" and (Path(str(root)) / "train").is_dir():
+        chosen = [None]
+    if chosen is None:
+        chosen = list_categories(info.name, root) or [None]
+    for name in chosen:
+        found = load_dataset(info.name, root, category=name, **options)
+        yield found.category if name is None else name, found.to_bunch()
 
 
 def _describe(value: Any) -> Any:

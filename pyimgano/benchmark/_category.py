@@ -135,7 +135,7 @@ class TestMasks:
     def check(self) -> None:
         """Read all masks once, so that what is wrong is known before the fit."""
         for i, item in enumerate(self._items):
-            if not isinstance(item, (str, Path, np.ndarray)):
+            if not isinstance(item, (str, Path, tuple, np.ndarray)):
                 continue
             # An image that cannot be read has a record that says so.
             with suppress(ImageReadError, ImageFormatError):

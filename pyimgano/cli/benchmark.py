@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyimgano import _defaults
+from pyimgano._dataset_table import ALIASES, DATASETS
 from pyimgano.cli import _common, _model
 
 __all__ = ["main"]
@@ -29,6 +30,8 @@ examples:
       metrics, ground_truth/<kind of defect>
   pyimgano-benchmark --dataset folder --root data --category screw \\
       --model vision_padim --features resnet18 --weights resnet18.pth
+  pyimgano-benchmark --dataset mvtec_ad --root mvtec_anomaly_detection
+  pyimgano-benchmark --dataset manifest --root parts.csv
   pyimgano-benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
 
@@ -49,12 +52,16 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
-        choices=("synthetic", "folder"),
+        metavar="NAME",
+        type=_dataset,
         required=True,
-        help="pictures made by a program, or image files below --root",
+        help=f"one of {', '.join(DATASETS)}: synthetic is pictures made by a program, folder and "
+        "manifest are images of your own, the others are public datasets as they were published",
     )
     data.add_argument(
-        "--root", metavar="DIR", help="folder of a category, or the folder above several"
+        "--root",
+        metavar="DIR",
+        help="folder the dataset was unpacked to, or that of a category; for a manifest its file",
     )
     data.add_argument(
         "--category",
@@ -62,6 +69,12 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         nargs="+",
         help="what to run; by default all categories below --root, or the synthetic "
         f"{_defaults.CATEGORY}",
+    )
+    data.add_argument(
+        "--split",
+        metavar="NAME",
+        help="division into training and test images, where several are published; "
+        + "; ".join(f"{i.name}: {', '.join(i.splits)}" for i in DATASETS.values() if i.splits),
     )
     data.add_argument(
         "--image-size",
@@ -158,16 +171,27 @@ def _problems(result: Any, prog: str) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is imported or read."""
     synthetic_only = [f"--{n.replace('_', '-')}" for n in _SYNTHETIC if _given(options, n)]
-    if options.dataset == "folder" and options.root is None:
-        raise _common.UsageError("--dataset folder needs --root DIR, the folder of the images")
-    if options.root is not None and not os.path.isdir(options.root):
-        raise _common.UsageError(f"--root {options.root}: there is no such folder")
-    if options.dataset == "folder" and synthetic_only:
+    synthetic = options.dataset == "synthetic"
+    # None for the dataset of a plug-in, which is not loaded yet.
+    info = DATASETS.get(ALIASES.get(options.dataset, options.dataset))
+    if info is not None and info.root != "none" and options.root is None:
+        what = "DIR, the folder of the images" if info.root == "folder" else "FILE"
+        raise _common.UsageError(f"--dataset {options.dataset} needs --root {what}")
+    if options.root is not None:
+        if synthetic:
+            raise _common.UsageError("--root belongs to a dataset of files; synthetic reads none")
+        exists = {"folder": os.path.isdir, "file": os.path.isfile}
+        if info is not None and not exists[info.root](options.root):
+            raise _common.UsageError(f"--root {options.root}: there is no such {info.root}")
+    if not synthetic and synthetic_only:
         raise _common.UsageError(f"{synthetic_only[0]} belongs to --dataset synthetic")
-    if options.dataset == "synthetic" and options.root is not None:
-        raise _common.UsageError("--root belongs to --dataset folder; synthetic reads no files")
+    if options.split is not None and info is not None and options.split not in info.splits:
+        there_are = f"there are {', '.join(info.splits)}" if info.splits else "it has none"
+        raise _common.UsageError(
+            f"--dataset {options.dataset} has no --split {options.split}; {there_are}"
+        )
     _model.check_model_options(options)
-    if options.dataset == "synthetic":
+    if synthetic:
         from pyimgano.datasets import list_inspection_categories
 
         known = list_inspection_categories()
@@ -191,9 +215,25 @@ def _given(options: argparse.Namespace, name: str) -> bool:
 def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
     return {
         argument: getattr(options, name)
-        for name, argument in _SYNTHETIC.items()
+        for name, argument in {**_SYNTHETIC, "split": "split"}.items()
         if _given(options, name)
     }
+
+
+def _dataset(name: str) -> str:
+    """Option value that is the name of a dataset, which may be that of a plug-in."""
+    if name in DATASETS or name in ALIASES:
+        return name
+    from pyimgano.datasets import list_datasets
+    from pyimgano.utils._words import did_you_mean
+
+    known = list_datasets()
+    if name not in known:
+        raise argparse.ArgumentTypeError(
+            f"there is no dataset {name!r}.{did_you_mean(name, [*known, *ALIASES])} There are "
+            f"{', '.join(known)}"
+        )
+    return name
 
 
 # ---- the table ------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def load(root: Path, category: str | None = None, split: str | None = None) -> I
     _check_stray_masks(folder, [kind for kind in kinds if kind != good], good)
     return InspectionDataset(
         name="folder",
-        category=folder.name or folder.resolve().name,
+        category=folder.name if folder.name not in ("", "..") else folder.resolve().name,
         train=tuple(InspectionImage(str(path), 1) for path in train),
         test=tuple(test),
         description=_describe(folder, good, len(train), test),

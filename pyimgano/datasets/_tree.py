@@ -102,7 +102,7 @@ def category_folder(
     names = [one for one in folders(root) if is_category(root / one)]
     if category is None:
         if is_category(root):
-            return root
+            return root if root.name not in ("", "..") else root.resolve()
         if names:
             raise DatasetError(
                 f"{root} holds several categories: open one with category={names[0]!r}; there "

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import weakref
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,10 +23,11 @@ from pyimgano import (
     run_benchmark,
 )
 from pyimgano.benchmark import RunDirectory, _category
-from pyimgano.datasets import load_folder, read_mask, write_inspection_dataset
+from pyimgano.datasets import load_dataset, load_folder, read_mask, write_inspection_dataset
 from pyimgano.evaluation import aupro, fpr_at_tpr, oracle_f1_max, pixel_auroc
 from pyimgano.exceptions import (
     DatasetError,
+    DuplicateImagesWarning,
     ImageReadError,
     TooFewImagesError,
     UntrustedFileError,
@@ -105,6 +107,48 @@ def test_report_agrees_with_the_records(result):
         assert result.report["categories"][name]["image_auroc"] == report["image"]["auroc"]
     means = [r["image"]["auroc"] for r in result.categories.values()]
     assert result.report["mean"]["image_auroc"] == pytest.approx(np.mean(means))
+
+
+def test_datasets_of_files_give_the_same_run(root, tmp_path):
+    parts = load_dataset("folder", root, category="wood")
+    rows = [
+        {"path": image.path, "split": part, "label": image.label, "kind": image.kind,
+         "mask": [*image.masks, *image.masks], "category": "wood"}
+        for part in ("train", "test")
+        for image in getattr(parts, part)
+    ]  # fmt: skip
+    # Known defects may be among the training images; they are left out.
+    (tmp_path / "dent.png").write_bytes(Path(parts.test[-1].path).read_bytes()[:-1] + b"x")
+    rows.append({"path": "dent.png", "split": "train", "label": -1, "category": "wood"})
+    rows.append({"path": parts.train[0].path, "split": "train", "label": 1, "category": "oak"})
+    manifest = tmp_path / "parts.jsonl"
+    manifest.write_text("\n".join(json.dumps(row) for row in rows))
+    runs = [
+        run_benchmark(dataset, model=MODEL, quantile=0.9, output_dir=None, **where)
+        for dataset, where in (
+            ("custom", {"root": root, "category": "wood"}),
+            ("mvtec", {"root": root, "category": "wood"}),
+            ("manifest", {"root": manifest, "category": "wood"}),
+            (parts, {}),
+        )
+    ]
+    names = ["folder", "mvtec_ad", "manifest", "folder"]
+    assert [run.report["dataset"] for run in runs] == names
+    (expected, *others) = (run.categories["wood"] for run in runs)
+    assert expected["pixel"]["n_pixels"] == 9 * 64 * 64
+    for report in others:
+        for key in ("n_train", "image", "pixel", "kinds"):
+            assert report[key] == expected[key], key
+
+
+def test_a_picture_that_is_trained_on_and_tested_is_reported(tmp_path):
+    folder = write_inspection_dataset(tmp_path, "wood", random_state=0, **SMALL)
+    shutil.copy(next((folder / "train/good").iterdir()), folder / "test/good/leak.png")
+    with pytest.warns(DuplicateImagesWarning, match=r"leak\.png are the same picture"):
+        run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
+    options = {"duplicates": "error"}
+    with pytest.raises(DatasetError, match=r"leak\.png are the same picture"):
+        run_benchmark("folder", root=folder, model=MODEL, dataset_options=options)
 
 
 def test_overlays_are_of_the_worst(result):
@@ -373,10 +417,11 @@ def test_model_is_left_unfitted():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"dataset": "mvtec"}, "dataset='mvtec' is not one of 'synthetic', 'folder'"),
+        ({"dataset": "mvtek"}, "no dataset 'mvtek'. Did you mean 'mvtec'"),
         ({"dataset": "folder"}, "needs root"),
         ({"category": ["wood", "screw", "wood"]}, "category names 'wood' 2 times"),
-        ({"root": "x"}, 'root belongs to dataset="folder"'),
+        ({"root": "x"}, "root belongs to a dataset of files"),
+        ({"dataset": "visa"}, "dataset='visa' needs root, the folder it lies in"),
         ({"model": "padim"}, "there is no model 'padim'. Did you mean 'vision_padim'"),
         ({"model": MODEL, "model_options": {"cv": 2}}, "model_options belong to a model given"),
         ({"model": ThresholdCalibrator(MODEL), "quantile": 0.9}, "give the quantile there"),

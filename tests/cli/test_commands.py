@@ -218,6 +218,19 @@ def test_benchmark_goes_on_without_bad_masks_and_categories(root, tmp_path, caps
     assert pyimgano.load(run / "categories" / "oak" / "pipeline.joblib")
 
 
+def test_benchmark_of_a_public_dataset_by_its_alias(root, tmp_path, capsys):
+    status = call(
+        benchmark.main,
+        *("--dataset", "mvtec", "--root", root, "--category", "wood", "--resize", 64),
+        *("--set", "coreset_ratio=0.02", "--quantile", "0.9", "--output-dir", tmp_path),
+        *("--no-save", "--overlays", "0"),
+    )
+    assert (status, capsys.readouterr().err) == (0, "")
+    (run,) = tmp_path.iterdir()
+    assert run.name.endswith("_mvtec_ad_industrial-fast")
+    assert json.loads((run / "report.json").read_text())["dataset"] == "mvtec_ad"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -227,7 +240,16 @@ def test_benchmark_goes_on_without_bad_masks_and_categories(root, tmp_path, caps
         ("--dataset folder --root {root}/wood/train", "no folder in it is a category"),
         ("--dataset folder --root {root} --category oak", "data has no folder 'oak'|no folder"),
         ("--dataset folder --root {root} --n-train 5", "--n-train belongs to --dataset synthetic"),
-        ("--dataset synthetic --root {root}", "--root belongs to --dataset folder"),
+        ("--dataset synthetic --root {root}", "--root belongs to a dataset of files"),
+        ("--dataset mvtek --root {root}", "no dataset 'mvtek'. Did you mean 'mvtec'?"),
+        ("--dataset mvtec", "--dataset mvtec needs --root DIR"),
+        ("--dataset mvtec --root {root}/nope", "nope: there is no such folder"),
+        ("--dataset manifest", "--dataset manifest needs --root FILE"),
+        ("--dataset manifest --root {root}", "there is no such file"),
+        ("--dataset visa --root {root} --n-train 5", "--n-train belongs to --dataset synthetic"),
+        ("--dataset visa --root {root} --split 3cls", "no --split 3cls; there are 1cls, 2cls"),
+        ("--dataset folder --root {root} --split 1cls", "no --split 1cls; it has none"),
+        ("--dataset visa --root {root}", "The layout of VisA is"),
         ("--dataset synthetic --category oak", "--category oak is not one of bottle_cap"),
         ("--dataset synthetic --category wood wood", "names wood twice"),
         ("--dataset synthetic --image-size 32", "--image-size 32 is below 64"),

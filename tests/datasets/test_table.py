@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,3 +374,16 @@ print(json.dumps(found))
     assert "'broken' (pyimgano.datasets: plugin_broken:load)" in found["broken"]
     assert "ZeroDivisionError" in found["broken"]
     assert "is of type int; it must be a function" in found["number"]
+
+
+# ---- the user guide -------------------------------------------------------------------
+def test_the_user_guide_has_a_row_for_every_dataset():
+    guide = Path(__file__).parents[2] / "doc/user_guide/datasets.rst"
+    rows = guide.read_text(encoding="utf-8").split("   * - ")[2:]  # after the header
+    told = {re.findall("`([^`]+)`", row.splitlines()[0])[0]: row for row in rows}
+    assert set(told) == set(DATASETS)
+    for name, row in told.items():
+        info = DATASETS[name]
+        aliases = re.findall("`([^`]+)`", row.splitlines()[0])[1:]
+        assert tuple(aliases) == info.aliases
+        assert info.license in row and info.page in row
