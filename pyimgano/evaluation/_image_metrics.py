@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 
 from pyimgano._decision import is_anomalous
+from pyimgano.evaluation._resampling import draw_images, percentile_interval
 
 __all__ = [
     "bootstrap_interval",
@@ -232,8 +233,8 @@ def bootstrap_interval(
     metric : callable
         Called as ``metric(scores, y)``; returns a number.
     scores : array-like of shape (n_images,) or (n_images, ...)
-        Anomaly scores, or anything else with one entry per image, such as the values of
-        :meth:`AUPIMO.per_image`.
+        Anomaly scores, or anything else with one entry per image. Pixel metrics have a method of
+        this name.
     y : array-like of shape (n_images,)
         +1 for normal, -1 for anomalous.
     confidence_level : float in (0, 1), default=0.95
@@ -263,25 +264,9 @@ def bootstrap_interval(
     check_consistent_length(scores, y)
     if not np.isin(y, (1, -1)).all():
         raise ValueError("y must hold +1 (normal) and -1 (anomalous) only.")
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level={confidence_level!r} must be in (0, 1), 0.95 for 95 %.")
-    if not isinstance(n_resamples, Integral) or n_resamples < 1:
-        raise ValueError(f"n_resamples={n_resamples!r} must be an int of at least 1.")
-    rng = check_random_state(random_state)
-    kinds = [np.flatnonzero(y == kind) for kind in (1, -1)]
-    values = np.empty(n_resamples)
-    for i in range(n_resamples):
-        drawn = np.concatenate([kind[rng.randint(len(kind), size=len(kind))] for kind in kinds
-                                if len(kind)])  # fmt: skip
-        values[i] = metric(scores[drawn], y[drawn])
-    if np.isnan(values).any():
-        raise ValueError(
-            f"metric returned NaN for {int(np.isnan(values).sum())} of {n_resamples} draws: it "
-            "must be defined for any images, as long as there are as many of each kind as in y."
-        )
-    tail = (1 - confidence_level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    draws = draw_images(y, n_resamples, random_state)
+    values = [metric(scores[drawn], y[drawn]) for drawn in draws]
+    return percentile_interval(values, confidence_level)
 
 
 def rate(count: int, n: int) -> dict[str, Any]:

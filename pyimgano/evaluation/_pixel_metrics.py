@@ -18,6 +18,7 @@ from pyimgano.evaluation._pixels import (
     ValueCounts,
     as_map,
 )
+from pyimgano.evaluation._resampling import ImageCurves, draw_images, percentile_interval
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.utils._warning import warn_user
 
@@ -121,6 +122,53 @@ class PixelMetric:
         low = self._value(1)
         return low, low if self.exact else self._value(0)
 
+    def bootstrap_interval(
+        self, *, confidence_level: float = 0.95, n_resamples: int = 1000, random_state: Any = 0
+    ) -> tuple[float, float]:
+        """Estimate an interval by drawing the images anew (stratified bootstrap).
+
+        Good and defective images are drawn with replacement, each from their own and as many as
+        there are. Draws are computed from a summary of each image, in which the share of its
+        defect-free pixels above a threshold is known to 1 / 512.
+
+        Parameters
+        ----------
+        confidence_level : float in (0, 1), default=0.95
+            Share of the draws within the interval.
+        n_resamples : int, default=1000
+            Number of draws.
+        random_state : int, RandomState or None, default=0
+            Seeds the draws.
+
+        Returns
+        -------
+        low, high : float
+
+        Raises
+        ------
+        TooFewImagesError
+            If the metric is not defined.
+        """
+        if not self._is_defined():
+            raise TooFewImagesError(
+                f"{type(self).__name__} is not defined without good and defective pixels, and so "
+                f"has no interval; {self.n_images} images have been added."
+            )
+        summaries = self._pixels.summaries
+        curves = self._image_curves()
+        y = np.array([1 if one.is_good else -1 for one in summaries])
+        draws = draw_images(y, n_resamples, random_state)
+        values = [self._of_curve(*curves.of(drawn)) for drawn in draws]
+        return percentile_interval(values, confidence_level)
+
+    def _image_curves(self) -> ImageCurves:
+        parts = [(one, np.ones(len(one))) for one in self._pixels.defective]
+        return ImageCurves(self._pixels.summaries, parts)
+
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        """The metric, from shares of normal and of defective pixels at falling thresholds."""
+        raise NotImplementedError
+
     def _regions(self) -> tuple[Regions, ...]:
         """Divisions of the defective pixels that the metric needs."""
         return ()
@@ -170,6 +218,9 @@ class PixelAUROC(PixelMetric):
         n_pairs = float(times.sum()) * float(self._pixels.n_normal)
         return 1.0 - 0.5 * float(lost.sum()) / n_pairs
 
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        return _area_up_to(x, y, 1.0)
+
 
 class PixelAveragePrecision(PixelMetric):
     """Average precision over all pixels of all images, defective ones as positives.
@@ -201,6 +252,11 @@ class PixelAveragePrecision(PixelMetric):
         found = np.cumsum(times)
         precision = found / (found + self._pixels.normal_reached(values).at_least[which])
         return float(times @ precision) / float(found[-1])
+
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        found = n_defective * y[1:]
+        precision = found / np.maximum(found + n_normal * x[1:], 1.0)
+        return float(np.diff(y) @ precision)
 
 
 class AUPRO(PixelMetric):
@@ -252,6 +308,12 @@ class AUPRO(PixelMetric):
 
     def _value(self, which: int) -> float:
         return _area_up_to(*self._curve(which), self.limit) / self.limit
+
+    def _image_curves(self) -> ImageCurves:
+        return ImageCurves(self._pixels.summaries, self._pixels.regions[self._regions()[0]])
+
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        return _area_up_to(x, y, self.limit) / self.limit
 
     def _curve(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """False-positive rates and mean overlaps, straight lines between them."""
@@ -400,6 +462,13 @@ class AUPIMO(PixelMetric):
     def _value(self, which: int) -> float:
         return float(np.mean(self._values(which)))
 
+    def _image_curves(self) -> ImageCurves:
+        parts = [(one, np.full(len(one), 1.0 / len(one))) for one in self._pixels.defective]
+        return ImageCurves(self._pixels.summaries, parts, per_good_image=True)
+
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        return _log_area(x, y, *self.limits)
+
     def _values(self, which: int) -> np.ndarray:
         low, high = self.limits
         n_good = self._pixels.n_good_pixels
@@ -468,6 +537,15 @@ class SegmentationF1(PixelMetric):
         n_defective = sum(len(one) for one in self._pixels.defective)
         reached = self._pixels.normal_reached(np.array([self.threshold]))
         return 2.0 * found / (found + n_defective + int(reached.above[which, 0]))
+
+    def _image_curves(self) -> ImageCurves:
+        parts = [(one, np.ones(len(one))) for one in self._pixels.defective]
+        cut = np.array([self.threshold])
+        return ImageCurves(self._pixels.summaries, parts, thresholds=cut)
+
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        found, false = n_defective * y[1], n_normal * x[1]  # above the threshold
+        return float(2.0 * found / (found + n_defective + false))
 
 
 class PixelMetrics:

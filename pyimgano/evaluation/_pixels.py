@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from pyimgano.evaluation._resampling import SUMMARY_STEPS, ImageSummary
 
 __all__ = [
     "Components",
@@ -24,6 +27,7 @@ __all__ = [
     "ValueCounts",
     "WeightedValues",
     "as_map",
+    "rank_steps",
 ]
 
 # Of n values, a new bin holds at most n / _N_BINS, and at most 1 / _N_SINGLE of those above it:
@@ -141,7 +145,7 @@ class ValueCounts:
         counts = np.concatenate([self._counts, times])
         falling = np.argsort(low)[::-1]
         low, high, counts = low[falling], high[falling], counts[falling]
-        steps = _rank_steps(self.n_values)
+        steps = rank_steps(self.n_values, _N_BINS, _N_SINGLE)
         step = np.searchsorted(steps, np.cumsum(counts) - counts, side="right")
         room = np.diff(steps, append=self.n_values)[step - 1]
         # A value that occurs often stays a bin of its own, which is exact.
@@ -161,16 +165,31 @@ class ValueCounts:
         return self._held[0]
 
 
-def _rank_steps(n: int) -> np.ndarray:
-    """Ranks of ``n`` values, counted from the highest, at which a new bin may open."""
-    singles = np.arange(_N_SINGLE, dtype=np.float64)
-    growth = 1.0 + 1.0 / _N_SINGLE
-    widest = n / _N_BINS
-    n_growing = max(0, int(np.ceil(np.log(max(widest, 1.0)) / np.log(growth))))
-    growing = _N_SINGLE * growth ** np.arange(n_growing)
-    rest = np.arange(_N_SINGLE * max(widest, 1.0), n, max(widest, 1.0))
+@lru_cache(maxsize=16)  # images of one size have as many defect-free pixels
+def rank_steps(n: int, n_steps: int, n_single: int) -> np.ndarray:
+    """Choose ranks of ``n`` values, dense among the highest and at even steps below.
+
+    Parameters
+    ----------
+    n : int
+        Number of values.
+    n_steps : int
+        Two ranks are at most ``n / n_steps`` apart.
+    n_single : int
+        Nor are they further apart than their rank divided by this.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending, counted from 0 for the highest value.
+    """
+    singles = np.arange(n_single, dtype=np.float64)
+    growth = 1.0 + 1.0 / n_single
+    widest = max(n / n_steps, 1.0)
+    growing = n_single * growth ** np.arange(np.ceil(np.log(widest) / np.log(growth)))
+    rest = np.arange(n_single * widest, n, widest)
     steps = np.unique(np.concatenate([singles, growing, rest]).astype(np.int64))
-    return steps[steps < max(n, 1)]
+    return steps[steps < n]
 
 
 class WeightedValues(NamedTuple):
@@ -324,6 +343,8 @@ class PixelCounts:
         Per defective image the values of its defective pixels.
     regions : dict of Regions to list of WeightedValues
         Per defective image.
+    summaries : list of ImageSummary
+        Per image a few values of its defect-free pixels.
     """
 
     def __init__(self, regions: Iterable[Hashable] = (), max_exact: int = 50_000_000) -> None:
@@ -334,6 +355,7 @@ class PixelCounts:
         self.regions: dict[Any, list[WeightedValues]] = {one: [] for one in regions}
         self._good: dict[int, ValueCounts] = {}  # of good images, by their number of pixels
         self._around = ValueCounts()  # of the other images, beside the defects
+        self.summaries: list[ImageSummary] = []
 
     def update(self, anomaly_map: Any, masks: Any, label: int | None) -> None:
         """Add the pixels of one image.
@@ -348,14 +370,18 @@ class PixelCounts:
         values = as_map(anomaly_map, where)
         masks = _as_masks(masks, values.shape, label, where)
         if masks is None:
-            self._good.setdefault(values.size, ValueCounts()).add(values.flatten())
+            normal = np.sort(values, axis=None)
+            self._good.setdefault(values.size, ValueCounts()).add(normal)
         else:
             weighed = [regions.weigh(values, masks, where) for regions in self.regions]
             union = (masks != 0).any(axis=0)
-            self._around.add(values[~union])
+            normal = np.sort(values[~union])
+            self._around.add(normal)
             self.defective.append(values[union])
             for found, one in zip(self.regions.values(), weighed):
                 found.append(one)
+        steps = rank_steps(len(normal), *SUMMARY_STEPS)
+        self.summaries.append(ImageSummary.of(normal, masks is None, steps))
         self.n_images += 1
         self.n_pixels += values.size
         counts = [*self._good.values(), self._around]

@@ -22,6 +22,7 @@ from pyimgano.evaluation import (
     pixel_threshold,
 )
 from pyimgano.evaluation._pixels import ValueCounts
+from pyimgano.evaluation._resampling import draw_images
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 
 SIZES = [(4, 5), (3, 3), (4, 5), (1, 7)]
@@ -255,6 +256,46 @@ def test_saturation_areas_of_loco():
     assert feed(SPRO(config, limit=1e-9), [anomaly_map], [mask]).compute() == pytest.approx(0.75)
 
 
+# ---- intervals --------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.TooFewImagesWarning")
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.sampled_from([0, 10**6]))
+def test_a_draw_has_the_value_of_the_images_drawn(seed, draw_seed, max_exact):
+    maps, masks = scene(seed, 30)
+    found = feed(metrics(max_exact=max_exact), maps, masks)
+    labels = np.array([-1, 1, -1, -1])  # as scene makes them
+    (drawn,) = draw_images(labels, 1, draw_seed)
+    again = feed(metrics(), [maps[i] for i in drawn], [masks[i] for i in drawn]).compute()
+    for name, value in again.items():
+        interval = found[name].bootstrap_interval(n_resamples=1, random_state=draw_seed)
+        assert interval == pytest.approx((value, value), abs=1e-12)
+
+
+def test_intervals_are_seeded_and_hold_the_value():
+    rng = np.random.RandomState(0)
+    total = PixelMetrics()
+    for i in range(30):
+        anomaly_map = rng.normal(size=(32, 32))
+        mask = np.zeros((32, 32), bool)
+        if i % 2:
+            mask[4:8, 4 : 6 + i % 5] = True
+            anomaly_map[mask] += rng.normal(2, 1)
+        total.update(anomaly_map, mask)
+    for name, value in total.compute().items():
+        low, high = total[name].bootstrap_interval(n_resamples=100)
+        assert low < value < high
+        assert (low, high) == total[name].bootstrap_interval(n_resamples=100)
+        assert (low, high) != total[name].bootstrap_interval(n_resamples=100, random_state=1)
+        narrow = total[name].bootstrap_interval(n_resamples=100, confidence_level=0.5)
+        assert low < narrow[0] < narrow[1] < high
+
+
+def test_there_is_no_interval_of_what_is_not_defined():
+    for metric in (AUPRO(), AUPIMO(), SegmentationF1(1.0)):
+        with pytest.raises(TooFewImagesError, match=r"is not defined.*0 images have been added"):
+            metric.bootstrap_interval()
+
+
 def test_sizes_of_good_images_do_not_weigh_in_aupimo():
     metric = AUPIMO((0.01, 0.5))
     metric.update(np.arange(1000.0).reshape(10, 100), 0)
@@ -435,3 +476,5 @@ def test_many_pixels_are_counted_closely_and_in_bounded_memory():
         low, high = counted[name].bounds()
         assert low <= value <= high
         assert high - low < 1e-3
+        all_images = exact[name]._image_curves().of(np.arange(24))
+        assert exact[name]._of_curve(*all_images) == pytest.approx(value, abs=1e-3)
