@@ -36,6 +36,8 @@ __all__ = ["PyODDetector"]
 _PROBES = 6
 # Models that rank the rows of a batch among themselves, by design.
 _BATCH_MODELS = ("COPOD", "ECOD")
+# Share of the variance that a principal component must hold to be kept.
+_LEAST_VARIANCE = 1e-3
 # Models of the registry that draw from numpy's global generator when they are fitted.
 _DRAW_AT_FIT = ("CBLOF", "OCSVM")
 
@@ -94,7 +96,9 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
 
     A score must not depend on the batch. ECOD and COPOD rank rows among the training rows
     *and the batch*; scored one at a time, each new row is ranked among the training rows and
-    itself, at the cost of a pass over the training rows for each. Whether any other model does
+    itself, at the cost of a pass over the training rows for each. Sums of GMM, INNE, KNN, KPCA and
+    LOF may differ in their last bits with the number of rows scored at a time, as matrix products
+    do. Whether any other model does
     the like is tried at fit on a few training rows. Models without a score for a single row
     (COF, ROD, SOS, ... compare the rows of a batch with each other) are refused.
 
@@ -337,8 +341,14 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
         if "random_state" in parameters and parameters["random_state"] is None:
             fresh.set_params(random_state=seed)
         if type(model).__name__ == "PCA" and parameters.get("n_components", 0) is None:
-            fresh.set_params(n_components=_rank(rows))
-        fresh.fit(rows.copy())  # models keep what they are given
+            fresh.set_params(n_components=_n_components(rows))
+        try:
+            fresh.fit(rows.copy())  # models keep what they are given
+        except ZeroDivisionError as error:  # ABOD, of rows whose distances vanish
+            raise ValueError(
+                f"{type(model).__name__} cannot be fitted on these {len(rows)} rows, whose "
+                f"distances are too small to be told from 0 ({error}): scale the columns."
+            ) from error
     if type(fresh).__module__ == "pyod.models.loda":
         _mend_bins(fresh)
     return fresh
@@ -366,13 +376,16 @@ def _mend_bins(loda: Any) -> None:
         loda.n_bins = len(histograms[0])
 
 
-def _rank(rows: np.ndarray) -> int:
-    """Number of principal components that rows vary along.
+def _n_components(rows: np.ndarray) -> int:
+    """Number of principal components that hold more than a thousandth of the variance each.
 
-    PyOD's PCA divides by the variance of each component it keeps, by default also by that of
-    those which the rows do not vary along: zero but for rounding.
+    PyOD's PCA divides by the variance of each component it keeps, by default all of them. Where
+    rows are not many more than columns the last ones hold next to nothing, or nothing but rounding:
+    scores then consist of them alone, and differ by orders of magnitude from fold to fold.
     """
-    return max(1, int(np.linalg.matrix_rank(StandardScaler().fit_transform(rows))))
+    scaled = StandardScaler().fit_transform(rows)  # as the model does
+    variances = np.linalg.svd(scaled, compute_uv=False) ** 2
+    return max(1, int(np.count_nonzero(variances > _LEAST_VARIANCE * variances.sum())))
 
 
 def _scores(
