@@ -14,6 +14,7 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
@@ -351,6 +352,8 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
             ) from error
     if type(fresh).__module__ == "pyod.models.loda":
         _mend_bins(fresh)
+    if type(fresh).__module__ == "pyod.models.inne":
+        fresh.graded_outside_ = True  # models that were saved before go on as they were
     return fresh
 
 
@@ -376,6 +379,26 @@ def _mend_bins(loda: Any) -> None:
         loda.n_bins = len(histograms[0])
 
 
+def _graded_outside(inne: Any, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores of a fitted INNE that go on growing outside all of its hyperspheres.
+
+    They end at 1 there. A good part that lies outside sets the threshold to 1, and then nothing
+    would ever be flagged. So to that 1 is added how many radii a row lies outside the nearest
+    hypersphere, in the mean over the estimators.
+    """
+    outside = np.flatnonzero(scores >= 1.0)
+    if not len(outside):
+        return scores
+    n_estimators, n_spheres, n_columns = inne._centroids.shape
+    radii = np.sqrt(inne._centroids_radius).ravel()  # they are kept as squares
+    radii = np.maximum(radii, np.finfo(np.float64).tiny)
+    distances = cdist(rows[outside], inne._centroids.reshape(-1, n_columns))
+    nearest = (distances / radii).reshape(-1, n_estimators, n_spheres).min(axis=2)
+    scores = scores.copy()
+    scores[outside] = np.maximum(nearest.mean(axis=1), 1.0)
+    return scores
+
+
 def _n_components(rows: np.ndarray) -> int:
     """Number of principal components that hold more than a thousandth of the variance each.
 
@@ -396,7 +419,10 @@ def _scores(
     for part in np.split(rows, len(rows)) if one_by_one else [rows]:
         own = copy.copy(model)  # some keep intermediate results of the batch in themselves
         with _generators_kept(seed) if draws else nullcontext():
-            parts.append(np.asarray(own.decision_function(part.copy()), np.float64).ravel())
+            found = np.asarray(own.decision_function(part.copy()), np.float64).ravel()
+        if getattr(model, "graded_outside_", False):
+            found = _graded_outside(model, part, found)
+        parts.append(found)
     scores = np.concatenate(parts)
     if np.isnan(scores).any():
         raise ValueError(

@@ -14,6 +14,7 @@ from pyod.models.base import BaseDetector
 from pyod.models.copod import COPOD
 from pyod.models.ecod import ECOD
 from pyod.models.iforest import IForest
+from pyod.models.inne import INNE
 from pyod.models.kde import KDE
 from pyod.models.knn import KNN
 from pyod.models.loda import LODA
@@ -504,6 +505,25 @@ def test_loda_looks_rows_up_in_their_own_bins_and_strangers_in_empty_ones(n_bins
     np.testing.assert_allclose(-detector.score_samples(new), expected, rtol=1e-9)
     assert -detector.score_samples(far) > 5 * plain.decision_function(far)
     assert detector.predict(far) == -1
+
+
+def test_inne_tells_how_far_outside_its_hyperspheres_a_row_lies():
+    X = rows(30)
+    X[-1] = 40.0  # a good part like no other: it sets the threshold
+    detector = PyODDetector(INNE(n_estimators=20)).fit(X)
+    at_odds = detector.training_scores_[-1]
+    assert at_odds == -detector.offset_ or at_odds > -detector.offset_ > 1
+    near, far, farther = -detector.score_samples([[0.0] * 4, [400.0] * 4, [4000.0] * 4])
+    assert near < 1 < at_odds < far < farther
+    assert detector.predict([[400.0] * 4]) == -1
+    plain = INNE(n_estimators=20, random_state=3).fit(X[:-1])
+    single = PyODDetector(INNE(n_estimators=20, random_state=3), ensemble=False).fit(X[:-1])
+    new = rows(20, seed=1)
+    expected, found = plain.decision_function(new), -single.score_samples(new)
+    inside = expected < 1
+    assert inside.any()
+    np.testing.assert_array_equal(found[inside], expected[inside])
+    assert (found[~inside] >= 1).all()
 
 
 def test_pca_keeps_the_components_that_hold_variance():
