@@ -95,6 +95,12 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
     over training rows, new rows are therefore scored with the median of the folds' models; see
     :doc:`/user_guide/thresholds` for what came of it.
 
+    Three models differ from PyOD's own. PCA keeps the components that hold more than a thousandth
+    of the variance, unless ``n_components`` says otherwise: it divides by the variance of each.
+    LODA finds the bin that a row lies in, and takes the bins beyond its histograms for empty: PyOD
+    takes the next bin, and the outermost ones. INNE goes on growing outside all of its
+    hyperspheres, where its score ends at 1.
+
     A score must not depend on the batch. ECOD and COPOD rank rows among the training rows
     *and the batch*; scored one at a time, each new row is ranked among the training rows and
     itself, at the cost of a pass over the training rows for each. Sums of GMM, INNE, KNN, KPCA and
