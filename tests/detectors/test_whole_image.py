@@ -107,11 +107,7 @@ def rows(images):
     return [pooling.transform(features.transform(X)) for X in (good, images[1], rings(9, 1))]
 
 
-# From so few parts LODA finds none of the squares and MCD flags half of the good parts, as the
-# user guide says.
-@pytest.mark.parametrize(
-    "name", sorted(set(list_models(tags="pyod")) - {"vision_loda", "vision_mcd"})
-)
+@pytest.mark.parametrize("name", list_models(tags="pyod"))
 @pytest.mark.filterwarnings("ignore::pyimgano.exceptions.TooFewImagesWarning")
 def test_pyod_presets(name, rows):
     good, bad, twins = rows
