@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["OLD_SUBPACKAGES", "current_name", "install_finder", "moved_names"]
+__all__ = ["OLD_SUBPACKAGES", "current_name", "former_places", "install_finder", "moved_names"]
 
 # Old module -> where its names are now, the first that has one.
 _PUBLIC_MODULES: dict[str, tuple[str, ...]] = {
@@ -76,6 +76,26 @@ def current_name(module: str, name: str) -> tuple[str, str]:
         if hasattr(importlib.import_module(candidate), name):
             return candidate, name
     return module, name
+
+
+def former_places(module: str, name: str) -> list[tuple[str, str]]:
+    """List where something may be now, without importing or looking up anything.
+
+    Parameters
+    ----------
+    module, name : str
+        As a file of any version has them.
+
+    Returns
+    -------
+    list of (module, name)
+        The place in the file first.
+    """
+    places = [(module, name)]
+    if (module, name) in _NAMES:
+        places.append(_NAMES[module, name])
+    places += [(candidate, name) for candidate in _MODULES.get(module, ())]
+    return places
 
 
 def moved_names(module: str, names: dict[str, tuple[str, str]]) -> Callable[[str], Any]:

@@ -46,6 +46,7 @@ from pyimgano.tiling import TiledImages
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
+from pyimgano.utils._state import Array, Flag, Map, Maybe, MayLack, Names, Number, OneOf, Rule
 from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -123,6 +124,13 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
     ``_validate_new_input(X)``
         Validate the input of a fitted estimator.
     """
+
+    _fitted_state: dict[str, Rule] = {
+        "training_scores_": Array("float64", "n"),
+        "offset_": Number(),
+        "n_features_in_": MayLack(Number(1, whole=True)),
+        "feature_names_in_": MayLack(Names()),
+    }
 
     contamination: str | float
     offset_: float
@@ -318,6 +326,11 @@ class BaseDetector(
     _parameter_constraints: dict = {
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "random_state": ["random_state"],
+    }
+    _fitted_state: dict[str, Rule] = {
+        "input_kind_": OneOf("images", "grids", "rows"),
+        "tiled_": Flag(),
+        "_known": Map(bytes, below="n"),
     }
 
     # Read by pyimgano.registry. The name and the paper are not inherited; family and tags are.
@@ -629,6 +642,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
 
     # Set to True if _blocks, _score, and _to_pixels respect roi_mask_.
     _takes_roi_mask = False
+    _fitted_state = {"roi_mask_": Maybe(Array("bool", None, None))}
 
     roi_mask_: np.ndarray | None
 

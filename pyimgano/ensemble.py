@@ -32,6 +32,22 @@ from pyimgano.inference import anomaly_scores, score_with_maps
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._fitting import restored_on_error, set_on_fitted_copy
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import (
+    Array,
+    Either,
+    ListOf,
+    Map,
+    MayLack,
+    Number,
+    Object,
+    OneOf,
+    Sizes,
+    State,
+    Text,
+    TupleOf,
+    fail,
+)
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["ScoreEnsemble"]
@@ -166,6 +182,31 @@ class ScoreEnsemble(
         "contamination": BaseDetector._parameter_constraints["contamination"],
         "n_jobs": [Integral, None],
     }
+
+    _parameter_rules = {
+        "estimators": ListOf(TupleOf(Text(), Either(Object(methods=("fit",)), OneOf("drop"))))
+    }
+    _fitted_state = {
+        "estimators_": ListOf(Object(methods=("score_samples",)), "members"),
+        "named_estimators_": Map(str),
+        "_weights": Array("float64", "members", low=0.0),
+        "_member_scores": Array("float64", "members", "n"),
+        "_knows_own": Array("bool", "members"),
+        "_scales": ListOf(Object("_Ecdf", "_Affine"), "members"),
+        "_own_index": Map(bytes, below="n"),
+        "_known": MayLack(Map(bytes, below="n")),  # earlier versions had it
+    }
+
+    @staticmethod
+    def _check_fitted_state(state: State, sizes: Sizes) -> None:
+        active = [one for _, one in state["estimators"] if not isinstance(one, str)]
+        if len(active) != sizes["members"] or sizes["n"] == 0:
+            fail("ScoreEnsemble.estimators_", "are not as many as estimators")
+        if not state["_weights"].any():
+            fail("ScoreEnsemble._weights", "are all 0")
+        named = [one for one in state["named_estimators_"].values() if not isinstance(one, str)]
+        if [id(one) for one in named] != [id(one) for one in state["estimators_"]]:
+            fail("ScoreEnsemble.named_estimators_", "are not the members")
 
     def __init__(
         self,
@@ -518,8 +559,19 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (0.5 * (pick(values, low, axis=0) + pick(values, high, axis=0)))[0]
 
 
-class _Ecdf:
+class _Ecdf(CheckedStateMixin):
     """Negative log share of training scores above, going on linearly outside their range."""
+
+    _fitted_state = {
+        "knots": Array("float64", "knots"),
+        "values": Array("float64", "knots"),
+        "spread": Number(1e-100),
+    }
+
+    @staticmethod
+    def _check_fitted_state(state: State, sizes: Sizes) -> None:
+        if len(state["knots"]) == 0 or (np.diff(state["knots"]) <= 0).any():
+            fail("_Ecdf.knots", "are not ascending")
 
     def __init__(self, scores: np.ndarray) -> None:
         n = len(scores)
@@ -536,8 +588,10 @@ class _Ecdf:
         return inside + outside / self.spread
 
 
-class _Affine:
+class _Affine(CheckedStateMixin):
     """Distance to a center in units of a spread."""
+
+    _fitted_state = {"center": Number(), "spread": Number(1e-100)}
 
     def __init__(self, center: float, spread: float) -> None:
         self.center = center

@@ -14,11 +14,13 @@ from sklearn.utils import deprecated
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._columns import take_index
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import Array, Maybe, MayLack, OneOf, Sizes, State, fail
 
 __all__ = ["PatchGrids", "cells_inside", "lowest_outside", "smooth_inside"]
 
 
-class PatchGrids:
+class PatchGrids(CheckedStateMixin):
     """Patch features of ``n`` images plus the geometry that leads back to their pixels.
 
     All patches of all images lie in one ``(n_patches, n_features)`` array, image after
@@ -59,6 +61,18 @@ class PatchGrids:
     >>> [m.shape for m in grids.to_pixels(np.ones(40), sigma=0)]
     [(32, 40), (64, 80)]
     """
+
+    _fitted_state = {
+        "rows": Array("float32", "rows", None, contiguous=True),
+        "grid_shapes": Array("int64", "images", 2, low=1, high=2**31),
+        "image_sizes": Array("int64", "images", 2, low=1, high=2**31),
+        "work_sizes": Array("int64", "images", 2, low=1, high=2**31),
+        "boxes": Array("float64", "images", 4),
+        "_grid_starts": Array("int64", None),
+        "_starts": Array("int64", None),
+        "mask": Maybe(Array("bool", None)),
+        "index": MayLack(OneOf(None)),
+    }
 
     # Index of the table the images came from, which rows made of them go back to.
     index: Any = None
@@ -122,11 +136,29 @@ class PatchGrids:
             raise ValueError(f"mask holds no patch of image {empty[0]}.")
         return held
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
         if "inside" in state:  # as older versions called the mask
-            state = dict(state)
             state["mask"] = state.pop("inside")
-        self.__dict__.update(state)
+        return state
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        cells = state["grid_shapes"].prod(axis=1)
+        grid_starts = np.concatenate([[0], np.cumsum(cells)])
+        starts, mask = grid_starts, state["mask"]
+        if not np.array_equal(state["_grid_starts"], grid_starts) or (
+            mask is not None and len(mask) != grid_starts[-1]
+        ):
+            fail(f"{cls.__name__}.grid_shapes", "do not go with the rest")
+        if mask is not None:
+            starts = np.concatenate([[0], np.cumsum(mask)])[grid_starts]
+        if (
+            not np.array_equal(state["_starts"], starts)
+            or (np.diff(starts) <= 0).any()
+            or len(state["rows"]) != starts[-1]
+        ):
+            fail(f"{cls.__name__}.rows", "are not as many as the grids have patches")
 
     @classmethod
     def from_array(

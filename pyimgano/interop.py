@@ -19,6 +19,8 @@ from pyimgano._nesting import find_calibrator, innermost
 from pyimgano.calibration._out_of_sample import out_of_sample_scores, own_scores
 from pyimgano.inference import anomaly_scores, threshold
 from pyimgano.utils._fitting import FittedParametersMixin
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import Array, Maybe, Object, TupleOf
 
 __all__ = ["PyODView", "as_pyod"]
 
@@ -85,7 +87,7 @@ def _is_fitted(estimator: Any) -> bool:
     return True
 
 
-class PyODView(BaseEstimator):
+class PyODView(CheckedStateMixin, BaseEstimator):
     """A detector in PyOD's terms: 1 = outlier, higher = worse. Made by :func:`as_pyod`.
 
     It does not claim to be an outlier detector of scikit-learn's, whose tools would read its
@@ -117,6 +119,10 @@ class PyODView(BaseEstimator):
     >>> bool((view.decision_function(rows) == view.decision_scores_).all())
     True
     """
+
+    _fitted_state = {
+        "_fitted": TupleOf(Object(methods=("score_samples",)), Maybe(Array("float64", "n")))
+    }
 
     def __init__(self, detector: Any) -> None:
         self.detector = detector

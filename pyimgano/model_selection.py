@@ -16,6 +16,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _num_samples
 
 from pyimgano.inference import anomaly_scores
+from pyimgano.utils._state import Either, Flag, Maybe, Number, Object
 
 __all__ = [
     "OneClassKFold",
@@ -207,6 +208,13 @@ class OneClassKFold(BaseCrossValidator):
     [2 3] [0 1 4 5]
     [0 1] [2 3 4 5]
     """
+
+    _fitted_state = {
+        "n_splits": Number(2, whole=True),
+        "all_anomalies": Flag(),
+        "shuffle": Flag(),
+        "random_state": Maybe(Either(Number(0, 2**32 - 1, whole=True), Object("RandomState"))),
+    }
 
     def __init__(
         self,

@@ -20,6 +20,17 @@ from pyimgano._kernels.sketches import (
     squared_norms,
     squared_rest,
 )
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import (
+    Array,
+    Maybe,
+    Number,
+    Object,
+    Sizes,
+    State,
+    check_finite_array,
+    fail,
+)
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["NearestNeighbors", "read_only", "row_distances", "squared_distance"]
@@ -247,7 +258,7 @@ def _search_leaves(
                 reach = np.float32((np.sqrt(limit) + wrong[q]) ** 2 * (1.0 + 2.0**-14) + UNDERFLOW)
 
 
-class NearestNeighbors:
+class NearestNeighbors(CheckedStateMixin):
     """Exact Euclidean nearest neighbors in a bank of float32 rows.
 
     Distances are first bounded from below in float32: by a matrix product, or in a large bank of
@@ -276,6 +287,18 @@ class NearestNeighbors:
     >>> search.query(np.array([[3.0, 4.0]]), exclude=[1])
     (array([[5.]]), array([[0]]))
     """
+
+    _fitted_state = {
+        "bank": Array("float32", "m", "d", contiguous=True),
+        "bank_group": Maybe(Array("int64", "m", contiguous=True)),
+        "_bounds": Object("_Products", "_Leaves"),
+    }
+
+    @staticmethod
+    def _check_fitted_state(state: State, sizes: Sizes) -> None:
+        bank, bounds = state["bank"], state["_bounds"]
+        if bank.shape[1] == 0 or bounds.shape != bank.shape:
+            fail("NearestNeighbors.bank", "does not go with what bounds its distances")
 
     def __init__(self, bank: ArrayLike, bank_group: ArrayLike | None = None) -> None:
         self.bank = np.ascontiguousarray(bank, dtype=np.float32)
@@ -357,7 +380,7 @@ class NearestNeighbors:
                 block = read_only(queries[part])
                 centered = _centered(block, self._bounds.mean, "rows", start)
                 self._bounds.search(
-                    block, *centered, group, skip[part], distance[part], index[part]
+                    self.bank, block, *centered, group, skip[part], distance[part], index[part]
                 )
 
         parts = even_slices(n, min(n_threads(), -(-n // n_rows)))
@@ -365,11 +388,27 @@ class NearestNeighbors:
         return np.sqrt(distance, out=distance), index
 
 
-class _Products:
+class _Products(CheckedStateMixin):
     """Bounds from the float32 matrix product of rows and bank, ``|q|^2 - 2 q.c + |c|^2``."""
 
+    _fitted_state = {
+        "mean": Array("float32", "d"),
+        "_gamma": Number(0, 1),
+        "_squared_norm": Array("float64", "m", low=0.0),
+    }
+
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
+        state.pop("bank", None)  # earlier versions kept a second reference to it
+        return state
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the bank."""
+        return len(self._squared_norm), len(self.mean)
+
     def __init__(self, bank: NDArray[np.float32], mean: NDArray[np.float32]) -> None:
-        self.bank, self.mean = bank, mean
+        self.mean = mean
         # Rounding changes the bound by at most gamma (|q|^2 + |c|^2), a part for each side: d
         # for a sum of d products in any order (2 |q| |c| <= |q|^2 + |c|^2), 4 for centering both
         # sides, 4 for norms and sums.
@@ -381,6 +420,7 @@ class _Products:
 
     def search(
         self,
+        bank: NDArray[np.float32],
         rows: NDArray[np.float32],
         centered: NDArray[np.float32],
         squared_norm: NDArray[np.float64],
@@ -393,15 +433,15 @@ class _Products:
         floor = squared_norm * (1.0 - self._gamma) - UNDERFLOW
         bias = (self._squared_norm * (1.0 - self._gamma)).astype(np.float32)
         factors = np.float32(-2.0) * centered
-        product = np.empty(len(rows) * min(len(self.bank), _BLOCKS[1]), np.float32)
-        for start in range(0, len(self.bank), _BLOCKS[1]):
+        product = np.empty(len(rows) * min(len(bank), _BLOCKS[1]), np.float32)
+        for start in range(0, len(bank), _BLOCKS[1]):
             part = slice(start, start + _BLOCKS[1])
-            bank = self.bank[part]
-            out = product[: len(rows) * len(bank)].reshape(len(rows), len(bank))
-            np.matmul(factors, (bank - self.mean).T, out=out)
+            some = bank[part]
+            out = product[: len(rows) * len(some)].reshape(len(rows), len(some))
+            np.matmul(factors, (some - self.mean).T, out=out)
             _take_candidates(
                 rows,
-                read_only(bank),
+                read_only(some),
                 start,
                 out,
                 bias[part],
@@ -413,7 +453,7 @@ class _Products:
             )
 
 
-class _Leaves:
+class _Leaves(CheckedStateMixin):
     """Bounds from sketches of rows, with similar rows of the bank side by side.
 
     See ``pyimgano._kernels.sketches``; here the norm of the rest comes first. The bank is cut in
@@ -436,8 +476,48 @@ class _Leaves:
     relative to themselves; a factor of ``1 + 2**-14`` covers that.
     """
 
+    # The compiled search takes what is in these for the numbers of rows.
+    _fitted_state = {
+        "mean": Array("float32", "d"),
+        "_axes": Array("float32", "d", "sketch"),
+        "_a": Number(0, 1),
+        "_members": Array("int64", "leaves", _LEAF, low=-1, contiguous=True),
+        "_leaves": Array("float32", "leaves", "sketch", _LEAF, infinite=True, contiguous=True),
+        "_low": Array("float32", "box", "leaves", contiguous=True),
+        "_high": Array("float32", "box", "leaves", contiguous=True),
+    }
+
+    @staticmethod
+    def _check_fitted_state(state: State, sizes: Sizes) -> None:
+        members = state["_members"]
+        if sizes["sketch"] != -(-_SKETCH // _STEP) * _STEP or sizes["box"] != min(
+            _IN_BOX, sizes["sketch"]
+        ):
+            fail("_Leaves._leaves", "has sketches of another length")
+        taken = np.sort(members[members >= 0])
+        if not np.array_equal(taken, np.arange(len(taken))):
+            fail("_Leaves._members", "does not hold each row of the bank once")
+        if not sizes.thorough:
+            return
+        # Infinitely far away are the places that no row takes, which only the last leaf has.
+        leaves, taken = state["_leaves"], members[-1] >= 0
+        if not (members[:-1] >= 0).all() or not np.isinf(leaves[-1][:, ~taken]).all():
+            fail("_Leaves._members", "has gaps")
+        check_finite_array(leaves[:-1], "_Leaves._leaves")
+        check_finite_array(leaves[-1][:, taken], "_Leaves._leaves")
+
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
+        state.pop("bank", None)  # earlier versions kept a second reference to it
+        return state
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the bank."""
+        return int(np.count_nonzero(self._members >= 0)), len(self.mean)
+
     def __init__(self, bank: NDArray[np.float32], mean: NDArray[np.float32]) -> None:
-        self.bank, self.mean = bank, mean
+        self.mean = mean
         n_parts = -(-_SKETCH // _STEP)  # of which zeros fill the last
         axes = np.zeros((bank.shape[1], n_parts * _STEP))
         axes[:, 1:_SKETCH] = principal_axes(bank, mean, _SKETCH - 1)
@@ -464,6 +544,7 @@ class _Leaves:
 
     def search(
         self,
+        bank: NDArray[np.float32],
         rows: NDArray[np.float32],
         centered: NDArray[np.float32],
         squared_norm: NDArray[np.float64],
@@ -479,7 +560,7 @@ class _Leaves:
             rows,
             sketches.reshape(len(rows), -1, _STEP),
             w / np.sqrt(np.maximum(rest, w) + UNDERFLOW),
-            read_only(self.bank),
+            read_only(bank),
             read_only(self._members),
             read_only(self._leaves.reshape(len(self._leaves), -1, _STEP, _LEAF)),
             read_only(self._low.reshape(-1, _STEP, len(self._leaves))),

@@ -36,6 +36,20 @@ from pyimgano.utils._fitting import (
     restored_on_error,
     set_on_fitted_copy,
 )
+from pyimgano.utils._state import (
+    Array,
+    Map,
+    Maybe,
+    MayLack,
+    Names,
+    Number,
+    Object,
+    Plain,
+    Sizes,
+    State,
+    TupleOf,
+    fail,
+)
 from pyimgano.utils._versions import VersionStampMixin
 from pyimgano.utils._warning import warn_user
 
@@ -152,6 +166,37 @@ class ThresholdCalibrator(
         "memory": [str, HasMethods(["cache"]), None],
         "n_jobs": [Integral, None],
     }
+    _fitted_state = {
+        "estimator_": Maybe(Object(methods=("score_samples",))),
+        "calibration_scores_": Array("float64", "n"),
+        "_sorted_scores": Array("float64", "n"),
+        "threshold_": Number(),
+        "expected_false_positive_rate_": Number(0, 1),
+        "false_positive_rate_interval_": TupleOf(Number(0, 1), Number(0, 1)),
+        "provenance_": Map(str, Plain()),
+        "n_features_in_": MayLack(Number(1, whole=True)),
+        "feature_names_in_": MayLack(Names()),
+    }
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        scores = state["_sorted_scores"]
+        if len(scores) < 2 or (np.diff(scores) < 0).any():
+            fail(f"{cls.__name__}._sorted_scores", "are not in order")
+        if (state["estimator"] is None) != (state["estimator_"] is None):
+            fail(f"{cls.__name__}.estimator_", "does not go with estimator")
+        if state["estimator"] is None and "n_features_in_" not in state:
+            fail(cls.__name__, "lacks n_features_in_")
+
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
+        # Earlier versions knew no ensemble, saved both threshold and offset, and used the offset.
+        state = super()._upgraded_state({"ensemble": "auto", **state})
+        offset = state.pop("offset_", None)
+        if offset is not None and "threshold_" in state:
+            Number().check(offset, f"{cls.__name__}.offset_", Sizes(thorough=True))
+            state["threshold_"] = float(flip(offset))
+        return state
 
     _runtime_parameters = frozenset({"memory", "n_jobs", "verbose"})
     _at_once = dict.fromkeys(
@@ -290,13 +335,6 @@ class ThresholdCalibrator(
     @offset_.setter
     def offset_(self, offset: float) -> None:
         self.threshold_ = float(flip(offset))
-
-    def __setstate__(self, state: dict) -> None:
-        # Earlier versions knew no ensemble, saved both threshold and offset, and used the offset.
-        kept = {name: value for name, value in state.items() if name != "offset_"}
-        super().__setstate__({"ensemble": "auto", **kept})
-        if "offset_" in state and "threshold_" in vars(self):
-            self.__dict__["threshold_"] = float(flip(state["offset_"]))
 
     def set_params(self, **params: Any) -> ThresholdCalibrator:
         """Set parameters; those that say how a network computes take effect at once.

@@ -13,6 +13,8 @@ from pyimgano._decision import flip
 from pyimgano._nesting import innermost, makes_maps
 from pyimgano.inference import score_with_maps, threshold
 from pyimgano.utils._arrays import stack_if_same_size
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import ListOf, Object
 
 __all__ = ["_FoldEnsemble"]
 
@@ -21,7 +23,7 @@ def _all_make_maps(self: _FoldEnsemble) -> bool:
     return all(map(makes_maps, self.fold_estimators))
 
 
-class _FoldEnsemble(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+class _FoldEnsemble(CheckedStateMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     """Score samples with the median of what the estimators of all folds give them.
 
     A threshold from scores of the folds fits this median, which is one of models of as many
@@ -41,6 +43,9 @@ class _FoldEnsemble(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     """
 
     _scale_depends_on_n = True  # or it would not have been made
+    _parameter_rules = {
+        "fold_estimators": ListOf(Object(methods=("score_samples",)), least=1),
+    }
 
     def __init__(self, fold_estimators: list[Any]) -> None:
         self.fold_estimators = fold_estimators

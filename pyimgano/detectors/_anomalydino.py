@@ -13,10 +13,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._training import SampleKey, TrainingStream
-from pyimgano.detectors._bank import HeldOutImage, choose_bank
+from pyimgano.detectors._bank import HeldOutImage, check_bank, choose_bank
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._state import Object, Sizes, State
 from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["AnomalyDINODetector"]
@@ -131,6 +132,12 @@ class AnomalyDINODetector(BasePatchDetector):
         "n_rotations": [Interval(Integral, 1, None, closed="left")],
         "verbose": ["boolean"],
     }
+    _fitted_state = {"_search": Object("NearestNeighbors")}
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        check_bank(cls.__name__, state["_search"], state.get("n_features_in_"))
 
     def __init__(
         self,

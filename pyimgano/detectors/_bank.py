@@ -19,8 +19,16 @@ from pyimgano._training import TrainingStream
 from pyimgano.detectors._patches import PatchStore, Projection
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._state import fail
 
-__all__ = ["HeldOutImage", "MemoryBank", "PatchWeights", "choose_bank", "stream_bank"]
+__all__ = [
+    "HeldOutImage",
+    "MemoryBank",
+    "PatchWeights",
+    "check_bank",
+    "choose_bank",
+    "stream_bank",
+]
 
 # Distances to every 17th row of the bank are upper bounds of distances to the bank. A prime, so
 # that these rows do not all come from the same columns of the grids.
@@ -28,6 +36,24 @@ _PROBE_STRIDE = 17
 # Candidates that stream_bank holds: max_patches times the first number, at least the second.
 _CANDIDATES = 4
 _FEWEST_CANDIDATES = 16_384
+
+
+def check_bank(name: str, search: NearestNeighbors, n_features: int | None) -> None:
+    """Refuse a stored bank that a detector cannot score by.
+
+    Parameters
+    ----------
+    name : str
+        The detector's class, for the message.
+    search : NearestNeighbors
+        The bank, whose own state has been checked.
+    n_features : int or None
+        Length of the feature vectors, as far as the detector knows.
+    """
+    if len(search.bank) == 0 or search.bank_group is None or (search.bank_group < 0).any():
+        fail(f"{name}._search", "holds no patches, or does not say which images they are from")
+    if n_features is not None and search.bank.shape[1] != n_features:
+        fail(f"{name}._search", f"holds patches of other than {n_features} features")
 
 
 class HeldOutImage(NamedTuple):

@@ -16,6 +16,7 @@ from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._state import Array, Number, Sizes, State, TupleOf, fail
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["PaDiMDetector"]
@@ -105,6 +106,15 @@ class PaDiMDetector(BasePatchDetector):
         "n_channels": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="neither")],
     }
+    _fitted_state = {
+        "channels_": Array("int64", "channels", low=0),
+        "grid_shape_": TupleOf(Number(1, whole=True), Number(1, whole=True)),
+        "_held": Array("bool", "cells"),
+        "_n_images": Number(3, equals="trained"),
+        "_n_copies": Array("int64", "trained", low=0),
+        "mean_": Array("float32", "positions", "channels", contiguous=True),
+        "factor_": Array("float32", "positions", None, contiguous=True),
+    }
     _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
 
     def __init__(
@@ -123,6 +133,24 @@ class PaDiMDetector(BasePatchDetector):
         self.smoothing_sigma = smoothing_sigma
         self.contamination = contamination
         self.random_state = random_state
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        channels, held = state["channels_"], state["_held"]
+        d, n = sizes["channels"], sizes["trained"]
+        if d == 0 or (np.diff(channels) <= 0).any():
+            fail(f"{cls.__name__}.channels_", "are not ascending")
+        n_features = state.get("n_features_in_")
+        if n_features is not None and channels[-1] >= n_features:
+            fail(f"{cls.__name__}.channels_", f"go beyond the {n_features} features")
+        if state["factor_"].shape[1] != d * (d + 1) // 2:
+            fail(f"{cls.__name__}.factor_", f"has no triangle for {d} channels")
+        rows, columns = state["grid_shape_"]
+        if sizes["cells"] != rows * columns or held.sum() != sizes["positions"]:
+            fail(f"{cls.__name__}.mean_", "does not have the positions of the grid")
+        if sizes["n"] > n or (state["_n_copies"] > n - 2).any():
+            fail(f"{cls.__name__}._n_copies", f"does not go with {n} training images")
 
     def _fit(self, stream: TrainingStream) -> np.ndarray:
         self.__dict__.pop("channels_", None)

@@ -23,6 +23,7 @@ from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
+from pyimgano.utils._state import Array, Maybe, MayLack, Object, Sizes, State, fail
 from pyimgano.utils._warning import warn_user
 
 __all__ = ["BasePatchDetector"]
@@ -59,6 +60,11 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     }
 
     _takes_roi_mask = True
+    _fitted_state = {
+        "features_": MayLack(Object(methods=("transform",))),
+        # NaN where an image is a copy of another.
+        "_held_out_levels": MayLack(Maybe(Array("float64", "n", 2, infinite=True))),
+    }
 
     # What a network given by name is asked for: the layers and neighborhood of the paper.
     _feature_defaults: dict[str, Any] = {"layers": ("layer2", "layer3"), "pool": 3}
@@ -68,6 +74,13 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     # Median and largest value of the map of each group of training images, from the folds.
     _held_out_levels: np.ndarray | None = None
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        wanted = {"features_"} if state["input_kind_"] == "images" else {"n_features_in_"}
+        if not wanted <= set(state) or ("features_" in state) != ("features_" in wanted):
+            kind = state["input_kind_"]
+            fail(cls.__name__, f"was fitted on {kind} and lacks what belongs to them")
 
     def set_params(self, **params: Any) -> BasePatchDetector:
         """Set parameters; those that say how the feature step computes take effect at once.

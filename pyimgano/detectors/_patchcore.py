@@ -10,10 +10,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from pyimgano._training import TrainingStream
-from pyimgano.detectors._bank import HeldOutImage, choose_bank, stream_bank
+from pyimgano.detectors._bank import HeldOutImage, check_bank, choose_bank, stream_bank
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._state import Array, Number, Object, Sizes, State, fail
 
 __all__ = ["PatchCoreDetector"]
 
@@ -123,11 +124,23 @@ class PatchCoreDetector(BasePatchDetector):
         "projection_dim": [Interval(Integral, 1, None, closed="left")],
         "verbose": ["boolean"],
     }
+    _fitted_state = {
+        "_search": Object("NearestNeighbors"),
+        "_bank_weight": Array("float64", "bank", low=0.0),
+        "coreset_radius_": Number(0),
+    }
 
     # A subclass that has to see all patches at once does not take it.
     max_bank_patches: int | None = None
     # What a subclass does to the patches before the bank is chosen, see choose_bank.
     _weigh: Any = None
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        check_bank(cls.__name__, state["_search"], state.get("n_features_in_"))
+        if len(state["_search"].bank) != sizes["bank"]:
+            fail(f"{cls.__name__}._bank_weight", "does not go with the bank")
 
     def __init__(
         self,

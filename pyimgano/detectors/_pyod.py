@@ -30,6 +30,7 @@ from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._state import Flag, ListOf, MayLack, Number, Object, OneOf, Sizes, State, fail
 
 __all__ = ["PyODDetector"]
 
@@ -136,6 +137,32 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         "ensemble": [StrOptions({"auto"}), "boolean"],
         "n_jobs": [Integral, None],
     }
+    _fitted_state = {
+        "detector_": Object(methods=("decision_function",)),
+        "one_by_one_": Flag(),
+        "_seed": Number(0, 2**32 - 1, whole=True),
+        "_draws": Flag(),
+        "_scale_depends_on_n": MayLack(Flag()),  # earlier versions did not say
+        "detectors_": ListOf(Object(methods=("decision_function",)), least=1),
+        "roi_mask_": MayLack(OneOf(None)),  # earlier versions had one
+    }
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        if state["input_kind_"] != "rows" or state["tiled_"] or "n_features_in_" not in state:
+            fail(cls.__name__, "was fitted on what is no table of rows")
+        if {type(one) for one in (state["detector_"], *state["detectors_"])} != {
+            type(state["detector"])
+        }:
+            fail(f"{cls.__name__}.detector_", "is of another class than detector")
+
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
+        # Earlier versions had one model, and did not say whether it draws.
+        state = super()._upgraded_state({"ensemble": "auto", **state})
+        if "detector_" in state:
+            state = {"detectors_": [state["detector_"]], "_draws": True, **state}
+        return state
 
     def __init__(
         self,
@@ -153,12 +180,6 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         self.ensemble = ensemble
         self.n_jobs = n_jobs
         self.random_state = random_state
-
-    def __setstate__(self, state: dict) -> None:
-        # Earlier versions had one model, and did not say whether it draws.
-        if "detector_" in state:
-            state = {"detectors_": [state["detector_"]], "_draws": True, **state}
-        super().__setstate__({"ensemble": "auto", **state})
 
     def __sklearn_clone__(self) -> PyODDetector:
         with _generators_kept():  # some of PyOD's models seed them when they are constructed

@@ -16,6 +16,7 @@ from pyimgano.detectors._bank import PatchWeights
 from pyimgano.detectors._patchcore import PatchCoreDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import TooFewImagesError
+from pyimgano.utils._state import Array, MayLack, OneOf
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads, one_blas_thread
 
 __all__ = ["SoftPatchDetector"]
@@ -158,6 +159,11 @@ class SoftPatchDetector(PatchCoreDetector):
         "discriminator": [StrOptions({"lof", "nearest", "gaussian"})],
         "lof_neighbors": [Interval(Integral, 1, None, closed="left")],
         "drop_ratio": [Interval(Real, 0, 1, closed="left")],
+    }
+    _fitted_state = {
+        "patch_weight_": Array("float32", "samples", "positions", low=0.0),
+        "dropped_": Array("bool", "samples", "positions"),
+        "max_bank_patches": MayLack(OneOf(None)),  # no parameter, and set by the base class
     }
 
     def __init__(

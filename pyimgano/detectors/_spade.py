@@ -21,6 +21,7 @@ from pyimgano._training import TrainingStream
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._state import Array, ListOf, Sizes, State, fail
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["SPADEDetector"]
@@ -135,6 +136,29 @@ class SPADEDetector(BasePatchDetector):
         "n_image_features": [StrOptions({"all"}), Interval(Integral, 1, None, closed="left")],
     }
     _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
+
+    _fitted_state = {
+        "gallery_": ListOf(Array("float16", None, None), "samples"),
+        "_rest": ListOf(Array("float32", None), "samples"),
+        "center_": Array("float32", "d"),
+        "axes_": Array("float32", "d", "d"),
+        "image_features_": Array("float64", "samples", "features"),
+        "scale_": Array("float32", "samples", low=0.0),
+        "_groups": Array("int64", "samples", low=0),
+    }
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        d, n_features = sizes["d"], state.get("n_features_in_")
+        wanted = state["_parameters_at_fit"]["n_image_features"]
+        if sizes["features"] != (d if wanted == "all" else wanted) or n_features not in (None, d):
+            fail(f"{cls.__name__}.image_features_", f"do not go with {d} features per patch")
+        for patches, rest in zip(state["gallery_"], state["_rest"]):
+            if patches.shape != (len(rest), d) or len(rest) == 0:
+                fail(f"{cls.__name__}.gallery_", f"holds patches of other than {d} features")
+        if len(np.unique(state["_groups"])) < 2:
+            fail(f"{cls.__name__}._groups", "are those of one image")
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from pyimgano.features._base import BasePatchFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._state import Array, Flag, MayLack
 from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["FilterBankFeatures"]
@@ -159,6 +160,11 @@ class FilterBankFeatures(BasePatchFeatures):
         "n_components": [Interval(Integral, 1, _DESCRIPTOR, closed="both")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
+    }
+    _fitted_state = {
+        "mean_": Array("float32", _DESCRIPTOR),
+        "projection_": Array("float32", _DESCRIPTOR, None),
+        "overfits_": MayLack(Flag()),  # earlier versions did not say
     }
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -18,6 +19,7 @@ from pyimgano.backbones._network import Network, WeightsSource, load_network, re
 from pyimgano.backbones._torch_module import resolve_device
 from pyimgano.exceptions import DeviceError, RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
+from pyimgano.utils._state import Array, Map, Maybe, MayLack, Plain, Sizes, State, Text, fail
 
 __all__ = ["BaseNetworkFeatures"]
 
@@ -65,6 +67,14 @@ class BaseNetworkFeatures(BasePatchFeatures):
     embed_weights: bool
     random_state: int
     _channels: np.ndarray | None
+
+    # Any of them may be missing: transform works without fit.
+    _fitted_state = {
+        "weights_sha256_": MayLack(Text(re.compile("[0-9a-f]{64}").fullmatch)),
+        "weights_file_": MayLack(Text()),
+        "embedded_weights_": MayLack(Map(str, Plain())),
+        "_channels": MayLack(Maybe(Array("int", None, low=0))),
+    }
 
     # ---- what a subclass writes -----------------------------------------------------
     @classmethod
@@ -294,6 +304,12 @@ class BaseNetworkFeatures(BasePatchFeatures):
         state = dict(super().__getstate__())  # it may be the very __dict__
         state.pop("_loaded", None)  # a network is found again, never pickled
         return state
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        channels = state.get("_channels")
+        if channels is not None and (len(channels) == 0 or (np.diff(channels) <= 0).any()):
+            fail(f"{cls.__name__}._channels", "are not ascending")
 
     @property
     def _needs_fit(self) -> bool:

@@ -15,6 +15,7 @@ from pyimgano.features._rows import each_of
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
+from pyimgano.utils._state import Number
 from pyimgano.utils._versions import VersionStampMixin
 
 __all__ = ["PatchPooling"]
@@ -64,6 +65,7 @@ class PatchPooling(FittedParametersMixin, VersionStampMixin, TransformerMixin, B
     """
 
     _parameter_constraints: dict = {"statistics": [str, tuple, list]}
+    _fitted_state = {"n_features_in_": Number(1, whole=True)}
 
     def __init__(self, statistics: str | Sequence[str] = ("mean", "max", "std")) -> None:
         self.statistics = statistics

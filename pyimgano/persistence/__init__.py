@@ -1,4 +1,4 @@
-"""Saved models: write them whole, and load only what is on the allow-list."""
+"""Saved models: write them whole, and load them as data."""
 
 from __future__ import annotations
 

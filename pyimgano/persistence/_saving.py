@@ -16,10 +16,11 @@ import numpy as np
 
 from pyimgano._nesting import all_parts
 from pyimgano.exceptions import UntrustedFileError
-from pyimgano.persistence._unpickling import read_pickle
+from pyimgano.persistence._reading import read_saved
+from pyimgano.persistence._source import open_regular, read_small
 from pyimgano.utils._environment import package_versions
 from pyimgano.utils._files import atomic_write
-from pyimgano.utils._json import read_json, write_json
+from pyimgano.utils._json import write_json
 
 __all__ = ["load", "read_map_range", "save"]
 
@@ -90,7 +91,9 @@ def save(
         entry = _entry(file)
         file.seek(0)
         try:  # what was written is read back before it replaces anything
-            read_pickle(file, target, ())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read_saved(file.fileno(), target, (), lambda entry: None)
         except UntrustedFileError as error:
             warnings.warn(f"saved, but pyimgano.load will refuse it: {error}", stacklevel=2)
         about = {
@@ -111,13 +114,13 @@ def save(
 
 
 def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
-    """Load a saved estimator, provided it is whole and holds known types only.
+    """Load a saved estimator, provided it is whole and holds known types in a possible state.
 
-    ``joblib.load`` runs whatever a file tells it to run. This checks the file against the
-    SHA-256 in ``<path>.json`` and then admits nothing but numpy arrays, plain containers, the
-    estimators of pyimgano and scikit-learn with what they hold (splitters, kernels, scorers,
-    trees, a ``joblib.Memory``), and the PyOD models that :func:`~pyimgano.registry.list_models`
-    knows.
+    ``joblib.load`` runs whatever a file tells it to run. This reads the file as data: nothing
+    that it names is imported or called. Objects are made of that data by functions of this
+    package alone, for the estimators of pyimgano, those of scikit-learn that its guide uses, and
+    the PyOD models that :func:`~pyimgano.registry.list_models` knows. Each of them has declared
+    which attributes it has, and of what type, shape and range; anything else is refused.
 
     Parameters
     ----------
@@ -125,8 +128,10 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
         A file written by :func:`save`.
     trusted : sequence of str, default=()
         Further classes and functions to admit, by their full names, such as
-        ``["mylab.steps.Deskew"]``. Their code runs. The error for a file that holds any names
-        all it asks for.
+        ``["mylab.steps.Deskew"]``. They are imported, which runs their module; classes are made
+        by ``__new__`` and filled by their own ``__setstate__`` or into ``__dict__``, functions
+        are called, with arguments and state that the file chooses. What is inside them is read
+        as everywhere else. The error for a file that holds any names all it asks for.
 
     Returns
     -------
@@ -135,23 +140,28 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     Raises
     ------
     UntrustedFileError
-        If the side file is missing or does not match, if the file is no saved estimator, or
-        if it holds a type that is not admitted; the message names it.
+        If the side file is missing or does not match, if the file is no saved estimator, is
+        larger or deeper than any, or holds a type that is not admitted or a state that it cannot
+        have.
     FileNotFoundError
         If there is no such file.
 
     Notes
     -----
-    The SHA-256 finds damage and mix-ups; whoever can replace both files can make it fit. The
-    allow-list is what keeps a hostile file from running code while it is loaded. The
-    numbers and parameters in it are still its author's choice: such an estimator can give any
-    score, or fail. Look at its parameters (say the path of a cache) before you *fit* it again.
+    The SHA-256 finds damage and mix-ups; whoever can replace both files can make it fit. What
+    :func:`load` promises of a hostile file is that reading it opens no other file, runs nothing
+    and ends. The numbers and parameters in it are still its author's choice: such an estimator
+    can give any score. A path in ``weights`` of a feature step is opened when images are scored.
+
+    A ``pathlib.Path`` comes back as text. A pipeline with a cache (``memory``) is refused, since
+    the next fit would read the cache with ``joblib.load``.
     """
     target = _resolve(path)
-    with open(target, "rb") as file:
-        _check_side_file(_side_file(target), _entry(file), target)
-        file.seek(0)  # the very file that was checked, even if it is being replaced
-        return read_pickle(file, target, trusted)
+    with open_regular(target) as descriptor:
+        about = _read_side_file(_side_file(target), target)
+        return read_saved(
+            descriptor, target, trusted, lambda entry: _check_entry(about, entry, target)
+        )
 
 
 def read_map_range(path: str | os.PathLike[str]) -> tuple[float, float] | None:
@@ -168,8 +178,9 @@ def read_map_range(path: str | os.PathLike[str]) -> tuple[float, float] | None:
         None if there is none.
     """
     try:
-        found = read_json(_side_file(_resolve(path))).get("map_range")
-    except (OSError, ValueError, AttributeError):  # no side file of ours
+        target = _resolve(path)
+        found = _read_side_file(_side_file(target), target).get("map_range")
+    except UntrustedFileError:  # no side file of ours
         return None
     if not isinstance(found, list) or len(found) != 2:
         return None
@@ -189,6 +200,12 @@ def _side_file(target: Path) -> Path:
 
 
 # ---- the side file --------------------------------------------------------------------
+# A side file has about one kilobyte. JSON of a few hundred levels is more than it ever has, and
+# less than what Python's parser runs out of stack for.
+_LARGEST_SIDE_FILE = 2**20
+_DEEPEST_SIDE_FILE = 100
+
+
 def _entry(file: BinaryIO) -> dict[str, Any]:
     """Size and SHA-256 of an open file."""
     file.seek(0)
@@ -202,32 +219,41 @@ def _entry(file: BinaryIO) -> dict[str, Any]:
 def _entry_of_existing(target: Path) -> dict[str, Any] | None:
     """Entry of the file that is about to be replaced, if its side file vouches for it."""
     try:
-        with open(target, "rb") as file:
+        with open_regular(target) as descriptor, open(descriptor, "rb", closefd=False) as file:
             entry = _entry(file)
-        _check_side_file(_side_file(target), entry, target)
+        _check_entry(_read_side_file(_side_file(target), target), entry, target)
     except (FileNotFoundError, UntrustedFileError):
         return None
     return entry
 
 
-def _check_side_file(side: Path, entry: dict[str, Any], target: Path) -> None:
+def _read_side_file(side: Path, target: Path) -> dict[str, Any]:
     try:
-        about = read_json(side)
+        content = read_small(side, _LARGEST_SIDE_FILE)
     except FileNotFoundError:
         raise UntrustedFileError(
             f"{target}: there is no {side.name} beside it, which says what the file must be. "
             "Copy both files; or, if you trust whoever made the file, use joblib.load(path) "
             "(pyimgano-infer --trust)."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    if content.count(b"[") + content.count(b"{") > _DEEPEST_SIDE_FILE:
+        raise UntrustedFileError(f"{side}: is no side file of a saved pipeline, but other JSON.")
+    try:
+        about = json.loads(content.decode("utf-8"))
+    except ValueError as error:
         raise UntrustedFileError(f"{side}: is damaged, not JSON ({error}).") from error
-    vouched = [about, about.get("previous")] if isinstance(about, dict) else []
+    if not isinstance(about, dict):
+        raise UntrustedFileError(f"{side}: is damaged, not JSON of a saved pipeline.")
+    return about
+
+
+def _check_entry(about: dict[str, Any], entry: dict[str, Any], target: Path) -> None:
+    vouched = [about, about.get("previous")]
     if not any(isinstance(v, dict) and v.get("sha256") == entry["sha256"] for v in vouched):
-        wanted = f"{about.get('size')} bytes, " if isinstance(about, dict) else ""
         raise UntrustedFileError(
-            f"{target}: is not the file that {side.name} describes ({wanted}here are "
-            f"{entry['size']} bytes with another SHA-256): it was damaged, cut short or replaced. "
-            "Copy both files anew."
+            f"{target}: is not the file that {_side_file(target).name} describes "
+            f"({str(about.get('size'))[:20]} bytes, here are {entry['size']} bytes with another "
+            "SHA-256): it was damaged, cut short or replaced. Copy both files anew."
         )
 
 

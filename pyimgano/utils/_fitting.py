@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import Map, MayLack, Rule
 from pyimgano.utils._warning import warn_user
 
 __all__ = [
@@ -124,7 +126,7 @@ def _own(value: Any) -> Any:
     return value.copy() if isinstance(value, (np.ndarray, set)) else value
 
 
-class FittedParametersMixin:
+class FittedParametersMixin(CheckedStateMixin):
     """Parameters that stay as they were in ``fit`` until the next one.
 
     What was learned, such as a threshold, belongs to the parameters it was learned with. A
@@ -139,17 +141,18 @@ class FittedParametersMixin:
     _at_once: dict[str, str] = {
         "contamination": "To move the threshold at once, set offset_ = -threshold."
     }
+    _fitted_state: dict[str, Rule] = {"_parameters_at_fit": MayLack(Map(str))}
 
     _parameters_at_fit: dict[str, Any]
 
     def _keep_parameters(self) -> None:
         """Remember the parameters that results depend on, as they were in ``fit``."""
-        self._parameters_at_fit = {
-            name: _own(value)
-            for name, value in vars(self).items()
-            if name in self._get_param_names()  # type: ignore[attr-defined]
-            and name not in self._runtime_parameters
-        }
+        self._parameters_at_fit = self._lasting_parameters(vars(self))
+
+    @classmethod
+    def _lasting_parameters(cls, state: dict[str, Any]) -> dict[str, Any]:
+        names = set(cls._get_param_names()) - cls._runtime_parameters  # type: ignore[attr-defined]
+        return {name: _own(value) for name, value in state.items() if name in names}
 
     def _as_fitted(self: Self) -> Self:
         """Return this estimator with the parameters it was fitted with.
@@ -173,9 +176,10 @@ class FittedParametersMixin:
         fitted.__dict__.update(self.__dict__, **at_fit)
         return fitted
 
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
-        names = vars(self)
-        fitted = any(name.endswith("_") and not name.startswith("_") for name in names)
-        if fitted and "_parameters_at_fit" not in names:
-            self._keep_parameters()  # saved by a version that did not
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._upgraded_state(state)
+        fitted = any(name.endswith("_") and not name.startswith("_") for name in state)
+        if fitted and "_parameters_at_fit" not in state:  # of an earlier version
+            state["_parameters_at_fit"] = cls._lasting_parameters(state)
+        return state

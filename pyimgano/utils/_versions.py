@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TextIO
+from typing import Any, TextIO
 
 from pyimgano.exceptions import VersionDriftWarning
 from pyimgano.utils._environment import environment, scoring_versions
+from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._state import fail
 
 __all__ = ["VersionStampMixin", "show_versions"]
 
@@ -38,7 +40,7 @@ def show_versions(file: TextIO | None = None) -> None:
     (file or sys.stdout).write("\n".join(lines) + "\n")
 
 
-class VersionStampMixin:
+class VersionStampMixin(CheckedStateMixin):
     """Stamp library versions into the saved state and warn when they have drifted.
 
     The versions are those of pyimgano and of the installed dependencies that can change a score.
@@ -49,9 +51,14 @@ class VersionStampMixin:
         state = super().__getstate__()  # type: ignore[misc]
         return {**state, "_versions": scoring_versions()}
 
-    def __setstate__(self, state: dict) -> None:
-        state = dict(state)
-        saved = state.pop("_versions", {})
+    @classmethod
+    def _restored_state(cls, state: Any, *, thorough: bool, closed: bool) -> dict[str, Any]:
+        saved = state.get("_versions", {}) if type(state) is dict else {}
+        if type(saved) is not dict or not all(type(text) is str for text in saved.values()):
+            fail(f"{cls.__name__}._versions", "is no dict of versions")
+        if type(state) is dict:
+            state = {name: value for name, value in state.items() if name != "_versions"}
+        state = super()._restored_state(state, thorough=thorough, closed=closed)
         drifted = {
             name: (version, now)
             for name, now in scoring_versions().items()
@@ -60,12 +67,12 @@ class VersionStampMixin:
         if drifted:
             changes = ", ".join(f"{n} {old} (now {new})" for n, (old, new) in drifted.items())
             warnings.warn(
-                f"this {type(self).__name__} was saved under {changes}; scores may differ. "
+                f"this {cls.__name__} was saved under {changes}; scores may differ. "
                 "Fit and save it again under these versions, or install the old ones.",
                 VersionDriftWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        super().__setstate__(state)  # type: ignore[misc]
+        return state
 
 
 def _minor(version: str) -> list[str]:

@@ -135,23 +135,23 @@ def test_kill_during_save_leaves_a_loadable_file(tmp_path):
     code = """
         import itertools, os, random, signal, sys, time
         import numpy as np, pyimgano
-        from sklearn.preprocessing import StandardScaler
-        path, scaler, seen = sys.argv[1], StandardScaler(), set()
-        scaler.ballast_, scaler.n_ = np.zeros(200_000), -1
+        from sklearn.preprocessing import FunctionTransformer
+        path, scaler, seen = sys.argv[1], FunctionTransformer(kw_args={}), set()
+        scaler.kw_args = {"ballast": np.zeros(200_000), "n": -1}
         pyimgano.save(scaler, path)
         for _ in range(15):
             saved, tell = os.pipe()
             pid = os.fork()
             if pid == 0:
-                for scaler.n_ in itertools.count(scaler.n_ + 1):
+                for scaler.kw_args["n"] in itertools.count(scaler.kw_args["n"] + 1):
                     pyimgano.save(scaler, path)
                     os.write(tell, b".")
             os.read(saved, 1)
             time.sleep(random.uniform(0.0, 0.04))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            scaler.n_ = pyimgano.load(path).n_
-            seen.add(scaler.n_)
+            scaler.kw_args["n"] = pyimgano.load(path).kw_args["n"]
+            seen.add(scaler.kw_args["n"])
             os.close(saved), os.close(tell)
         print(len(seen))
     """
@@ -254,7 +254,7 @@ def test_code_in_a_file_does_not_run(tmp_path, wrap, compress):
 def test_calls_that_are_not_of_estimators_are_refused(tmp_path, function, args):
     path = tmp_path / "evil.joblib"
     save_raw([Evil(function, *args)], path)
-    with pytest.raises(UntrustedFileError, match=r"evil\.joblib: it (holds|tries)"):
+    with pytest.raises(UntrustedFileError, match=r"evil\.joblib: it holds"):
         pyimgano.load(path)
 
 
@@ -293,7 +293,7 @@ def test_classes_cannot_be_changed(tmp_path):
     head = pickle_of("sklearn.preprocessing._data", "StandardScaler")[:-3]
     path.write_bytes(head + b"N}\x8c\x07predictK\x01s\x86b.")  # BUILD with (None, {"predict": 1})
     vouch_for(path)
-    with pytest.raises(UntrustedFileError, match="tries to change"):
+    with pytest.raises(UntrustedFileError, match="tries to change what it has not just made"):
         pyimgano.load(path)
     assert not hasattr(StandardScaler, "predict")
 
@@ -351,10 +351,28 @@ def test_plain_values_come_back(tmp_path, value):
 def test_generators_and_memory_maps_come_back(tmp_path):
     mapped = np.memmap(tmp_path / "raw", dtype=np.float32, mode="w+", shape=(3, 2))
     mapped[:] = 7
-    estimator = FunctionTransformer(
-        kw_args={"map": mapped, "rng": np.random.RandomState(3), "new": np.random.default_rng(3)}
-    )
+    estimator = FunctionTransformer(kw_args={"map": mapped, "rng": np.random.RandomState(3)})
     again = pyimgano.load(pyimgano.save(estimator, tmp_path / "a.joblib")).kw_args
     np.testing.assert_array_equal(again["map"], np.full((3, 2), 7, np.float32))
     assert again["rng"].randint(1000) == np.random.RandomState(3).randint(1000)
-    assert again["new"].integers(1000) == np.random.default_rng(3).integers(1000)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "compress",
+    [0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3), ("lz4", 3)],
+    ids=str,
+)
+def test_all_that_joblib_writes_is_read(pipeline, tmp_path, protocol, compress):
+    if compress and compress[0] == "lz4":
+        pytest.importorskip("lz4")
+    path = tmp_path / "a.joblib"
+    save_raw(pipeline, path, compress=compress, protocol=protocol)
+    expected = pipeline.score_samples(ROWS)
+    np.testing.assert_array_equal(pyimgano.load(path).score_samples(ROWS), expected)
+
+
+def test_a_path_comes_back_as_text(tmp_path):
+    step = FunctionTransformer(kw_args={"path": tmp_path / "weights.pth"})
+    again = pyimgano.load(pyimgano.save(step, tmp_path / "a.joblib"))
+    assert again.kw_args == {"path": str(tmp_path / "weights.pth")}

@@ -28,9 +28,11 @@ from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_insi
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._state import Array, Maybe, MayLack, Number, Sizes, State, TupleOf, fail
 
 __all__ = [
     "BaseTemplateDetector",
+    "check_middle",
     "median_of",
     "median_without",
     "middle_of",
@@ -86,6 +88,13 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
         "top_fraction": [Interval(Real, 0, 1, closed="both")],
     }
+    _fitted_state = {
+        "shape_": TupleOf(
+            Number(1, equals="planes"), Number(1, equals="height"), Number(1, equals="width")
+        ),
+        "_region": Maybe(Array("bool", "height", "width")),
+        "reference_": MayLack(Array("uint8", "height", "width", contiguous=True)),
+    }
     _n_others = 1
     _takes_roi_mask = True
 
@@ -97,6 +106,23 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
     smoothing_sigma: float
     top_fraction: float
     shape_: tuple[int, int, int]
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        at_fit = state["_parameters_at_fit"]
+        if (at_fit["alignment"] is not None) != ("reference_" in state):
+            fail(f"{cls.__name__}.reference_", "does not go with alignment")
+        if at_fit["alignment"] is not None and state["input_kind_"] != "images":
+            fail(f"{cls.__name__}.input_kind_", "does not go with alignment")
+        if state["input_kind_"] == "images":
+            if sizes["planes"] != (1 if at_fit["color"] == "gray" else 3):
+                fail(f"{cls.__name__}.shape_", "does not go with color")
+        elif "n_features_in_" not in state or state["n_features_in_"] != sizes["planes"]:
+            fail(f"{cls.__name__}.shape_", "does not go with n_features_in_")
+        if (state["_region"] is None) != (state["roi_mask_"] is None) or (
+            state["_region"] is not None and not state["_region"].any()
+        ):
+            fail(f"{cls.__name__}._region", "does not go with roi_mask_")
 
     # ---- what a subclass writes -----------------------------------------------------
     def _learn(self, stack: np.ndarray) -> None:
@@ -348,6 +374,15 @@ def sorted_positions(stack: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         columns = np.array(flat[:, part].T, order="C")  # a copy in any case: it is sorted
         columns.sort(axis=1, kind="stable")  # radix sort where values have 8 bits
         yield part, np.ascontiguousarray(columns.T)
+
+
+def check_middle(name: str, state: State, sizes: Sizes) -> None:
+    """Refuse stored middles of sorted values that are neither two nor three of the right kind."""
+    kind = "u" if state["input_kind_"] == "images" else "f"
+    # Two of an even number; of tiles, it is not known how many there were.
+    known = (2, 3) if state["tiled_"] else (2 + sizes["n"] % 2,)
+    if sizes["middle"] not in known or state["middle_"].dtype.kind != kind:
+        fail(f"{name}.middle_", "does not hold the middle of sorted values")
 
 
 def middle_of(ordered: np.ndarray) -> np.ndarray:

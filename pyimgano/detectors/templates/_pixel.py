@@ -11,12 +11,14 @@ from sklearn.utils._param_validation import Interval
 
 from pyimgano.detectors.templates._base import (
     BaseTemplateDetector,
+    check_middle,
     median_of,
     median_without,
     middle_of,
     nearest,
     sorted_positions,
 )
+from pyimgano.utils._state import Array, Number, Sizes, State, fail
 
 __all__ = ["PixelGaussianDetector", "PixelMADDetector"]
 
@@ -210,6 +212,12 @@ class PixelGaussianDetector(_PixelStatistics):
 
     _n_others = 2
 
+    _fitted_state = {
+        "n_samples_": Number(3, whole=True),
+        "mean_": Array("float64", "planes", "height", "width"),
+        "variance_": Array("float64", "planes", "height", "width", low=0.0),
+    }
+
     def _learn(self, stack: np.ndarray) -> None:
         n = len(stack)
         mean = np.zeros(stack.shape[1:])
@@ -340,6 +348,18 @@ class PixelMADDetector(_PixelStatistics):
     _registry_name = "vision_pixel_mad"
 
     _n_others = 2
+
+    _fitted_state = {
+        "middle_": Array("uint8 float32", "middle", "planes", "height", "width"),
+        "spread_": Array("float16 float32", None, "middle", "planes", "height", "width", low=0.0),
+    }
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        check_middle(cls.__name__, state, sizes)
+        if len(state["spread_"]) != sizes["middle"] + 1:
+            fail(f"{cls.__name__}.spread_", "does not go with middle_")
 
     def _learn(self, stack: np.ndarray) -> None:
         n, shape = len(stack), stack.shape[1:]

@@ -12,11 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from pyimgano.detectors.templates._base import (
     BaseTemplateDetector,
+    check_middle,
     median_of,
     median_without,
     middle_of,
     sorted_positions,
 )
+from pyimgano.utils._state import Array, Sizes, State
 
 __all__ = ["NCCTemplateDetector", "SSIMTemplateDetector"]
 
@@ -54,6 +56,13 @@ class _Similarity(BaseTemplateDetector):
         self.top_fraction = top_fraction
         self.contamination = contamination
         self.random_state = random_state
+
+    _fitted_state = {"middle_": Array("uint8 float32", "middle", "planes", "height", "width")}
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        check_middle(cls.__name__, state, sizes)
 
     def _similarity(
         self,

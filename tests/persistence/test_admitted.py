@@ -14,9 +14,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.feature_selection import SelectKBest, f_classif
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, WhiteKernel
-from sklearn.linear_model import SGDOneClassSVM
 from sklearn.metrics import make_scorer, recall_score, roc_auc_score
 from sklearn.model_selection import (
     GridSearchCV,
@@ -36,7 +33,6 @@ from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.detectors import PyODDetector
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.model_selection import OneClassKFold, anomaly_roc_auc
-from pyimgano.persistence._unpickling import _NOT_STATE
 from tests.persistence.test_saving import OwnStep, save_raw
 
 ROWS = np.random.RandomState(0).normal(size=(50, 4))
@@ -58,11 +54,10 @@ def saved_and_loaded(estimator, tmp_path):
         LocalOutlierFactor(novelty=True, algorithm="kd_tree", leaf_size=5),
         LocalOutlierFactor(novelty=True, algorithm="ball_tree", metric="minkowski", p=3),
         OneClassSVM(),
-        SGDOneClassSVM(random_state=0),
         make_pipeline(ColumnTransformer([("few", PCA(2), [0, 1, 2])]), PatchCoreDetector()),
         make_pipeline(FunctionTransformer(np.abs), PatchCoreDetector()),
     ],
-    ids=["forest", "kd_tree", "ball_tree", "svm", "sgd", "columns", "ufunc"],
+    ids=["forest", "kd_tree", "ball_tree", "svm", "columns", "ufunc"],
 )
 def test_detectors_of_scikit_learn_score_alike(detector, tmp_path):
     detector.fit(ROWS)
@@ -83,12 +78,11 @@ def test_pyods_models_in_the_registry_score_alike(name, tmp_path):
 
 @pytest.mark.parametrize(
     "scoring",
-    [anomaly_roc_auc, "roc_auc", make_scorer(recall_score, pos_label=-1), ["accuracy", "f1"], None],
-    ids=["own", "by name", "made", "several", "none"],
+    [anomaly_roc_auc, "roc_auc", make_scorer(recall_score, pos_label=-1), ["accuracy", "f1"]],
+    ids=["own", "by name", "made", "several"],
 )
 def test_a_fitted_search_comes_back_with_its_results(scoring, tmp_path):
-    detector = PatchCoreDetector() if scoring is not None else GaussianProcessRegressor()
-    grid = {"contamination": [0.1, 0.2]} if scoring is not None else {"alpha": [0.1, 0.2]}
+    detector, grid = PatchCoreDetector(), {"contamination": [0.1, 0.2]}
     refit = "f1" if isinstance(scoring, list) else True
     search = GridSearchCV(detector, grid, scoring=scoring, cv=OneClassKFold(2), refit=refit)
     search.fit(ROWS, LABELS)
@@ -110,20 +104,26 @@ def test_a_fitted_search_comes_back_with_its_results(scoring, tmp_path):
     ],
     ids=["KFold", "Repeated", "Predefined", "list"],
 )
-def test_a_calibrator_with_folds_and_a_cache(cv, tmp_path):
-    cache = joblib.Memory(tmp_path / "cache", verbose=0)
-    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9, cv=cv, memory=cache)
-    calibrator.fit(ROWS)
+def test_a_calibrator_with_folds(cv, tmp_path):
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9, cv=cv).fit(ROWS)
     again = saved_and_loaded(calibrator, tmp_path)
     assert again.threshold_ == calibrator.threshold_
-    assert str(again.memory.location) == str(cache.location)
-    assert again.fit(ROWS).threshold_ == calibrator.threshold_  # splitter and cache still work
+    assert again.fit(ROWS).threshold_ == calibrator.threshold_  # the splitter still works
 
 
-def test_kernels_and_unfitted_splitters(tmp_path):
-    process = GaussianProcessRegressor(RBF() + WhiteKernel()).fit(ROWS, ROWS[:, 0])
-    again = saved_and_loaded(process, tmp_path)
-    np.testing.assert_array_equal(again.predict(ROWS), process.predict(ROWS))
+@pytest.mark.parametrize("memory", ["cache", "object"])
+def test_caches_are_refused_with_the_way_out(memory, tmp_path):
+    # The next fit would read the cache with joblib.load.
+    cache = str(tmp_path / "cache") if memory == "cache" else joblib.Memory(tmp_path / "cache")
+    calibrator = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9, memory=cache).fit(ROWS)
+    with pytest.warns(UserWarning, match=r"memory=None|joblib\.memory\.Memory"):
+        path = pyimgano.save(calibrator, tmp_path / "a.joblib")
+    with pytest.raises(UntrustedFileError, match=r"memory=None|joblib\.memory\.Memory"):
+        pyimgano.load(path)
+    saved_and_loaded(calibrator.set_params(memory=None), tmp_path)
+
+
+def test_unfitted_splitters(tmp_path):
     for splitter in (ShuffleSplit(2, random_state=0), StratifiedKFold(2), OneClassKFold(2)):
         expected = [test.tolist() for _, test in splitter.split(ROWS, LABELS)]
         again = saved_and_loaded(GridSearchCV(PatchCoreDetector(), {}, cv=splitter), tmp_path).cv
@@ -184,17 +184,16 @@ def test_what_may_be_stored_may_not_be_called(tmp_path):
         (roc_auc_score, ([0, 1], [0, 1])),
         (anomaly_roc_auc, (None, None, None)),
         (np.exp, (1.0,)),
-        (StandardScaler, ()),
     ]:
-        refuses(Recipe(function, args), tmp_path, "tries to call")
+        refuses(Recipe(function, args), tmp_path, "holds .* not on the list")
     make, (scaler, cache) = KDTree(ROWS).__reduce__()[0], (StandardScaler, joblib.Memory)
-    for recipe, match in [
-        ((make, (scaler,), {"append": cache}, iter([folder])), "fill a StandardScaler"),
-        ((make, (scaler,), {"__setstate__": cache}), "change how StandardScaler works"),
-        ((make, (scaler,), (None, {"__class__": cache})), "change how StandardScaler works"),
-        ((make, (scaler(),)), "make an object of what is no class"),
+    for recipe in [
+        (make, (scaler,), {"append": cache}, iter([folder])),
+        (make, (scaler,), {"__setstate__": cache}),
+        (make, (scaler,), (None, {"__class__": cache})),
+        (make, (scaler(),)),
     ]:
-        refuses(Recipe(*recipe), tmp_path, f"tries to {match}")
+        refuses(Recipe(*recipe), tmp_path, "(holds|calls) ")
     assert not os.path.exists(folder)
 
 
@@ -203,47 +202,11 @@ def test_functions_are_stored_only_where_they_are_scorers(tmp_path):
         refuses(function, tmp_path, r"holds .* not on the list")
 
 
-HOLD_STATE = (
-    "backbones",
-    "base",
-    "calibration",
-    "detectors",
-    "ensemble",
-    "exceptions",
-    "features",
-    "grids",
-    "inference",
-    "inputs",
-    "interop",
-    "model_selection",
-    "tiling",
-)
-
-
-def class_of_its_own(package, monkeypatch):
-    """A new class that is defined in this package of pyimgano."""
+@pytest.mark.parametrize("package", ["cli", "datasets", "detectors", "persistence", "utils"])
+def test_only_classes_of_the_table_are_admitted(package, tmp_path, monkeypatch):
     made = type("Innocent", (), {"__module__": f"pyimgano.{package}"})
     monkeypatch.setattr(f"pyimgano.{package}.Innocent", made, raising=False)
-    return made
-
-
-@pytest.mark.parametrize("package", _NOT_STATE)
-def test_parts_of_the_package_that_act_are_refused(package, tmp_path, monkeypatch):
-    made = class_of_its_own(package, monkeypatch)
-    refuses(made, tmp_path, rf"holds pyimgano\.{package}\.Innocent, which is not on the list")
-
-
-def test_every_public_room_is_known_to_act_or_to_hold_state():
-    act = {name for name in _NOT_STATE if not name.startswith("_")}
-    assert act | set(HOLD_STATE) == set(pyimgano._SUBPACKAGES) | {"base", "cli"}
-    assert not act & set(HOLD_STATE)
-
-
-@pytest.mark.parametrize("package", HOLD_STATE)
-def test_parts_of_the_package_that_hold_state_are_admitted(package, tmp_path, monkeypatch):
-    made = class_of_its_own(package, monkeypatch)
-    save_raw([made], tmp_path / "a.joblib")
-    assert pyimgano.load(tmp_path / "a.joblib") == [made]
+    refuses(made(), tmp_path, rf"holds pyimgano\.{package}\.Innocent, which is not on the list")
 
 
 @pytest.mark.parametrize(
@@ -251,17 +214,16 @@ def test_parts_of_the_package_that_hold_state_are_admitted(package, tmp_path, mo
     [
         ({"a": (np.dtype("O"), 0)}, 8),
         ({"a": (np.dtype([("b", "O")]), 0)}, 8),
-        ({"a": (np.dtype("f8"), 0)}, 64),
         ({"a": (np.dtype("f8"), 4)}, 8),
         ({"a": (np.dtype("f8"), -8)}, 8),
     ],
-    ids=["object", "nested object", "size", "beyond", "before"],
+    ids=["object", "nested object", "beyond", "before"],
 )
 def test_structured_dtypes_cannot_lie(fields, size, tmp_path):
     state = (3, "|", None, ("a",), fields, size, 1, 0)
     path = tmp_path / "evil.joblib"
     save_raw([Recipe(np.dtype, ("V8", False, True), state)], path)
-    with pytest.raises(UntrustedFileError, match=r"holds an array of dtype|is not an estimator"):
+    with pytest.raises(UntrustedFileError, match=r"holds an array of dtype"):
         pyimgano.load(path)
 
 
@@ -292,10 +254,12 @@ def test_decision_trees_stay_within_themselves(tmp_path):
         change_nodes(tree, feature=4),
         change_nodes(tree, feature=-1),
         (function, args, {**state, "node_count": 10**6}),
+        (function, args, {**state, "max_depth": 0}),
+        change_nodes(tree, left_child=2),  # two ways to one node
     ]
     for recipe in wrong:
-        refuses(Recipe(*recipe), tmp_path, "holds a decision tree whose branches lead out of it")
-    for bad in ((4, args[1], 10**6), (4, np.zeros(1, args[1].dtype), 1)):
+        refuses(Recipe(*recipe), tmp_path, "holds a (decision tree|.*Tree that cannot be)")
+    for bad in ((4, args[1], 10**6), (0, args[1], 1)):
         refuses(Recipe(function, bad, state), tmp_path, "holds a decision tree of impossible shape")
 
 
@@ -319,7 +283,7 @@ def test_all_that_is_missing_is_named_at_once_and_trusting_it_works(tmp_path):
         pyimgano.load(path)
     (names,) = re.findall(r"trusted=\[(.*?)\]", str(refusal.value))
     trusted = re.findall(r'"(.*?)"', names)
-    assert len(trusted) == 2
+    assert len(trusted) == 3
     assert pyimgano.load(path, trusted=trusted)[1].score_func is f_classif
 
 

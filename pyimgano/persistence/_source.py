@@ -1,0 +1,354 @@
+"""One pass over a saved file: what is interpreted is what was hashed.
+
+A file is opened once, must be a regular one, and is read from start to end through that one
+descriptor. Every byte enters the SHA-256 as it is read, so that a file which another process
+overwrites meanwhile cannot be vouched for by one content and interpreted by another.
+Decompression is done here as well, and stops at a limit.
+"""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import hashlib
+import io
+import lzma
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyimgano.exceptions import UntrustedFileError
+
+__all__ = ["AHEAD", "Source", "open_regular", "read_small"]
+
+_LARGEST_FILE = 2**35
+# What a compressed file may become: so many times its size, and some more. Arrays of real
+# features shrink to about nine tenths, masks and equal numbers to a hundredth.
+_MOST_TIMES, _AND_MORE = 200, 2**26
+# Bytes read at a time: they are hashed while they are in the processor's cache.
+_PIECE = 2**18
+# What a Source holds ready unless its end is near; short operations need no more.
+AHEAD = 300
+# Largest window of an LZMA stream; that of its highest preset is 64 MiB.
+_LZMA_MEMORY = 2**28
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """Open a regular file for reading; never wait for a FIFO or a device.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    int
+        The descriptor.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    UntrustedFileError
+        If it is a folder, a FIFO, a device, a loop of links, or cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        loop = " (links that lead in a circle)" if error.errno == errno.ELOOP else ""
+        raise UntrustedFileError(f"{path}: cannot be opened: {error.strerror}{loop}.") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UntrustedFileError(
+                f"{path}: is not a regular file but a folder, a pipe or a device."
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """Read a regular file of limited size.
+
+    Parameters
+    ----------
+    path : Path
+    most : int
+        Bytes it may have.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    UntrustedFileError
+        If it is no regular file, or larger.
+    """
+    with open_regular(path) as descriptor:
+        content = b""
+        while len(content) <= most:
+            piece = os.read(descriptor, most + 1 - len(content))
+            if not piece:
+                return content
+            content += piece
+    raise UntrustedFileError(f"{path}: has more than {most:,} bytes, too many for what it is.")
+
+
+class _Hashed(io.RawIOBase):
+    """The bytes of a descriptor, hashed as they are read."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        n = os.readv(self._descriptor, [view[:_PIECE]]) if _READV else self._read_into(view)
+        self.digest.update(view[:n])
+        self.size += n
+        return n
+
+    def _read_into(self, view: memoryview) -> int:
+        piece = os.read(self._descriptor, min(len(view), _PIECE))
+        view[: len(piece)] = piece
+        return len(piece)
+
+
+_READV = hasattr(os, "readv")
+
+
+class _Decompressed(io.RawIOBase):
+    """What a compressed stream holds, up to a limit."""
+
+    def __init__(self, raw: io.BufferedReader, make: Callable[[], Any], most: int) -> None:
+        self._raw, self._most = raw, most
+        self._inner: Any = make()
+        self._waiting = b""  # compressed bytes that zlib has handed back
+        self._n = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            content = self._some(len(view))
+        except (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+            raise UntrustedFileError(f"its compressed content is damaged ({error}).") from None
+        self._n += len(content)
+        if self._n > self._most:
+            raise UntrustedFileError(
+                f"it is compressed, and becomes more than {self._most:,} bytes: more than "
+                f"{_MOST_TIMES} times its size."
+            )
+        view[: len(content)] = content
+        return len(content)
+
+    def _some(self, n: int) -> bytes:
+        inner = self._inner
+        while not inner.eof:
+            held = hasattr(inner, "unconsumed_tail")  # zlib hands back what it has no room for
+            feed = self._waiting
+            if not feed and (held or inner.needs_input):
+                feed = self._raw.read1(_PIECE)
+                if not feed:
+                    raise EOFError("it ends too early")
+            content = inner.decompress(feed, n)
+            self._waiting = inner.unconsumed_tail if held else b""
+            if content:
+                return content
+        if inner.unused_data or self._raw.peek(1):
+            raise ValueError("something follows its end")
+        return b""
+
+
+def _lz4() -> Any:
+    try:
+        from lz4.frame import LZ4FrameDecompressor
+    except ImportError:
+        raise UntrustedFileError(
+            "it is compressed by lz4, which is not installed: python -m pip install lz4."
+        ) from None
+    return LZ4FrameDecompressor()
+
+
+# By how a file begins, as joblib tells them apart.
+_COMPRESSIONS: list[tuple[bytes, Callable[[], Any]]] = [
+    (b"\x1f\x8b", lambda: zlib.decompressobj(31)),
+    (b"BZ", bz2.BZ2Decompressor),
+    (b"\xfd7zXZ", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)),
+    (b"\x5d\x00", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)),
+    (b"\x04\x22\x4d\x18", _lz4),
+    (b"\x78", lambda: zlib.decompressobj()),
+]
+
+
+class Source:
+    """The content of an open file, decompressed, from start to end.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of a regular file; read from its start.
+
+    Attributes
+    ----------
+    data : bytes
+        The piece of the content that is read next, followed by zeros where the content ends.
+    at : int
+        How much of it has been read.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        size = os.fstat(descriptor).st_size
+        if size > _LARGEST_FILE:
+            raise UntrustedFileError(
+                f"it has {size:,} bytes; files of at most {_LARGEST_FILE:,} are read."
+            )
+        self._hashed = _Hashed(descriptor)
+        raw = io.BufferedReader(self._hashed, _PIECE)
+        begin = raw.peek(6)[:6]
+        self._most = size
+        content = raw
+        for prefix, make in _COMPRESSIONS:
+            if begin.startswith(prefix):
+                self._most = _MOST_TIMES * size + _AND_MORE
+                content = io.BufferedReader(_Decompressed(raw, make, self._most), _PIECE)
+                break
+        self._raw, self._content = raw, content
+        self._operations = 0
+        self.data, self.at = b"", 0
+        self._end: int | None = None  # of the content in data, once that is known
+
+    # ---- for the interpreter -------------------------------------------------------------
+    def refill(self) -> tuple[bytes, int]:
+        """Have at least ``AHEAD`` bytes ready, if need be zeros behind the end; ``data, at``."""
+        rest = self.data[self.at :]
+        if self._end is not None:
+            self._end -= self.at
+            if self._end < 0:  # beyond the end, in the zeros
+                raise _too_short()
+        self.at = 0
+        pieces, n = [rest], len(rest)
+        while self._end is None and n < AHEAD:
+            piece = self._content.read1(_PIECE)
+            pieces.append(piece)
+            n += len(piece)
+            if not piece:
+                self._end = n
+        if self._end is not None:
+            if self._end == 0:
+                raise _too_short()
+            pieces.append(bytes(2 * AHEAD))
+        self.data = b"".join(pieces)
+        return self.data, 0
+
+    def take(self, n: int) -> bytes:
+        """Read exactly so many bytes."""
+        there = len(self.data) - self.at if self._end is None else self._end - self.at
+        if n <= there:
+            content = self.data[self.at : self.at + n]
+            self.at += n
+            return content
+        if self._end is not None:
+            raise _too_short()
+        self.check_room(n)
+        begin = self.data[self.at :]
+        self.data, self.at = b"", 0
+        content = begin + self._content.read(n - len(begin))
+        if len(content) != n:
+            raise _too_short()
+        return content
+
+    def line(self, longest: int) -> bytes:
+        """Read up to the end of a line, and leave that out."""
+        end = self.data.find(b"\n", self.at)
+        while end < 0 and self._end is None and len(self.data) - self.at <= longest:
+            piece = self._content.read1(_PIECE)
+            if not piece:
+                raise _too_short()
+            self.data, self.at = self.data[self.at :] + piece, 0
+            end = self.data.find(b"\n")
+        if end < 0 or end - self.at > longest:
+            raise UntrustedFileError("it is damaged: a line does not end.")
+        content = self.data[self.at : end]
+        self.at = end + 1
+        return content
+
+    def fill(self, array: np.ndarray) -> None:
+        """Read the bytes of a new contiguous array, straight into it."""
+        view = memoryview(array.reshape(-1).view(np.uint8))
+        done = min(len(view), len(self.data) - self.at)
+        if self._end is not None and done > self._end - self.at:
+            raise _too_short()
+        view[:done] = self.data[self.at : self.at + done]
+        self.at += done
+        while done < len(view):
+            n = self._content.readinto(view[done:])
+            if not n:
+                raise _too_short()
+            done += n
+
+    def check_room(self, n_bytes: int) -> None:
+        """Refuse to make room for more than the file can hold."""
+        if n_bytes > self._most:
+            raise UntrustedFileError(
+                f"it announces an array of {n_bytes:,} bytes, and holds {self._most:,} at most."
+            )
+
+    def operations_left(self, most: int) -> int:
+        """How many operations a pickle may have, after those inside the same file."""
+        return most - self._operations
+
+    def spent(self, n: int) -> None:
+        """Note how many operations pickles of this file have had so far."""
+        self._operations = n
+
+    def finish(self) -> dict[str, Any]:
+        """Read the rest; refuse content behind the end of the pickle.
+
+        Returns
+        -------
+        dict
+            ``"sha256"`` and ``"size"`` of the whole file.
+        """
+        there = len(self.data) if self._end is None else self._end
+        if there < self.at:
+            raise _too_short()
+        more = there > self.at or self._content.read(1)
+        self.skip_rest()
+        if more:
+            raise UntrustedFileError("something follows the end of its pickle.")
+        return self.entry()
+
+    def skip_rest(self) -> None:
+        """Read the rest of the file for its hash."""
+        while self._raw.read(_PIECE):
+            pass
+
+    def entry(self) -> dict[str, Any]:
+        """SHA-256 and size of what has been read of the file."""
+        return {"sha256": self._hashed.digest.hexdigest(), "size": self._hashed.size}
+
+
+def _too_short() -> UntrustedFileError:
+    return UntrustedFileError("it is cut short, or damaged.")

@@ -1,0 +1,212 @@
+"""Every class of the package declares its state, and wrong state is refused, never computed with.
+
+An attribute that a class sets and does not declare fails here by name.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
+import pyimgano
+from pyimgano.exceptions import UntrustedFileError
+from pyimgano.features import FilterBankFeatures
+from pyimgano.persistence._admitted import _OWN, admitted_class
+from tests.attack.files import write
+from tests.instances import (
+    IMAGE_INSTANCES,
+    POOLING_INSTANCES,
+    ROW_INSTANCES,
+    TABLE_INSTANCES,
+    TRANSFORMER_INSTANCES,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ROWS = np.random.RandomState(0).normal(size=(30, 4))
+IMAGES = np.random.RandomState(1).randint(0, 256, size=(8, 64, 64, 3)).astype(np.uint8)
+NEEDS = {"ViTPatchFeatures": "timm", "PyODDetector": "pyod"}
+
+
+def cases(table: dict[str, list[Any]], kind: str) -> list[Any]:
+    return [
+        pytest.param(one, id=f"{name}-{i}-{kind}")
+        for name, instances in table.items()
+        for i, one in enumerate(instances)
+    ]
+
+
+def fitted(estimator: Any, X: Any) -> Any:
+    pytest.importorskip(NEEDS.get(type(estimator).__name__, "numpy"))
+    return clone(estimator).fit(X)
+
+
+def results(estimator: Any, X: Any) -> np.ndarray:
+    if hasattr(estimator, "score_samples"):
+        return np.asarray(estimator.score_samples(X))
+    if hasattr(estimator, "decision_function"):
+        return np.asarray(estimator.decision_function(X))
+    found = estimator.transform(X)
+    return np.asarray(found.rows if hasattr(found, "rows") else [found[i] for i in range(len(X))])
+
+
+def loaded(estimator: Any, path: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # save says so where load will refuse
+        pyimgano.save(estimator, path)
+    return pyimgano.load(path)
+
+
+# ---- what fitted estimators hold ------------------------------------------------------
+@pytest.mark.parametrize("estimator", cases(TABLE_INSTANCES, "rows"))
+def test_fitted_on_rows(estimator, tmp_path):
+    model = fitted(estimator, ROWS)
+    again = loaded(model, tmp_path / "a.joblib")
+    np.testing.assert_array_equal(results(again, ROWS + 0.1), results(model, ROWS + 0.1))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *cases(IMAGE_INSTANCES, "images"),
+        *cases(TRANSFORMER_INSTANCES, "images"),
+        *cases(ROW_INSTANCES, "images"),
+    ],
+)
+def test_fitted_on_images(estimator, tmp_path):
+    model = fitted(estimator, IMAGES)
+    again = loaded(model, tmp_path / "a.joblib")
+    np.testing.assert_array_equal(results(again, IMAGES[::-1]), results(model, IMAGES[::-1]))
+
+
+@pytest.mark.parametrize("estimator", cases(POOLING_INSTANCES, "grids"))
+def test_fitted_on_grids(estimator, tmp_path):
+    model = fitted(make_pipeline(FilterBankFeatures(resize=32), estimator), IMAGES)
+    again = loaded(model, tmp_path / "a.joblib")
+    np.testing.assert_array_equal(again.transform(IMAGES), model.transform(IMAGES))
+
+
+def test_every_class_of_the_table_exists_and_declares_its_state():
+    for module, names in _OWN.items():
+        for name in names.split():
+            assert admitted_class(module, name).cls.__name__ == name
+
+
+def test_an_attribute_that_is_not_declared_is_refused_by_name(tmp_path):
+    model = pyimgano.PatchCoreDetector().fit(ROWS)
+    model.new_ = 1
+    write(model, tmp_path / "a.joblib")
+    with pytest.raises(UntrustedFileError, match=r"PatchCoreDetector\.new_ is no attribute"):
+        pyimgano.load(tmp_path / "a.joblib")
+
+
+# ---- wrong state ----------------------------------------------------------------------
+GONE = object()
+
+
+def parts(model: Any) -> Iterator[Any]:
+    """The model and all objects of this package in it."""
+    waiting, seen = [model], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+        elif type(one).__module__.startswith("pyimgano."):
+            yield one
+            waiting += vars(one).values()
+
+
+def wrong_values(value: Any) -> Iterator[tuple[str, Any]]:
+    yield "dropped", GONE
+    yield "text", "text"
+    yield "none", None
+    yield "list", [1.5, "text"]
+    if isinstance(value, np.ndarray):
+        yield "scalar", 1.0
+        yield "shorter", value[:-1]
+        yield "longer", np.concatenate([value, value[-1:]])
+        yield "narrower", value[..., :-1]
+        yield "deeper", value[None]
+        yield "retyped", value.astype(complex)
+        yield "empty", value[:0]
+        if value.dtype.kind == "f":
+            for odd in (np.nan, np.inf, -np.inf):
+                yield f"filled with {odd}", np.full_like(value, odd)
+            with np.errstate(over="ignore"):
+                yield "huge", np.full_like(value, 1e300)
+        if value.dtype.kind in "iu":
+            yield "beyond", np.full_like(value, np.iinfo(value.dtype).max)
+            yield "below", np.full_like(value, np.iinfo(value.dtype).min)
+        if value.dtype == bool:
+            yield "turned", ~value
+    elif isinstance(value, bool):
+        yield "a number", 7
+    elif isinstance(value, (int, float)):
+        for odd in (-(10**30), 10**30, np.nan, np.inf, -1, 0, 1e300):
+            yield repr(odd), odd
+    elif isinstance(value, tuple):
+        yield "shorter", value[:-1]
+        yield "beyond", tuple(10**9 for _ in value)
+    elif isinstance(value, dict):
+        yield "emptied", {}
+        if value:
+            yield "beyond", dict.fromkeys(value, 10**9)
+            yield "below", dict.fromkeys(value, -1)
+    elif isinstance(value, list):
+        yield "shorter", value[:-1]
+        yield "doubled", value + value
+
+
+def check_wrong_states(model: Any, X: Any, tmp_path: Any) -> int:
+    expected, path, n = results(model, X), tmp_path / "a.joblib", 0
+    problems = []
+    for part in parts(model):
+        for name in list(vars(part)):
+            if name.startswith("_parameters_at_fit"):
+                continue  # they are compared with the parameters themselves
+            value = vars(part)[name]
+            for what, wrong in wrong_values(value):
+                if wrong is GONE:
+                    del vars(part)[name]
+                else:
+                    vars(part)[name] = wrong
+                try:
+                    write(model, path)
+                finally:
+                    vars(part)[name] = value
+                n += 1
+                try:
+                    again = pyimgano.load(path)
+                except UntrustedFileError:
+                    continue
+                where = f"{type(part).__name__}.{name} {what}"
+                try:
+                    found = results(again, X)
+                except NotFittedError:
+                    assert wrong is GONE  # what is left is an object that was never fitted
+                    continue
+                except Exception as error:
+                    problems.append(f"{where}: {type(error).__name__}: {error}")
+                    continue
+                if not np.isfinite(found).all() or not np.array_equal(found, expected):
+                    problems.append(f"{where}: scores differ")
+    assert not problems, "\n".join(problems)
+    return n
+
+
+@pytest.mark.parametrize("estimator", cases(TABLE_INSTANCES, "rows"))
+def test_wrong_state_is_refused_or_without_effect(estimator, tmp_path):
+    model = fitted(estimator, ROWS)
+    assert check_wrong_states(model, ROWS[:4] + 0.1, tmp_path) > 20

@@ -1,0 +1,166 @@
+"""What an attack has found: reading a file opens, starts and imports nothing, and it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.preprocessing import StandardScaler
+
+import pyimgano
+from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
+from pyimgano.exceptions import UntrustedFileError
+from tests.attack import hostile
+from tests.attack.files import vouch_for, write
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """What came of each hostile file, in a process of its own."""
+    command = [sys.executable, "-m", "tests.attack.hostile", str(tmp_path_factory.mktemp("files"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode == 0, f"after {found[-1]['name'] if found else 0}: {done.stderr}"
+    return {one["name"]: one for one in found}
+
+
+@pytest.mark.parametrize("name", hostile.HOSTILE)
+def test_hostile_files_do_nothing_but_be_read(name, outcomes):
+    expected = hostile.pipeline().score_samples(hostile.ROWS).tolist()
+    found = [one for key, one in outcomes.items() if key == name or key.startswith(f"{name}_")]
+    assert found
+    for one in found:
+        assert one["events"] == [] and one["new"] == [], one
+        assert one["seconds"] < 10 and one["kilobytes"] < 2**20, one
+        if one["error"]:
+            assert not one["error"].startswith("!"), one  # always an UntrustedFileError
+        else:  # nothing is made of what is thrown away
+            assert one["name"].endswith("_thrown_away") and one["scores"] == expected, one
+
+
+# ---- wrong state through the other door -------------------------------------------------
+@pytest.mark.parametrize(
+    "make",
+    [
+        hostile.a_mean_too_short,
+        hostile.a_factor_too_short,
+        hostile.members_of_leaves_out_of_range,
+        hostile.members_of_leaves_twice,
+        hostile.bounds_of_another_bank,
+        hostile.groups_of_half_the_bank,
+        hostile.known_images_that_there_are_not,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_what_compiled_code_indexes_by_is_checked_by_joblib_load_too(make, tmp_path):
+    path = write(make(tmp_path), tmp_path / "a.joblib")
+    with pytest.raises(UntrustedFileError, match="The file is damaged"):
+        joblib.load(path)
+
+
+def test_good_state_comes_through_the_other_door(tmp_path):
+    for model in (PaDiMDetector().fit(hostile.ROWS), hostile.large_bank()):
+        joblib.dump(model, tmp_path / "a.joblib")
+        again = joblib.load(tmp_path / "a.joblib", mmap_mode="r")
+        rows = np.random.RandomState(1).normal(size=(5, model.n_features_in_))
+        np.testing.assert_array_equal(again.score_samples(rows), model.score_samples(rows))
+
+
+# ---- what is no file --------------------------------------------------------------------
+@pytest.fixture
+def saved(tmp_path):
+    return pyimgano.save(StandardScaler(), tmp_path / "a.joblib")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no FIFOs")
+@pytest.mark.parametrize("which", ["a.joblib", "a.joblib.json"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "loop", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(which, kind, saved):
+    place = saved.with_name(which)
+    place.unlink()
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "loop":
+        place.symlink_to(place.name)
+    else:
+        place.symlink_to("/dev/zero")
+    start = time.monotonic()
+    with pytest.raises(UntrustedFileError, match=r"not a regular file|circle"):
+        pyimgano.load(saved)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        (b"[" * 10**5, "other JSON"),
+        (b'{"a":' * 10**5, "other JSON"),
+        (b"{" + b" " * 2**21, "too many"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1]", "not JSON"),
+        (b"1" * 10**4, "not JSON"),
+        (b'{"sha256": NaN, "previous": 3}', "is not the file that"),
+    ],
+    ids=["lists", "dicts", "large", "bytes", "a list", "a number", "other values"],
+)
+def test_side_files_of_any_content_are_refused(content, match, saved):
+    saved.with_name("a.joblib.json").write_bytes(content)
+    with pytest.raises(UntrustedFileError, match=match):
+        pyimgano.load(saved)
+
+
+def test_what_was_hashed_is_what_is_loaded(tmp_path):
+    # Another process overwrites the file in place, again and again, by one that has no side file.
+    good = pyimgano.save(PatchCoreDetector().fit(hostile.ROWS), tmp_path / "a.joblib")
+    contents = [good.read_bytes()]
+    write(PatchCoreDetector().fit(hostile.ROWS + 1), tmp_path / "other.joblib")
+    contents.append((tmp_path / "other.joblib").read_bytes())
+    length = max(map(len, contents))
+    contents = [content.ljust(length, b"\0") for content in contents]
+    expected = pyimgano.load(good).score_samples(hostile.ROWS)
+    stop = threading.Event()
+
+    def overwrite() -> None:
+        with open(good, "r+b", buffering=0) as file:
+            while not stop.is_set():
+                for content in contents:
+                    file.seek(0)
+                    file.write(content)
+        good.write_bytes(contents[0])
+
+    thread = threading.Thread(target=overwrite)
+    thread.start()
+    try:
+        for _ in range(200):
+            try:
+                again = pyimgano.load(good)
+            except UntrustedFileError:
+                continue
+            np.testing.assert_array_equal(again.score_samples(hostile.ROWS), expected)
+    finally:
+        stop.set()
+        thread.join()
+
+
+# ---- damage -----------------------------------------------------------------------------
+def test_every_truncation_is_refused(tmp_path):
+    path = write(hostile.pipeline(), tmp_path / "a.joblib")
+    content = path.read_bytes()
+    for length in range(0, len(content), 37):
+        path.write_bytes(content[:length])
+        vouch_for(path)
+        with pytest.raises(UntrustedFileError):
+            pyimgano.load(path)
