@@ -98,7 +98,7 @@ class PluginError(ImportError):
 
 
 class UntrustedFileError(ValueError):
-    """A saved pipeline is damaged or holds types that are not on the allow-list."""
+    """A saved pipeline is damaged, or holds what is not admitted or a state that cannot be."""
 
 
 class AlignmentWarning(UserWarning):

@@ -346,7 +346,7 @@ def _check_attributes_of_any(name: str, state: dict[str, Any]) -> None:
         )
     for attribute, (low, high) in _WORKERS.items():
         wanted = state.get(attribute)
-        if wanted is not None and not (isinstance(wanted, Integral) and low <= wanted <= high):
+        if wanted is not None and not (isinstance(wanted, Integral) and low <= int(wanted) <= high):
             raise UntrustedFileError(f"{name}.{attribute} is not between {low} and {high}.")
 
 

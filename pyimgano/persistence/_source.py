@@ -138,7 +138,7 @@ _READV = hasattr(os, "readv")
 class _Decompressed(io.RawIOBase):
     """What a compressed stream holds, up to a limit."""
 
-    def __init__(self, raw: io.BufferedReader, make: Callable[[], Any], most: int) -> None:
+    def __init__(self, raw: Any, make: Callable[[], Any], most: int) -> None:
         self._raw, self._most = raw, most
         self._inner: Any = make()
         self._waiting = b""  # compressed bytes that zlib has handed back
@@ -228,7 +228,7 @@ class Source:
         raw = io.BufferedReader(self._hashed, _PIECE)
         begin = raw.peek(6)[:6]
         self._most = size
-        content = raw
+        content: Any = raw
         for prefix, make in _COMPRESSIONS:
             if begin.startswith(prefix):
                 self._most = _MOST_TIMES * size + _AND_MORE
@@ -296,7 +296,7 @@ class Source:
 
     def fill(self, array: np.ndarray) -> None:
         """Read the bytes of a new contiguous array, straight into it."""
-        view = memoryview(array.reshape(-1).view(np.uint8))
+        view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         done = min(len(view), len(self.data) - self.at)
         if self._end is not None and done > self._end - self.at:
             raise _too_short()

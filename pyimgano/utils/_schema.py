@@ -183,7 +183,7 @@ def schema_of(cls: type) -> Schema:
         parameter_rules.update(vars(base).get("_parameter_rules", {}))
     parameters: tuple[str, ...] = ()
     if issubclass(cls, BaseEstimator):
-        parameters = tuple(cls._get_param_names())
+        parameters = tuple(cls._get_param_names())  # type: ignore[attr-defined]
     return Schema(
         cls.__name__,
         parameters,

@@ -358,7 +358,7 @@ class ListOf(Rule):
     """
 
     def __init__(
-        self, rule: Rule, length: int | str | None = None, kind: type = list, least: int = 0
+        self, rule: Rule, length: int | str | None = None, kind: Any = list, least: int = 0
     ) -> None:
         self._rule, self._length, self._kind, self._least = rule, length, kind, least
 
