@@ -721,4 +721,4 @@ def _save_load(classes: Iterable[str]) -> str:
     foreign = [name for name in classes if name.split(".")[0] not in ("pyimgano", "sklearn")]
     if not foreign:
         return "pyimgano.save and pyimgano.load"
-    return f"pyimgano.save; {', '.join(foreign)} is not admitted by load: joblib.load files you trust"
+    return f"pyimgano.save; load refuses {', '.join(foreign)}: joblib.load files you trust"

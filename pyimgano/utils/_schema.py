@@ -106,7 +106,8 @@ class Schema:
             if not any(one.is_satisfied_by(value) for one in constraints):
                 wanted = " or ".join(str(one) for one in constraints)
                 fail(f"{where}.{name}", f"should be {wanted}, and is {_word(value)}")
-            if key is not None and len(self._right) < _MOST_REMEMBERED:
+            short = not isinstance(value, str) or len(value) < 100
+            if key is not None and short and len(self._right) < _MOST_REMEMBERED:
                 self._right.add(key)
         for name, rule in self.parameter_rules.items():
             if name in values:

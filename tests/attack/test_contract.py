@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -105,6 +107,23 @@ def test_an_attribute_that_is_not_declared_is_refused_by_name(tmp_path):
     write(model, tmp_path / "a.joblib")
     with pytest.raises(UntrustedFileError, match=r"PatchCoreDetector\.new_ is no attribute"):
         pyimgano.load(tmp_path / "a.joblib")
+
+
+FILES = sorted((Path(__file__).parents[1] / "golden" / "files").glob("*.joblib"))
+# Sequences of image files and tiles are no estimators.
+NO_ESTIMATORS = {"object-paths", "object-tiles"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_of_earlier_versions_are_admitted(path, tmp_path):
+    copy = write(path.read_bytes(), tmp_path / "a.joblib")
+    if path.stem in NO_ESTIMATORS:
+        with pytest.raises(UntrustedFileError, match=r"trusted=\["):
+            pyimgano.load(copy)
+        return
+    by_joblib, here = joblib.load(path), pyimgano.load(copy)
+    assert type(here) is type(by_joblib)
+    assert vars(here).keys() == vars(by_joblib).keys()
 
 
 # ---- wrong state ----------------------------------------------------------------------

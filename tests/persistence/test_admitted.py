@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -295,3 +296,46 @@ def test_what_cannot_be_trusted_by_name_is_not_said_to_be(tmp_path):
         pyimgano.load(path)
     assert "trusted=" not in str(refusal.value)
     assert "joblib.load(path)" in str(refusal.value)
+
+
+class OwnState(BaseEstimator):
+    """A step with a state of its own."""
+
+    def __init__(self, factor=1):
+        self.factor = factor
+
+    def fit(self, X, y=None):
+        return self
+
+    def __getstate__(self):
+        return {"saved": self.factor}
+
+    def __setstate__(self, state):
+        self.factor = state["saved"]
+
+
+class OwnCall(BaseEstimator):
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __reduce__(self):
+        return OwnCall, (self.inner,)
+
+
+def test_trusted_classes_are_filled_by_their_own_methods_and_may_be_called(tmp_path):
+    path = tmp_path / "a.joblib"
+    save_raw(make_pipeline(OwnState(3), OwnCall(np.arange(4))), path)
+    names = [f"{__name__}.OwnState", f"{__name__}.OwnCall"]
+    with pytest.raises(UntrustedFileError, match="OwnState.*OwnCall"):
+        pyimgano.load(path)
+    again = pyimgano.load(path, trusted=names)
+    assert again[0].factor == 3
+    np.testing.assert_array_equal(again[1].inner, np.arange(4))
+
+
+def test_what_lies_inside_a_trusted_class_is_still_refused(tmp_path):
+    path = tmp_path / "a.joblib"
+    save_raw(OwnCall(Recipe(os.mkdir, (str(tmp_path / "made"),))), path)
+    with pytest.raises(UntrustedFileError, match=r"holds \w+\.mkdir"):
+        pyimgano.load(path, trusted=[f"{__name__}.OwnCall"])
+    assert not (tmp_path / "made").exists()
