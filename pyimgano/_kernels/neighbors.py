@@ -481,8 +481,8 @@ class _Leaves(CheckedStateMixin):
         "mean": Array("float32", "d"),
         "_axes": Array("float32", "d", "sketch"),
         "_a": Number(0, 1),
-        "_members": Array("int64", "leaves", _LEAF, low=-1, contiguous=True),
-        "_leaves": Array("float32", "leaves", "sketch", _LEAF, infinite=True, contiguous=True),
+        "_members": Array("int64", "leaves", "leaf", low=-1, contiguous=True),
+        "_leaves": Array("float32", "leaves", "sketch", "leaf", infinite=True, contiguous=True),
         "_low": Array("float32", "box", "leaves", contiguous=True),
         "_high": Array("float32", "box", "leaves", contiguous=True),
     }
@@ -490,9 +490,9 @@ class _Leaves(CheckedStateMixin):
     @staticmethod
     def _check_fitted_state(state: State, sizes: Sizes) -> None:
         members = state["_members"]
-        if sizes["sketch"] != -(-_SKETCH // _STEP) * _STEP or sizes["box"] != min(
-            _IN_BOX, sizes["sketch"]
-        ):
+        n_sketch = -(-_SKETCH // _STEP) * _STEP
+        wanted = (n_sketch, min(_IN_BOX, n_sketch), _LEAF)
+        if (sizes["sketch"], sizes["box"], sizes["leaf"]) != wanted:
             fail("_Leaves._leaves", "has sketches of another length")
         taken = np.sort(members[members >= 0])
         if not np.array_equal(taken, np.arange(len(taken))):

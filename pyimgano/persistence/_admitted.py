@@ -1,4 +1,4 @@
-"""What may be in a saved file, by name: classes with schemas, and functions that are only stored.
+"""Tables of all that a saved file may name: classes with schemas, functions that are only stored.
 
 Names in a file are looked up in these tables and nowhere else. Classes of pyimgano declare their
 state themselves; those of scikit-learn and PyOD that the registry, the guide and the examples
@@ -205,7 +205,7 @@ class _ClassOf(Rule):
 
 # ---- scikit-learn ---------------------------------------------------------------------
 class _Library(NamedTuple):
-    """What objects of a class of another library hold, see Schema."""
+    """State of the objects of a class of another library, see Schema."""
 
     fitted: Mapping[str, Rule] = {}
     parameter_rules: Mapping[str, Rule] = {}

@@ -1,4 +1,4 @@
-"""What fitted PyOD models of the registry hold."""
+"""State of the fitted PyOD models of the registry."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ _READV = hasattr(os, "readv")
 
 
 class _Decompressed(io.RawIOBase):
-    """What a compressed stream holds, up to a limit."""
+    """Content of a compressed stream, up to a limit."""
 
     def __init__(self, raw: Any, make: Callable[[], Any], most: int) -> None:
         self._raw, self._most = raw, most
@@ -316,7 +316,7 @@ class Source:
             )
 
     def operations_left(self, most: int) -> int:
-        """How many operations a pickle may have, after those inside the same file."""
+        """Tell how many operations a pickle may have, after those before it in this file."""
         return most - self._operations
 
     def spent(self, n: int) -> None:

@@ -23,7 +23,7 @@ _MOST_REMEMBERED = 1000
 
 
 class Schema:
-    """What objects of a class hold: parameters, fitted attributes, and how they go together.
+    """State of the objects of a class: parameters, fitted attributes, and how they go together.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ class CheckedStateMixin:
 
     @classmethod
     def _restored_state(cls, state: Any, *, thorough: bool, closed: bool) -> dict[str, Any]:
-        """What ``__dict__`` is to be filled with, from the state in a file."""
+        """Check the state in a file, and return what ``__dict__`` is to be filled with."""
         if type(state) is not dict or not all(type(name) is str for name in state):
             fail(cls.__name__, "has a state that is no dict of attributes")
         state = cls._upgraded_state(dict(state))

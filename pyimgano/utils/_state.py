@@ -95,7 +95,7 @@ class Sizes(dict[str, int]):
 
 
 class Rule:
-    """What an attribute may be."""
+    """Condition on the value of an attribute."""
 
     def check(self, value: Any, where: str, sizes: Sizes) -> None:
         """Raise :class:`~pyimgano.exceptions.UntrustedFileError` if the value breaks the rule.

@@ -326,7 +326,7 @@ def test_trusted_classes_are_filled_by_their_own_methods_and_may_be_called(tmp_p
     path = tmp_path / "a.joblib"
     save_raw(make_pipeline(OwnState(3), OwnCall(np.arange(4))), path)
     names = [f"{__name__}.OwnState", f"{__name__}.OwnCall"]
-    with pytest.raises(UntrustedFileError, match="OwnState.*OwnCall"):
+    with pytest.raises(UntrustedFileError, match=r"OwnState.*OwnCall"):
         pyimgano.load(path)
     again = pyimgano.load(path, trusted=names)
     assert again[0].factor == 3
