@@ -155,12 +155,16 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
             type(state["detector"])
         }:
             fail(f"{cls.__name__}.detector_", "is of another class than detector")
+        n_folds = min(state["_parameters_at_fit"]["cv"], len(state["_known"]))
+        models = state["detectors_"]
+        if len(models) != n_folds and not (len(models) == 1 and models[0] is state["detector_"]):
+            fail(f"{cls.__name__}.detectors_", f"are not those of {n_folds} folds, nor detector_")
 
     @classmethod
     def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
         # Earlier versions had one model, and did not say whether it draws.
         state = super()._upgraded_state({"ensemble": "auto", **state})
-        if "detector_" in state:
+        if "detector_" in state and "_scale_depends_on_n" not in state:
             state = {"detectors_": [state["detector_"]], "_draws": True, **state}
         return state
 
