@@ -6,34 +6,59 @@ Imports nothing heavy: ``--help`` has to answer at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
+import signal
 import sys
+import threading
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 __all__ = [
+    "EXIT_BUG",
     "EXIT_ERRORS",
     "EXIT_INTERRUPTED",
     "EXIT_OK",
+    "EXIT_STOPPED",
+    "EXIT_TERMINATED",
     "EXIT_USAGE",
+    "NO_ROOM",
+    "StoppedError",
     "UsageError",
     "count",
     "count_or_zero",
     "fraction",
     "make_parser",
     "run",
+    "say",
 ]
 
 EXIT_OK = 0
 EXIT_ERRORS = 1  # done, but some images could not be judged
 EXIT_USAGE = 2  # wrong options, wrong files: nothing was done
+EXIT_STOPPED = 4  # stopped half-way: disk or memory full, or nobody reads the output
+EXIT_BUG = 70  # a fault of this program, with its traceback
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it
+EXIT_TERMINATED = 143  # SIGTERM, as shells report it
+
+#: Errors of the system that end a run wherever they come: nothing more can be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class UsageError(Exception):
     """Something the user has to put right; the message says what."""
+
+
+class StoppedError(Exception):
+    """The work had begun and could not go on; the message says why and what there is."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come; not an Exception, so that nothing takes it for an error of an image."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,24 +83,72 @@ def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentPa
     return parser
 
 
+def say(text: str) -> None:
+    """Write a line to standard error, wherever that leads: it may be closed, or a full disk."""
+    if sys.stderr is None:  # closed; print would take standard output instead
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: Any) -> None:
+    """Lead a stream nowhere: at the end of the program, what it still holds is an error again."""
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run(prog: str, job: Callable[[], int]) -> int:
     """Run a command; what its user can put right becomes a message and an exit status.
 
-    Any other exception is a bug and keeps its traceback.
+    Any other exception is a bug: its traceback is shown, with an exit status of its own.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminating():
         warnings.showwarning = _show_warning(prog)
         try:
             return job()
         except KeyboardInterrupt:
-            print(f"\n{prog}: interrupted", file=sys.stderr)
+            say(f"\n{prog}: interrupted")
             return EXIT_INTERRUPTED
+        except _Terminated:
+            say(f"{prog}: terminated")
+            return EXIT_TERMINATED
         except BrokenPipeError:  # the reader of our output went away: "| head"
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_ERRORS
+            _give_up(sys.stdout)
+            return EXIT_STOPPED
+        except (StoppedError, MemoryError) as error:
+            say(f"{prog}: error: {_message(error) or 'the memory is used up'}")
+            try:
+                print(end="", flush=True)
+            except OSError:  # it was standard output that could not be written
+                _give_up(sys.stdout)
+            return EXIT_STOPPED
         except _user_errors() as error:
-            print(f"{prog}: error: {_message(error)}", file=sys.stderr)
-            return EXIT_USAGE
+            say(f"{prog}: error: {_message(error)}")
+            return EXIT_STOPPED if getattr(error, "errno", None) in NO_ROOM else EXIT_USAGE
+        except Exception:
+            say(f"{traceback.format_exc()}{prog}: this is a fault of the program, please report it")
+            return EXIT_BUG
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that nothing half-written stays."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # may not set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _user_errors() -> tuple[type[BaseException], ...]:
@@ -102,7 +175,7 @@ def _message(error: BaseException) -> str:
 
 def _show_warning(prog: str) -> Callable[..., None]:
     def show(message: Warning | str, *where: object, **more: object) -> None:
-        print(f"{prog}: warning: {message}", file=sys.stderr)
+        say(f"{prog}: warning: {message}")
 
     return show
 

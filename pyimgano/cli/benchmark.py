@@ -164,7 +164,7 @@ def _problems(result: Any, prog: str) -> int:
             "AUROC; the categories' report.json says which and why"
         )
     for line in lines:
-        print(f"{prog}: {line}", file=sys.stderr)
+        _common.say(f"{prog}: {line}")
     return _common.EXIT_ERRORS if lines else _common.EXIT_OK
 
 

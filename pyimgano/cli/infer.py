@@ -8,10 +8,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pyimgano.cli import _common
 
@@ -30,7 +30,9 @@ examples:
   pyimgano-infer --pipeline pipeline.joblib --input "line3/*.png" --save-jsonl - \\
       --save-maps maps
 
-exit status: 0 all images judged; 1 some could not be read; 2 wrong options or files.
+exit status: 0 all images judged; 1 some could not be judged or drawn; 2 wrong options or
+files, and nothing was done; 4 stopped half-way; 70 a fault of this program; 130 or 143
+interrupted.
 """
 
 
@@ -86,31 +88,58 @@ def _infer(options: argparse.Namespace) -> int:
     maps = None if options.save_maps is None else Path(options.save_maps)
     if maps is not None:
         _check_maps_folder(maps, options.input)
+    _check_records_file(options, images)
     pipeline = _load(options.pipeline, options.trust)
     _prepare_networks(pipeline, options)
 
     from pyimgano.inference import infer
-    from pyimgano.utils._json import json_line
+    from pyimgano.inputs._sequence import KeptImages
 
-    writer = None if maps is None else _MapWriter(maps, pipeline, options.pipeline, images)
-    n_anomalous = n_errors = 0
+    writer = None
+    if maps is not None:
+        kept = KeptImages(images)
+        writer = _MapWriter(maps, pipeline, options, kept)
+    counts = {"n_images": len(images), "n_anomalous": 0, "n_errors": 0}
+    n_undrawn = done = 0
     started = time.perf_counter()
-    with _output(options.save_jsonl) as file, _progress(len(images)) as step:
-        for record, anomaly_map in infer(pipeline, images, maps=maps is not None):
-            if writer is not None and anomaly_map is not None:
-                record["map"] = writer.write(names[record["index"]], record, anomaly_map)
-            file.write(json_line(record))
-            file.flush()
-            n_errors += "error" in record
-            n_anomalous += record.get("pred", 0)
-            step(record["index"] + 1, len(images))
+    begun = False
+    try:
+        with _output(options.save_jsonl) as write, _progress(len(images)) as step:
+            begun = True
+            for record, anomaly_map in infer(
+                pipeline, images if writer is None else kept, maps=writer is not None
+            ):
+                if writer is not None:
+                    n_undrawn += not writer.add(names[record["index"]], record, anomaly_map)
+                write(record)
+                counts["n_errors"] += "error" in record
+                counts["n_anomalous"] += record.get("pred", 0)
+                done = record["index"] + 1
+                step(done, len(images))
+            # Whoever reads the file knows by this line that it is whole.
+            write({"complete": True, **counts})
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        if not begun:
+            raise
+        raise _common.StoppedError(_where_it_stopped(options, error, done, images)) from error
     seconds = time.perf_counter() - started
-    print(
-        f"{options.prog}: {len(images)} images, {n_anomalous} anomalous, {n_errors} errors, "
-        f"{len(images) / seconds:.1f} images/s",
-        file=sys.stderr,
+    undrawn = f"{n_undrawn} maps not written, " if n_undrawn else ""
+    _common.say(
+        f"{options.prog}: {len(images)} images, {counts['n_anomalous']} anomalous, "
+        f"{counts['n_errors']} errors, {undrawn}{len(images) / seconds:.1f} images/s"
     )
-    return _common.EXIT_ERRORS if n_errors else _common.EXIT_OK
+    return _common.EXIT_ERRORS if counts["n_errors"] or n_undrawn else _common.EXIT_OK
+
+
+def _where_it_stopped(
+    options: argparse.Namespace, error: BaseException, done: int, images: Sequence[str]
+) -> str:
+    why = getattr(error, "strerror", None) or str(error) or "the memory is used up"
+    where = getattr(error, "filename", None) or options.save_jsonl
+    there = "" if options.save_jsonl == "-" else f", whose records are in {options.save_jsonl}.part"
+    return f"{where}: {why}; stopped after {done} of {len(images)} images{there}"
 
 
 # ---- input ----------------------------------------------------------------------------
@@ -156,6 +185,43 @@ def _check_maps_folder(maps: Path, inputs: Sequence[str]) -> None:
                 f"--save-maps {maps} lies in --input {item}: its pictures would be taken for "
                 "images the next time; give a folder elsewhere"
             )
+
+
+def _check_records_file(options: argparse.Namespace, images: Sequence[str]) -> None:
+    """Refuse to write the records over anything that is needed."""
+    from pyimgano.inputs._reading import PICTURES
+
+    path = options.save_jsonl
+    if path == "-":
+        if sys.stdout is None:
+            raise _common.UsageError("--save-jsonl -: standard output is closed")
+        return
+    if os.path.isdir(path):
+        raise _common.UsageError(f"--save-jsonl {path}: is a folder; give a file in it")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise _common.UsageError(f"--save-jsonl {path}: there is no such folder; make it first")
+    used = _real_paths([*images, *_files_of_pipeline(options)])
+    for target in (path, f"{path}.part"):
+        if os.path.realpath(target) in used:
+            raise _common.UsageError(
+                f"--save-jsonl {path}: would overwrite {os.path.realpath(target)}, which is read; "
+                "give another file"
+            )
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isfile(path) and suffix in {*PICTURES, ".joblib", ".pkl", ".pth", ".pt", ".npz"}:
+        raise _common.UsageError(
+            f"--save-jsonl {path}: is there already and by its name no file of records; give "
+            "another file, or remove it"
+        )
+
+
+def _files_of_pipeline(options: argparse.Namespace) -> list[str]:
+    files = [options.pipeline, f"{options.pipeline}.json"]
+    return files if options.weights is None else [*files, options.weights]
+
+
+def _real_paths(paths: Sequence[str]) -> set[str]:
+    return {os.path.realpath(path) for path in paths}
 
 
 def _load(path: str, trust: bool) -> Any:
@@ -212,19 +278,35 @@ _N_FOR_SCALE = 8
 
 # ---- output ---------------------------------------------------------------------------
 @contextmanager
-def _output(path: str) -> Iterator[TextIO]:
+def _output(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give a function that writes a record so that it is there when the function returns."""
+    from pyimgano.utils._files import exclusive_write
+    from pyimgano.utils._json import json_line
+
     if path == "-":
-        yield sys.stdout
+
+        def write_out(record: dict[str, Any]) -> None:
+            sys.stdout.write(json_line(record))
+            sys.stdout.flush()
+
+        yield write_out
         return
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        yield file
+    device = os.path.exists(path) and not os.path.isfile(path)  # such as /dev/null, or a pipe
+    with open(path, "wb", buffering=0) if device else exclusive_write(path) as file:
+
+        def write(record: dict[str, Any]) -> None:
+            line = json_line(record).encode()
+            while line:  # without a buffer, a write may be a part of what it is given
+                line = line[file.write(line) :]
+
+        yield write
 
 
 @contextmanager
 def _progress(n: int) -> Iterator[Any]:
     from pyimgano.utils._progress import progress_callback
 
-    with progress_callback("images", sys.stderr.isatty()) as progress:
+    with progress_callback("images", sys.stderr is not None and sys.stderr.isatty()) as progress:
         yield progress or (lambda done, total: None)
 
 
@@ -257,11 +339,10 @@ def _color_scale(pipeline: Any, path: str, images: Sequence[str]) -> tuple[float
         return 0.0, 1.0  # there will be no picture
     good = [one for record, one in judged if not record["pred"]]
     whose = "that are judged normal" if good else "though all are judged anomalous"
-    print(
+    _common.say(
         f"{_PROG}: warning: {path} was saved without a scale of colors, so it is taken from "
         f"{len(good or judged)} of these images, {whose}. pyimgano-train and "
-        "pyimgano.save(..., map_range=...) keep one scale for all images",
-        file=sys.stderr,
+        "pyimgano.save(..., map_range=...) keep one scale for all images"
     )
     if good:
         return range_of_maps(good)
@@ -269,24 +350,51 @@ def _color_scale(pipeline: Any, path: str, images: Sequence[str]) -> tuple[float
 
 
 class _MapWriter:
-    """Writes ``<name>.npy`` and ``<name>.png``, in folders like those of the images."""
+    """Writes ``<name>.npy`` and ``<name>.overlay.png``, in folders like those of the images."""
 
-    def __init__(self, folder: Path, pipeline: Any, path: str, images: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, pipeline: Any, options: argparse.Namespace, images: Any
+    ) -> None:
         self.folder = folder
         self.pipeline = pipeline
-        self.limits = _color_scale(pipeline, path, images)
+        self.images = images
+        self.limits = _color_scale(pipeline, options.pipeline, images.paths)
+        self.used = _real_paths([*images.paths, *_files_of_pipeline(options)])
 
-    def write(self, name: str, record: dict[str, Any], anomaly_map: Any) -> str:
+    def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
+        """Write what belongs to a record and note where; or note why not, and return False."""
+        image = self.images.take(record["path"])
+        if anomaly_map is None:
+            return True
+        try:
+            if image is None:  # a cache of the pipeline has answered for the file
+                image = _as_normalized(self.pipeline, record["path"])
+            record["map"] = self._write(name, record, anomaly_map, image)
+        except OSError as error:
+            if error.errno in _common.NO_ROOM:  # the next map will not fare better
+                raise
+            record["map_error"] = str(error)
+            return False
+        return True
+
+    def _write(self, name: str, record: dict[str, Any], anomaly_map: Any, image: Any) -> str:
         import io
 
         import numpy as np
 
         from pyimgano.reporting import overlay, write_overlay
-        from pyimgano.utils._files import atomic_write
+        from pyimgano.utils._files import atomic_write, short_name
 
         # The suffix stays: a.png and a.jpg are two images.
-        path = self.folder / f"{name}.npy"
+        short = short_name(name)
+        path, picture = (self.folder / f"{short}{end}" for end in (".npy", ".overlay.png"))
         path.parent.mkdir(parents=True, exist_ok=True)
+        inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(short))
+        if os.path.realpath(path.parent) != os.path.normpath(inside):
+            raise OSError(f"{path.parent} is reached by a link, which is not followed")
+        for target in (path, picture):
+            if os.path.realpath(target) in self.used:
+                raise OSError(f"{target} is read by this run, and is not overwritten")
         content = io.BytesIO()
         np.save(content, np.asarray(anomaly_map, np.float32))
         with atomic_write(path) as file:
@@ -295,10 +403,7 @@ class _MapWriter:
         caption = (
             f"{verdict}\nscore {record['score']:.4g}, threshold {record['threshold']:.4g}\n{name}"
         )
-        image = _as_normalized(self.pipeline, record["path"])
-        write_overlay(
-            self.folder / f"{name}.overlay.png", overlay(image, anomaly_map, self.limits, caption)
-        )
+        write_overlay(picture, overlay(image, anomaly_map, self.limits, caption))
         return str(path)
 
 

@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
         raise _common.UsageError(f"--output {options.output} is one of the images")
     good, sizes, errors = _look_at(images, progress)
     for error in errors:
-        print(f"{options.prog}: left out: {error}", file=sys.stderr)
+        _common.say(f"{options.prog}: left out: {error}")
     print(f"{options.folder}: {_found(len(good), sizes, len(errors))}")
     if len(good) < 2:
         raise _common.UsageError(

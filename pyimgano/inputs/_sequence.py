@@ -397,7 +397,7 @@ class ImageSequence(_Collection):
         return self._with(resize=resize or self.resize, u16_max=u16_max)
 
     def _with(self, **changes: Any) -> ImageSequence:
-        new = object.__new__(ImageSequence)
+        new = object.__new__(type(self))
         new.__dict__.update(self.__dict__, **changes)
         return new
 
@@ -406,6 +406,35 @@ class ImageSequence(_Collection):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update((k, v) for k, v in state.items() if k != "files_")
+
+
+class KeptImages(ImageSequence):
+    """Image files whose pixels are kept after they were read, until they are taken.
+
+    A picture of a verdict is then drawn from the pixels that were judged, whatever has become
+    of the file.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        The image files, each of them once.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        super().__init__(paths)
+        self._kept: dict[str, np.ndarray] = {}
+
+    def take(self, path: str) -> np.ndarray | None:
+        """Give the pixels of a file as they were read last, and forget them; None if not read."""
+        return self._kept.pop(path, None)
+
+    def _read(self, path: str) -> np.ndarray:
+        image = super()._read(path)
+        self._kept[path] = image
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_kept": {}}
 
 
 def check_images(X: object) -> _Collection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -58,6 +59,16 @@ def read_lines(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+def read_records(path):
+    """The records of pyimgano-infer, whose last line says that they are all there."""
+    *records, last = read_lines(path)
+    n_anomalous = sum(record.get("pred", 0) for record in records)
+    n_errors = sum("error" in record for record in records)
+    counts = {"n_images": len(records), "n_anomalous": n_anomalous, "n_errors": n_errors}
+    assert last == {"complete": True, **counts}
+    return records
+
+
 def call(main, *arguments):
     """Exit status, whether main returned it or argparse raised it."""
     try:
@@ -86,13 +97,15 @@ def test_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"pyimgano {pyimgano.__version__}\n"
 
 
-def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch):
+def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch, capsys):
     def broken(*arguments, **options):
         raise ZeroDivisionError
 
     monkeypatch.setattr("pyimgano.inference.infer", broken)
-    with pytest.raises(ZeroDivisionError):
-        call(infer.main, "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-")
+    status = call(infer.main, "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-")
+    assert status == 70
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "ZeroDivisionError" in err
 
 
 def test_command_defaults_are_the_functions():
@@ -343,7 +356,7 @@ def test_train_on_good_images_alone_makes_what_infer_uses(root, tmp_path, capsys
     command = [root / "wood/test" if part == "NEW_IMAGES" else part for part in command]
     command[command.index("verdicts.jsonl")] = records
     assert call(infer.main, *command) == 0
-    assert len(read_lines(records)) == 7
+    assert len(read_records(records)) == 7
 
 
 def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
@@ -436,7 +449,7 @@ def test_infer_writes_the_pipelines_verdicts(pipeline_file, root, tmp_path, caps
     test = root / "wood" / "test"
     status = call(infer.main, "--pipeline", pipeline_file, "--input", test, "--save-jsonl", out)
     assert status == 0
-    records = read_lines(out)
+    records = read_records(out)
     paths = [record["path"] for record in records]
     assert sorted(paths) == sorted(str(path) for path in test.rglob("*.png"))
     pipeline = joblib.load(pipeline_file)
@@ -457,7 +470,8 @@ def test_infer_takes_files_and_patterns_in_natural_order(pipeline_file, root, tm
     pattern, one = tmp_path / "*.png", tmp_path / "1.png"
     arguments = "--pipeline", pipeline_file, "--save-jsonl", "-", "--input"
     assert call(infer.main, *arguments, pattern, one) == 0
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    *records, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert last["complete"]
     assert [Path(r["path"]).name for r in records] == ["1.png", "2.png", "10.png"]
     assert call(infer.main, *arguments, tmp_path / "x.txt") == 0  # what it holds counts
 
@@ -471,7 +485,7 @@ def test_infer_makes_error_records(pipeline_file, root, tmp_path, capsys):
     (images / "c.png").write_bytes(whole[: len(whole) // 2])
     arguments = "--pipeline", pipeline_file, "--input", images, "--save-jsonl"
     assert call(infer.main, *arguments, tmp_path / "o.jsonl", "--save-maps", tmp_path / "m") == 1
-    records = {Path(r["path"]).name: r for r in read_lines(tmp_path / "o.jsonl")}
+    records = {Path(r["path"]).name: r for r in read_records(tmp_path / "o.jsonl")}
     assert len(records) == 6
     for name in "abc":
         assert set(records[f"{name}.png"]) == {"index", "path", "error"}
@@ -487,7 +501,7 @@ def test_infer_goes_on_after_an_image_of_another_size(root, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "in" / "good" / "001.png"), np.zeros((32, 48, 3), np.uint8))
     arguments = "--pipeline", tmp_path / "line.joblib", "--input", tmp_path / "in"
     assert call(infer.main, *arguments, "--save-jsonl", tmp_path / "o.jsonl") == 1
-    records = read_lines(tmp_path / "o.jsonl")
+    records = read_records(tmp_path / "o.jsonl")
     assert len(records) == 7
     (odd,) = (record for record in records if "error" in record)
     assert odd["path"].endswith("001.png") and "need the height and width" in odd["error"]
@@ -506,7 +520,7 @@ def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_pa
     found = sorted(path.relative_to(maps).as_posix() for path in maps.rglob("*.npy"))
     assert found == ["a/x.png.npy", "b/x.jpg.png.npy", "b/x.png.npy", "x.png.npy"]
     expected = pyimgano.anomaly_map(joblib.load(pipeline_file), [str(source)])[0]
-    for record in read_lines(out):
+    for record in read_records(out):
         saved = np.load(record["map"])
         assert saved.dtype == np.float32
         np.testing.assert_array_equal(saved, expected)
@@ -530,7 +544,7 @@ def test_colors_of_pictures_are_those_saved_with_the_pipeline(root, tmp_path, ca
         warned = "was saved without a scale of colors" in capsys.readouterr().err
         assert warned == (name == unknown)
     score = detector.score_samples([str(image)])[0]
-    record = json.loads((tmp_path / "o.jsonl").read_text())
+    (record,) = read_records(tmp_path / "o.jsonl")
     caption = (
         f"{'anomalous' if record['pred'] else 'normal'}\nscore {-score:.4g}, "
         f"threshold {-detector.offset_:.4g}\n{image.name}"
@@ -587,7 +601,7 @@ def test_infer_says_which_folder_is_missing(pipeline_file, root, tmp_path, capsy
     assert (
         call(infer.main, "--pipeline", pipeline_file, "--input", images, "--save-jsonl", out) == 2
     )
-    assert f"{out}: No such file or directory" in capsys.readouterr().err
+    assert f"--save-jsonl {out}: there is no such folder" in capsys.readouterr().err
 
 
 def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch, capsys):
@@ -605,7 +619,8 @@ def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch
     status = call(infer.main, "--pipeline", pipeline_file, "--input", images, "--save-jsonl", out)
     assert status == 130
     assert "pyimgano-infer: interrupted" in capsys.readouterr().err
-    assert [record["index"] for record in read_lines(out)] == [0, 1, 2]
+    assert [record["index"] for record in read_lines(f"{out}.part")] == [0, 1, 2]
+    assert not out.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process")
@@ -639,6 +654,214 @@ def test_output_that_nobody_reads_is_no_error(pipeline_file, root):
         err = process.stderr.read()
     assert b"Traceback" not in err
     assert b"Exception" not in err
+
+
+@pytest.fixture
+def photos(root, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(root / "wood" / "test", folder)
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_infer_never_writes_over_what_it_reads(pipeline_file, photos, tmp_path, capsys):
+    line = tmp_path / "line"
+    shutil.copytree(Path(pipeline_file).parent, line)
+    pipeline = line / Path(pipeline_file).name
+    image = next((photos / "good").iterdir())
+    other = tmp_path / "other.joblib"
+    other.write_bytes(b"another pipeline")
+    (tmp_path / "link.jsonl").symlink_to(image)
+    (tmp_path / "named.jsonl.part").symlink_to(image)
+    before = contents(tmp_path)
+    arguments = "--pipeline", pipeline, "--input", image, "--save-jsonl"
+    for target, message in {
+        image: "would overwrite",
+        pipeline: "would overwrite",
+        f"{pipeline}.json" if Path(f"{pipeline}.json").exists() else pipeline: "would overwrite",
+        other: "is there already and by its name no file of records",
+        tmp_path / "link.jsonl": "would overwrite",
+        tmp_path / "named.jsonl": "would overwrite",
+        tmp_path: "is a folder",
+    }.items():
+        assert call(infer.main, *arguments, target) == 2, target
+        assert message in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_maps_beside_the_images_overwrite_none_and_follow_no_link(
+    pipeline_file, photos, tmp_path, capsys
+):
+    image = next((photos / "good").iterdir())
+    names = ("x.png", "x.png.overlay.png", "sub/y.png")
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / "in" / name)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    (maps / "sub").symlink_to(outside)
+    before = contents(tmp_path / "in")
+    files = [tmp_path / "in" / name for name in names]
+    out = tmp_path / "o.jsonl"
+    arguments = "--pipeline", pipeline_file, "--input", *files, "--save-jsonl", out, "--save-maps"
+    assert call(infer.main, *arguments, maps) == 1
+    assert "1 maps not written" in capsys.readouterr().err
+    assert "is reached by a link" in read_records(out)[2]["map_error"]
+    assert list(outside.iterdir()) == []
+    assert call(infer.main, *arguments, tmp_path / "in") == 1
+    assert "is read by this run" in read_records(out)[0]["map_error"]
+    after = contents(tmp_path / "in")
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_map_that_cannot_be_written_is_told_and_the_others_are(
+    pipeline_file, photos, tmp_path, capsys
+):
+    source = next((photos / "good").iterdir())
+    folder, maps, out = tmp_path / "in", tmp_path / "maps", tmp_path / "o.jsonl"
+    folder.mkdir()
+    long = "x" * 251 + ".png"
+    for name in ("a.png", "b.png", "c.png"):
+        shutil.copy(source, folder / name)
+    try:
+        shutil.copy(source, folder / long[-255:])
+    except OSError:
+        pytest.skip("no such long names here")
+    (maps / "a.png.npy").mkdir(parents=True)
+    arguments = "--pipeline", pipeline_file, "--input", folder, "--save-jsonl", out
+    assert call(infer.main, *arguments, "--save-maps", maps) == 1
+    records = {Path(record["path"]).name: record for record in read_records(out)}
+    assert "map_error" in records["a.png"] and "score" in records["a.png"]
+    for name in ("b.png", "c.png", long[-255:]):
+        assert Path(records[name]["map"]).is_file()
+    assert "1 maps not written" in capsys.readouterr().err
+
+
+def test_pictures_are_drawn_from_the_pixels_that_were_judged(
+    pipeline_file, photos, tmp_path, monkeypatch
+):
+    arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl"
+    maps = [tmp_path / "maps1", tmp_path / "maps2"]
+    assert call(infer.main, *arguments, tmp_path / "1", "--save-maps", maps[0]) == 0
+    real = pyimgano.inference.infer
+
+    def removing(pipeline, images, **options):
+        for record, anomaly_map in real(pipeline, images, **options):
+            if hasattr(images, "take"):  # not when the scale of colors is looked for
+                path = Path(record["path"])
+                path.unlink()
+                if record["index"] % 2:  # another picture under the same name
+                    cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
+            yield record, anomaly_map
+
+    monkeypatch.setattr("pyimgano.inference.infer", removing)
+    assert call(infer.main, *arguments, tmp_path / "2", "--save-maps", maps[1]) == 0
+    first, second = ({p.relative_to(m): p.read_bytes() for p in m.rglob("*.*")
+                      if p.is_file()} for m in maps)  # fmt: skip
+    assert len(first) == 14 and first == second
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_result(
+    pipeline_file, photos, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "o.jsonl"
+    arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out
+    assert call(infer.main, *arguments) == 0
+    before = out.read_bytes()
+    capsys.readouterr()
+
+    def full(*arguments, **options):
+        yield {"index": 0, "path": "a", "score": 1.0, "pred": 0}, None
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyimgano.inference.infer", full)
+    assert call(infer.main, *arguments) == 4
+    err = capsys.readouterr().err
+    assert err == (
+        f"pyimgano-infer: error: {out}: No space left on device; stopped after 1 of 7 images, "
+        f"whose records are in {out}.part\n"
+    )
+    assert out.read_bytes() == before
+    assert len(read_lines(f"{out}.part")) == 1
+    monkeypatch.undo()
+    assert call(infer.main, *arguments) == 0
+    assert out.read_bytes() == before and not Path(f"{out}.part").exists()
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_written(
+    pipeline_file, photos, tmp_path, monkeypatch, capsys
+):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", tmp_path / "o"
+    assert call(infer.main, *arguments, "--save-maps", tmp_path / "maps") == 4
+    err = capsys.readouterr().err
+    assert ".npy: No space left on device; stopped after 0 of 7 images" in err
+    saved = tmp_path / "line.joblib"
+    assert call(train.main, photos / "good", "-o", saved, "--features", "filterbank") == 4
+    assert f"{saved}.json: No space left on device" in capsys.readouterr().err
+    assert not saved.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_two_runs_do_not_write_into_one_file(pipeline_file, photos, tmp_path, capsys):
+    from pyimgano.utils._files import exclusive_write
+
+    out = tmp_path / "o.jsonl"
+    arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out
+    with exclusive_write(out) as file:
+        file.write(b"the other run\n")
+        assert call(infer.main, *arguments) == 2
+        assert f"{out}.part: another run is writing this file" in capsys.readouterr().err
+    assert out.read_bytes() == b"the other run\n"
+    assert call(infer.main, *arguments) == 0
+    assert len(read_records(out)) == 7
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("redirection", "status"),
+    [
+        ("> /dev/full", 4),
+        (">&-", 2),
+        ("> /dev/null 2> /dev/full", 0),
+        ("> /dev/null 2>&-", 0),
+    ],
+)
+def test_closed_and_full_output(pipeline_file, photos, redirection, status):
+    code = "import sys; from pyimgano.cli.infer import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--pipeline", str(pipeline_file), "--save-jsonl", "-"]
+    line = f"{shlex.join([*command, '--input', str(photos)])} {redirection}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_sigterm_cleans_up_like_ctrl_c(pipeline_file, photos, tmp_path, monkeypatch, capsys):
+    real = pyimgano.inference.infer
+
+    def terminated(*arguments, **options):
+        for record, anomaly_map in real(*arguments, **options):
+            if record["index"] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield record, anomaly_map
+
+    monkeypatch.setattr("pyimgano.inference.infer", terminated)
+    out = tmp_path / "o.jsonl"
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out
+    assert call(infer.main, *arguments) == 143
+    assert capsys.readouterr().err == "pyimgano-infer: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not out.exists() and len(read_lines(f"{out}.part")) == 3
 
 
 # -- all commands under one name -------------------------------------------------------------

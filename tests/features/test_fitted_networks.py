@@ -138,7 +138,7 @@ def test_infer_takes_weights_and_device(fitted_with_relative_path, tmp_path, cap
     assert out.read_text() == "earlier results"  # nothing was done, and nothing is lost
     status, err = message("--device", "cpu", "--weights", str(tmp_path / "other.pth"))
     assert status == 0, err
-    assert json.loads(out.read_text())["score"] == -scores[0]
+    assert json.loads(out.read_text().splitlines()[0])["score"] == -scores[0]
 
 
 def test_infer_refuses_network_options_without_a_network(tmp_path, capsys):
