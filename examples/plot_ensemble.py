@@ -7,8 +7,6 @@ scores on the scale of its own good images, which it has not seen, and then comb
 distance, a likelihood and a correlation can be averaged.
 """
 
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 from pyod.models.knn import KNN
@@ -18,12 +16,8 @@ from pyimgano import PatchCoreDetector, ScoreEnsemble
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.detectors import PyODDetector, SSIMTemplateDetector
 from pyimgano.evaluation import image_metrics
-from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import FilterBankFeatures, HOGFeatures
 from pyimgano.inference import score_with_maps
-
-# So few parts do for a demonstration.
-warnings.simplefilter("ignore", TooFewImagesWarning)
 
 data = make_inspection_dataset(
     "flange", n_train=40, n_test_good=25, n_test_defect=35, size=128, random_state=1

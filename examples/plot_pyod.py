@@ -7,8 +7,6 @@ normal, and a threshold from scores of rows that the model has not seen. `as_pyo
 way: any detector as code written for PyOD expects it.
 """
 
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 from pyod.models.gmm import GMM
@@ -23,11 +21,7 @@ from pyimgano import PatchCoreDetector, as_pyod
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.detectors import PyODDetector
 from pyimgano.evaluation import image_metrics
-from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import FilterBankFeatures, PatchPooling
-
-# So few parts do for a demonstration.
-warnings.simplefilter("ignore", TooFewImagesWarning)
 
 data = make_inspection_dataset(
     "brushed_metal", n_train=60, n_test_good=30, n_test_defect=30, size=96, random_state=0
@@ -64,13 +58,14 @@ for axis, (name, detector) in zip(axes.flat, fitted.items()):
     levels = np.quantile(height, np.linspace(0, 1, 12))
     axis.contourf(side, side, height, levels=np.unique(levels), cmap="Blues_r", alpha=0.8)
     axis.contour(side, side, height, levels=[detector.offset_], colors="black", linestyles="solid")
-    own = -detector.detector_.threshold_
-    axis.contour(side, side, height, levels=[own], colors="black", linestyles="dotted")
+    own = detector.detector_  # PyOD's model of all rows
+    scores = own.decision_function(plane.reshape(-1, 2)).reshape(height.shape)
+    axis.contour(side, side, scores, levels=[own.threshold_], colors="black", linestyles="dotted")
     axis.plot(*good.T, "o", color="tab:green", markeredgecolor="white", label="new good parts")
     axis.plot(*bad.T, "o", color="tab:red", markeredgecolor="white", label="defective parts")
     auroc = image_metrics(-detector.score_samples(test), data.y_test)["auroc"]
     alarms = np.mean(detector.predict(good) == -1)
-    own_alarms = np.mean(detector.score_samples(good) < own)
+    own_alarms = np.mean(own.predict(good) == 1)
     axis.set_title(
         f"{name}: AUROC {auroc:.2f}\ngood parts flagged: {alarms:.0%} (PyOD's own {own_alarms:.0%})"
     )

@@ -209,7 +209,9 @@ def first_step(estimator: Any) -> Any:
             before, _ = steps_before(one)
             if before:
                 return first_step(before[0])
-    return innermost(estimator)[0]
+    last, _ = innermost(estimator)
+    folds = getattr(last, "fold_estimators", None)  # models of folds that are scored together
+    return first_step(folds[0]) if folds else last
 
 
 def find_parts(estimator: Any, kind: type) -> list[Any]:

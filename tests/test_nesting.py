@@ -81,6 +81,10 @@ def test_the_first_step_is_found_in_any_nesting():
         assert first_step(estimator) is normalizer
     detector = patch_core()
     assert first_step(ThresholdCalibrator(detector)) is detector
+    pipe = make_pipeline(ImageFormatNormalizer(), PatchCoreDetector(FilterBankFeatures(resize=32)))
+    kept = ThresholdCalibrator(pipe, quantile=0.7, cv=2, ensemble=True).fit(make_check_images(4))
+    assert isinstance(first_step(kept), ImageFormatNormalizer)
+    assert makes_maps(kept) and anomaly_map(kept, make_check_images(1)).ndim == 3
 
 
 def test_a_search_inside_an_ensemble_has_its_map():
