@@ -6,6 +6,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, overload
@@ -41,6 +42,9 @@ def load_dataset(
     duplicates: str = "warn",
 ) -> InspectionDataset:
     """Open a dataset by its name; nothing is downloaded, and no image is decoded.
+
+    Masks are read only where they alone say which images are good: those of KolektorSDD and
+    KolektorSDD2.
 
     Parameters
     ----------
@@ -182,7 +186,7 @@ def list_categories(name: str, root: str | os.PathLike[str] | None) -> list[str]
 def list_categories(
     name: str | os.PathLike[str] | None = None, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Names of the categories of a dataset, in natural order.
+    """Names of the categories of a dataset.
 
     Parameters
     ----------
@@ -387,7 +391,7 @@ def _plugin(name: str) -> DatasetInfo:
     except Exception as error:
         raise PluginError(f"{what} cannot be used: {type(error).__name__}: {error}") from error
     if isinstance(loaded, DatasetInfo):
-        return loaded
+        return replace(loaded, name=name)
     if not callable(loaded):
         raise PluginError(
             f"{what} is of type {type(loaded).__name__}; it must be a function that opens the "

@@ -338,7 +338,7 @@ def test_plug_ins_are_found_and_broken_ones_are_named(tmp_path):
         "def load(root, category, split):\n"
         "    one = (InspectionImage(str(root / 'a.png'), 1),)\n"
         "    return InspectionDataset('plugged', str(split), one, ())\n"
-        "INFO = DatasetInfo('told', load, splits=('s',), license='MIT')\n"
+        "INFO = DatasetInfo('another', load, splits=('s',), license='MIT')\n"
         "NUMBER = 1\n"
     )
     code = f"""
@@ -355,6 +355,7 @@ found["loaded"] = [m for m in ("plugin_broken", "plugin_sets") if m in sys.modul
 found["opened"] = repr(load_dataset("plugged", {str(tmp_path)!r}))
 found["split"] = load_dataset("told", {str(tmp_path)!r}).category
 found["license"] = dataset_info("told").license
+found["name"] = dataset_info("told").name
 for name in ("broken", "number"):
     try:
         load_dataset(name, ".")
@@ -370,7 +371,7 @@ print(json.dumps(found))
     assert "'mvtec' (pyimgano.datasets: plugin_sets:load) is left out" in warning
     assert found["loaded"] == []
     assert found["opened"] == "<InspectionDataset plugged, None: 1 train, 0 validation, 0 test>"
-    assert (found["split"], found["license"]) == ("s", "MIT")
+    assert (found["split"], found["license"], found["name"]) == ("s", "MIT", "told")
     assert "'broken' (pyimgano.datasets: plugin_broken:load)" in found["broken"]
     assert "ZeroDivisionError" in found["broken"]
     assert "is of type int; it must be a function" in found["number"]
