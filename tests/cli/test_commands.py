@@ -325,7 +325,8 @@ def test_models_are_chosen_by_name_and_set(root, tmp_path, capsys):
     report = json.loads((run / "report.json").read_text())
     assert report["categories"]["wood"]["pixel_auroc"] is None  # it makes no maps
     pipeline = joblib.load(run / "categories" / "wood" / "pipeline.joblib")
-    features, _, detector = (step for _, step in pipeline[-1].estimator_.steps)
+    fold = pipeline[-1].estimator_.fold_estimators[0]  # of so few images they are kept
+    features, _, detector = (step for _, step in fold.steps)
     assert (features.resize, features.n_components) == (64, 8)
     assert (detector.random_state, detector.cv) == (5, 2)
     assert (detector.detector.n_neighbors, detector.detector.method) == (3, "mean")
