@@ -10,13 +10,13 @@ import numpy as np
 from sklearn.utils import check_consistent_length
 
 from pyimgano.evaluation._pixels import (
-    Components,
     PixelCounts,
     Reached,
-    Regions,
-    Saturation,
     ValueCounts,
+    Weighing,
     as_map,
+    weigh_components,
+    weigh_saturated,
 )
 from pyimgano.evaluation._resampling import ImageCurves, draw_images, percentile_interval
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
@@ -68,7 +68,7 @@ class PixelMetric:
 
     def __init__(self, *, max_exact: int = _MAX_EXACT) -> None:
         self.max_exact = max_exact
-        self._pixels = PixelCounts(self._regions(), max_exact)
+        self._pixels = PixelCounts(self._weighings(), max_exact)
 
     @property
     def n_images(self) -> int:
@@ -89,8 +89,10 @@ class PixelMetric:
         ----------
         anomaly_map : array-like of shape (height, width)
             Higher = more anomalous.
-        masks : array-like of shape (height, width) or (n_masks, height, width), or 0
-            In the pixels of the map, not 0 = defective; 0 for an image without a defect.
+        masks : array-like of shape (height, width) or (n_masks, height, width), or list, or 0
+            In the pixels of the map, not 0 = defective; 0 for an image without a defect. A list
+            can hold :class:`~pyimgano.datasets.Defect`, as ``read_defects`` of an
+            :class:`~pyimgano.datasets.InspectionDataset` gives it.
         label : {1, -1}, default=None
             +1 for a good image, -1 for a defective one, checked against the mask. None takes
             it from the mask.
@@ -169,8 +171,8 @@ class PixelMetric:
         """The metric, from shares of normal and of defective pixels at falling thresholds."""
         raise NotImplementedError
 
-    def _regions(self) -> tuple[Regions, ...]:
-        """Divisions of the defective pixels that the metric needs."""
+    def _weighings(self) -> tuple[Weighing, ...]:
+        """Functions that weigh defective pixels as the metric needs it."""
         return ()
 
     def _is_defined(self) -> bool:
@@ -303,21 +305,21 @@ class AUPRO(PixelMetric):
         self.limit = _checked_limit(limit)
         super().__init__(max_exact=max_exact)
 
-    def _regions(self) -> tuple[Regions, ...]:
-        return (Components(),)
+    def _weighings(self) -> tuple[Weighing, ...]:
+        return (weigh_components,)
 
     def _value(self, which: int) -> float:
         return _area_up_to(*self._curve(which), self.limit) / self.limit
 
     def _image_curves(self) -> ImageCurves:
-        return ImageCurves(self._pixels.summaries, self._pixels.regions[self._regions()[0]])
+        return ImageCurves(self._pixels.summaries, self._pixels.weighted[self._weighings()[0]])
 
     def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
         return _area_up_to(x, y, self.limit) / self.limit
 
     def _curve(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """False-positive rates and mean overlaps, straight lines between them."""
-        found = self._pixels.regions[self._regions()[0]]
+        found = self._pixels.weighted[self._weighings()[0]]
         thresholds, shares = _shares(*(np.concatenate(part) for part in zip(*found)))
         reached = self._pixels.normal_reached(thresholds)
         return _corners(reached, which, self._pixels.n_normal, shares)
@@ -331,15 +333,14 @@ class SPRO(AUPRO):
     overlap is ``min(pixels found / saturation area, 1)``. False positives are counted over the
     pixels that are free of all defects [1]_.
 
+    Masks are given to :meth:`update` as a list of :class:`~pyimgano.datasets.Defect`, which have
+    the saturation areas; a mask that is an array saturates at its whole area.
+
     MVTec LOCO AD has separate figures for logical and structural anomalies, each with all good
     images, and their mean as headline: use one accumulator for each.
 
     Parameters
     ----------
-    saturation : dict or list of dict, default=None
-        The saturation areas. A dict has one per value of a mask: an int is a number of pixels, a
-        float a share of the mask's area. A list is the content of ``defects_config.json`` of
-        MVTec LOCO AD. None saturates at the whole area.
     limit : float in (0, 1], default=0.05
         Largest false-positive rate.
     max_exact : int, default=50_000_000
@@ -361,22 +362,21 @@ class SPRO(AUPRO):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pyimgano.datasets import Defect
     >>> from pyimgano.evaluation import SPRO
-    >>> metric = SPRO({255: 1}, limit=1.0)  # one of the pixels is enough
-    >>> metric.update([[3, 0, 1, 2]], [[255, 255, 0, 0]], label=-1)
-    >>> metric.compute()
+    >>> missing = Defect("missing pin", np.array([[1, 1, 0, 0]]), saturation_area=1)
+    >>> metric = SPRO()
+    >>> metric.update([[3, 0, 1, 2]], [missing], label=-1)
+    >>> metric.compute()  # one of its two pixels is enough
     1.0
     """
 
-    def __init__(
-        self, saturation: Any = None, limit: float = 0.05, *, max_exact: int = _MAX_EXACT
-    ) -> None:
-        self.saturation = saturation
-        self._saturation = Saturation.from_config(saturation)
+    def __init__(self, limit: float = 0.05, *, max_exact: int = _MAX_EXACT) -> None:
         super().__init__(limit, max_exact=max_exact)
 
-    def _regions(self) -> tuple[Regions, ...]:
-        return (self._saturation,)
+    def _weighings(self) -> tuple[Weighing, ...]:
+        return (weigh_saturated,)
 
 
 class AUPIMO(PixelMetric):
@@ -532,10 +532,12 @@ class SegmentationF1(PixelMetric):
         return bool(self._pixels.defective)
 
     def _value(self, which: int) -> float:
-        # The comparison is that of the label rule: a score at the threshold is normal.
-        found = sum(int(np.count_nonzero(one > self.threshold)) for one in self._pixels.defective)
+        # The comparison is that of the label rule: a score at the threshold is normal. The array
+        # keeps NumPy from rounding the threshold to the precision of the map.
+        cut = np.array([self.threshold])
+        found = sum(int(np.count_nonzero(one > cut)) for one in self._pixels.defective)
         n_defective = sum(len(one) for one in self._pixels.defective)
-        reached = self._pixels.normal_reached(np.array([self.threshold]))
+        reached = self._pixels.normal_reached(cut)
         return 2.0 * found / (found + n_defective + int(reached.above[which, 0]))
 
     def _image_curves(self) -> ImageCurves:
@@ -598,9 +600,9 @@ class PixelMetrics:
                 raise ValueError(
                     f"metrics[{name!r}] holds {metric.n_images} images already: give new ones."
                 )
-        regions = dict.fromkeys(one for metric in metrics.values() for one in metric._regions())
+        weighings = dict.fromkeys(one for metric in metrics.values() for one in metric._weighings())
         self.max_exact = max_exact
-        self._pixels = PixelCounts(regions, max_exact)
+        self._pixels = PixelCounts(weighings, max_exact)
         self._metrics = {name: copy(metric) for name, metric in metrics.items()}
         for metric in self._metrics.values():
             metric.max_exact = max_exact
@@ -631,8 +633,10 @@ class PixelMetrics:
         ----------
         anomaly_map : array-like of shape (height, width)
             Higher = more anomalous.
-        masks : array-like of shape (height, width) or (n_masks, height, width), or 0
-            In the pixels of the map, not 0 = defective; 0 for an image without a defect.
+        masks : array-like of shape (height, width) or (n_masks, height, width), or list, or 0
+            In the pixels of the map, not 0 = defective; 0 for an image without a defect. A list
+            can hold :class:`~pyimgano.datasets.Defect`, as ``read_defects`` of an
+            :class:`~pyimgano.datasets.InspectionDataset` gives it.
         label : {1, -1}, default=None
             +1 for a good image, -1 for a defective one, checked against the mask. None takes
             it from the mask.

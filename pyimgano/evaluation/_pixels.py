@@ -8,26 +8,26 @@ bounds, so every metric has two as well.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from pyimgano.datasets import Defect
 from pyimgano.evaluation._resampling import SUMMARY_STEPS, ImageSummary
 
 __all__ = [
-    "Components",
     "PixelCounts",
     "Reached",
-    "Regions",
-    "Saturation",
     "ValueCounts",
+    "Weighing",
     "WeightedValues",
     "as_map",
     "rank_steps",
+    "weigh_components",
+    "weigh_saturated",
 ]
 
 # Of n values, a new bin holds at most n / _N_BINS, and at most 1 / _N_SINGLE of those above it:
@@ -207,122 +207,58 @@ class WeightedValues(NamedTuple):
     weights: np.ndarray
 
 
-class Regions:
-    """A way to divide the defective pixels of an image into regions that count alike."""
-
-    def weigh(self, values: np.ndarray, masks: np.ndarray, where: str) -> WeightedValues:
-        """Find the regions, and the share that each of their pixels has.
-
-        Parameters
-        ----------
-        values : ndarray of shape (height, width)
-            Anomaly map.
-        masks : ndarray of shape (n_masks, height, width)
-            Not 0 = defective.
-        where : str
-            Which image this is, for error messages.
-
-        Returns
-        -------
-        WeightedValues
-        """
-        raise NotImplementedError
+# Of a map, its masks and their saturation areas.
+Weighing = Callable[[np.ndarray, np.ndarray, np.ndarray], WeightedValues]
 
 
-@dataclass(frozen=True)
-class Components(Regions):
-    """Regions are the connected components of the masks' union; diagonal neighbors touch."""
-
-    def weigh(self, values: np.ndarray, masks: np.ndarray, where: str) -> WeightedValues:
-        union = (masks != 0).any(axis=0)
-        _, labels = cv2.connectedComponents(union.astype(np.uint8), connectivity=8)
-        labels = labels[union]
-        return WeightedValues(values[union], 1.0 / np.bincount(labels)[labels])
-
-
-@dataclass(frozen=True)
-class Saturation(Regions):
-    """Regions are the masks, and finding part of one may count as finding all of it.
-
-    Of a region that saturates at n pixels, the n that score highest count 1 / n each and the
-    others nothing: that is min(number of pixels found / n, 1) at every threshold.
+def weigh_components(
+    values: np.ndarray, masks: np.ndarray, saturation_areas: np.ndarray
+) -> WeightedValues:
+    """Weigh defective pixels by the connected components of the masks' union.
 
     Parameters
     ----------
-    needed : tuple of (int, (float, bool)), or None
-        Per value of a mask, its saturation threshold and whether that is relative to the area.
-        None saturates at the whole area.
+    values : ndarray of shape (height, width)
+        Anomaly map.
+    masks : ndarray of shape (n_masks, height, width)
+        Not 0 = defective. Diagonal neighbors touch.
+    saturation_areas : ndarray of shape (n_masks,)
+        Not used.
+
+    Returns
+    -------
+    WeightedValues
     """
+    union = (masks != 0).any(axis=0)
+    _, labels = cv2.connectedComponents(union.astype(np.uint8), connectivity=8)
+    labels = labels[union]
+    return WeightedValues(values[union], 1.0 / np.bincount(labels)[labels])
 
-    needed: tuple[tuple[int, tuple[float, bool]], ...] | None = None
 
-    @classmethod
-    def from_config(cls, config: Any) -> Saturation:
-        """Read saturation thresholds from what the user gave.
+def weigh_saturated(
+    values: np.ndarray, masks: np.ndarray, saturation_areas: np.ndarray
+) -> WeightedValues:
+    """Weigh defective pixels by their masks, where a part of each is enough.
 
-        Parameters
-        ----------
-        config : None, dict of int to int or float, or list of dict
-            None; or per value of a mask a number of pixels (int) or a share of the area (float);
-            or what ``defects_config.json`` of MVTec LOCO AD holds.
+    If n pixels are enough, the n that score highest count 1 / n each and the others nothing: that
+    is min(number of pixels found / n, 1) at every threshold.
 
-        Returns
-        -------
-        Saturation
-        """
-        if config is None:
-            return cls()
-        if isinstance(config, Mapping):
-            entries = [
-                (key, value, not isinstance(value, (int, np.integer)))
-                for key, value in config.items()
-            ]
-        else:
-            keys = ("pixel_value", "saturation_threshold", "relative_saturation")
-            for i, entry in enumerate(config):
-                missing = [key for key in keys if key not in entry]
-                if missing:
-                    raise ValueError(
-                        f"saturation[{i}] has no {', '.join(missing)}; each entry needs "
-                        f"{', '.join(keys)}, as in defects_config.json of MVTec LOCO AD."
-                    )
-            entries = [tuple(entry[key] for key in keys) for entry in config]
-        for key, value, relative in entries:
-            if not isinstance(key, (int, np.integer)) or not 1 <= key <= 255:
-                raise ValueError(f"saturation: {key!r} is no value of a mask, an int in 1..255.")
-            limit = 1 if relative else np.inf
-            is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not is_number or not 0 < value <= limit:
-                what = "a share of the area in (0, 1]" if relative else "a number of pixels >= 1"
-                raise ValueError(
-                    f"saturation of mask value {key} must be {what}, got {value!r}. An int is a "
-                    "number of pixels, a float a share."
-                )
-        return cls(tuple((int(k), (float(v), bool(relative))) for k, v, relative in entries))
+    Parameters
+    ----------
+    values : ndarray of shape (height, width)
+        Anomaly map.
+    masks : ndarray of shape (n_masks, height, width)
+        Not 0 = defective.
+    saturation_areas : ndarray of shape (n_masks,)
+        The number of pixels that is enough in each.
 
-    def weigh(self, values: np.ndarray, masks: np.ndarray, where: str) -> WeightedValues:
-        parts = []
-        for k, mask in enumerate(masks):
-            found = np.sort(values[mask != 0])[::-1]
-            n = self._n_needed(mask, len(found), f"{where}: mask {k}")
-            parts.append((found[:n], np.full(n, 1.0 / n)))
-        return WeightedValues(*(np.concatenate(part) for part in zip(*parts)))
-
-    def _n_needed(self, mask: np.ndarray, area: int, where: str) -> int:
-        if area == 0:
-            raise ValueError(f"{where} is empty; sPRO needs one mask per defect, none without.")
-        if self.needed is None:
-            return area
-        needed = dict(self.needed)
-        kinds = np.unique(mask[mask != 0]).tolist()
-        if len(kinds) > 1 or kinds[0] not in needed:
-            raise ValueError(
-                f"{where} holds the values {', '.join(map(str, kinds))} beside 0. It must hold one "
-                f"for which there is a saturation threshold: {', '.join(map(str, needed))}. Read "
-                "masks without changing their values."
-            )
-        threshold, relative = needed[kinds[0]]
-        return max(1, int(threshold * area) if relative else min(int(threshold), area))
+    Returns
+    -------
+    WeightedValues
+    """
+    highest = [np.sort(values[mask != 0])[::-1][:n] for mask, n in zip(masks, saturation_areas)]
+    weights = [np.full(len(part), 1.0 / len(part)) for part in highest]
+    return WeightedValues(np.concatenate(highest), np.concatenate(weights))
 
 
 class PixelCounts:
@@ -330,8 +266,8 @@ class PixelCounts:
 
     Parameters
     ----------
-    regions : iterable of Regions, default=()
-        The divisions into regions that are needed.
+    weighings : iterable of callable, default=()
+        The functions that weigh defective pixels as metrics need it.
     max_exact : int, default=50_000_000
         How many values of defect-free pixels are held.
 
@@ -341,18 +277,18 @@ class PixelCounts:
         Added so far.
     defective : list of ndarray
         Per defective image the values of its defective pixels.
-    regions : dict of Regions to list of WeightedValues
-        Per defective image.
+    weighted : dict of callable to list of WeightedValues
+        What each function found, per defective image.
     summaries : list of ImageSummary
         Per image a few values of its defect-free pixels.
     """
 
-    def __init__(self, regions: Iterable[Hashable] = (), max_exact: int = 50_000_000) -> None:
+    def __init__(self, weighings: Iterable[Weighing] = (), max_exact: int = 50_000_000) -> None:
         self.max_exact = max_exact
         self.n_images = 0
         self.n_pixels = 0
         self.defective: list[np.ndarray] = []
-        self.regions: dict[Any, list[WeightedValues]] = {one: [] for one in regions}
+        self.weighted: dict[Weighing, list[WeightedValues]] = {weigh: [] for weigh in weighings}
         self._good: dict[int, ValueCounts] = {}  # of good images, by their number of pixels
         self._around = ValueCounts()  # of the other images, beside the defects
         self.summaries: list[ImageSummary] = []
@@ -363,25 +299,24 @@ class PixelCounts:
         Parameters
         ----------
         anomaly_map : array-like of shape (height, width)
-        masks : array-like of shape (height, width) or (n_masks, height, width), or 0
+        masks : 0, or array-like of shape ([n_masks,] height, width), or list of Defect
         label : {1, -1} or None
         """
         where = f"image {self.n_images}"
         values = as_map(anomaly_map, where)
-        masks = _as_masks(masks, values.shape, label, where)
-        if masks is None:
+        masks, areas = _as_masks(masks, values.shape, label, where)
+        if not len(masks):
             normal = np.sort(values, axis=None)
             self._good.setdefault(values.size, ValueCounts()).add(normal)
         else:
-            weighed = [regions.weigh(values, masks, where) for regions in self.regions]
             union = (masks != 0).any(axis=0)
             normal = np.sort(values[~union])
             self._around.add(normal)
             self.defective.append(values[union])
-            for found, one in zip(self.regions.values(), weighed):
-                found.append(one)
+            for weigh, found in self.weighted.items():
+                found.append(weigh(values, masks, areas))
         steps = rank_steps(len(normal), *SUMMARY_STEPS)
-        self.summaries.append(ImageSummary.of(normal, masks is None, steps))
+        self.summaries.append(ImageSummary.of(normal, not len(masks), steps))
         self.n_images += 1
         self.n_pixels += values.size
         counts = [*self._good.values(), self._around]
@@ -475,11 +410,18 @@ def as_map(anomaly_map: Any, where: str) -> np.ndarray:
 
 def _as_masks(
     masks: Any, size: tuple[int, ...], label: int | None, where: str
-) -> np.ndarray | None:
-    """Masks as one array of shape (n_masks, height, width); None for a good image."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of shape (n_masks, height, width), none for a good image; their saturation areas."""
     if label not in (None, 1, -1):
         raise ValueError(f"{where}: label must be +1 (normal) or -1 (anomalous), got {label!r}.")
-    if masks is None:
+    areas = None
+    if isinstance(masks, (list, tuple)) and all(isinstance(one, Defect) for one in masks):
+        if not masks and label == 1:
+            masks = 0
+        elif masks:
+            areas = np.array([int(one.saturation_area) for one in masks])
+            masks = np.array([one.mask for one in masks])
+    if masks is None or np.shape(masks) == (0,):
         raise ValueError(
             f"{where} has no mask. Give 0 for a good image; leave a defective image whose mask is "
             "missing out of pixel metrics."
@@ -502,4 +444,13 @@ def _as_masks(
             f"{'no pixel is' if is_good else 'some pixels are'} defective. Correct the label, or "
             "leave the image out."
         )
-    return None if is_good else masks
+    if is_good:
+        return np.empty((0, *size), np.uint8), np.empty(0, np.int64)
+    pixels = np.count_nonzero(masks, axis=(1, 2))
+    if not pixels.all():
+        raise ValueError(
+            f"{where}: mask {int(np.argmin(pixels))} of {len(masks)} is empty; give one mask per "
+            "defect."
+        )
+    # A share of a small defect can round to no pixel at all.
+    return masks, pixels if areas is None else np.clip(areas, 1, pixels)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import label as connected
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from pyimgano.datasets import Defect, DefectType
 from pyimgano.evaluation import (
     AUPIMO,
     AUPRO,
@@ -36,7 +37,7 @@ def metrics(**options):
             "aupro": AUPRO(0.3),
             "aupro_0.05": AUPRO(0.05),
             "aupro_1": AUPRO(1),
-            "spro": SPRO({1: 2, 2: 0.5}, limit=0.4),
+            "spro": SPRO(limit=0.4),
             "aupimo": AUPIMO((0.02, 0.5)),
             "f1": SegmentationF1(4.5),
         },
@@ -52,13 +53,18 @@ def scene(seed, n_values=8):
     for i, size in enumerate(SIZES):
         some = (rng.rand(2 if i == 2 else 1, *size) < 0.3).astype(np.uint8)
         some[:, 0, 0] = 1
-        some[0] *= rng.randint(1, 3)
-        masks.append(0 if i == 1 else some)
+        names = ["any two pixels", "half of it"]
+        areas = [min(2, int(some[0].sum())), some[-1].sum() // 2]
+        defects = [Defect(name, mask, area) for name, mask, area in zip(names, some, areas)]
+        masks.append(0 if i == 1 else defects)
     return maps, masks
 
 
 def unions(maps, masks):
-    return [np.zeros(m.shape, bool) if np.ndim(k) == 0 else k.any(0) for m, k in zip(maps, masks)]
+    return [
+        np.any([one.mask for one in k], axis=0) if k else np.zeros(m.shape, bool)
+        for m, k in zip(maps, masks)
+    ]
 
 
 def area_by_definition(points, limit):
@@ -97,16 +103,13 @@ def aupro_by_definition(maps, masks, limit):
     return area_by_definition(curve_by_definition(maps, [~d for d in defects], overlap), limit)
 
 
-def spro_by_definition(maps, masks, saturation, limit):
-    channels = [(i, c != 0, c.max()) for i, m in enumerate(masks) if np.ndim(m) for c in m]
+def spro_by_definition(maps, masks, limit):
+    channels = [(i, one) for i, defects in enumerate(masks) if defects for one in defects]
 
     def overlap(flagged):
-        shares = []
-        for i, channel, value in channels:
-            threshold, area = saturation[value], channel.sum()
-            needed = min(threshold, area) if isinstance(threshold, int) else int(threshold * area)
-            shares.append(min(flagged[i][channel].sum() / max(needed, 1), 1))
-        return np.mean(shares)
+        found = [(flagged[i] & (one.mask == 1)).sum() for i, one in channels]
+        needed = [max(one.saturation_area, 1) for _, one in channels]
+        return np.mean(np.minimum(np.divide(found, needed), 1))
 
     free = [~d for d in unions(maps, masks)]
     return area_by_definition(curve_by_definition(maps, free, overlap), limit)
@@ -151,7 +154,7 @@ def test_values_are_those_of_the_definitions(seed, n_values):
         "aupro": aupro_by_definition(maps, masks, 0.3),
         "aupro_0.05": aupro_by_definition(maps, masks, 0.05),
         "aupro_1": aupro_by_definition(maps, masks, 1.0),
-        "spro": spro_by_definition(maps, masks, {1: 2, 2: 0.5}, 0.4),
+        "spro": spro_by_definition(maps, masks, 0.4),
         "f1": f1_score(defects, scores > 4.5),
     }
     per_image = found["aupimo"].per_image()
@@ -231,29 +234,35 @@ def test_pixels_that_touch_diagonally_are_one_defect():
 
 
 def test_saturation_areas_of_loco():
-    config = [
-        {
-            "defect_name": "pushpin missing",
-            "pixel_value": 255,
-            "saturation_threshold": 2,
-            "relative_saturation": False,
-        },
-        {
-            "defect_name": "label",
-            "pixel_value": 254,
-            "saturation_threshold": 0.5,
-            "relative_saturation": True,
-        },
+    pin = DefectType("pushpin missing", 255, saturation_threshold=2, relative_saturation=False)
+    label = DefectType("label", 254, saturation_threshold=0.5, relative_saturation=True)
+    masks = np.zeros((2, 2, 6), np.uint8)
+    masks[0, 0], masks[1, 1, :4] = 1, 1
+    defects = [
+        Defect(one.name, mask, one.saturation_area(int(mask.sum())))
+        for one, mask in zip((pin, label), masks)
     ]
-    mask = np.zeros((2, 2, 6), np.uint8)
-    mask[0, 0], mask[1, 1, :4] = 255, 254
     anomaly_map = np.zeros((2, 6))
     anomaly_map[0, :2] = anomaly_map[1, :2] = 9  # 2 of 6, and half of 4
-    assert feed(SPRO(config), [anomaly_map], [mask]).compute() == 1.0
-    assert feed(SPRO({255: 2, 254: 0.5}), [anomaly_map], [mask]).compute() == 1.0
-    assert feed(SPRO(limit=0.5), [anomaly_map], [mask]).compute() < 0.7
+    assert feed(SPRO(), [anomaly_map], [defects]).compute() == 1.0
+    assert feed(SPRO(limit=0.5), [anomaly_map], [masks]).compute() < 0.7  # all of both
     anomaly_map[0, 1] = 0
-    assert feed(SPRO(config, limit=1e-9), [anomaly_map], [mask]).compute() == pytest.approx(0.75)
+    assert feed(SPRO(limit=1e-9), [anomaly_map], [defects]).compute() == pytest.approx(0.75)
+
+
+def test_metrics_take_what_datasets_read():
+    mask = np.array([[0, 1, 1]], np.uint8)
+    total = PixelMetrics()
+    total.update([[1, 2, 3]], [Defect("scratch", mask, 2)], -1)
+    total.update([[1, 2, 1]], [], 1)
+    expected = PixelMetrics()
+    expected.update([[1, 2, 3]], mask)
+    expected.update([[1, 2, 1]], 0)
+    assert total.compute() == expected.compute()
+    # a list that is empty because the mask is missing is no good image
+    for label in (None, -1):
+        with pytest.raises(ValueError, match="image 2 has no mask"):
+            total.update([[1, 2, 1]], [], label)
 
 
 # ---- intervals --------------------------------------------------------------------------
@@ -357,6 +366,7 @@ def test_integers_and_half_precision_are_maps():
         (([1, 2], [0, 1]), r"image 1: an anomaly map has shape \(height, width\), got \(2,\)"),
         (([[1, np.nan]], [[0, 1]]), "image 1: 1 of 2 values of the anomaly map are NaN"),
         (([[1, 2]], None), "image 1 has no mask"),
+        (([[1, 2]], [[[0, 1]], [[0, 0]]]), "image 1: mask 1 of 2 is empty"),
         (([[1, 2]], 1), "image 1: masks must be 0 or arrays, got 1"),
         (([[1, 2]], [[0, 1]], 0), r"image 1: label must be \+1 \(normal\)"),
         (([[1, 2]], [[0, 1]], 1), r"image 1 has label \+1, but its mask says that some pixels are"),
@@ -372,28 +382,12 @@ def test_images_that_cannot_be_counted_are_refused_and_change_nothing(arguments,
     assert (total.n_images, total.n_pixels, total.compute()) == (1, 3, before)
 
 
-def test_masks_that_spro_cannot_use_are_refused_and_change_nothing():
-    total = metrics()
-    for mask, message in (
-        ([[[1, 2, 0]]], "image 0: mask 0 holds the values 1, 2 beside 0"),
-        ([[[7, 0, 0]]], "mask 0 holds the values 7 beside 0.*saturation threshold: 1, 2"),
-        ([[[1, 0, 0]], [[0, 0, 0]]], "image 0: mask 1 is empty"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            total.update([[1, 2, 3]], np.array(mask))
-    assert total.n_images == 0 and set(total.compute().values()) == {None}
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: AUPRO(0), "limit=0 must be a false-positive rate"),
         (lambda: AUPRO("0.3"), "limit='0.3' must be a false-positive rate"),
         (lambda: AUPIMO((1e-4, 1e-5)), "0 < low < high <= 1"),
-        (lambda: SPRO({300: 5}), "300 is no value of a mask"),
-        (lambda: SPRO({255: 1.5}), "must be a share of the area in"),
-        (lambda: SPRO({255: 0}), "must be a number of pixels >= 1"),
-        (lambda: SPRO([{"pixel_value": 255}]), r"saturation\[0\] has no saturation_threshold"),
         (lambda: SegmentationF1(float("nan")), "threshold must be a number, got nan"),
         (lambda: PixelMetrics({"a": "aupro"}), r"metrics\['a'\] must be a pixel metric"),
         (lambda: pixel_threshold([[[1]]], false_positive_rate=1), "a share in"),
@@ -402,6 +396,15 @@ def test_masks_that_spro_cannot_use_are_refused_and_change_nothing():
 def test_parameters_are_checked(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_a_threshold_is_not_rounded_to_the_precision_of_the_map():
+    just_above = np.float32(0.1)  # 0.100000001...
+    f1 = feed(SegmentationF1(0.1), [np.array([[just_above, just_above, 0.0]])], [[[1, 0, 0]]])
+    f1.update(np.array([[just_above, 0]], np.float32), [[0, 1]])
+    assert f1.compute() == pytest.approx(2 * 1 / (2 * 1 + 2 + 1))
+    at = pixel_threshold([np.array([[just_above, 0.0]], np.float32)], false_positive_rate=0)
+    assert feed(SegmentationF1(at), [[[just_above, just_above]]], [[[1, 0]]]).compute() == 0.0
 
 
 def test_metrics_that_hold_images_cannot_be_combined():
