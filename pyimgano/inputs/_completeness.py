@@ -340,8 +340,9 @@ def _check_webp(path: str, data: bytes, image: Any) -> None:
 
 
 # ---- JPEG 2000 ------------------------------------------------------------------------
-# Read as the header of a packet, it is an error.
-_NO_PACKET = bytes(8 * [255])
+# Bytes behind the last packet. Read as the header of one, the longer are an error; a packet of
+# which a part is missing announces more bytes than the shorter are.
+_NO_PACKETS = (b"\xff", 3 * b"\xff", 8 * b"\xff")
 
 
 def _check_jpeg2000(path: str, data: bytes) -> None:
@@ -374,23 +375,27 @@ def _check_jpeg2000(path: str, data: bytes) -> None:
     last = {tile: k for k, (tile, _, _) in enumerate(parts)}
     if data[at : at + 2] != b"\xff\xd9" or len(last) != n_tiles:
         raise incomplete
-    pieces = [_jpeg2000_container(data, start), header]
-    for k, (tile, at, end) in enumerate(parts):
-        filler = _NO_PACKET if last[tile] == k else b""
-        length = struct.pack(">I", end - at + len(filler))
-        pieces += [data[at : at + 6], length, data[at + 10 : end], filler]
-    probe: Any = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(b"".join([*pieces, b"\xff\xd9"])))
-    # probe.reduce = levels would round the size to the nearest, and the decoder rounds up.
-    probe._size = (
-        (-left >> levels) - (-right >> levels),
-        (-top >> levels) - (-bottom >> levels),
-    )
-    decoder, _, offset, (codec, _, *more) = probe.tile[0]
-    probe.tile = [(decoder, (0, 0, *probe._size), offset, (codec, levels, *more))]
-    try:
-        probe.load()
-    except OSError:
-        raise incomplete from None
+    for filler in _NO_PACKETS:
+        pieces = [_jpeg2000_container(data, start), header]
+        for k, (tile, at, end) in enumerate(parts):
+            more = filler if last[tile] == k else b""
+            length = struct.pack(">I", end - at + len(more))
+            pieces += [data[at : at + 6], length, data[at + 10 : end], more]
+        whole = io.BytesIO(b"".join([*pieces, b"\xff\xd9"]))
+        probe: Any = Jpeg2KImagePlugin.Jpeg2KImageFile(whole)
+        # probe.reduce = levels would round the size to the nearest, and the decoder rounds up.
+        probe._size = (
+            (-left >> levels) - (-right >> levels),
+            (-top >> levels) - (-bottom >> levels),
+        )
+        decoder, _, offset, (codec, _, *others) = probe.tile[0]
+        probe.tile = [(decoder, (0, 0, *probe._size), offset, (codec, levels, *others))]
+        try:
+            probe.load()
+        except OSError as error:
+            if "out of memory" in str(error):
+                raise
+            raise incomplete from None
 
 
 def _jpeg2000_container(data: bytes, start: int) -> bytes:

@@ -124,6 +124,17 @@ def test_rows_left_out_of_a_png_are_never_black(read):
         assert read(image_files.png_file((16, 16), color, depth, rows, interlaced)) is not None
 
 
+def test_last_packets_missing_in_a_tile(read, capfd):
+    """Each length of the last tile, with that length in its header."""
+    sample = image_files.samples(24, 50)["jp2_tiles"]
+    good = read(sample.data)
+    assert good is not None
+    variants = list(image_files.without_pixels(sample))
+    assert len(variants) > 100
+    assert scored(read, good, variants[-160:]) == []
+    capfd.readouterr()
+
+
 def test_messages(tmp_path):
     path = tmp_path / "a"
 
