@@ -30,6 +30,7 @@ from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._threads import one_blas_thread
 from pyimgano.utils._state import Flag, ListOf, MayLack, Number, Object, OneOf, Sizes, State, fail
 
 __all__ = ["PyODDetector"]
@@ -375,7 +376,8 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
         if type(model).__name__ == "PCA" and parameters.get("n_components", 0) is None:
             fresh.set_params(n_components=_n_components(rows))
         try:
-            fresh.fit(rows.copy())  # models keep what they are given
+            with one_blas_thread:
+                fresh.fit(rows.copy())  # models keep what they are given
         except ZeroDivisionError as error:  # ABOD, of rows whose distances vanish
             raise ValueError(
                 f"{type(model).__name__} cannot be fitted on these {len(rows)} rows, whose "
@@ -438,7 +440,8 @@ def _n_components(rows: np.ndarray) -> int:
     scores then consist of them alone, and differ by orders of magnitude from fold to fold.
     """
     scaled = StandardScaler().fit_transform(rows)  # as the model does
-    variances = np.linalg.svd(scaled, compute_uv=False) ** 2
+    with one_blas_thread:
+        variances = np.linalg.svd(scaled, compute_uv=False) ** 2
     return max(1, int(np.count_nonzero(variances > _LEAST_VARIANCE * variances.sum())))
 
 
@@ -449,7 +452,7 @@ def _scores(
     parts = []
     for part in np.split(rows, len(rows)) if one_by_one else [rows]:
         own = copy.copy(model)  # some keep intermediate results of the batch in themselves
-        with _generators_kept(seed) if draws else nullcontext():
+        with one_blas_thread, _generators_kept(seed) if draws else nullcontext():
             found = np.asarray(own.decision_function(part.copy()), np.float64).ravel()
         if getattr(model, "graded_outside_", False):
             found = _graded_outside(model, part, found)

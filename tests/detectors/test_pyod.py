@@ -34,6 +34,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
+from threadpoolctl import threadpool_limits
 
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
@@ -599,3 +600,16 @@ def test_a_calibrator_keeps_its_folds_where_the_scale_depends_on_the_number_of_r
     assert many.provenance_["scores"] == "5 folds"
     own = ThresholdCalibrator(PyODDetector(KNN()), quantile=0.9).fit(X)
     assert own.provenance_["scores"] == "the detector's own out-of-sample scores"
+
+
+@pytest.mark.parametrize("name", ["GMM", "KPCA", "MCD", "PCA"])
+def test_scores_are_the_same_on_any_number_of_blas_threads(name):
+    # As many columns as a filter bank has, so that BLAS spreads its work.
+    rows = np.random.default_rng(0).normal(size=(200, 128))
+    found = []
+    for n_threads in (1, 2, 3):
+        with threadpool_limits(n_threads, user_api="blas"):
+            detector = create_model(f"vision_{name.lower()}")[-1].fit(rows)
+            found.append(detector.score_samples(rows[:5] + 0.1))
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
