@@ -30,8 +30,8 @@ from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._threads import one_blas_thread
 from pyimgano.utils._state import Flag, ListOf, MayLack, Number, Object, OneOf, Sizes, State, fail
+from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["PyODDetector"]
 
