@@ -90,12 +90,14 @@ def test_a_wrong_category_says_which_there_are(name, make, category, tmp_path):
     ("name", "make", "category"),
     [one for one in PUBLIC if one[0] not in ("visa", "real_iad", "kolektor_sdd", "kolektor_sdd2")],
 )
-def test_root_may_be_the_folder_of_a_category(name, make, category, tmp_path):
+def test_root_may_be_the_folder_of_a_category(name, make, category, tmp_path, monkeypatch):
     root = make(tmp_path)
     assert load_dataset(name, root / category) == load_dataset(name, root, category=category)
     message = r"several categories|holds several" if name == "btad" else category
     with pytest.raises(DatasetError, match=message):
         load_dataset(name, root)
+    monkeypatch.chdir(root / category / "train")
+    assert load_dataset(name, "..").category == category
 
 
 @pytest.mark.parametrize(("name", "make", "category"), PUBLIC)
@@ -321,6 +323,22 @@ def test_real_iad_of_several_sizes_needs_one_of_them_as_root(tmp_path):
     parts = load_dataset("real_iad", root / "realiad_1024", category="audiojack")
     assert all("realiad_1024" in image.path for image in parts.train + parts.test)
     assert list_categories("real_iad", root / "realiad_256") == ["audiojack"]
+
+
+def test_real_iad_tables_say_where_the_images_are(tmp_path):
+    root = layouts.real_iad(tmp_path)
+    path = root / "realiad_jsons/realiad_jsons/audiojack.json"
+    content = json.loads(path.read_text())
+    expected = load_dataset("real_iad", root, category="audiojack")
+    path.write_text(json.dumps({key: content[key] for key in ("train", "test")}))
+    assert load_dataset("real_iad", root, category="audiojack").test == expected.test
+    (root / "realiad_256/audiojack").rename(root / "realiad_256/moved")
+    content["meta"]["prefix"] = "moved/"
+    path.write_text(json.dumps(content))
+    moved = load_dataset("real_iad", root, category="audiojack")
+    assert names(root, moved.test) == [
+        name.replace("/audiojack/", "/moved/", 1) for name in names(root, expected.test)
+    ]
 
 
 def test_real_iad_refuses_broken_tables(tmp_path):
