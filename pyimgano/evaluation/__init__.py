@@ -22,12 +22,9 @@ from pyimgano.evaluation._pixel_metrics import (
     PixelAUROC,
     PixelAveragePrecision,
     PixelMetric,
-    PixelMetrics,
     SegmentationF1,
-    aupro,
-    pixel_auroc,
-    pixel_threshold,
 )
+from pyimgano.evaluation._pixel_passes import PixelMetrics, aupro, pixel_auroc, pixel_threshold
 
 __all__ = [
     "AUPIMO",

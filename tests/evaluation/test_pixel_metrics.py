@@ -193,7 +193,6 @@ def test_bounds_hold_the_value_and_close_when_nothing_is_compressed(seed, max_ex
         assert exact[name].bounds() == (value, value)
         assert bounds[0] - 1e-12 <= value <= bounds[1] + 1e-12
         assert bounds[0] <= counted[name].compute() <= bounds[1]
-    assert counted["auroc"].bounds()[0] < counted["auroc"].bounds()[1] or counted.exact
 
 
 def test_perfect_maps_have_1_and_inverse_ones_0():
@@ -478,6 +477,6 @@ def test_many_pixels_are_counted_closely_and_in_bounded_memory():
     for name, value in exact.compute().items():
         low, high = counted[name].bounds()
         assert low <= value <= high
-        assert high - low < 1e-3
+        assert 0 < high - low < 1e-3
         all_images = exact[name]._image_curves().of(np.arange(24))
         assert exact[name]._of_curve(*all_images) == pytest.approx(value, abs=1e-3)
