@@ -100,6 +100,7 @@ _FITTED: dict[str, dict[str, Rule]] = {
     "IForest": {"detector_": Object("IsolationForest")},
     "INNE": {
         "max_samples_": Number(1, whole=True),
+        "graded_outside_": MayLack(OneOf(True)),  # set by PyODDetector, not in earlier versions
         "_centroids": _floats("members", "samples", "d"),
         "_ratio": _floats("members", "samples"),
         "_centroids_radius": _floats("members", "samples"),

@@ -18,6 +18,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 import pyimgano
+from pyimgano._pyod_models import PYOD
+from pyimgano.detectors import PyODDetector
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.persistence._admitted import _OWN, admitted_class
@@ -86,6 +88,16 @@ def test_fitted_on_images(estimator, tmp_path):
     model = fitted(estimator, IMAGES)
     again = loaded(model, tmp_path / "a.joblib")
     np.testing.assert_array_equal(results(again, IMAGES[::-1]), results(model, IMAGES[::-1]))
+
+
+@pytest.mark.parametrize("name", PYOD)
+@pytest.mark.parametrize("ensemble", [True, False])
+def test_models_of_pyod(name, ensemble, tmp_path):
+    module = pytest.importorskip(f"pyod.models.{name.lower()}")
+    rows = np.random.RandomState(2).normal(size=(60, 4))
+    model = PyODDetector(getattr(module, name)(), ensemble=ensemble, cv=2).fit(rows)
+    again = loaded(model, tmp_path / "a.joblib")
+    np.testing.assert_array_equal(results(again, rows * 1.5), results(model, rows * 1.5))
 
 
 @pytest.mark.parametrize("estimator", cases(POOLING_INSTANCES, "grids"))
