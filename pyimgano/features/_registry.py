@@ -15,13 +15,14 @@ from pyimgano.features._vit import DINOV2, ViTPatchFeatures
 
 __all__ = ["make_features"]
 
+_OF_PATCHCORE = ("layer2", "layer3")
 _NAMES = ("filterbank", *EFFICIENTNETS, *RESNETS, *DINOV2)
 
 
 def make_features(
     features: str | BasePatchFeatures,
     *,
-    layers: tuple[str, ...] = ("layer2", "layer3"),
+    layers: tuple[str, ...] = _OF_PATCHCORE,
     pool: int = 3,
 ) -> BasePatchFeatures:
     """Make the feature step that a ``features`` parameter stands for.
@@ -39,6 +40,8 @@ def make_features(
         with published weights).
     layers : tuple of str, default=("layer2", "layer3")
         Layers of a convolutional network given by name: those of the detector's paper.
+        EfficientNet-Lite0's layers have far fewer channels than a ResNet's; where these two are
+        asked for it gives ``("layer2", "layer1", "layer3")``, which found more in every test.
     pool : int, default=3
         Neighborhood of a convolutional network given by name, likewise.
 
@@ -82,4 +85,6 @@ def make_features(
         )
     if features == "filterbank":
         return FilterBankFeatures()
+    if features in EFFICIENTNETS and tuple(layers) == _OF_PATCHCORE:
+        layers = ("layer2", "layer1", "layer3")
     return BackbonePatchFeatures(features, layers=layers, pool=pool)

@@ -136,8 +136,9 @@ def test_what_it_does_not_offer(images, options, message):
 
 @random_weights
 def test_detectors_take_it_by_name_and_padim_keeps_channels(images):
-    features = make_features("efficientnet_lite0")
-    assert features.get_params()["layers"] == ("layer2", "layer3")
+    assert make_features("efficientnet_lite0").layers == ("layer2", "layer1", "layer3")
+    asked = make_features("efficientnet_lite0", layers=("layer1", "layer2", "layer3"))
+    assert asked.layers == ("layer1", "layer2", "layer3")
     detector = PaDiMDetector(step(resize=64)).fit(images)
     assert detector.score_samples(images).shape == (3,)
 
