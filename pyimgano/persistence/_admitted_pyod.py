@@ -10,6 +10,7 @@ import numpy as np
 from pyimgano.utils._state import (
     Array,
     Either,
+    Flag,
     ListOf,
     Maybe,
     MayLack,
@@ -105,6 +106,7 @@ _FITTED: dict[str, dict[str, Rule]] = {
         "_ratio": _floats("members", "samples"),
         "_centroids_radius": _floats("members", "samples"),
         "_seeds": Array("int", "members"),
+        "graded_outside_": MayLack(Flag()),  # set by PyODDetector
     },
     "KDE": {"kde_": MayLack(Object("KernelDensity"))},
     "KNN": {
