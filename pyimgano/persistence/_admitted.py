@@ -133,24 +133,39 @@ def _of_library(module: str, name: str) -> Admitted | None:
         return None
     if cls is None:  # this version of the library has no such class
         return None
-    parameters: tuple[str, ...] = ()
+    parameters: dict[str, Any] = {}
     if about.has_parameters:
         signature = inspect.signature(cls.__init__).parameters.values()
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        parameters = tuple(p.name for p in signature if p.kind in named and p.name != "self")
-    schema = Schema(
-        name,
-        parameters,
-        getattr(cls, "_parameter_constraints", None) if about.constrained else None,
-        {
-            **dict.fromkeys(parameters if not about.constrained else (), _PARAMETER),
-            **about.parameter_rules,
-        },
-        about.fitted,
-        about.relations,
-        always=not about.has_parameters,
+        parameters = {p.name: p.default for p in signature if p.kind in named and p.name != "self"}
+    constraints: Any = getattr(cls, "_parameter_constraints", None)
+    rules = dict(about.parameter_rules)
+    if not about.constrained:
+        constraints = None
+        rules = {**{key: _like(key, default) for key, default in parameters.items()}, **rules}
+    return Admitted(
+        cls,
+        Schema(
+            name,
+            tuple(parameters),
+            constraints,
+            rules,
+            about.fitted,
+            about.relations,
+            always=not about.has_parameters,
+        ),
     )
-    return Admitted(cls, schema)
+
+
+def _like(name: str, default: Any) -> Rule:
+    """Rule for a parameter that its class does not constrain, by its default."""
+    if isinstance(default, bool):
+        return Flag()
+    if isinstance(default, (int, float)):
+        return Maybe(Number()) if name == "n_jobs" else Number()
+    if isinstance(default, str):
+        return Either(Text(), Number())
+    return _PARAMETER
 
 
 def stored_value(module: str, name: str) -> Any:
@@ -249,9 +264,21 @@ def _numbers(*shape: Any, **ranges: Any) -> Array:
 
 
 def _scaler(**fitted: Rule) -> _Library:
-    return _Library({**_COLUMNS, **fitted})
+    return _Library({**_COLUMNS, **fitted}, relations=_check_scaler)
 
 
+def _check_scaler(state: State, sizes: Sizes) -> None:
+    wanted = {
+        "mean_": state.get("with_mean"),
+        "scale_": state.get("with_std", state.get("with_scaling")),
+        "center_": state.get("with_centering"),
+    }
+    for name, used in wanted.items():
+        if used and name in state and state[name] is None:
+            fail(f"the scaler's {name}", "is missing")
+
+
+_SCALE = _numbers("d", low=1e-100)  # rows are divided by it
 _SEEN = MayLack(Either(Number(1), Array("int float", "d", low=0)))
 
 _NEIGHBORS: dict[str, Rule] = {
@@ -472,7 +499,7 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
         n_samples_seen_=_SEEN,
         mean_=Maybe(_numbers("d")),
         var_=Maybe(_numbers("d", low=0.0)),
-        scale_=Maybe(_numbers("d", low=0.0)),
+        scale_=Maybe(_SCALE),
     ),
     ("sklearn.preprocessing._data", "MinMaxScaler"): _scaler(
         n_samples_seen_=_SEEN,
@@ -482,10 +509,10 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
         },
     ),
     ("sklearn.preprocessing._data", "MaxAbsScaler"): _scaler(
-        n_samples_seen_=_SEEN, max_abs_=_numbers("d"), scale_=_numbers("d")
+        n_samples_seen_=_SEEN, max_abs_=_numbers("d"), scale_=_SCALE
     ),
     ("sklearn.preprocessing._data", "RobustScaler"): _scaler(
-        center_=Maybe(_numbers("d")), scale_=Maybe(_numbers("d"))
+        center_=Maybe(_numbers("d")), scale_=Maybe(_SCALE)
     ),
     ("sklearn.preprocessing._data", "KernelCenterer"): _scaler(
         K_fit_rows_=_numbers("d"), K_fit_all_=Number()
@@ -624,7 +651,8 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
         for fitted, rules, relations in [_admitted_pyod.declared(name)]
     },
     ("pyod.models.kpca", "PyODKernelPCA"): _Library(
-        {
+        parameter_rules={"kernel": _admitted_pyod.KERNEL},
+        fitted={
             **_COLUMNS,
             "iterated_power": MayLack(OneOf("auto")),
             "gamma_": Number(),

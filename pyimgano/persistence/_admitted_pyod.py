@@ -24,7 +24,7 @@ from pyimgano.utils._state import (
     fail,
 )
 
-__all__ = ["declared"]
+__all__ = ["KERNEL", "declared"]
 
 Relations = Callable[[State, Sizes], None]
 
@@ -152,13 +152,14 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "LODA": ("decision_scores_", "weights"),
     "Sampling": ("decision_scores_", "dist", "subset"),
 }
+KERNEL = OneOf("cosine", "linear", "poly", "rbf", "sigmoid")
 _METRICS = ("chebyshev", "cityblock", "euclidean", "l1", "l2", "manhattan", "minkowski")
 _PARAMETERS: dict[str, dict[str, Rule]] = {
     "CBLOF": {"clustering_estimator": Maybe(Object("KMeans"))},
     **{name: {"metric": OneOf(*_METRICS)} for name in ("ABOD", "KDE", "KNN", "LOF", "Sampling")},
     "OCSVM": {"kernel": OneOf("linear", "poly", "rbf", "sigmoid")},
     **{name: {"n_bins": Either(Number(1, whole=True), OneOf("auto"))} for name in ("HBOS", "LODA")},
-    "KPCA": {"kernel_params": Maybe(Plain())},
+    "KPCA": {"kernel": KERNEL, "kernel_params": Maybe(Plain())},
 }
 
 
@@ -181,6 +182,8 @@ def _check_bins(where: str, edges: Any, counts: Any, n_bins: Any) -> None:
     for one, other in pairs:
         if len(one) != len(other) + 1 or len(other) == 0:
             fail(where, "has other than one edge more than bins")
+        if (np.diff(one, axis=0) < 0).any():
+            fail(where, "is not in order")
 
 
 def _hbos(state: State, sizes: Sizes) -> None:
