@@ -106,7 +106,6 @@ _FITTED: dict[str, dict[str, Rule]] = {
         "_ratio": _floats("members", "samples"),
         "_centroids_radius": _floats("members", "samples"),
         "_seeds": Array("int", "members"),
-        "graded_outside_": MayLack(Flag()),  # set by PyODDetector
     },
     "KDE": {"kde_": MayLack(Object("KernelDensity"))},
     "KNN": {
