@@ -10,7 +10,6 @@ import numpy as np
 from pyimgano.utils._state import (
     Array,
     Either,
-    Flag,
     ListOf,
     Maybe,
     MayLack,
