@@ -182,7 +182,7 @@ def work(folder: Path) -> None:
 
 def score(model: Any, rows: np.ndarray, expected: list[float]) -> str:
     try:
-        scores = np.asarray(model.score_samples(rows))
+        scores = np.asarray(model.score_samples(rows.copy()))  # a scaler may have copy=False
     except Exception as error:
         return f"error in scoring {type(error).__name__}: {str(error)[:80]}"
     if np.isnan(scores).any():

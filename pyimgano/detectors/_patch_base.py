@@ -77,6 +77,8 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        if state["tiled_"] and state["input_kind_"] != "images":
+            fail(f"{cls.__name__}.tiled_", "does not go with input_kind_")
         wanted = {"features_"} if state["input_kind_"] == "images" else {"n_features_in_"}
         if not wanted <= set(state) or ("features_" in state) != ("features_" in wanted):
             kind = state["input_kind_"]

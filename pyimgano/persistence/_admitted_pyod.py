@@ -100,7 +100,6 @@ _FITTED: dict[str, dict[str, Rule]] = {
     "IForest": {"detector_": Object("IsolationForest")},
     "INNE": {
         "max_samples_": Number(1, whole=True),
-        "graded_outside_": MayLack(OneOf(True)),  # set by PyODDetector, not in earlier versions
         "_centroids": _floats("members", "samples", "d"),
         "_ratio": _floats("members", "samples"),
         "_centroids_radius": _floats("members", "samples"),
@@ -151,10 +150,19 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "Sampling": ("decision_scores_", "dist", "subset"),
 }
 KERNEL = OneOf("cosine", "linear", "poly", "rbf", "sigmoid")
-_METRICS = ("chebyshev", "cityblock", "euclidean", "l1", "l2", "manhattan", "minkowski")
+_METRIC = OneOf("chebyshev", "cityblock", "euclidean", "l1", "l2", "manhattan", "minkowski")
+_COUNT = Number(1, whole=True)
 _PARAMETERS: dict[str, dict[str, Rule]] = {
     "CBLOF": {"clustering_estimator": Maybe(Object("KMeans"))},
-    **{name: {"metric": OneOf(*_METRICS)} for name in ("ABOD", "KDE", "KNN", "LOF", "Sampling")},
+    "ABOD": {"metric": _METRIC, "n_neighbors": _COUNT, "method": OneOf("fast", "default")},
+    "KDE": {"metric": _METRIC},
+    "KNN": {
+        "metric": _METRIC,
+        "n_neighbors": _COUNT,
+        "method": OneOf("largest", "mean", "median"),
+    },
+    "LOF": {"metric": _METRIC, "n_neighbors": _COUNT},
+    "Sampling": {"metric": _METRIC},
     "OCSVM": {"kernel": OneOf("linear", "poly", "rbf", "sigmoid")},
     **{name: {"n_bins": Either(Number(1, whole=True), OneOf("auto"))} for name in ("HBOS", "LODA")},
     "KPCA": {"kernel": KERNEL, "kernel_params": Maybe(Plain())},

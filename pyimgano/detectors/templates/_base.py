@@ -109,6 +109,8 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
 
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        if state["tiled_"] and state["input_kind_"] != "images":
+            fail(f"{cls.__name__}.tiled_", "does not go with input_kind_")
         at_fit = state["_parameters_at_fit"]
         if (at_fit["alignment"] is not None) != ("reference_" in state):
             fail(f"{cls.__name__}.reference_", "does not go with alignment")
