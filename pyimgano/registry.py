@@ -602,9 +602,9 @@ _PRESETS: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
     ),
     "embedded": (
         "vision_patchcore",
-        "PatchCore for small computers: short filter-bank features at 128 pixels, no weights.",
+        "PatchCore for small computers: half the filter bank's features at 128 pixels, no weights.",
         lambda: {
-            "features": FilterBankFeatures(resize=128, n_components=32),
+            "features": FilterBankFeatures(resize=128, n_components=64),
             "coreset_ratio": 0.01,
         },
     ),

@@ -250,11 +250,11 @@ def test_presets_are_other_models_with_chosen_parameters():
     info = model_info("embedded")
     assert info["preset_of"] == "vision_patchcore"
     assert info["parameters"]["features"]["default"] == (
-        "FilterBankFeatures(n_components=32, resize=128)"
+        "FilterBankFeatures(n_components=64, resize=128)"
     )
     model = create_model("embedded", coreset_ratio=0.5, features__resize=64)
     assert isinstance(model, PatchCoreDetector) and model.coreset_ratio == 0.5
-    assert (model.features.resize, model.features.n_components) == (64, 32)
+    assert (model.features.resize, model.features.n_components) == (64, 64)
     assert create_model("embedded").features.resize == 128  # the preset stays as it was
     assert create_model("embedded", features="resnet18").features == "resnet18"
 

@@ -74,6 +74,10 @@ def test_patch_detectors_without_weights(name, grids):
     check_finds_squares(create_model(name, features="filterbank"), *grids)
 
 
+def test_the_preset_for_small_computers(images):
+    check_finds_squares(create_model("embedded"), *images)
+
+
 @pytest.mark.parametrize("name", list_models(family="template"))
 def test_templates(name, images):
     check_finds_squares(create_model(name), *images)
