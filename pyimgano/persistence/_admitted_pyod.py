@@ -10,6 +10,7 @@ import numpy as np
 from pyimgano.utils._state import (
     Array,
     Either,
+    Flag,
     ListOf,
     Maybe,
     MayLack,
@@ -100,6 +101,7 @@ _FITTED: dict[str, dict[str, Rule]] = {
     "IForest": {"detector_": Object("IsolationForest")},
     "INNE": {
         "max_samples_": Number(1, whole=True),
+        "graded_outside_": MayLack(Flag()),  # set by PyODDetector
         "_centroids": _floats("members", "samples", "d"),
         "_ratio": _floats("members", "samples"),
         "_centroids_radius": _floats("members", "samples"),
