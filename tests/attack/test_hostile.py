@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -25,28 +24,24 @@ from tests.attack.files import vouch_for, write
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[str, dict[str, Any]]:
-    """What came of each hostile file, in a process of its own."""
-    command = [sys.executable, "-m", "tests.attack.hostile", str(tmp_path_factory.mktemp("files"))]
+def test_hostile_files_do_nothing_but_be_read(tmp_path):
+    """All of them in a process of their own, which takes seconds: one test for all."""
+    command = [sys.executable, "-m", "tests.attack.hostile", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert done.returncode == 0, f"after {found[-1]['name'] if found else 0}: {done.stderr}"
-    return {one["name"]: one for one in found}
-
-
-@pytest.mark.parametrize("name", hostile.HOSTILE)
-def test_hostile_files_do_nothing_but_be_read(name, outcomes):
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    last = outcomes[-1]["name"] if outcomes else "the start"
+    assert done.returncode == 0, f"after {last}: {done.stderr}"
     expected = hostile.pipeline().score_samples(hostile.ROWS).tolist()
-    found = [one for key, one in outcomes.items() if key == name or key.startswith(f"{name}_")]
-    assert found
-    for one in found:
-        assert one["events"] == [] and one["new"] == [], one
-        assert one["seconds"] < 10 and one["kilobytes"] < 2**20, one
-        if one["error"]:
-            assert not one["error"].startswith("!"), one  # always an UntrustedFileError
-        else:  # nothing is made of what is thrown away
-            assert one["name"].endswith("_thrown_away") and one["scores"] == expected, one
+    for name in hostile.HOSTILE:
+        found = [o for o in outcomes if o["name"] == name or o["name"].startswith(f"{name}_")]
+        assert found, name
+        for one in found:
+            assert one["events"] == [] and one["new"] == [], one
+            assert one["seconds"] < 10 and one["kilobytes"] < 2**20, one
+            if one["error"]:
+                assert not one["error"].startswith("!"), one  # always an UntrustedFileError
+            else:  # nothing is made of what is thrown away
+                assert one["name"].endswith("_thrown_away") and one["scores"] == expected, one
 
 
 # ---- wrong state through the other door -------------------------------------------------

@@ -34,9 +34,9 @@ from pyimgano.inputs import ImageSequence
 from tests.datasets import layouts
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_datasets(monkeypatch):
-    """Remove after each test what it registered."""
+    """Keep apart what each test registers, and what examples have registered before."""
     monkeypatch.setattr(_table, "_registered", {})
 
 
@@ -285,7 +285,7 @@ def good_only(root, category, split):
     return InspectionDataset("line3", f"{category} {split}", images[:1], images[1:])
 
 
-def test_a_registered_dataset_gets_its_arguments_checked(own_datasets, tmp_path):
+def test_a_registered_dataset_gets_its_arguments_checked(tmp_path):
     layouts.picture(tmp_path / "a.png")
     layouts.picture(tmp_path / "b.png")
     register_dataset("line3", good_only, splits=["early", "late"], categories=lambda root: ["m4"])
@@ -302,7 +302,7 @@ def test_a_registered_dataset_gets_its_arguments_checked(own_datasets, tmp_path)
     assert list_categories("line3", tmp_path) == []
 
 
-def test_registering_refuses_what_cannot_work(own_datasets):
+def test_registering_refuses_what_cannot_work():
     for name in ("mvtec", "visa", "folder"):
         if name in DATASETS or name in ALIASES:
             with pytest.raises(ValueError, match="already"):
