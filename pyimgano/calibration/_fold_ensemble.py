@@ -57,7 +57,9 @@ class _FoldEnsemble(CheckedStateMixin, MetaEstimatorMixin, OutlierMixin, BaseEst
         ----------
         X, y : ignored
         """
-        raise TypeError("FoldEnsemble is made of fitted estimators; fit what has made it.")
+        raise TypeError(
+            "this holds the fitted models of folds; fit the ThresholdCalibrator around it."
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -46,9 +46,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--features",
         metavar="NAME",
-        help='in place of the model\'s own features: "filterbank", which needs no weights, or a '
-        "torchvision network: resnet18, wide_resnet50_2, ... (others than ResNets need the extra "
-        "torch)",
+        help='in place of the model\'s own features: "filterbank", which needs no weights; '
+        "efficientnet_lite0, whose weights come with the extra imagenet; or a network of "
+        "torchvision: resnet18, wide_resnet50_2, ... (others than ResNets need the extra torch)",
     )
     model.add_argument(
         "--weights",

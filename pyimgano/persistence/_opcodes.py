@@ -95,6 +95,19 @@ class _NoState:
 NO_STATE = _NoState()
 
 
+# Errors of reading or making what a file describes and cannot be.
+CANNOT_BE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 def read_tree(source: Source, read_array: Callable[[Source, Call], Any] | None) -> Any:
     """Run the stack operations of one pickle.
 
@@ -118,7 +131,9 @@ def read_tree(source: Source, read_array: Callable[[Source, Call], Any] | None) 
     """
     try:
         return _Machine(source, read_array).run()
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+    except UntrustedFileError:
+        raise
+    except (*CANNOT_BE, struct.error) as error:
         raise UntrustedFileError(f"it is damaged, or no pickle ({error}).") from None
 
 

