@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -78,9 +79,10 @@ def _pairs(group: Sequence[_Picture]) -> list[tuple[str, str]]:
 
 def _size(picture: _Picture) -> Hashable:
     try:
-        return os.stat(picture.name).st_size
+        status = os.stat(picture.name)
     except OSError:  # the file is named as soon as it is read
         return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _sample(picture: _Picture) -> Hashable:

@@ -166,11 +166,10 @@ def _check_bmp(path: str, data: bytes, image: Any) -> None:
         (bits,), compression, declared = struct.unpack_from("<H", data, header + 10), 0, 0
     else:
         bits, compression, declared = struct.unpack_from("<HII", data, header + 14)
-    if start + declared > len(data):
-        raise ImageReadError(
-            path, f"is truncated: {start + declared - len(data)} bytes of its pixels are missing"
-        )
     if compression in (1, 2):
+        if start + declared > len(data):
+            missing = start + declared - len(data)
+            raise ImageReadError(path, f"is truncated: {missing} bytes of its pixels are missing")
         codes = np.frombuffer(data, np.uint8, offset=start)
         came, outcome = count_bmp_rle(codes, width, height, compression == 2)
         if came < width * height:
@@ -182,7 +181,7 @@ def _check_bmp(path: str, data: bytes, image: Any) -> None:
             raise ImageReadError(path, "is damaged: the BMP has no end marker where it should")
         return
     needed = (width * bits + 31) // 32 * 4 * height
-    came = declared or len(data) - start
+    came = len(data) - start  # what the header declares has no meaning here, and is often wrong
     if came < needed:
         raise ImageReadError(
             path, f"is truncated: {needed - came} of the {needed} bytes of its pixels are missing"

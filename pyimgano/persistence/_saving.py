@@ -184,7 +184,7 @@ def read_map_range(path: str | os.PathLike[str]) -> tuple[float, float] | None:
         return None
     if not isinstance(found, list) or len(found) != 2:
         return None
-    if not all(isinstance(value, (int, float)) for value in found):
+    if not all(type(value) in (int, float) and abs(value) < 1e100 for value in found):
         return None
     if not -np.inf < found[0] < found[1] < np.inf:
         return None

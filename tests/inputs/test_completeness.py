@@ -213,3 +213,16 @@ def test_three_hundred_files_of_eight_formats(read, capfd):
             tried += 1
     assert tried >= 300
     capfd.readouterr()
+
+
+def test_a_bmp_may_declare_any_size_of_its_pixels(tmp_path):
+    # Some writers put the size of the file there, or what it was before a crop.
+    image = np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)
+    data = bytearray(cv2.imencode(".bmp", image[..., ::-1])[1].tobytes())
+    data[34:38] = (10**6).to_bytes(4, "little")
+    path = tmp_path / "a.bmp"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(_reading.read_raw(str(path)), image)
+    path.write_bytes(data[:-24])  # a row
+    with pytest.raises(ImageReadError, match="24 of the 120 bytes of its pixels are missing"):
+        _reading.read_raw(str(path))
