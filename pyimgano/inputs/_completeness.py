@@ -277,7 +277,9 @@ def _check_tiff(path: str, data: bytes, image: Any) -> None:
             short = came < rows
         elif compression == 7:
             try:
-                frame = check_jpeg(data[at : at + length], jpeg_tables)
+                frame = check_jpeg(
+                    data[at : at + length], jpeg_tables, most_pixels=4 * across * down
+                )
             except JpegError as error:
                 raise ImageReadError(
                     path, f"is truncated or damaged: the JPEG in {kind} {k} {error}"
@@ -433,7 +435,7 @@ def _fewest_levels(path: str, data: bytes, at: int) -> int:
 # ---- JPEG and all of them -------------------------------------------------------------
 def _check_jpeg(path: str, data: bytes) -> None:
     try:
-        check_jpeg(data)
+        check_jpeg(data, most_pixels=MAX_PIXELS)
     except JpegError as error:
         raise ImageReadError(path, f"is truncated or damaged: the JPEG {error}") from error
 

@@ -52,13 +52,15 @@ class JpegFrame:
     width, height : int
     """
 
-    def __init__(self, segment: bytes, progressive: bool) -> None:
+    def __init__(self, segment: bytes, progressive: bool, most_pixels: int) -> None:
         depth, self.height, self.width, count = struct.unpack_from(">BHHB", segment)
         self.progressive = progressive
         if depth != 8:
             raise JpegError(f"has {depth} bits per value; readable are 8")
         if not self.height or not self.width or count not in (1, 3, 4):
             raise JpegError("has a damaged header")
+        if self.width * self.height > most_pixels:  # before there is memory for all of them
+            raise JpegError(f"claims {self.width} x {self.height} pixels, more than there can be")
         if len(segment) < 6 + 3 * count:
             raise JpegError("has a damaged header")
         sampling = {segment[6 + 3 * k]: segment[7 + 3 * k] for k in range(count)}
@@ -102,7 +104,7 @@ class JpegFrame:
         return ""
 
 
-def check_jpeg(data: bytes, tables: bytes = b"") -> JpegFrame:
+def check_jpeg(data: bytes, tables: bytes = b"", *, most_pixels: int) -> JpegFrame:
     """Walk through all scans of a JPEG.
 
     Parameters
@@ -111,6 +113,8 @@ def check_jpeg(data: bytes, tables: bytes = b"") -> JpegFrame:
         The JPEG; what follows its end marker is not looked at.
     tables : bytes, default=b""
         A JPEG of tables alone that come before, as in a TIFF.
+    most_pixels : int
+        More than so many are an error.
 
     Returns
     -------
@@ -124,8 +128,8 @@ def check_jpeg(data: bytes, tables: bytes = b"") -> JpegFrame:
     huffman = HuffmanTables()
     array = np.frombuffer(data, np.uint8)
     if tables:
-        _walk(tables, np.frombuffer(tables, np.uint8), huffman, tables_only=True)
-    frame = _walk(data, array, huffman)
+        _walk(tables, np.frombuffer(tables, np.uint8), huffman, most_pixels, tables_only=True)
+    frame = _walk(data, array, huffman, most_pixels)
     if frame is None:
         raise JpegError("holds no pixels")
     missing = frame.missing()
@@ -135,7 +139,11 @@ def check_jpeg(data: bytes, tables: bytes = b"") -> JpegFrame:
 
 
 def _walk(
-    data: bytes, array: np.ndarray, huffman: HuffmanTables, tables_only: bool = False
+    data: bytes,
+    array: np.ndarray,
+    huffman: HuffmanTables,
+    most_pixels: int,
+    tables_only: bool = False,
 ) -> JpegFrame | None:
     frame, interval, at = None, 0, 2
     while True:
@@ -167,7 +175,7 @@ def _walk(
         if marker in (0xC0, 0xC1, 0xC2) and not tables_only:
             if frame is not None:
                 raise JpegError("has two headers")
-            frame = JpegFrame(segment, marker == 0xC2)
+            frame = JpegFrame(segment, marker == 0xC2, most_pixels)
         elif marker == 0xC4:
             _define(huffman, segment)
         elif marker == 0xDD:
