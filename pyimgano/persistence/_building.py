@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.neighbors import BallTree, KDTree
 from sklearn.utils import Bunch
 
 from pyimgano.exceptions import UntrustedFileError
@@ -34,6 +35,9 @@ __all__ = ["build"]
 _DEEPEST = 200
 # Objects, where one that is in several places counts several times.
 _MOST_OBJECTS = 20_000_000
+# Bytes of arrays and search trees that are made from parts of the pickle, of which many may share
+# one. Arrays that joblib wrote behind their descriptions do not count: each is in the file itself.
+_MOST_BYTES = 2**30
 # Numbers and tuples as keys; more could be chosen to take forever to tell apart.
 _MOST_OTHER_KEYS = 1000
 
@@ -171,10 +175,14 @@ class _Builder:
     # ---- second pass: making it ---------------------------------------------------------
     def make_all(self, order: list[Any], tree: Any) -> Any:
         built, value = self._built, self._value
+        left = _MOST_BYTES
         for node in order:
             kind = type(node)
             if kind is Call:
                 built[id(node)] = self._made(node)
+                left -= _bytes_of(built[id(node)])
+                if left < 0:
+                    raise UntrustedFileError("it makes far larger arrays than there are in it.")
             elif kind is list:
                 built[id(node)] = [value(part) for part in node]
             elif kind is tuple:
@@ -284,6 +292,17 @@ class _Builder:
             else:
                 made.__dict__.update(state)
         return made
+
+
+def _bytes_of(made: Any) -> int:
+    """About the memory of an array, or of a search tree with what it was built of."""
+    if isinstance(made, np.ndarray):
+        return made.nbytes
+    if isinstance(made, (bytes, bytearray, str)):
+        return len(made)
+    if isinstance(made, (KDTree, BallTree)):
+        return 4 * made.data.nbytes
+    return 0
 
 
 # ---- parts of calls -------------------------------------------------------------------

@@ -159,3 +159,25 @@ def test_every_truncation_is_refused(tmp_path):
         vouch_for(path)
         with pytest.raises(UntrustedFileError):
             pyimgano.load(path)
+
+
+class _Array:
+    """An array made of bytes in the pickle."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self):
+        make = np.zeros(0).__reduce__()[0]
+        state = (1, (len(self.content),), np.dtype("u1"), False, self.content)
+        return make, (np.ndarray, (0,), b"b"), state
+
+
+def test_many_arrays_of_the_same_bytes_are_refused(tmp_path):
+    path = tmp_path / "a.joblib"
+    content = bytes(2**25)
+    joblib.dump([_Array(content) for _ in range(40)], path)  # 32 MiB, and 1.25 GiB once made
+    assert path.stat().st_size < 2**26
+    vouch_for(path)
+    with pytest.raises(UntrustedFileError, match="far larger arrays than there are in it"):
+        pyimgano.load(path)
