@@ -333,14 +333,16 @@ def _as_normalized(pipeline: Any, path: str) -> Any:
     return ImageSequence([path])[0]
 
 
-def _color_scale(pipeline: Any, path: str, images: Sequence[str]) -> tuple[float, float]:
+def _color_scale(
+    pipeline: Any, options: argparse.Namespace, images: Sequence[str]
+) -> tuple[float, float]:
     """Map values of the cold and the hot end: as saved, or else from the images at hand."""
     from pyimgano._nesting import makes_maps
     from pyimgano.inference import infer
     from pyimgano.persistence import read_map_range
     from pyimgano.reporting import range_of_maps
 
-    saved = read_map_range(path)
+    saved = read_map_range(options.pipeline)
     if saved is not None:
         return saved
     judged = []
@@ -352,7 +354,8 @@ def _color_scale(pipeline: Any, path: str, images: Sequence[str]) -> tuple[float
     good = [one for record, one in judged if not record["pred"]]
     whose = "that are judged normal" if good else "though all are judged anomalous"
     _common.say(
-        f"{_PROG}: warning: {path} was saved without a scale of colors, so it is taken from "
+        f"{options.prog}: warning: {options.pipeline} was saved without a scale of colors, so it "
+        "is taken from "
         f"{len(good or judged)} of these images, {whose}. pyimgano-train and "
         "pyimgano.save(..., map_range=...) keep one scale for all images"
     )
@@ -370,7 +373,7 @@ class _MapWriter:
         self.folder = folder
         self.pipeline = pipeline
         self.images = images
-        self.limits = _color_scale(pipeline, options.pipeline, images.paths)
+        self.limits = _color_scale(pipeline, options, images.paths)
         self.used = _real_paths([*images.paths, *_files_of_pipeline(options)])
 
     def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
