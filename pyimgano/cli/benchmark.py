@@ -10,7 +10,7 @@ from typing import Any
 
 from pyimgano import _defaults
 from pyimgano._dataset_table import ALIASES, DATASETS
-from pyimgano.cli import _common, _model
+from pyimgano.cli import _common, _options
 
 __all__ = ["main"]
 
@@ -89,7 +89,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help=f"number of synthetic training pictures (default: {_defaults.N_TRAIN})",
     )
 
-    _model.add_model_options(parser)
+    _options.add_model_options(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -120,7 +120,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         options.dataset,
         root=options.root,
         category=options.category,
-        model=_model.make_model_as_asked(options, progress),
+        model=_options.make_model_as_asked(options, progress),
         model_name=options.model,
         quantile=options.quantile,
         u16_max=options.u16_max,
@@ -190,7 +190,7 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError(
             f"--dataset {options.dataset} has no --split {options.split}; {there_are}"
         )
-    _model.check_model_options(options)
+    _options.check_model_options(options)
     if synthetic:
         from pyimgano.datasets import list_inspection_categories
 

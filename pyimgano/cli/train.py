@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyimgano.cli import _common, _model
+from pyimgano.cli import _common, _options
 
 __all__ = ["main"]
 
@@ -51,7 +51,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         required=True,
         help="where to save the pipeline, such as line3.joblib; replaced if it exists",
     )
-    _model.add_model_options(parser)
+    _options.add_model_options(parser)
     return parser
 
 
@@ -65,7 +65,7 @@ def _train(options: argparse.Namespace) -> int:
     progress = sys.stderr.isatty()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
     pipeline = make_pipeline_of(
-        _model.make_model_as_asked(options, progress), options.quantile, options.u16_max
+        _options.make_model_as_asked(options, progress), options.quantile, options.u16_max
     )
     images = ImageSequence.from_folder(options.folder, recursive=True, u16_max=options.u16_max)
     if os.path.realpath(options.output) in map(os.path.realpath, images.paths):
@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before hours are spent on it."""
-    _model.check_model_options(options)
+    _options.check_model_options(options)
     if not os.path.isdir(options.folder):
         what = "is a file, not a folder" if os.path.isfile(options.folder) else "does not exist"
         raise _common.UsageError(f"{options.folder} {what}; give the folder of the good images")

@@ -28,7 +28,7 @@ from pyimgano import (
     run_benchmark,
 )
 from pyimgano.benchmark._benchmark import make_pipeline_of
-from pyimgano.cli import _model, benchmark, doctor, infer, models, train
+from pyimgano.cli import _options, benchmark, doctor, infer, models, train
 from pyimgano.cli import main as umbrella
 from pyimgano.datasets import load_folder, make_inspection_dataset, write_inspection_dataset
 from pyimgano.detectors import SSIMTemplateDetector
@@ -306,7 +306,7 @@ def test_network_options_reach_the_features(root, tmp_path):
     )
     options = benchmark._parser().parse_args(line.split())
     with pytest.warns(match="random weights"):
-        model = _model.make_model_as_asked(options, progress=False)
+        model = _options.make_model_as_asked(options, progress=False)
     assert model.coreset_ratio == 0.01  # industrial-fast's own
     assert model.features.get_params()["layers"] == ("layer1",)
     assert (model.features.resize, model.features.crop, model.features.weights) == (64, None, None)

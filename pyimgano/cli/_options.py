@@ -1,4 +1,4 @@
-"""The options that describe a model, for the commands that fit one."""
+"""The options that several commands share: one place for names, meanings and defaults."""
 
 from __future__ import annotations
 
