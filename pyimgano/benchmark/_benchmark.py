@@ -136,7 +136,10 @@ def run_benchmark(
 
     For each category the pipeline ``ImageFormatNormalizer``, ``ThresholdCalibrator`` of the
     model is fitted and the threshold put where ``quantile`` asks for it, without a look at the
-    test set. Everything found is returned and, in ``output_dir``, written to a new directory.
+    test set: on the good validation images where the dataset has any, else on out-of-sample scores
+    of the training images. A ``ThresholdCalibrator`` of your own with another ``cv`` than
+    ``"auto"`` keeps to that. Everything found is returned and, in ``output_dir``, written to a new
+    directory.
 
     A category that fails, say because a training image is damaged, does not keep the others from
     being run: ``report["failed"]`` says why, and whether it is only its pictures that could not be
@@ -153,7 +156,7 @@ def run_benchmark(
         ``"folder"``, ``"manifest"`` or ``"mvtec_ad"``, see
         :func:`~pyimgano.datasets.load_dataset`. A Bunch as
         :func:`~pyimgano.datasets.load_folder` returns it, or an opened dataset, is used as it is.
-        Validation images are not used.
+        Good validation images, where there are any, are what the threshold is put on.
     root : str or Path, default=None
         For a dataset of files: the folder it was unpacked to, or that of a category; for
         ``"manifest"`` the file.

@@ -13,13 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, _safe_indexing
 
 from pyimgano._nesting import makes_maps
 from pyimgano.benchmark._run_dir import CategoryDirectory
-from pyimgano.datasets import read_mask
-from pyimgano.evaluation import PixelMetrics, image_metrics, rate, threshold_metrics
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.datasets import Defect, read_mask
+from pyimgano.datasets._record import read_defects
+from pyimgano.evaluation import (
+    AUPIMO,
+    AUPRO,
+    SPRO,
+    PixelAUROC,
+    PixelAveragePrecision,
+    PixelMetric,
+    PixelMetrics,
+    image_metrics,
+    rate,
+    threshold_metrics,
+)
+from pyimgano.evaluation._score_draws import image_intervals
 from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, TooFewImagesError
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
@@ -65,6 +81,18 @@ class CategoryOptions:
     progress: bool
 
 
+def _pixel_metrics() -> PixelMetrics:
+    return PixelMetrics(
+        {
+            "auroc": PixelAUROC(),
+            "average_precision": PixelAveragePrecision(),
+            "aupro": AUPRO(),
+            "aupro_0.05": AUPRO(limit=0.05),
+            "aupimo": AUPIMO(),
+        }
+    )
+
+
 @dataclass
 class Judged:
     """Results for the test images.
@@ -75,6 +103,9 @@ class Judged:
         One per test image.
     pixels : PixelMetrics
         Over the images with a mask.
+    saturated : dict of str to SPRO
+        By kind of defect, over its images and all good ones; empty where defects have no
+        saturation areas.
     worst : list of (float, int, ndarray or None)
         The least bad first: how wrong, -index, map in the pixels of the image.
     seconds : float
@@ -82,7 +113,8 @@ class Judged:
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
-    pixels: PixelMetrics = field(default_factory=PixelMetrics)
+    pixels: PixelMetrics = field(default_factory=_pixel_metrics)
+    saturated: dict[str, SPRO] = field(default_factory=dict)
     worst: list[tuple[float, int, np.ndarray | None]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -112,13 +144,15 @@ class CategoryOutcome:
 class TestMasks:
     """The masks of a test set, and which of them cannot be used.
 
-    A mask that is missing, damaged, all black, all defective or of another size than its image
-    leaves that image out of the pixel metrics. It does not end a run.
+    A mask that is missing, damaged, all black, all defective or of another size than its image,
+    or that has values which no type of defect has, leaves that image out of the pixel metrics. It
+    does not end a run.
 
     Parameters
     ----------
     data : Bunch
-        With ``X_test`` and ``masks_test``.
+        With ``X_test``, ``masks_test``, ``kinds_test`` and, where masks tell types of defects
+        apart, ``defect_types``.
 
     Attributes
     ----------
@@ -129,7 +163,8 @@ class TestMasks:
     __test__ = False  # no test class
 
     def __init__(self, data: Bunch) -> None:
-        self._images, self._items = data.X_test, data.masks_test
+        self._images, self._items, self._kinds = data.X_test, data.masks_test, data.kinds_test
+        self._types = data.get("defect_types", ())
         self.left_out: dict[int, str] = {}
 
     def check(self) -> None:
@@ -170,21 +205,43 @@ class TestMasks:
         Returns
         -------
         ndarray of shape (height, width), uint8, or None
-            In the pixels of the image; None where there is none to be used.
+            As from :meth:`defects`, all in one.
+        """
+        defects = self.defects(i)
+        return None if defects is None else np.maximum.reduce([one.mask for one in defects])
+
+    def defects(self, i: int) -> list[Defect] | None:
+        """Read the defects of test image ``i``.
+
+        Parameters
+        ----------
+        i : int
+
+        Returns
+        -------
+        list of Defect, or None
+            With masks in the pixels of the image. One for each mask where these tell types of
+            defects apart, else one with the union of all; of a good image one with an empty
+            mask. None where there is no mask to be used.
 
         Raises
         ------
         ImageReadError
             If it is the image that cannot be read.
         """
-        if self._items[i] is None or i in self.left_out:
+        item, kind = self._items[i], self._kinds[i]
+        if item is None or i in self.left_out:
             return None
         size = self.image_size(i)
         try:
-            return read_mask(self._items[i], size)
+            if self._types and isinstance(item, (str, Path, tuple)):
+                paths = item if isinstance(item, tuple) else (item,)
+                return read_defects([str(path) for path in paths], size, kind, self._types)
+            mask = read_mask(item, size)
         except (DatasetError, ImageReadError, ImageFormatError) as error:
             self.left_out[i] = str(error)
             return None
+        return [Defect(kind, mask, int(mask.sum()))]
 
 
 def run_category(
@@ -221,6 +278,7 @@ def run_category(
             f"their masks cannot be used; the first: {first}",
             stacklevel=3,
         )
+    part = "validation" if uses_validation(pipeline[-1], data) else "train"
     fit_seconds = fit(pipeline, data)
     limits = None
     if folder is not None and (options.save_pipeline or options.n_overlays):
@@ -229,7 +287,7 @@ def run_category(
         save(pipeline, folder.pipeline, map_range=limits)
     judged = judge(name, data, pipeline, masks, options)
     report = measure(name, data, judged, masks)
-    report["threshold"] = dict(pipeline[-1].provenance_)
+    report["threshold"] = {**pipeline[-1].provenance_, "part": part}
     report["seconds"] = {"fit": fit_seconds, "test": judged.seconds}
     report["map_range"] = None if limits is None else list(limits)
     if folder is not None:
@@ -240,21 +298,52 @@ def run_category(
 
 
 def fit(pipeline: Pipeline, data: Bunch) -> float:
-    """Fit on the good training images; return the seconds it took.
+    """Fit on the good training images, and put the threshold; return the seconds it took.
+
+    The threshold comes from the validation images where there are any, and else from
+    out-of-sample scores of the training images.
 
     Parameters
     ----------
     pipeline : Pipeline
+        Ends in a ``ThresholdCalibrator``.
     data : Bunch
-        With ``X_train`` and ``y_train``.
+        With ``X_train``, ``y_train`` and, where there are validation images, ``X_validation``.
 
     Returns
     -------
     float
     """
     started = time.perf_counter()
-    pipeline.fit(data.X_train, data.y_train)
+    calibrator = pipeline[-1]
+    if uses_validation(calibrator, data):
+        images = pipeline[:-1].fit_transform(data.X_train)
+        fitted = clone(calibrator.estimator).fit(images, data.y_train)
+        calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
+        pipeline.fit(data.X_validation)
+    else:
+        pipeline.fit(data.X_train, data.y_train)
     return time.perf_counter() - started
+
+
+def uses_validation(calibrator: ThresholdCalibrator, data: Bunch) -> bool:
+    """Tell whether the threshold comes from validation images.
+
+    A calibrator that was told where its scores come from, by ``cv`` or ``ensemble=True``, does
+    as it was told.
+
+    Parameters
+    ----------
+    calibrator : ThresholdCalibrator
+    data : Bunch
+
+    Returns
+    -------
+    bool
+    """
+    told = isinstance(calibrator.estimator, FrozenEstimator) or calibrator.ensemble is True
+    automatic = isinstance(calibrator.cv, str) and calibrator.cv == "auto"
+    return data.get("X_validation") is not None and automatic and not told
 
 
 def _color_scale(pipeline: Pipeline, data: Bunch) -> tuple[float, float] | None:
@@ -285,6 +374,10 @@ def judge(
     """
     started = time.perf_counter()
     judged, n_test = Judged(), len(data.X_test)
+    if data.get("defect_types"):
+        defective = np.asarray(data.y_test) == -1
+        kinds = sorted({kind for kind, bad in zip(data.kinds_test, defective) if bad})
+        judged.saturated = {kind: SPRO() for kind in kinds}
     found = infer(pipeline, data.X_test, maps=True, batch_size=options.batch_size)
     with progress_callback(f"{name}: test images", options.progress) as progress:
         for record, anomaly_map in found:
@@ -313,11 +406,14 @@ def _take(
     if "error" in record:
         return
     if anomaly_map is not None:
-        mask = masks.read(index)
-        if mask is not None:
+        found = masks.defects(index)
+        if found is not None:
             # A pipeline that resizes images has maps of that size; the mask is of the image's.
-            anomaly_map = resize_image(anomaly_map, mask.shape)
-            judged.pixels.update(anomaly_map, mask)
+            anomaly_map = resize_image(anomaly_map, found[0].mask.shape)
+            judged.pixels.update(anomaly_map, found)
+            for its_kind, metric in judged.saturated.items():
+                if not defective or kind == its_kind:
+                    metric.update(anomaly_map, found)
     wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
     heapq.heappush(judged.worst, (wrong, -index, anomaly_map))
     if len(judged.worst) > n_overlays:
@@ -354,8 +450,7 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
         )
     y = np.array([-1 if r["y_true"] else 1 for r in scored])
     flagged = np.array([r["pred"] for r in scored], dtype=bool)
-    kinds = np.array([r["kind"] for r in scored])
-    scores = np.array([r["score"] for r in scored])
+    scores, threshold = np.array([r["score"] for r in scored]), scored[0]["threshold"]
     return {
         "category": name,
         "n_train": int(np.sum(np.asarray(data.y_train) == 1)),
@@ -364,10 +459,11 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
         "n_errors": len(records) - len(scored),
         "image": {
             **image_metrics(scores, y),
-            **threshold_metrics(scores, y, scored[0]["threshold"]),
+            **threshold_metrics(scores, y, threshold),
+            "interval_95": image_intervals(scores, y, threshold),
         },
         "pixel": {
-            **judged.pixels.compute(),
+            **_pixel_values(judged),
             "n_pixels": judged.pixels.n_pixels,
             "exact": judged.pixels.exact,
             "n_images_without_mask": sum(m is None for m in data.masks_test),
@@ -378,12 +474,50 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
         },
         "false_positive_rate": rate(int(flagged[y == 1].sum()), int((y == 1).sum())),
         "true_positive_rate": rate(int(flagged[y == -1].sum()), int((y == -1).sum())),
-        "kinds": {
-            kind: rate(int(flagged[kinds == kind].sum()), int((kinds == kind).sum()))
-            for kind in sorted(set(kinds[y == -1].tolist()))
-        },
+        "kinds": _kinds(np.array([r["kind"] for r in scored]), scores, y, flagged),
         "ms_per_image": 1000.0 * judged.seconds / len(records),
     }
+
+
+def _kinds(
+    kinds: np.ndarray, scores: np.ndarray, y: np.ndarray, flagged: np.ndarray
+) -> dict[str, Any]:
+    """For each kind of defect how many were found, and its AUROC against all good images."""
+    found = {}
+    for kind in sorted(set(kinds[y == -1].tolist())):
+        own = (kinds == kind) & (y == -1)
+        chosen = own | (y == 1)
+        auroc = image_metrics(scores[chosen], y[chosen])["auroc"]
+        found[kind] = {**rate(int(flagged[own].sum()), int(own.sum())), "auroc": auroc}
+    return found
+
+
+def _pixel_values(judged: Judged) -> dict[str, Any]:
+    """Values of all pixel metrics and their intervals; None where one is not defined."""
+    values, intervals = {}, {}
+    for name in judged.pixels:
+        values[name], intervals[name] = _value_and_interval(judged.pixels[name])
+    by_kind, found = {}, []
+    for kind, metric in judged.saturated.items():
+        value, interval = _value_and_interval(metric)
+        by_kind[kind] = {"value": value, "interval_95": interval}
+        if value is not None:
+            found.append(value)
+    # The headline figure of MVTec LOCO AD is the mean of its two kinds.
+    spro = float(np.mean(found)) if found and len(found) == len(by_kind) else None
+    return {
+        **values,
+        "spro_0.05": spro,
+        "spro_0.05_by_kind": by_kind,
+        "interval_95": intervals,
+    }
+
+
+def _value_and_interval(metric: PixelMetric) -> tuple[float | None, list[float] | None]:
+    if isinstance(metric, AUPIMO) and not metric.has_enough_pixels:
+        return None, None  # its value would depend on single pixels
+    value = metric.compute()
+    return value, None if value is None else list(metric.bootstrap_interval())
 
 
 def draw_worst(

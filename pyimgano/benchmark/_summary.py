@@ -51,6 +51,8 @@ COLUMNS = (
     Column("pixel_average_precision", ("pixel", "average_precision"), "", "{:.3f}"),
     Column("aupro", ("pixel", "aupro"), "AUPRO", "{:.3f}"),
     Column("aupro_0.05", ("pixel", "aupro_0.05"), "", "{:.3f}"),
+    Column("aupimo", ("pixel", "aupimo"), "", "{:.3f}"),
+    Column("spro_0.05", ("pixel", "spro_0.05"), "sPRO", "{:.3f}"),
     Column("false_positive_rate", ("false_positive_rate", "value"), "false alarms", "{:.1%}"),
     Column("true_positive_rate", ("true_positive_rate", "value"), "found", "{:.1%}"),
     Column("fit_seconds", ("seconds", "fit"), "fit s", "{:.1f}"),

@@ -240,43 +240,58 @@ def _dataset(name: str) -> str:
 def _text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]) -> str:
     from pyimgano.benchmark._summary import COLUMNS
 
-    rows = [["category", *(column.title for column in COLUMNS if column.title)]]
-    rows += [_cells(name, values) for name, values in report["categories"].items()]
+    lines = dict(report["categories"])
     if len(categories) > 1:
-        rows.append(_cells("mean", report["mean"]))
+        lines["mean"] = report["mean"]
+    # A column without a single value would only make the table wider.
+    columns = [
+        column
+        for column in COLUMNS
+        if column.title and any(values.get(column.key) is not None for values in lines.values())
+    ]
+    rows = [["category", *(column.title for column in columns)]]
+    for name, values in lines.items():
+        found = [(column.form, values.get(column.key)) for column in columns]
+        rows.append(
+            [name, *("-" if value is None else form.format(value) for form, value in found)]
+        )
     parts = ["\n" + _aligned(rows)]
     parts += [_details(name, category) for name, category in categories.items()]
     return "\n\n".join(parts)
 
 
-def _cells(name: str, values: Mapping[str, Any]) -> list[str]:
-    from pyimgano.benchmark._summary import COLUMNS
-
-    cells = [name]
-    for column in COLUMNS:
-        if column.title:
-            value = values.get(column.key)
-            cells.append("-" if value is None else column.form.format(value))
-    return cells
-
-
 def _details(name: str, report: Mapping[str, Any]) -> str:
-    threshold, realized = report["threshold"], report["false_positive_rate"]
+    threshold = report["threshold"]
+    images = {"train": "training", "validation": "validation"}[threshold["part"]]
+    asked = threshold["target_false_positive_rate"]
     lines = [
         f"{name}: threshold {threshold['threshold']:.4g}, set on {threshold['n_images']} good "
-        f"training images; false alarms asked for {threshold['target_false_positive_rate']:.1%}, "
+        f"{images} images; false alarms asked for {asked:.1%}, "
         f"expected {threshold['expected_false_positive_rate']:.1%}"
     ]
+    realized, kinds = report["false_positive_rate"], report["kinds"]
+    width = max(15, *map(len, kinds)) if kinds else 15
+    for title, part, key in (
+        ("image AUROC", "image", "auroc"),
+        ("pixel AUROC", "pixel", "auroc"),
+        ("AUPRO", "pixel", "aupro"),
+    ):
+        interval = report[part]["interval_95"].get(key)
+        if interval is not None:
+            low, high = interval
+            lines.append(
+                f"  {title:<{width}} {report[part][key]:.3f}        "
+                f"(95 % interval {low:.3f} to {high:.3f})"
+            )
     if realized["value"] is not None:
         low, high = realized["interval_95"]
         lines.append(
-            f"  false alarms    {realized['count']:>4} of {realized['n']:<4} "
+            f"  {'false alarms':<{width}} {realized['count']:>4} of {realized['n']:<4} "
             f"(95 % interval {low:.1%} to {high:.1%})"
         )
-    wide = max((len(kind) for kind in report["kinds"]), default=0)
     lines += [
-        f"  {kind:<{max(wide, 15)}} {found['count']:>4} of {found['n']:<4} found"
-        for kind, found in report["kinds"].items()
+        f"  {kind:<{width}} {found['count']:>4} of {found['n']:<4} found"
+        for kind, found in kinds.items()
     ]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -53,6 +53,8 @@ def load_folder(root: str | Path, category: str | None = None) -> Bunch:
           :func:`read_mask` reads an entry.
         - ``kinds_test`` : list of str, the kind of defect; ``"good"`` for good images in both
           layouts.
+        - ``X_validation`` : the good validation images, as ``X_train``; None where there are none.
+        - ``defect_types`` : tuple of :class:`DefectType`, where masks tell them apart.
         - ``data``, ``target``, ``masks``, ``split`` : training and test set one after the
           other; ``split`` holds ``"train"`` and ``"test"``.
         - ``target_names`` : ``["good"]`` and the kinds of defect found.

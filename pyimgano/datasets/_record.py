@@ -16,7 +16,7 @@ from pyimgano.exceptions import DatasetError
 from pyimgano.inputs import ImageSequence
 from pyimgano.inputs._reading import read_size
 
-__all__ = ["Defect", "DefectType", "InspectionDataset", "InspectionImage"]
+__all__ = ["Defect", "DefectType", "InspectionDataset", "InspectionImage", "read_defects"]
 
 _PARTS = ("train", "validation", "test")
 
@@ -174,9 +174,7 @@ class InspectionDataset:
         return _pictures(self._part(part), f"{self!r} has no {part} images.")
 
     def to_bunch(self) -> Bunch:
-        """Give training and test set in the fields of :func:`load_folder`.
-
-        Validation images are left out.
+        """Give training, validation and test set in the fields of :func:`load_folder`.
 
         Returns
         -------
@@ -203,6 +201,7 @@ class InspectionDataset:
         masks = _mask_entries(every)
         kinds = [image.kind for image in every]
         defects = dict.fromkeys(kinds[n_train:] + kinds[:n_train])
+        good = [image for image in self.validation if image.label == 1]
         return Bunch(
             X_train=data[:n_train],
             X_test=data[n_train:],
@@ -210,6 +209,8 @@ class InspectionDataset:
             y_test=target[n_train:],
             masks_test=masks[n_train:],
             kinds_test=kinds[n_train:],
+            X_validation=_pictures(good, "") if good else None,
+            defect_types=self.defect_types,
             data=data,
             target=target,
             masks=masks,
@@ -244,7 +245,7 @@ class InspectionDataset:
         size = image.pixels.shape[:2] if image.pixels is not None else None
         if image.masks and image.path is not None:
             size = read_size(image.path)
-        return [self._read_defect(image, mask, size) for mask in image.masks]
+        return read_defects(image.masks, size, image.kind, self.defect_types)
 
     def check_masks(self) -> None:
         """Read every mask once, so that what is wrong with one is known.
@@ -280,24 +281,51 @@ class InspectionDataset:
             raise ValueError(f"part must be one of {', '.join(map(repr, _PARTS))}, got {part!r}.")
         return getattr(self, part)
 
-    def _read_defect(
-        self,
-        image: InspectionImage,
-        mask: str | NDArray[np.uint8],
-        size: tuple[int, int] | None,
-    ) -> Defect:
-        if not self.defect_types or not isinstance(mask, str):
+
+def read_defects(
+    masks: Sequence[str | NDArray[np.uint8]],
+    size: tuple[int, int] | None,
+    kind: str,
+    defect_types: Sequence[DefectType],
+) -> list[Defect]:
+    """Read the masks of an image, each by itself.
+
+    Parameters
+    ----------
+    masks : sequence of str or ndarray
+        One for each defect of the image.
+    size : (int, int) or None
+        Height and width of the image.
+    kind : str
+        What defects are called where there are no types.
+    defect_types : sequence of DefectType
+        Types of defects by their pixel values; empty if values mean nothing.
+
+    Returns
+    -------
+    list of Defect
+
+    Raises
+    ------
+    DatasetError, ImageReadError
+        As from :meth:`InspectionDataset.read_defects`.
+    """
+    types = {one.pixel_value: one for one in defect_types}
+    found = []
+    for mask in masks:
+        if not types or not isinstance(mask, str):
             read = read_mask(mask, size)
-            return Defect(image.kind, read, int(read.sum()))
-        types = {one.pixel_value: one for one in self.defect_types}
+            found.append(Defect(kind, read, int(read.sum())))
+            continue
         read, values = read_channel(mask, size, types)
         if len(values) > 1:
             raise DatasetError(
                 f"{mask}: has pixels of the values {', '.join(map(str, values))}; each mask is "
                 f"of one defect and has one value beside 0. Take it as it was published."
             )
-        found = types[values[0]]
-        return Defect(found.name, read, found.saturation_area(int(read.sum())))
+        one = types[values[0]]
+        found.append(Defect(one.name, read, one.saturation_area(int(read.sum()))))
+    return found
 
 
 def _pictures(images: Sequence[InspectionImage], if_none: str) -> ImageSequence | NDArray[np.uint8]:

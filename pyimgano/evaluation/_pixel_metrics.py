@@ -436,6 +436,12 @@ class AUPIMO(PixelMetric):
         """
         return super().compute()
 
+    @property
+    def has_enough_pixels(self) -> bool:
+        """True if the false-positive rate has 30 steps or more between the limits."""
+        low, high = self.limits
+        return (high - low) * self._pixels.n_good_pixels >= _ENOUGH_PIXELS
+
     def per_image(self) -> np.ndarray:
         """Compute the value of each defective image.
 
@@ -464,13 +470,12 @@ class AUPIMO(PixelMetric):
 
     def _values(self, which: int) -> np.ndarray:
         low, high = self.limits
-        n_good = self._pixels.n_good_pixels
-        if (high - low) * n_good < _ENOUGH_PIXELS:
+        if not self.has_enough_pixels:
+            n_good, n_needed = self._pixels.n_good_pixels, int(_ENOUGH_PIXELS / (high - low)) + 1
             warn_user(
                 f"AUPIMO is computed at false-positive rates from {low:g} to {high:g}, and the "
                 f"good images have {n_good} pixels in all: one of them more or less changes the "
-                f"result. Use at least {int(_ENOUGH_PIXELS / (high - low)) + 1} pixels of good "
-                "images, or larger limits.",
+                f"result. Use at least {n_needed} pixels of good images, or larger limits.",
                 TooFewImagesWarning,
             )
         curves = [_shares(one, np.ones(len(one))) for one in self._pixels.defective]

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 
@@ -24,7 +25,15 @@ from pyimgano import (
 )
 from pyimgano.benchmark import RunDirectory, _category
 from pyimgano.datasets import load_dataset, load_folder, read_mask, write_inspection_dataset
-from pyimgano.evaluation import aupro, fpr_at_tpr, oracle_f1_max, pixel_auroc
+from pyimgano.evaluation import (
+    AUPRO,
+    SPRO,
+    aupro,
+    bootstrap_interval,
+    fpr_at_tpr,
+    oracle_f1_max,
+    pixel_auroc,
+)
 from pyimgano.exceptions import (
     DatasetError,
     DuplicateImagesWarning,
@@ -33,6 +42,7 @@ from pyimgano.exceptions import (
     UntrustedFileError,
 )
 from pyimgano.features import FilterBankFeatures
+from tests.datasets import layouts
 
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
@@ -182,6 +192,81 @@ def test_unreadable_test_image_is_a_record_and_counts_nowhere(root, tmp_path):
     assert report["n_test_good"] + report["n_test_defect"] == 8
     errors = [r for r in result.records["wood"] if "error" in r]
     assert len(errors) == 1 and "score" not in errors[0]
+
+
+def test_intervals_are_those_of_the_functions(result, root):
+    for name, report in result.categories.items():
+        records = result.records[name]
+        scores, y = [r["score"] for r in records], [1 - 2 * r["y_true"] for r in records]
+        interval = bootstrap_interval(lambda s, y: roc_auc_score(y == -1, s), scores, y)
+        assert report["image"]["interval_95"]["auroc"] == pytest.approx(interval)
+    data = load_folder(root, "wood")
+    metric = AUPRO()
+    for one, mask in zip(anomaly_map(result.pipelines["wood"], data.X_test), data.masks_test):
+        metric.update(one, read_mask(mask, one.shape))
+    found = result.categories["wood"]["pixel"]
+    assert found["interval_95"]["aupro"] == pytest.approx(metric.bootstrap_interval())
+    # 4 good images of 64 x 64 are too few for it.
+    assert found["aupimo"] is None and found["interval_95"]["aupimo"] is None
+
+
+def test_each_kind_of_defect_has_an_auroc_against_all_good_images(result):
+    records, found = result.records["wood"], result.categories["wood"]["kinds"]
+    for kind in found:
+        some = [r for r in records if r["kind"] in ("good", kind)]
+        auroc = roc_auc_score([r["y_true"] for r in some], [r["score"] for r in some])
+        assert found[kind]["auroc"] == pytest.approx(auroc)
+
+
+def test_validation_images_put_the_threshold(tmp_path):
+    root = layouts.mvtec_ad_2(tmp_path)
+    for i in range(2, 6):
+        layouts.picture(root / f"can/train/good/{i:03d}_regular.png")
+    result = run_benchmark("mvtec_ad_2", root=root, model=MODEL, quantile=0.5, output_dir=None)
+    threshold = result.categories["can"]["threshold"]
+    assert (threshold["part"], threshold["n_images"]) == ("validation", 2)
+    data = load_dataset("mvtec_ad_2", root, category="can").to_bunch()
+    fitted = clone(MODEL).fit(data.X_train)
+    alone = ThresholdCalibrator(fitted, quantile=0.5, cv="prefit").fit(data.X_validation)
+    assert threshold["threshold"] == alone.threshold_
+    saved = run_benchmark("mvtec_ad_2", root=root, model=MODEL, quantile=0.5, output_dir=tmp_path)
+    assert saved.pipelines["can"][-1].threshold_ == alone.threshold_
+    # A calibrator that was told where its scores come from keeps to it.
+    model = ThresholdCalibrator(MODEL, quantile=0.5, cv=2)
+    result = run_benchmark("mvtec_ad_2", root=root, model=model, output_dir=None)
+    threshold = result.categories["can"]["threshold"]
+    assert (threshold["part"], threshold["scores"]) == ("train", "2 folds")
+
+
+def test_loco_has_saturated_overlap_for_each_kind(tmp_path):
+    root = layouts.mvtec_loco(tmp_path)
+    result = run_benchmark("mvtec_loco", root=root, model=MODEL, quantile=0.5, output_dir=None)
+    parts = load_dataset("mvtec_loco", root, category="pushpins")
+    heat = anomaly_map(result.pipelines["pushpins"], parts.images("test"))
+    values = {}
+    for kind in ("logical_anomalies", "structural_anomalies"):
+        metric = SPRO()
+        for image, one in zip(parts.test, heat):
+            if image.kind in ("good", kind):
+                metric.update(one, parts.read_defects(image), label=image.label)
+        values[kind] = metric.compute()
+    found = result.categories["pushpins"]["pixel"]
+    by_kind = found["spro_0.05_by_kind"]
+    assert {kind: one["value"] for kind, one in by_kind.items()} == values
+    assert found["spro_0.05"] == np.mean(list(values.values())) > 0
+    assert result.report["mean"]["spro_0.05"] == found["spro_0.05"]
+    # Masks that saturate early are found earlier than whole ones.
+    assert values["logical_anomalies"] != pytest.approx(found["aupro_0.05"])
+
+
+def test_loco_masks_with_values_of_no_defect_are_left_out(tmp_path):
+    root = layouts.mvtec_loco(tmp_path)
+    wrong = layouts.mask(root / "pushpins/ground_truth/logical_anomalies/000/000.png", 7)
+    with pytest.warns(UserWarning, match="1 test images are left out of the pixel metrics"):
+        result = run_benchmark("mvtec_loco", root=root, model=MODEL, quantile=0.5, output_dir=None)
+    (left_out,) = result.categories["pushpins"]["pixel"]["masks_left_out"]
+    assert "000.png: has pixels of the value 7" in left_out["reason"] and wrong.exists()
+    assert result.categories["pushpins"]["pixel"]["spro_0.05"] is None  # one kind is missing
 
 
 def test_image_metrics_are_those_of_the_records(result):

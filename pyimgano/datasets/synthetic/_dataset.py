@@ -206,6 +206,8 @@ def make_inspection_dataset(
         y_test=target[n_train:],
         masks_test=masks[n_train:],
         kinds_test=kinds[n_train:],
+        X_validation=None,
+        defect_types=(),
         data=data,
         target=target,
         masks=masks,
