@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from pyimgano.exceptions import WeightsError
-from pyimgano.utils._files import atomic_write
+from pyimgano.utils._outputs import atomic_write
 
 _TIMEOUT = 30.0  # seconds without a byte before a download counts as failed
 _BLOCK = 1 << 20

@@ -6,19 +6,21 @@ Imports nothing heavy: ``--help`` has to answer at once.
 from __future__ import annotations
 
 import argparse
-import errno
 import math
 import os
-import signal
 import sys
-import threading
+import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NoReturn
 
+from pyimgano._signals import Terminated, raising_on_sigterm
+
 __all__ = [
+    "EXIT_ANOMALY",
     "EXIT_BUG",
     "EXIT_ERRORS",
     "EXIT_INTERRUPTED",
@@ -26,27 +28,39 @@ __all__ = [
     "EXIT_STOPPED",
     "EXIT_TERMINATED",
     "EXIT_USAGE",
-    "NO_ROOM",
     "StoppedError",
     "UsageError",
+    "answer",
     "count",
     "count_or_zero",
+    "exit_statuses",
     "fraction",
     "make_parser",
+    "on_terminal",
     "run",
     "say",
+    "tell",
 ]
 
 EXIT_OK = 0
-EXIT_ERRORS = 1  # done, but some images could not be judged
-EXIT_USAGE = 2  # wrong options, wrong files: nothing was done
-EXIT_STOPPED = 4  # stopped half-way: disk or memory full, or nobody reads the output
-EXIT_BUG = 70  # a fault of this program, with its traceback
-EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it
-EXIT_TERMINATED = 143  # SIGTERM, as shells report it
+EXIT_ERRORS = 1
+EXIT_USAGE = 2
+EXIT_ANOMALY = 3
+EXIT_STOPPED = 4
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130  # 128 and the number of the signal, as shells report it
+EXIT_TERMINATED = 143
 
-#: Errors of the system that end a run wherever they come: nothing more can be written.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+# What every command means by them; of 1 and 3 each says what they mean to it.
+_STATUSES = {
+    EXIT_OK: "done",
+    EXIT_USAGE: "wrong options or files; nothing was done",
+    EXIT_STOPPED: "stopped half-way: the disk or the memory is full, or nobody reads the output; "
+    "the message says what there is",
+    EXIT_BUG: "a fault of this program, with its traceback",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+    EXIT_TERMINATED: "terminated by SIGTERM",
+}
 
 
 class UsageError(Exception):
@@ -57,14 +71,15 @@ class StoppedError(Exception):
     """The work had begun and could not go on; the message says why and what there is."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM has come; not an Exception, so that nothing takes it for an error of an image."""
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # One line: the many options before it would hide it.
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Help goes to standard output, what is wrong to standard error; either may be closed.
+        if message:
+            (tell if file is sys.stdout else say)(message.rstrip("\n"))
 
 
 def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -83,22 +98,105 @@ def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentPa
     return parser
 
 
+def exit_statuses(own: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Text of the end of ``--help``: the exit statuses of a command.
+
+    Parameters
+    ----------
+    own : mapping of int to str
+        What a status means to this command, where that is not what it means to all.
+
+    Returns
+    -------
+    str
+    """
+    lines = ["exit status:"]
+    for status, meaning in sorted({**_STATUSES, **own}.items()):
+        lines += textwrap.wrap(
+            meaning, 88, initial_indent=f"  {status:<5}", subsequent_indent=" " * 7
+        )
+    return "\n".join(lines) + "\n"
+
+
+# ---- standard output and standard error -----------------------------------------------
 def say(text: str) -> None:
     """Write a line to standard error, wherever that leads: it may be closed, or a full disk."""
-    if sys.stderr is None:  # closed; print would take standard output instead
+    _write_if_possible(text, sys.stderr)
+
+
+def tell(text: str) -> None:
+    """Write a line for people to standard output; the work goes on if nobody can read it."""
+    _write_if_possible(text, sys.stdout)
+
+
+def answer(text: str) -> None:
+    """Write a result to standard output.
+
+    Parameters
+    ----------
+    text : str
+        A line, or several.
+
+    Raises
+    ------
+    UsageError
+        If standard output is closed.
+    StoppedError
+        If it cannot be written to, being led to a full disk.
+    """
+    if sys.stdout is None:
+        raise UsageError("standard output is closed, and the result is written there")
+    try:
+        _write(text, sys.stdout)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up(sys.stdout)
+        raise StoppedError(f"standard output: {error.strerror}") from error
+
+
+def on_terminal() -> bool:
+    """Tell whether somebody watches standard error, so that bars are worth drawing."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _write_if_possible(text: str, stream: Any) -> None:
+    if stream is None:  # closed; print would take standard output instead
         return
     try:
-        print(text, file=sys.stderr, flush=True)
+        _write(text, stream)
     except (OSError, ValueError):
-        _give_up(sys.stderr)
+        _give_up(stream)
+
+
+def _write(text: str, stream: Any) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    # A file name may hold what the terminal's encoding has no characters for.
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=stream, flush=True)
 
 
 def _give_up(stream: Any) -> None:
     """Lead a stream nowhere: at the end of the program, what it still holds is an error again."""
     if stream is None:
         return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Lead closed standard descriptors nowhere.
+
+    Else the next file that is opened gets such a number, and what a decoder of images written in
+    C prints to standard error goes into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def run(prog: str, job: Callable[[], int]) -> int:
@@ -106,14 +204,15 @@ def run(prog: str, job: Callable[[], int]) -> int:
 
     Any other exception is a bug: its traceback is shown, with an exit status of its own.
     """
-    with warnings.catch_warnings(), _terminating():
+    _occupy_standard_descriptors()
+    with warnings.catch_warnings(), raising_on_sigterm():
         warnings.showwarning = _show_warning(prog)
         try:
             return job()
         except KeyboardInterrupt:
             say(f"\n{prog}: interrupted")
             return EXIT_INTERRUPTED
-        except _Terminated:
+        except Terminated:
             say(f"{prog}: terminated")
             return EXIT_TERMINATED
         except BrokenPipeError:  # the reader of our output went away: "| head"
@@ -121,34 +220,15 @@ def run(prog: str, job: Callable[[], int]) -> int:
             return EXIT_STOPPED
         except (StoppedError, MemoryError) as error:
             say(f"{prog}: error: {_message(error) or 'the memory is used up'}")
-            try:
-                print(end="", flush=True)
-            except OSError:  # it was standard output that could not be written
-                _give_up(sys.stdout)
             return EXIT_STOPPED
         except _user_errors() as error:
+            from pyimgano.utils._outputs import is_out_of_room
+
             say(f"{prog}: error: {_message(error)}")
-            return EXIT_STOPPED if getattr(error, "errno", None) in NO_ROOM else EXIT_USAGE
+            return EXIT_STOPPED if is_out_of_room(error) else EXIT_USAGE
         except Exception:
             say(f"{traceback.format_exc()}{prog}: this is a fault of the program, please report it")
             return EXIT_BUG
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that nothing half-written stays."""
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():  # may not set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _user_errors() -> tuple[type[BaseException], ...]:

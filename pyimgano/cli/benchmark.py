@@ -35,9 +35,12 @@ examples:
   pyimgano-benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
 
-exit status: 0 done; 1 done, but some test images or masks could not be read, or
-some of the categories failed; 2 wrong options or files.
-"""
+""" + _common.exit_statuses(
+    {
+        _common.EXIT_ERRORS: "done, but some test images or masks could not be read, or some of "
+        "the categories failed"
+    }
+)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
@@ -111,10 +114,10 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 def _benchmark(options: argparse.Namespace) -> int:
     _check(options)
-    print(f"{options.dataset}: fitting {options.model} ...", flush=True)
+    _common.tell(f"{options.dataset}: fitting {options.model} ...")
     from pyimgano.benchmark import run_benchmark
 
-    progress = sys.stderr.isatty()
+    progress = _common.on_terminal()
     result = _run(
         run_benchmark,
         options.dataset,
@@ -131,8 +134,8 @@ def _benchmark(options: argparse.Namespace) -> int:
         dataset_options=_dataset_options(options),
         progress=progress,
     )
-    print(_text(result.report, result.categories))
-    print(f"\nrun directory: {result.path}")
+    _common.tell(_text(result.report, result.categories))
+    _common.tell(f"\nrun directory: {result.path}")
     return _problems(result, options.prog)
 
 

@@ -20,9 +20,12 @@ _DESCRIPTION = """\
 Tell what this installation has: versions, optional packages, pretrained weights, threads
 and where compiled code is kept. Nothing is downloaded and nothing is changed.
 """
-_EPILOG = """\
-exit status: 0 all that a weight-free pipeline needs is there; 1 something is wrong with it.
-"""
+_EPILOG = _common.exit_statuses(
+    {
+        _common.EXIT_OK: "all that a weight-free pipeline needs is there",
+        _common.EXIT_ERRORS: "something is wrong with this installation",
+    }
+)
 
 # Extras, their modules, and what they are for.
 _EXTRAS = {
@@ -43,10 +46,9 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     found = _examine()
     if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        _common.answer(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        for line in _in_words(found):
-            print(line)
+        _common.answer("\n".join(_in_words(found)))
     return _common.EXIT_ERRORS if found["problems"] else _common.EXIT_OK
 
 

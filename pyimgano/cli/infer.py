@@ -30,10 +30,12 @@ examples:
   pyimgano-infer --pipeline pipeline.joblib --input "line3/*.png" --save-jsonl - \\
       --save-maps maps
 
-exit status: 0 all images judged; 1 some could not be judged or drawn; 2 wrong options or
-files, and nothing was done; 4 stopped half-way; 70 a fault of this program; 130 or 143
-interrupted.
-"""
+""" + _common.exit_statuses(
+    {
+        _common.EXIT_OK: "all images judged",
+        _common.EXIT_ERRORS: "some images could not be judged, or their maps not written",
+    }
+)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
@@ -292,33 +294,21 @@ _N_FOR_SCALE = 8
 @contextmanager
 def _output(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Give a function that writes a record so that it is there when the function returns."""
-    from pyimgano.utils._files import exclusive_write
     from pyimgano.utils._json import json_line
+    from pyimgano.utils._outputs import exclusive_write
 
     if path == "-":
-
-        def write_out(record: dict[str, Any]) -> None:
-            sys.stdout.write(json_line(record))
-            sys.stdout.flush()
-
-        yield write_out
+        yield lambda record: _common.answer(json_line(record).rstrip("\n"))
         return
-    device = os.path.exists(path) and not os.path.isfile(path)  # such as /dev/null, or a pipe
-    with open(path, "wb", buffering=0) if device else exclusive_write(path) as file:
-
-        def write(record: dict[str, Any]) -> None:
-            line = json_line(record).encode()
-            while line:  # without a buffer, a write may be a part of what it is given
-                line = line[file.write(line) :]
-
-        yield write
+    with exclusive_write(path) as file:
+        yield lambda record: file.write(json_line(record).encode())
 
 
 @contextmanager
 def _progress(n: int) -> Iterator[Any]:
     from pyimgano.utils._progress import progress_callback
 
-    with progress_callback("images", sys.stderr is not None and sys.stderr.isatty()) as progress:
+    with progress_callback("images", _common.on_terminal()) as progress:
         yield progress or (lambda done, total: None)
 
 
@@ -378,6 +368,8 @@ class _MapWriter:
 
     def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
         """Write what belongs to a record and note where; or note why not, and return False."""
+        from pyimgano.utils._outputs import is_out_of_room
+
         image = self.images.take(record["path"])
         if anomaly_map is None:
             return True
@@ -386,7 +378,7 @@ class _MapWriter:
                 image = _as_normalized(self.pipeline, record["path"])
             record["map"] = self._write(name, record, anomaly_map, image)
         except OSError as error:
-            if error.errno in _common.NO_ROOM:  # the next map will not fare better
+            if is_out_of_room(error):  # the next map will not fare better
                 raise
             record["map_error"] = str(error)
             return False
@@ -398,7 +390,7 @@ class _MapWriter:
         import numpy as np
 
         from pyimgano.reporting import overlay, write_overlay
-        from pyimgano.utils._files import atomic_write, short_name
+        from pyimgano.utils._outputs import atomic_write, short_name
 
         # The suffix stays: a.png and a.jpg are two images.
         short = short_name(name)

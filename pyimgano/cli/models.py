@@ -23,8 +23,7 @@ examples:
       models that need no pretrained weights
   pyimgano-models info vision_patchcore
 
-exit status: 0 done; 2 wrong options, or no such model.
-"""
+""" + _common.exit_statuses({_common.EXIT_USAGE: "wrong options, or no such model"})
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
@@ -71,7 +70,7 @@ def _models(options: argparse.Namespace) -> int:
             supports_pixel_map=options.supports_pixel_map,
             requires_checkpoint=options.requires_checkpoint,
         )
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    _common.answer(json.dumps(answer, indent=2, ensure_ascii=False))
     return _common.EXIT_OK
 
 

@@ -28,9 +28,9 @@ examples:
       --features resnet18 --weights resnet18.pth
   pyimgano-infer --pipeline line3.joblib --input photos/new --save-jsonl verdicts.jsonl
 
-exit status: 0 done; 1 done, but some images could not be read and were left out;
-2 wrong options or files: nothing was saved.
-"""
+""" + _common.exit_statuses(
+    {_common.EXIT_ERRORS: "done, but some images could not be read and were left out"}
+)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
@@ -62,7 +62,7 @@ def _train(options: argparse.Namespace) -> int:
     from pyimgano.persistence import save
     from pyimgano.reporting import map_range
 
-    progress = sys.stderr.isatty()
+    progress = _common.on_terminal()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
     pipeline = make_pipeline_of(
         _options.make_model_as_asked(options, progress), options.quantile, options.u16_max
@@ -73,19 +73,19 @@ def _train(options: argparse.Namespace) -> int:
     good, sizes, errors = _look_at(images, progress)
     for error in errors:
         _common.say(f"{options.prog}: left out: {error}")
-    print(f"{options.folder}: {_found(len(good), sizes, len(errors))}")
+    _common.tell(f"{options.folder}: {_found(len(good), sizes, len(errors))}")
     if len(good) < 2:
         raise _common.UsageError(
             f"{options.folder}: at least 2 good images are needed, better 50 or more"
         )
-    print(f"fitting {options.model} ...", flush=True)
+    _common.tell(f"fitting {options.model} ...")
     pipeline.fit(good)
     limits = map_range(pipeline, good) if _makes_maps(pipeline) else None
     save(pipeline, options.output, map_range=limits)
-    print(_threshold(pipeline[-1].provenance_))
-    print(f"saved: {options.output}")
+    _common.tell(_threshold(pipeline[-1].provenance_))
+    _common.tell(f"saved: {options.output}")
     quoted = shlex.quote(options.output)
-    print(
+    _common.tell(
         f"next: pyimgano-infer --pipeline {quoted} --input NEW_IMAGES --save-jsonl verdicts.jsonl"
     )
     return _common.EXIT_ERRORS if errors else _common.EXIT_OK

@@ -9,6 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from pyimgano.grids import PatchGrids
+from pyimgano.utils._outputs import naming_temporary_files
 from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["PatchStore", "Projection"]
@@ -63,19 +64,12 @@ class PatchStore:
         """Write the patches of some more images."""
         self.n_features = grids.n_features
         rows = np.ascontiguousarray(grids.rows, dtype=np.float32)
-        try:
-            if self.n_patches * self.n_features * 4 + rows.nbytes > _IN_MEMORY:
+        n_bytes = self.n_patches * self.n_features * 4 + rows.nbytes
+        with naming_temporary_files("the training patches", n_bytes):
+            if n_bytes > _IN_MEMORY:
                 self._file.rollover()  # before a large block is copied into memory
             self._file.write(rows.data)
             self._file.flush()
-        except OSError as error:
-            size = (self.n_patches + len(grids.rows)) * self.n_features * 4 / 2**30
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: while fitting, the training patches are kept in a temporary "
-                f"file, {size:.1f} GiB so far, in {tempfile.gettempdir()}. Set the environment "
-                "variable TMPDIR to a folder with more room",
-            ) from error
         for size in np.diff(grids.starts).tolist():
             self.n_patches += size
             self._starts.append(self.n_patches)

@@ -19,8 +19,8 @@ from pyimgano.exceptions import UntrustedFileError
 from pyimgano.persistence._reading import read_saved
 from pyimgano.persistence._source import open_regular, read_small
 from pyimgano.utils._environment import package_versions
-from pyimgano.utils._files import atomic_write
 from pyimgano.utils._json import write_json
+from pyimgano.utils._outputs import atomic_write
 
 __all__ = ["load", "read_map_range", "save"]
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples
 
 from pyimgano._nesting import innermost
 from pyimgano.inference import anomaly_map
-from pyimgano.utils._files import atomic_write
+from pyimgano.utils._outputs import atomic_write
 
 __all__ = ["heat_range", "map_range", "overlay", "range_of_maps", "write_overlay"]
 

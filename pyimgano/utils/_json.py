@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyimgano.utils._files import atomic_write
+from pyimgano.utils._outputs import atomic_write
 
 __all__ = ["json_line", "read_json", "read_json_lines", "write_json", "write_json_lines"]
 

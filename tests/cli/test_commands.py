@@ -813,7 +813,7 @@ def test_a_full_disk_is_told_with_the_file_that_was_written(
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 def test_two_runs_do_not_write_into_one_file(pipeline_file, photos, tmp_path, capsys):
-    from pyimgano.utils._files import exclusive_write
+    from pyimgano.utils._outputs import exclusive_write
 
     out = tmp_path / "o.jsonl"
     arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out

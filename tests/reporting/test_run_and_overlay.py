@@ -27,8 +27,8 @@ from pyimgano.detectors import PaDiMDetector, SPADEDetector, SSIMTemplateDetecto
 from pyimgano.features import FilterBankFeatures
 from pyimgano.reporting import heat_range, map_range, overlay, range_of_maps, write_overlay
 from pyimgano.utils import environment
-from pyimgano.utils._files import atomic_write
 from pyimgano.utils._json import json_line, write_json
+from pyimgano.utils._outputs import atomic_write
 
 NOW = datetime(2026, 1, 31, 14, 25, 7)
 

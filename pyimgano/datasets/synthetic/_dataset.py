@@ -18,6 +18,7 @@ from pyimgano import _defaults
 from pyimgano.datasets.synthetic import _flaws, _scenes
 from pyimgano.datasets.synthetic._circuit_board import circuit_board
 from pyimgano.datasets.synthetic._painting import Camera, Canvas, Fault, Scene
+from pyimgano.utils._outputs import atomic_write
 from pyimgano.utils._pairs import check_pair
 
 SceneFunction = Callable[[Canvas, np.random.Generator, "Fault | None"], Scene]
@@ -291,7 +292,8 @@ def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Encoded here and written by Python: OpenCV cannot open every path on Windows.
     encoded = cv2.imencode(".png", np.ascontiguousarray(image))[1]
-    path.write_bytes(encoded.tobytes())
+    with atomic_write(path, durable=False) as file:
+        file.write(encoded.tobytes())
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pyimgano.exceptions import AlignmentWarning, ImageFormatError, TooFewImages
 from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._outputs import PieceWriter, naming_temporary_files
 from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._state import Array, Maybe, MayLack, Number, Sizes, State, TupleOf, fail
 
@@ -201,13 +202,14 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
     def _fit(self, stream: TrainingStream) -> np.ndarray:
         # Every training image is needed again once the template is known, so they wait on
         # disk at working size.
-        with tempfile.TemporaryFile() as spill:
-            dtype = np.dtype(np.uint8)
+        with tempfile.TemporaryFile(buffering=0) as spill:
+            dtype, writer = np.dtype(np.uint8), PieceWriter(spill)
             for block in stream:
                 dtype = block.planes[0].dtype
                 for planes in block.planes:
-                    spill.write(planes.tobytes())
-            spill.flush()
+                    n_bytes = writer.n_bytes + planes.nbytes
+                    with naming_temporary_files("the training images", n_bytes):
+                        writer.write(planes.tobytes())
             groups = stream.group_of
             others = stream.n_samples - int(np.bincount(groups).max())
             if others < self._n_others:

@@ -1,0 +1,55 @@
+"""SIGTERM unwinds the program as Ctrl-C does, so that nothing half-written stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+__all__ = ["Terminated", "cleaning_up_on_sigterm", "raising_on_sigterm"]
+
+
+class Terminated(BaseException):
+    """SIGTERM has come; not an Exception, so that nothing takes it for an error of an image."""
+
+
+@contextmanager
+def raising_on_sigterm() -> Iterator[None]:
+    """Raise :class:`Terminated` where SIGTERM meets the program.
+
+    In any other thread than the main one this does nothing: only that one may set handlers.
+    """
+
+    def stop(number: int, frame: object) -> NoReturn:
+        # Once is enough: a second one must not cut the cleaning up short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def cleaning_up_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process as ever, but only after the block was left as by an error.
+
+    A program that handles SIGTERM itself is left alone.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    try:
+        with raising_on_sigterm():
+            yield
+    except Terminated:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise

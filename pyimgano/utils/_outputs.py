@@ -1,0 +1,357 @@
+"""Writing files whole: everything that this package writes is written here.
+
+A file is written under the name ``<name>.part``, reaches the disk, and then takes the place of
+``<name>`` in one step. So a final name holds the old content or the new one, whatever ends the
+program: an error, Ctrl-C, SIGTERM, ``kill -9``, a full disk or a power cut. A ``.part`` that was
+left behind is no result; the next writer of the file takes it over.
+
+A directory needs no more than that: each of its files is whole, and one that is written last
+says that all are there (``report.json``, see :mod:`pyimgano.benchmark._run_dir`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pyimgano._signals import cleaning_up_on_sigterm
+
+__all__ = [
+    "PieceWriter",
+    "atomic_write",
+    "exclusive_write",
+    "is_out_of_room",
+    "naming_temporary_files",
+    "part_of",
+    "short_name",
+]
+
+_POSIX = os.name == "posix"
+
+# Errors of the system by which nothing more can be written, wherever they come.
+_OUT_OF_ROOM = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")
+    if hasattr(errno, name)
+)
+# File systems of networks that know no locks.
+_NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
+# Folders that cannot be synchronized: one may write in them but not list them, or their file
+# system has no such thing.
+_NO_SYNC = frozenset((errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS))
+
+# Bytes of a name. A file system takes 255; the shorter leaves room for endings.
+_LONGEST_NAME, _LONG_NAME = 255, 200
+
+
+def is_out_of_room(error: BaseException) -> bool:
+    """Tell whether an error says that nothing more can be written.
+
+    Parameters
+    ----------
+    error : exception
+
+    Returns
+    -------
+    bool
+        True for a full or failing disk, a quota, a limit of the size of files.
+    """
+    return isinstance(error, OSError) and error.errno in _OUT_OF_ROOM
+
+
+# ---- names ----------------------------------------------------------------------------
+def short_name(name: str) -> str:
+    """Shorten the parts of a relative path that are too long for names of files made from it.
+
+    Parameters
+    ----------
+    name : str
+        Relative path.
+
+    Returns
+    -------
+    str
+        The same where every part is short; else with a digest in place of the end of a part, so
+        that different names stay different.
+    """
+    return os.path.join(*map(_short, Path(name).parts))
+
+
+def part_of(path: str | os.PathLike[str]) -> Path:
+    """Path under which a file is written before it takes its own name.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Path
+        ``<path>.part``, with a shorter name where that is too long.
+    """
+    path = Path(path)
+    name = path.name
+    if len(os.fsencode(name)) + len(".part") > _LONGEST_NAME:
+        name = _short(name)
+    return path.with_name(f"{name}.part")
+
+
+def _short(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONG_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    kept = encoded[: _LONG_NAME - 17].decode(errors="ignore")
+    return f"{kept}~{digest}"
+
+
+# ---- writing --------------------------------------------------------------------------
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Write a file so that ``path`` holds the old content or the new, never a part of it.
+
+    After an error, Ctrl-C or SIGTERM nothing of the new content stays. Writers of the same file
+    wait for one another.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to create or to replace. Its folder must exist. A symbolic link is replaced, not
+        followed.
+    durable : bool, default=True
+        Wait until the content is on the disk. False is for what is easily made again, such as
+        pictures of a program.
+
+    Yields
+    ------
+    binary file, open for reading and writing
+    """
+    with cleaning_up_on_sigterm(), _part_file(Path(path), wait=True) as part:
+        try:
+            yield part.file
+            part.file.flush()
+            part.publish(durable)
+        except BaseException:  # Ctrl-C as well
+            part.remove()
+            raise
+
+
+@contextmanager
+def exclusive_write(path: str | os.PathLike[str]) -> Iterator[PieceWriter]:
+    """Write lines over a long time: ``path`` keeps its old content until all are written.
+
+    After an error or an interrupt the ``.part`` stays with the lines that are done, so that they
+    can be looked at; the next writer begins it anew.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to create or to replace. Its folder must exist. A symbolic link is replaced, not
+        followed.
+
+    Yields
+    ------
+    PieceWriter
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is writing the same file.
+    """
+    with _part_file(Path(path), wait=False) as part:
+        lines = PieceWriter(part.file)
+        try:
+            yield lines
+        except BaseException:
+            if not lines.n_bytes:  # nothing was done
+                part.remove()
+            raise
+        part.publish(durable=True)
+
+
+class PieceWriter:
+    """A file that takes pieces whole: each is there when ``write`` returns, or not at all.
+
+    Parameters
+    ----------
+    file : binary file
+        Not buffered, and empty.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Size of what was written.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.n_bytes = 0
+
+    def write(self, piece: bytes) -> None:
+        """Write a piece, such as a line.
+
+        Parameters
+        ----------
+        piece : bytes
+        """
+        rest = memoryview(piece)
+        try:
+            while rest:  # a write may take a part of what it is given
+                rest = rest[self._file.write(rest) :]
+        except BaseException:  # the disk is full, or Ctrl-C: half a piece is none
+            self._file.seek(self.n_bytes)
+            self._file.truncate()
+            raise
+        self.n_bytes += len(piece)
+
+
+class _PartFile:
+    """An open ``.part``, which no other writer has."""
+
+    def __init__(self, path: Path, part: Path, file: Any) -> None:
+        self.path = path
+        self.part = part
+        self.file = file
+
+    def publish(self, durable: bool) -> None:
+        """Give the file its own name."""
+        if durable:
+            os.fsync(self.file.fileno())
+        if not _POSIX:  # Windows does not rename an open file
+            self.file.close()
+        os.replace(self.part, self.path)  # with the lock held: no writer comes between
+        if durable:
+            _sync_folder(self.path.parent)
+
+    def remove(self) -> None:
+        if not _POSIX:
+            self.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self.part)
+
+    def close(self) -> None:
+        # What a buffer still holds has no place on a full disk.
+        with suppress(OSError):
+            self.file.close()
+
+
+@contextmanager
+def _part_file(path: Path, wait: bool) -> Iterator[_PartFile]:
+    part = part_of(path)
+    while True:
+        handle = _open(part)
+        file = open(handle, "r+b", buffering=-1 if wait else 0)  # noqa: SIM115
+        try:
+            if _lock(handle, wait) and _is_at(handle, part):
+                break
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        if not wait:
+            raise BlockingIOError(errno.EAGAIN, "another run is writing this file", str(part))
+    found = _PartFile(path, part, file)
+    try:
+        file.truncate(0)
+        yield found
+    except OSError as error:
+        if is_out_of_room(error) and error.filename is None:  # the system does not name it
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        found.close()
+
+
+def _open(part: Path) -> int:
+    if os.path.islink(part):
+        raise OSError(errno.ELOOP, "is a link, which is not followed; remove it", str(part))
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not on every system
+        flags |= getattr(os, name, 0)
+    handle = os.open(part, flags, 0o666)
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(handle)
+        what = "a file with several names" if stat.S_ISREG(about.st_mode) else "no regular file"
+        raise OSError(errno.EEXIST, f"is {what} and is not written to; remove it", str(part))
+    return handle
+
+
+def _is_at(handle: int, part: Path) -> bool:
+    """Tell whether a file still has its name, or another writer has just published it."""
+    try:
+        return not _POSIX or os.path.samestat(os.fstat(handle), os.lstat(part))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    """Lock a file; False if another process has it and waiting is not wanted."""
+    if _POSIX:
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        return True
+    import msvcrt
+
+    mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined]
+    try:
+        msvcrt.locking(handle, mode, 1)  # type: ignore[attr-defined]
+    except OSError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power cut; Windows has no such call and needs none."""
+    if not _POSIX:
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+# ---- temporary files ------------------------------------------------------------------
+@contextmanager
+def naming_temporary_files(what: str, n_bytes: int) -> Iterator[None]:
+    """Say in the error of a full folder of temporary files which it is and how much was needed.
+
+    Parameters
+    ----------
+    what : str
+        Content of the file, such as "the training patches".
+    n_bytes : int
+        Its size as far as it is known.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_out_of_room(error):
+            raise
+        import tempfile
+
+        size = f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**29 else f"{n_bytes / 2**20:.1f} MiB"
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: while fitting, {what} are kept in a temporary file, {size} so "
+            f"far, in {tempfile.gettempdir()}. Set the environment variable TMPDIR to a folder "
+            "with more room",
+        ) from error
