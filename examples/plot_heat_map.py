@@ -13,7 +13,7 @@ import numpy as np
 from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.inference import score_with_maps
-from pyimgano.reporting import map_range, overlay, write_overlay
+from pyimgano.reporting import map_range, overlay, picture_grid, write_overlay
 
 data = make_inspection_dataset(
     "bottle_cap", n_train=60, n_test_good=2, n_test_defect=12, random_state=0
@@ -23,7 +23,7 @@ scores, maps = score_with_maps(model, data.X_test)
 
 # %%
 # One scale of colors for all pictures of a pipeline, from the maps of good parts: what rises above
-# all of them is warm.
+# all of them is warm, and outlined in magenta. The dashes are the true defect.
 limits = map_range(model, data.X_train)
 shown = [0, *np.flatnonzero(data.y_test == -1)[:3]]
 pictures = [
@@ -31,10 +31,12 @@ pictures = [
         data.X_test[i],
         maps[i],
         limits,
-        f"{data.kinds_test[i]}: score {scores[i]:.3f}, threshold {model.threshold_:.3f}",
+        f"in truth: {data.kinds_test[i]}",
         mask=data.masks_test[i],
+        score=scores[i],
+        threshold=model.threshold_,
+        good_scores=model.calibration_scores_,
     )
     for i in shown
 ]
-picture = np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])])
-write_overlay(sys.argv[1] if len(sys.argv) > 1 else "heat_map.png", picture)
+write_overlay(sys.argv[1] if len(sys.argv) > 1 else "heat_map.png", picture_grid(pictures))

@@ -14,7 +14,7 @@ import numpy as np
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.detectors import PixelGaussianDetector
 from pyimgano.evaluation import image_metrics
-from pyimgano.reporting import map_range, overlay, write_overlay
+from pyimgano.reporting import map_range, overlay, picture_grid, write_overlay
 
 # %%
 # Circuit boards, each a few pixels off and slightly turned. One detector compares them as they
@@ -39,20 +39,21 @@ limits = {
     "as it lies": map_range(plain, data.X_train),
     "aligned": map_range(aligned, data.X_train),
 }
-rows = []
+pictures = []
 for i in shown:
-    row = []
     for name, detector in (("as it lies", plain), ("aligned", aligned)):
-        threshold = -detector.offset_
         scores, maps = detector.score_and_map(data.X_test[i : i + 1])
-        row.append(
+        pictures.append(
             overlay(
                 data.X_test[i],
                 maps[0],
                 limits[name],
-                f"{name}: score {-scores[0]:.2f}, threshold {threshold:.2f}",
+                name,
                 mask=data.masks_test[i],
+                score=-scores[0],
+                threshold=-detector.offset_,
+                good_scores=detector.training_scores_,
             )
         )
-    rows.append(np.hstack(row))
-write_overlay(sys.argv[1] if len(sys.argv) > 1 else "template_detectors.png", np.vstack(rows))
+path = sys.argv[1] if len(sys.argv) > 1 else "template_detectors.png"
+write_overlay(path, picture_grid(pictures))

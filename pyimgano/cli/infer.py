@@ -325,8 +325,11 @@ def _as_normalized(pipeline: Any, path: str) -> Any:
 
 def _color_scale(
     pipeline: Any, options: argparse.Namespace, images: Sequence[str]
-) -> tuple[float, float]:
-    """Map values of the cold and the hot end: as saved, or else from the images at hand."""
+) -> tuple[tuple[float, float], str | None]:
+    """Map values of the cold and the hot end, and where the peak of good images is.
+
+    As saved, or else from the images at hand. None if none of these is good.
+    """
     from pyimgano._nesting import makes_maps
     from pyimgano.inference import infer
     from pyimgano.persistence import read_map_range
@@ -334,13 +337,13 @@ def _color_scale(
 
     saved = read_map_range(options.pipeline)
     if saved is not None:
-        return saved
+        return saved, "middle"
     judged = []
     if makes_maps(pipeline):
         some = images[:: -(-len(images) // _N_FOR_SCALE)]
         judged = [pair for pair in infer(pipeline, some, maps=True) if pair[1] is not None]
     if not judged:
-        return 0.0, 1.0  # there will be no picture
+        return (0.0, 1.0), None  # there will be no picture
     good = [one for record, one in judged if not record["pred"]]
     whose = "that are judged normal" if good else "though all are judged anomalous"
     _common.say(
@@ -350,8 +353,8 @@ def _color_scale(
         "pyimgano.save(..., map_range=...) keep one scale for all images"
     )
     if good:
-        return range_of_maps(good)
-    return range_of_maps([one for _, one in judged], peak_at=1.0)
+        return range_of_maps(good), "middle"
+    return range_of_maps([one for _, one in judged], peak_at=1.0), None
 
 
 class _MapWriter:
@@ -360,10 +363,14 @@ class _MapWriter:
     def __init__(
         self, folder: Path, pipeline: Any, options: argparse.Namespace, images: Any
     ) -> None:
+        from pyimgano._nesting import find_calibrator
+
         self.folder = folder
         self.pipeline = pipeline
         self.images = images
-        self.limits = _color_scale(pipeline, options, images.paths)
+        self.limits, self.good_peak = _color_scale(pipeline, options, images.paths)
+        calibrator = find_calibrator(pipeline)
+        self.good_scores = None if calibrator is None else calibrator.calibration_scores_
         self.used = _real_paths([*images.paths, *_files_of_pipeline(options)])
 
     def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
@@ -406,11 +413,17 @@ class _MapWriter:
         np.save(content, np.asarray(anomaly_map, np.float32))
         with atomic_write(path) as file:
             file.write(content.getvalue())
-        verdict = "anomalous" if record["pred"] else "normal"
-        caption = (
-            f"{verdict}\nscore {record['score']:.4g}, threshold {record['threshold']:.4g}\n{name}"
+        drawn = overlay(
+            image,
+            anomaly_map,
+            self.limits,
+            name,
+            score=record["score"],
+            threshold=record["threshold"],
+            good_scores=self.good_scores,
+            good_peak=self.good_peak,
         )
-        write_overlay(picture, overlay(image, anomaly_map, self.limits, caption))
+        write_overlay(picture, drawn)
         return str(path)
 
 

@@ -545,13 +545,15 @@ def test_colors_of_pictures_are_those_saved_with_the_pipeline(root, tmp_path, ca
         warned = "was saved without a scale of colors" in capsys.readouterr().err
         assert warned == (name == unknown)
     score = detector.score_samples([str(image)])[0]
-    (record,) = read_records(tmp_path / "o.jsonl")
-    caption = (
-        f"{'anomalous' if record['pred'] else 'normal'}\nscore {-score:.4g}, "
-        f"threshold {-detector.offset_:.4g}\n{image.name}"
-    )
     heat = detector.anomaly_map([str(image)])[0]
-    expected = overlay(ImageSequence([image])[0], heat, (low, high), caption)
+    expected = overlay(
+        ImageSequence([image])[0],
+        heat,
+        (low, high),
+        image.name,
+        score=-score,
+        threshold=-detector.offset_,
+    )
     np.testing.assert_array_equal(pictures[0][..., ::-1], expected)
     assert (pictures[0] != pictures[1]).any()
 

@@ -24,8 +24,17 @@ from pyimgano import (
 )
 from pyimgano.benchmark import RunDirectory
 from pyimgano.detectors import PaDiMDetector, SPADEDetector, SSIMTemplateDetector
+from pyimgano.exceptions import ImageFormatError
 from pyimgano.features import FilterBankFeatures
-from pyimgano.reporting import heat_range, map_range, overlay, range_of_maps, write_overlay
+from pyimgano.reporting import (
+    _drawing,
+    heat_range,
+    map_range,
+    overlay,
+    picture_grid,
+    range_of_maps,
+    write_overlay,
+)
 from pyimgano.utils import environment
 from pyimgano.utils._json import json_line, write_json
 from pyimgano.utils._outputs import atomic_write
@@ -156,12 +165,14 @@ def test_map_range_needs_maps():
 
 def test_overlay_shows_the_image_and_colors_what_is_hot(tmp_path):
     image = np.full((300, 400, 3), (200, 100, 50), np.uint8)
-    anomaly_map = np.zeros((300, 400), np.float32)
-    anomaly_map[100:150, 200:260] = 9.0
-    picture = overlay(image, anomaly_map, (1.0, 8.0), "scratch\nscore 9", mask=anomaly_map > 5)
-    assert picture.shape == (300 + 46, 2 * 400 + 4, 3)
-    assert (picture[:300, :400] == image).all()
-    cold, hot = picture[250, 404 + 50].astype(int), picture[125, 404 + 230].astype(int)
+    heat = np.zeros((300, 400), np.float32)
+    heat[100:150, 200:260] = 9.0
+    picture = overlay(image, heat, (1.0, 8.0), "scratch\nscore 9", mask=heat > 5)
+    assert picture.shape[1] == 10 + 400 + 12 + 400 + 10
+    top, left = np.argwhere((picture == image[0, 0]).all(axis=2))[0]
+    assert left == 10
+    assert (picture[top : top + 300, 10:410] == image).all()
+    cold, hot = picture[top + 250, 422 + 50].astype(int), picture[top + 125, 422 + 230].astype(int)
     assert np.ptp(cold) == 0  # gray
     assert hot[0] > hot[1] + 50 and hot[0] > hot[2] + 50  # red
     path = tmp_path / "\u00fcber.png"
@@ -170,9 +181,128 @@ def test_overlay_shows_the_image_and_colors_what_is_hot(tmp_path):
     assert (read[..., ::-1] == picture).all()
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (3000, 100), (100, 3000), (1, 2000)])
-def test_overlay_takes_any_size(shape):
-    image, anomaly_map = np.zeros((*shape, 3), np.uint8), np.zeros((5, 7))
-    picture = overlay(image, anomaly_map, (0, 1), "x" * 300 + "\n\u00e4", mask=np.ones((5, 7)))
+def has_color(picture, color, tolerance=0):
+    return bool((np.abs(picture.astype(int) - color).max(axis=2) <= tolerance).any())
+
+
+BLUE, VERMILION, MAGENTA = (0, 114, 178), (213, 94, 0), (200, 0, 200)
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """All that is written into pictures: text, its left end, right end, and picture's width."""
+    written = []
+    put = _drawing.cv2.putText
+
+    def record(picture, text, at, font, scale, color, thickness, *rest):
+        wide = cv2.getTextSize(text, font, scale, thickness)[0][0]
+        written.append((text, at[0], at[0] + wide, picture.shape[1]))
+        return put(picture, text, at, font, scale, color, thickness, *rest)
+
+    monkeypatch.setattr(_drawing.cv2, "putText", record)
+    return written
+
+
+@pytest.mark.parametrize(
+    "score, badge, color, other, reason",
+    [
+        (0.5, "FAIL", VERMILION, BLUE, "score 0.5 is above the threshold 0.4"),
+        (0.4, "PASS", BLUE, VERMILION, "score 0.4 is not above the threshold 0.4"),
+        (-7.0, "PASS", BLUE, VERMILION, "score -7 is not above the threshold 0.4"),
+        (4e9, "FAIL", VERMILION, BLUE, "score 4e+09 is above the threshold 0.4"),
+    ],
+)
+def test_overlay_gives_the_verdict_in_words_and_in_color(words, score, badge, color, other, reason):
+    gray = np.full((64, 64), 99, np.uint8)
+    picture = overlay(gray, score=score, threshold=0.4, good_scores=[0.1, 0.2])
+    assert has_color(picture, color) and not has_color(picture, other)
+    texts = {text for text, *_ in words}
+    assert texts == {badge, reason, "threshold", "this part", "2 good parts", "image"}
+
+
+def test_without_a_threshold_there_is_no_verdict(words):
+    picture = overlay(np.full((64, 64), 99, np.uint8), score=0.5)
+    assert not has_color(picture, BLUE) and not has_color(picture, VERMILION)
+    assert [text for text, *_ in words] == ["image", "score 0.5; no threshold, so no verdict"]
+
+
+def test_outlines_of_the_detector_and_of_the_mask_are_told_apart(words):
+    image, heat = np.full((256, 256, 3), 128, np.uint8), np.zeros((256, 256))
+    heat[30:60, 30:60] = 6.0
+    defect = np.zeros((256, 256), bool)
+    defect[180:220, 180:220] = True
+
+    def drawn(**options):
+        words.clear()
+        picture = overlay(image, heat, (0.0, 10.0), **options)
+        return has_color(picture, MAGENTA), {text for text, *_ in words}
+
+    hotter = "hotter than the good parts that set the scale"
+    nothing = "Nothing is hotter than the good parts that set the scale."
+    found, texts = drawn(mask=defect)
+    assert found and {"true defect", hotter, "good parts up to 5"} <= texts
+    found, texts = drawn(mask=np.zeros_like(defect), good_peak=6.5)
+    assert not found and nothing in texts and "true defect" not in texts
+    found, texts = drawn(good_peak=None)
+    assert not found and not {nothing, hotter} & texts
+    assert not any(text.startswith("good parts") for text in texts)
+    picture = overlay(image, heat, (0.0, 10.0), mask=defect)
+    rows, columns = np.nonzero(np.abs(picture.astype(int) - MAGENTA).max(axis=2) == 0)
+    inside = rows < 250  # the legend is below
+    left = 10 + 256 + 12
+    assert abs(rows[inside].mean() - (28 + 44.5)) < 1  # edge and title above
+    assert abs(columns[inside].mean() - (left + 44.5)) < 1
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1713, 2640), (3647, 5471)])
+def test_one_hot_pixel_of_twenty_million_is_seen(words, place):
+    heat, image = np.zeros((3648, 5472), np.float32), np.zeros((3648, 5472, 3), np.uint8)
+    heat[place] = 9.0
+    picture = overlay(image, heat, (0.0, 10.0), mask=heat > 0)
+    assert has_color(picture, MAGENTA)
+    assert {"true defect", "hotter than the good parts that set the scale"} <= {w[0] for w in words}
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 8), (32, 32), (3000, 100), (100, 3000), (1, 2000), (2000, 1), (640, 480)]
+)
+def test_overlay_takes_any_size_and_no_text_is_cut_or_overlaps(words, shape):
+    image, heat = np.zeros((*shape, 3), np.uint8), np.linspace(0, 1, 35).reshape(5, 7)
+    picture = overlay(
+        image,
+        heat,
+        (0, 1),
+        "x" * 300 + "\n\u00e4",
+        mask=heat > 0.7,
+        score=1234.5678,
+        threshold=1234.1,
+        good_scores=np.arange(1000.0),
+    )
     assert picture.dtype == np.uint8
-    assert max(picture.shape[:2]) <= 2 * 640 + 4
+    assert picture.shape[1] >= 420 and max(picture.shape) <= 2 * 1600
+    for text, start, end, width in words:
+        assert start >= 0 and end <= width, text
+    below = {text: (start, end) for text, start, end, _ in words}
+    assert below["this part"][1] < below["1000 good parts"][0]
+    assert below["0"][1] < below["good parts up to 0.5"][0]
+    assert below["good parts up to 0.5"][1] < below["1"][0]
+
+
+def test_overlay_says_what_is_wrong_with_what_it_is_given():
+    image, heat = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8))
+    with pytest.raises(ValueError, match="without limits; give"):
+        overlay(image, heat)
+    with pytest.raises(ValueError, match=r"low < high, got \(1, 1\)"):
+        overlay(image, heat, (1, 1))
+    with pytest.raises(ImageFormatError, match=r"shape \(8, 8, 3\) and dtype float64"):
+        overlay(image.astype(float))
+
+
+def test_picture_grid_leaves_room():
+    grid = picture_grid([np.zeros((10, 30, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)])
+    assert grid.shape == (20, 30 + 24 + 30, 3)
+    assert (grid[:, 30:54] == 255).all() and (grid[10:, :30] == 255).all()
+    assert (grid[:10, :30] == 0).all() and (grid[:20, 54:64] == 0).all()
+    assert picture_grid([grid], n_columns=4).shape == grid.shape
+    with pytest.raises(ValueError, match="at least one picture"):
+        picture_grid([])
