@@ -31,6 +31,7 @@ from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info
 from pyimgano.utils import environment
+from pyimgano.utils._outputs import is_out_of_room
 
 __all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
 
@@ -139,7 +140,8 @@ def run_benchmark(
     test set: on the good validation images where the dataset has any, else on out-of-sample scores
     of the training images. A ``ThresholdCalibrator`` of your own with another ``cv`` than
     ``"auto"`` keeps to that. Everything found is returned and, in ``output_dir``, written to a new
-    directory.
+    directory. A category whose ``report.json`` is there is complete, and so is a run: these are
+    written last.
 
     A category that fails, say because a training image is damaged, does not keep the others from
     being run: ``report["failed"]`` says why, and whether it is only its pictures that could not be
@@ -272,13 +274,19 @@ def run_benchmark(
                 result.records[name] = done.records
                 saved = folder.pipeline if folder is not None and save_pipeline else None
                 result.pipelines.add(name, done.pipeline, saved)
-                done.draw()
+                try:
+                    done.draw()
+                except Exception as error:
+                    if _ends_all(error):
+                        raise
+                    failed[name] = f"its pictures: {type(error).__name__}: {error}"
+                if folder is not None:
+                    folder.write_report(done.report)
                 del done  # the next category needs the memory
-            except MODEL_ERRORS:
-                raise
             except Exception as error:  # whatever it is, the other categories may be all right
-                what = "its pictures: " if name in result.categories else ""
-                failed[name] = f"{what}{type(error).__name__}: {error}"
+                if _ends_all(error):
+                    raise
+                failed[name] = f"{type(error).__name__}: {error}"
                 first_error = first_error or error
             finally:
                 if folder is not None:
@@ -288,11 +296,19 @@ def run_benchmark(
         result.report = summarize(dataset_name, model_name, result.categories, failed)
         if run is not None:
             run.write_report(result.report)
-    except BaseException:
+    except BaseException as error:
         if run is not None:
             run.discard_if_empty()
+            if isinstance(error, OSError) and is_out_of_room(error):
+                what = f"{error.strerror}; stopped, {run.what_there_is()}"
+                raise OSError(error.errno, what, error.filename) from error
         raise
     return result
+
+
+def _ends_all(error: Exception) -> bool:
+    """Tell whether the other categories would meet the same error."""
+    return isinstance(error, MODEL_ERRORS) or is_out_of_room(error)
 
 
 # ---- what to run ----------------------------------------------------------------------

@@ -40,6 +40,7 @@ from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, 
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
 from pyimgano.inputs._formats import resize_image
+from pyimgano.inputs._sequence import KeptImages
 from pyimgano.persistence import save
 from pyimgano.reporting import map_range, overlay, write_overlay
 from pyimgano.utils._progress import progress_callback
@@ -106,8 +107,9 @@ class Judged:
     saturated : dict of str to SPRO
         By kind of defect, over its images and all good ones; empty where defects have no
         saturation areas.
-    worst : list of (float, int, ndarray or None)
-        The least bad first: how wrong, -index, map in the pixels of the image.
+    worst : list of (float, int, ndarray or None, ndarray or None)
+        The least bad first: how wrong, -index, map in the pixels of the image, and the image as
+        it was read from its file; None for images in memory.
     seconds : float
         Time it took.
     """
@@ -115,7 +117,9 @@ class Judged:
     records: list[dict[str, Any]] = field(default_factory=list)
     pixels: PixelMetrics = field(default_factory=_pixel_metrics)
     saturated: dict[str, SPRO] = field(default_factory=dict)
-    worst: list[tuple[float, int, np.ndarray | None]] = field(default_factory=list)
+    worst: list[tuple[float, int, np.ndarray | None, np.ndarray | None]] = field(
+        default_factory=list
+    )
     seconds: float = 0.0
 
 
@@ -132,7 +136,7 @@ class CategoryOutcome:
     pipeline : Pipeline
         Fitted.
     draw : callable
-        Writes the pictures of the images judged worst; all else is written already.
+        Writes the pictures of the images judged worst, from the pixels that were judged.
     """
 
     report: dict[str, Any]
@@ -251,7 +255,9 @@ def run_category(
     options: CategoryOptions,
     folder: CategoryDirectory | None,
 ) -> CategoryOutcome:
-    """Fit, judge and measure one category, and write what came out, except for pictures.
+    """Fit, judge and measure one category; write its pipeline and its records.
+
+    The pictures and the report, which marks the category as complete, are left to the caller.
 
     Parameters
     ----------
@@ -292,7 +298,6 @@ def run_category(
     report["map_range"] = None if limits is None else list(limits)
     if folder is not None:
         folder.write_per_image(judged.records)
-        folder.write_report(report)
     draw = partial(draw_worst, folder, data, pipeline, judged, masks, limits)
     return CategoryOutcome(report, judged.records, pipeline, draw)
 
@@ -378,10 +383,13 @@ def judge(
         defective = np.asarray(data.y_test) == -1
         kinds = sorted({kind for kind, bad in zip(data.kinds_test, defective) if bad})
         judged.saturated = {kind: SPRO() for kind in kinds}
-    found = infer(pipeline, data.X_test, maps=True, batch_size=options.batch_size)
+    kept = KeptImages.of(data.X_test) if options.n_overlays else None
+    images = data.X_test if kept is None else kept
+    found = infer(pipeline, images, maps=True, batch_size=options.batch_size)
     with progress_callback(f"{name}: test images", options.progress) as progress:
         for record, anomaly_map in found:
-            _take(judged, data, record, anomaly_map, masks, options.n_overlays)
+            image = kept.take(record["path"]) if kept is not None else None
+            _take(judged, data, record, anomaly_map, image, masks, options.n_overlays)
             if progress is not None:
                 progress(record["index"] + 1, n_test)
     judged.seconds = time.perf_counter() - started
@@ -393,6 +401,7 @@ def _take(
     data: Bunch,
     record: dict[str, Any],
     anomaly_map: np.ndarray | None,
+    image: np.ndarray | None,
     masks: TestMasks,
     n_overlays: int,
 ) -> None:
@@ -415,7 +424,7 @@ def _take(
                 if not defective or kind == its_kind:
                     metric.update(anomaly_map, found)
     wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
-    heapq.heappush(judged.worst, (wrong, -index, anomaly_map))
+    heapq.heappush(judged.worst, (wrong, -index, anomaly_map, image))
     if len(judged.worst) > n_overlays:
         heapq.heappop(judged.worst)
 
@@ -544,7 +553,8 @@ def draw_worst(
     """
     if folder is None or limits is None:
         return
-    for rank, (_, negative, anomaly_map) in enumerate(sorted(judged.worst, reverse=True)):
+    worst = sorted(judged.worst, key=lambda one: one[:2], reverse=True)
+    for rank, (_, negative, anomaly_map, image) in enumerate(worst):
         if anomaly_map is None:
             continue
         record = judged.records[-negative]
@@ -554,9 +564,10 @@ def draw_worst(
             f"score {record['score']:.4g}, threshold {record['threshold']:.4g}\n"
             f"{record['path'] or 'test image ' + str(record['index'])}"
         )
-        one = _safe_indexing(data.X_test, [record["index"]])
         try:
-            image = check_images(pipeline[0].transform(one))[0]
+            if image is None:  # it is in memory, or a cache has answered for its file
+                one = _safe_indexing(data.X_test, [record["index"]])
+                image = check_images(pipeline[0].transform(one))[0]
             mask = masks.read(record["index"])
         except ImageReadError as error:  # it was there when it was judged
             warnings.warn(f"no picture of it is drawn: {error}", stacklevel=3)

@@ -3,14 +3,19 @@
 ::
 
     runs/20260131-142507_synthetic_patchcore/
-      report.json                 all categories in short; written last: it marks a whole run
       config.json                 what was asked for
       environment.json            what it ran on
       categories/<category>/
-        report.json               metrics, verdicts, threshold and its provenance, times
-        per_image.jsonl           one record per test image
         pipeline.joblib (+ .json) the fitted pipeline, see pyimgano.load
+        per_image.jsonl           one record per test image
         overlays/*.png            the worst misses and false alarms
+        report.json               metrics, verdicts, threshold and its provenance, times
+      report.json                 all categories in short
+
+The order is that of writing. Every file is written whole (:mod:`pyimgano.utils._outputs`), and
+``report.json`` is the last of its folder: a category is complete if and only if it has one, and so
+is a run. So a run that was ended by whatever can go on in its directory: categories that are
+complete stay as they are, :meth:`CategoryDirectory.create` makes room for the others.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from pyimgano.utils._json import read_json, read_json_lines, write_json, write_json_lines
+from pyimgano.utils._outputs import short_name
 
 __all__ = ["CategoryDirectory", "RunDirectory"]
 
@@ -62,7 +68,7 @@ class RunDirectory:
             Local time for the timestamp; None is now.
         """
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}_{_file_name(dataset)}_{_file_name(model)}"
+        name = short_name(f"{stamp}_{_file_name(dataset)}_{_file_name(model)}")
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
@@ -79,6 +85,11 @@ class RunDirectory:
         return self.path / "report.json"
 
     @property
+    def is_complete(self) -> bool:
+        """True if the run came to its end."""
+        return self.report.exists()
+
+    @property
     def config(self) -> Path:
         return self.path / "config.json"
 
@@ -87,7 +98,7 @@ class RunDirectory:
         return self.path / "environment.json"
 
     def categories(self) -> list[CategoryDirectory]:
-        """The categories that are finished, sorted by name."""
+        """The categories that are complete, sorted by name."""
         reports = sorted(self.path.glob("categories/*/report.json"))
         return [CategoryDirectory(report.parent) for report in reports]
 
@@ -125,6 +136,15 @@ class RunDirectory:
     def read_report(self) -> dict[str, Any]:
         return read_json(self.report)
 
+    def what_there_is(self) -> str:
+        """Say in words which results an unfinished run has left."""
+        done = [category.path.name for category in self.categories()]
+        if done:
+            return f"the complete categories are in {self.path}: {', '.join(done)}"
+        if self.path.exists():
+            return f"no category is complete; fitted pipelines are in {self.path}"
+        return "no category is complete, and nothing was kept"
+
     def discard_if_empty(self) -> None:
         """Remove the directory of a run that produced nothing."""
         kept = (self.path / "categories").is_dir() and any((self.path / "categories").iterdir())
@@ -143,6 +163,11 @@ class CategoryDirectory:
         return self.path / "report.json"
 
     @property
+    def is_complete(self) -> bool:
+        """True if all files of the category are there."""
+        return self.report.exists()
+
+    @property
     def per_image(self) -> Path:
         return self.path / "per_image.jsonl"
 
@@ -155,16 +180,39 @@ class CategoryDirectory:
         return self.path / "overlays"
 
     def create(self) -> CategoryDirectory:
-        self.path.mkdir(parents=True)
+        """Make the folder, empty but for a pipeline that an earlier run has left in it.
+
+        Returns
+        -------
+        CategoryDirectory
+            Itself.
+
+        Raises
+        ------
+        FileExistsError
+            If the category is complete.
+        """
+        if self.is_complete:
+            raise FileExistsError(f"{self.path} holds a complete category, which is kept.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.per_image.unlink(missing_ok=True)
+        if self.overlays.exists():
+            shutil.rmtree(self.overlays)
         return self
 
     def discard_if_empty(self) -> None:
         """Remove what a failed or interrupted category left, unless a fitted pipeline is there."""
-        if not (self.report.exists() or self.pipeline.exists()):
+        if not (self.is_complete or self.pipeline.exists()):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
-        """The last thing that a category needs; its pictures come after it."""
+        """Write the last file of a category, which marks it as complete.
+
+        Parameters
+        ----------
+        report : mapping
+            In plain JSON types.
+        """
         write_json(self.report, report)
 
     def write_per_image(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -174,7 +222,7 @@ class CategoryDirectory:
         """Path of the ``rank``-th worst image's picture; creates the folder."""
         self.overlays.mkdir(exist_ok=True)
         parts = (f"{rank:02d}", verdict, kind, name)
-        return self.overlays / f"{'_'.join(_file_name(part) for part in parts)}.png"
+        return self.overlays / f"{short_name('_'.join(map(_file_name, parts)))}.png"
 
     def read_report(self) -> dict[str, Any]:
         return read_json(self.report)
@@ -186,11 +234,16 @@ class CategoryDirectory:
 def _folder_name(category: str) -> str:
     """A file name that differs from those of all other categories."""
     name = _file_name(category)
-    if name == category:
-        return name
-    return f"{name}_{hashlib.sha256(category.encode()).hexdigest()[:8]}"
+    if name != category:
+        name = f"{name}_{hashlib.sha256(os.fsencode(category)).hexdigest()[:8]}"
+    return short_name(name)
+
+
+# Names of devices on Windows, with any ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def _file_name(text: str) -> str:
     """A name that every file system takes: no separators, no blanks, no leading dot."""
-    return re.sub(r"[^\w.+-]+", "-", text).strip(".-_")[:80] or "unnamed"
+    name = re.sub(r"[^\w.+-]+", "-", text).strip(".-_")[:80] or "unnamed"
+    return f"{name}-" if _DEVICES.fullmatch(name) else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -417,16 +417,57 @@ class KeptImages(ImageSequence):
     Parameters
     ----------
     paths : sequence of str or Path
-        The image files, each of them once.
+        The image files.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         super().__init__(paths)
-        self._kept: dict[str, np.ndarray] = {}
+        self._forget_all()
+
+    @classmethod
+    def of(cls, images: Any) -> KeptImages | None:
+        """Keep the pixels of images that are files.
+
+        Parameters
+        ----------
+        images : input of an estimator
+            Such as an :class:`ImageSequence` or a list of paths.
+
+        Returns
+        -------
+        KeptImages or None
+            The same images; None if they are not files.
+        """
+        if isinstance(images, (list, tuple)) and images and is_path(images[0]):
+            images = ImageSequence(images)
+        if not isinstance(images, ImageSequence):
+            return None
+        new = object.__new__(cls)
+        new.__dict__.update(images.__dict__)
+        new._forget_all()
+        return new
 
     def take(self, path: str) -> np.ndarray | None:
-        """Give the pixels of a file as they were read last, and forget them; None if not read."""
+        """Give the pixels of a file as they were read last; None if it was not read.
+
+        They are forgotten when they have been taken as often as the file is listed.
+
+        Parameters
+        ----------
+        path : str
+
+        Returns
+        -------
+        ndarray of shape (H, W, 3) or None
+        """
+        self._times[path] -= 1
+        if self._times[path] > 0:
+            return self._kept.get(path)
         return self._kept.pop(path, None)
+
+    def _forget_all(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}
+        self._times = Counter(self.paths)
 
     def _read(self, path: str) -> np.ndarray:
         image = super()._read(path)
@@ -434,7 +475,7 @@ class KeptImages(ImageSequence):
         return image
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_kept": {}}
+        return {**super().__getstate__(), "_kept": {}, "_times": Counter()}
 
 
 def check_images(X: object) -> _Collection:

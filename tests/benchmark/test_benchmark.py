@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import shutil
@@ -42,6 +43,7 @@ from pyimgano.exceptions import (
     UntrustedFileError,
 )
 from pyimgano.features import FilterBankFeatures
+from pyimgano.inputs import _sequence
 from tests.datasets import layouts
 
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
@@ -466,19 +468,99 @@ def test_categories_whose_names_differ_in_characters_no_folder_may_have(root, tm
 
 
 def test_pictures_that_cannot_be_drawn_lose_nothing_else(root, tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError("no space left on device")
+    def broken(*args):
+        raise OSError("no picture today")
 
-    monkeypatch.setattr(_category, "write_overlay", full)
+    monkeypatch.setattr(_category, "write_overlay", broken)
     result = run_benchmark(
         "folder", root=root, model=MODEL, quantile=0.9, output_dir=tmp_path, category="wood"
     )
-    assert result.report["failed"] == {"wood": "its pictures: OSError: no space left on device"}
+    assert result.report["failed"] == {"wood": "its pictures: OSError: no picture today"}
     category = RunDirectory(result.path).category("wood")
     assert category.read_report() == result.categories["wood"]
     assert category.read_per_image() == result.records["wood"]
     assert list(result.report["categories"]) == ["wood"]
     assert RunDirectory(result.path).read_report() == result.report
+
+
+def test_pictures_are_drawn_from_the_pixels_that_were_judged(root, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(root / "wood", data)
+    for path in [*(data / "test").rglob("*.png")]:  # lossless: the same pixels
+        content = cv2.imencode(".webp", cv2.imread(str(path)), [cv2.IMWRITE_WEBP_QUALITY, 101])[1]
+        path.with_suffix(".webp").write_bytes(content.tobytes())
+        path.unlink()
+    reads, real_read, real_measure = [], _sequence.read_image, _category.measure
+
+    def counted(path, *arguments):
+        reads.append(path)
+        return real_read(path, *arguments)
+
+    def removing(*arguments):
+        for path in (data / "test").rglob("*.webp"):
+            cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
+        return real_measure(*arguments)
+
+    monkeypatch.setattr(_sequence, "read_image", counted)
+    monkeypatch.setattr(_category, "measure", removing)
+    pictures = []
+    for place in (data, root / "wood"):
+        run = run_benchmark(
+            "folder",
+            root=place,
+            category=None,
+            model=MODEL,
+            quantile=0.9,
+            output_dir=tmp_path / "r",
+        )
+        (category,) = RunDirectory(run.path).categories()
+        pictures.append([p.read_bytes() for p in sorted(category.overlays.iterdir())])
+    test_images = [path for path in reads if f"{data / 'test'}" in path]
+    assert len(test_images) == len(set(test_images)) == 9
+    # Captions have the paths, which differ in length.
+    tops = [[_decoded(one)[:256] for one in of_run] for of_run in pictures]
+    np.testing.assert_array_equal(tops[0], tops[1])
+
+
+def _decoded(content):
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_category_is_complete_when_its_pictures_are_drawn(root, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_category, "write_overlay", interrupt)
+        run_benchmark(
+            "folder", root=root, category="wood", model=MODEL, quantile=0.9, output_dir=tmp_path
+        )
+    (path,) = tmp_path.iterdir()
+    category = RunDirectory(path).category("wood")
+    assert category.pipeline.exists() and not category.is_complete
+    (category.overlays / "of another run.png").touch()
+    assert category.create() is category  # a run that goes on finds room
+    assert category.pipeline.exists() and not category.overlays.exists()
+    category.write_report({})
+    with pytest.raises(FileExistsError, match="holds a complete category"):
+        category.create()
+
+
+def test_full_disk_ends_the_run_and_says_what_there_is(root, tmp_path, monkeypatch):
+    save = _category.save
+
+    def full(pipeline, path, **options):
+        if "wood" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return save(pipeline, path, **options)
+
+    monkeypatch.setattr(_category, "save", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_benchmark("folder", root=root, model=MODEL, quantile=0.9, output_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert f"the complete categories are in {path}: brushed_metal" in str(caught.value)
+    assert [c.path.name for c in RunDirectory(path).categories()] == ["brushed_metal"]
+    assert not RunDirectory(path).is_complete
 
 
 def test_fitted_pipeline_survives_a_test_set_that_cannot_be_judged(tmp_path):

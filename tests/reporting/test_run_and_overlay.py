@@ -60,6 +60,12 @@ def test_names_cannot_leave_the_directory(tmp_path):
     assert run.category("../../x").path.parent == run.path / "categories"
     assert run.category("..").path.name.startswith("unnamed_")
     assert run.category("a-b").path.name == "a-b"
+    assert run.category("aux").path.name.startswith("aux-_")  # a device on Windows
+    wide = RunDirectory.create(tmp_path, "\u6728" * 90, "\u6728" * 90, now=NOW).category(
+        "\U00020000" * 70
+    )
+    picture = wide.create().overlay(1, "missed", "\u6728" * 80, "\u6728" * 80)
+    picture.touch()  # names of any length fit
     alike = ["a-b", "a b", "a/b", "a:b", "-a-b", "a" * 90, "a" * 91, "..", "."]
     assert len({run.category(name).path.name for name in alike}) == len(alike)
 
