@@ -18,6 +18,8 @@ IMAGE_SIDE = 256
 RESIZE = 256
 OUTPUT_DIR = "runs"
 N_OVERLAYS = 8
+# Format of images in arrays.
+INPUT_FORMAT = "rgb_u8_hwc"
 # Full scale of 16-bit files.
 U16_MAX = 65535
 RANDOM_STATE = 0

@@ -30,6 +30,7 @@ from pyimgano.datasets import (
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info
+from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
 from pyimgano.utils._outputs import is_out_of_room
 
@@ -325,7 +326,14 @@ def make_model(
     return create_model(name, **{**given, **(options or {})})
 
 
-def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeline:
+def make_pipeline_of(
+    model: Any,
+    quantile: float | None,
+    u16_max: int,
+    *,
+    input_format: str = _defaults.INPUT_FORMAT,
+    tile: int | None = None,
+) -> Pipeline:
     """Put the image format before a model and a calibrated threshold around it.
 
     Parameters
@@ -336,6 +344,10 @@ def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeli
         Share of good images that shall pass; None is the default of the package.
     u16_max : int
         Value of full scale in 16-bit files.
+    input_format : str, default="rgb_u8_hwc"
+        Format of images in arrays.
+    tile : int, default=None
+        Side of the tiles that images are cut into; None does not cut them.
 
     Returns
     -------
@@ -353,7 +365,10 @@ def make_pipeline_of(model: Any, quantile: float | None, u16_max: int) -> Pipeli
         )
     elif quantile is not None:
         raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
-    pipeline = make_pipeline(ImageFormatNormalizer(u16_max=u16_max), model)
+    steps = [ImageFormatNormalizer(input_format, u16_max=u16_max)]
+    if tile is not None:
+        steps.append(TilingTransformer(tile))
+    pipeline = make_pipeline(*steps, model)
     for part in all_parts(pipeline):
         if isinstance(part, BaseEstimator) and hasattr(part, "_parameter_constraints"):
             part._validate_params()

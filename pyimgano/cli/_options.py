@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyimgano import _defaults
 from pyimgano.cli import _common
 
-__all__ = ["add_model_options", "check_model_options", "make_model_as_asked"]
+__all__ = [
+    "add_model_options",
+    "add_threads_option",
+    "add_u16_max_option",
+    "check_model_options",
+    "input_format",
+    "make_model_as_asked",
+    "region",
+]
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -85,19 +94,92 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
         "(default: %(default)s)",
     )
-    model.add_argument(
-        "--u16-max",
-        metavar="VALUE",
-        type=_common.count,
-        default=_defaults.U16_MAX,
-        help="full scale of 16-bit files; 4095 for a 12-bit camera (default: %(default)s)",
-    )
+    add_u16_max_option(model)
     model.add_argument(
         "--seed",
-        type=int,
+        metavar="N",
+        type=_seed,
         default=_defaults.RANDOM_STATE,
         help="random seed (default: %(default)s)",
     )
+
+
+def add_u16_max_option(parser: Any) -> None:
+    """Add ``--u16-max`` to a parser or to a group of options."""
+    parser.add_argument(
+        "--u16-max",
+        metavar="VALUE",
+        type=_full_scale,
+        default=_defaults.U16_MAX,
+        help="full scale of 16-bit files; 4095 for a 12-bit camera (default: %(default)s)",
+    )
+
+
+def add_threads_option(parser: Any) -> None:
+    """Add ``--threads`` to a parser or to a group of options."""
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=_threads,
+        help="processor cores to use at most (default: all, or OMP_NUM_THREADS where that is set)",
+    )
+
+
+def _threads(text: str) -> int:
+    value, cores = _common.count(text), os.cpu_count() or 1
+    if value > cores:
+        raise argparse.ArgumentTypeError(f"{text}: this machine has {cores} cores")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = _common.count_or_zero(text)
+    if value >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not below 2**32 = {2**32}")
+    return value
+
+
+def _full_scale(text: str) -> int:
+    value = _common.count(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text} is more than 16 bits hold; it is 65535, 4095 for 12 bits or 1023 for 10"
+        )
+    return value
+
+
+def region(text: str) -> str | tuple[int, int, int, int]:
+    """Option value that is a rectangle in pixels, ``x0,y0,x1,y1``, or else a file."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().lstrip("-").isdecimal() for part in parts):
+        if os.path.isfile(text):
+            return text
+        raise argparse.ArgumentTypeError(
+            f"{text} is no file and no rectangle; give a picture of the size of the images, white "
+            "where the part is and black elsewhere, or x0,y0,x1,y1 in pixels, such as "
+            "40,20,600,460"
+        )
+    x0, y0, x1, y1 = (int(part) for part in parts)
+    for axis, low, high in (("x", x0, x1), ("y", y0, y1)):
+        if not 0 <= low < high:
+            raise argparse.ArgumentTypeError(
+                f"{text}: {axis} goes from {low} to {high}; give x0,y0,x1,y1 in pixels from the "
+                f"top left corner, with 0 <= {axis}0 < {axis}1"
+            )
+    return x0, y0, x1, y1
+
+
+def input_format(text: str) -> str:
+    """Option value that is one of the formats of images in arrays."""
+    from pyimgano.inputs import ImageFormat
+    from pyimgano.utils._words import did_you_mean
+
+    known = [one.value for one in ImageFormat]
+    if text not in known:
+        raise argparse.ArgumentTypeError(
+            f"there is no format {text!r}.{did_you_mean(text, known)} There are {', '.join(known)}"
+        )
+    return text
 
 
 def check_model_options(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""``pyimgano-train``: fit and calibrate a pipeline on a folder of good images, and save it."""
+"""``pyimgano train``: fit and calibrate a pipeline on a folder of good images, and save it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyimgano import _defaults
 from pyimgano.cli import _common, _options
 
 __all__ = ["main"]
@@ -18,19 +20,34 @@ __all__ = ["main"]
 _PROG = "pyimgano-train"
 _DESCRIPTION = """\
 Fit an anomaly detector on a folder of images of good parts, put its threshold where the
-false-alarm rate asks for it, and save the pipeline for pyimgano-infer. No images of
+false-alarm rate asks for it, and save the pipeline for pyimgano infer. No images of
 defects, no test set and no particular names of folders are needed.
 """
 _EPILOG = """\
 examples:
-  pyimgano-train photos/good -o line3.joblib
-  pyimgano-train photos/good -o line3.joblib --quantile 0.99 --model vision_padim \\
+  pyimgano train photos/good -o line3.joblib
+  pyimgano train photos/good -o line3.joblib --quantile 0.99 --model vision_padim \\
       --features resnet18 --weights resnet18.pth
-  pyimgano-infer --pipeline line3.joblib --input photos/new --save-jsonl verdicts.jsonl
+  pyimgano train photos/good -o line3.joblib --roi 40,20,600,460
+      only this part of the picture counts
+  pyimgano train photos/good -o line3.joblib --tile 512
+      large images with small defects
+  pyimgano infer line3.joblib photos/new
 
 """ + _common.exit_statuses(
     {_common.EXIT_ERRORS: "done, but some images could not be read and were left out"}
 )
+
+# Folders whose images are hardly those of good parts, in lower case.
+_BAD_NAMES = frozenset(
+    (
+        *("anomalies", "anomalous", "anomaly", "bad", "broken", "defect", "defective", "defects"),
+        *("fail", "failed", "faulty", "ko", "ng", "nio", "nok", "not_ok", "reject", "rejected"),
+        *("rejects", "scrap"),
+    )
+)
+# Copies that are named; of more, their number is told.
+_N_NAMED = 5
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
@@ -51,52 +68,112 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         required=True,
         help="where to save the pipeline, such as line3.joblib; replaced if it exists",
     )
+    parser.add_argument(
+        "--val-dir",
+        metavar="DIR",
+        help="other images of good parts, to put the threshold by; without them it is put by the "
+        "images in DIR, each judged as if it had been left out of training",
+    )
+    _options.add_threads_option(parser)
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--roi",
+        metavar="FILE|X0,Y0,X1,Y1",
+        type=_options.region,
+        help="region of interest, where the camera and the parts stand still: a picture of the "
+        "size of the images, white where to look, or a rectangle in pixels from the top left",
+    )
+    images.add_argument(
+        "--tile",
+        metavar="PIXELS",
+        type=_common.count,
+        help="cut images into tiles of this side, for defects that are small against the image",
+    )
+    images.add_argument(
+        "--input-format",
+        metavar="NAME",
+        type=_options.input_format,
+        default=_defaults.INPUT_FORMAT,
+        help="format of frames that the saved pipeline is given as arrays in Python, such as "
+        "bgr_u8_hwc for those of OpenCV; files tell theirs themselves (default: %(default)s)",
+    )
     _options.add_model_options(parser)
     return parser
 
 
 def _train(options: argparse.Namespace) -> int:
     _check(options)
+    from pyimgano.utils._threads import limit_threads
+
+    with limit_threads(options.threads):
+        return _train_checked(options)
+
+
+def _train_checked(options: argparse.Namespace) -> int:
     from pyimgano.benchmark._benchmark import make_pipeline_of
-    from pyimgano.inputs import ImageSequence
     from pyimgano.persistence import save
     from pyimgano.reporting import map_range
 
     progress = _common.on_terminal()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
+    model = _options.make_model_as_asked(options, progress)
+    _check_model(options, model)
     pipeline = make_pipeline_of(
-        _options.make_model_as_asked(options, progress), options.quantile, options.u16_max
+        model,
+        options.quantile,
+        options.u16_max,
+        input_format=options.input_format,
+        tile=options.tile,
     )
-    images = ImageSequence.from_folder(options.folder, recursive=True, u16_max=options.u16_max)
-    if os.path.realpath(options.output) in map(os.path.realpath, images.paths):
-        raise _common.UsageError(f"--output {options.output} is one of the images")
-    good, sizes, errors = _look_at(images, progress)
-    for error in errors:
-        _common.say(f"{options.prog}: left out: {error}")
-    _common.tell(f"{options.folder}: {_found(len(good), sizes, len(errors))}")
-    if len(good) < 2:
+    good = _look_at(options, options.folder, progress)
+    held_out = None
+    if options.val_dir is not None:
+        held_out = _look_at(options, options.val_dir, progress, known=good)
+    if len(good.images) < 2:
         raise _common.UsageError(
-            f"{options.folder}: at least 2 good images are needed, better 50 or more"
+            f"{options.folder}: at least 2 different good images are needed, better 50 or more"
         )
+    if held_out is not None and len(held_out.images) < 2:
+        raise _common.UsageError(
+            f"--val-dir {options.val_dir}: at least 2 good images are needed that are not in "
+            f"{options.folder}, better 50 or more"
+        )
+    metadata = _metadata(options, good, held_out)
     _common.tell(f"fitting {options.model} ...")
-    pipeline.fit(good)
-    limits = map_range(pipeline, good) if _makes_maps(pipeline) else None
+    if held_out is None:
+        pipeline.fit(
+            good.images, **{f"{pipeline.steps[-1][0]}__{k}": v for k, v in metadata.items()}
+        )
+    else:
+        pipeline = _fit_apart(pipeline, good.images, held_out.images, metadata)
+    limits = map_range(pipeline, good.images) if _makes_maps(pipeline) else None
     save(pipeline, options.output, map_range=limits)
-    _common.tell(_threshold(pipeline[-1].provenance_))
+    for line in _threshold(pipeline[-1].provenance_):
+        _common.tell(line)
     _common.tell(f"saved: {options.output}")
-    quoted = shlex.quote(options.output)
-    _common.tell(
-        f"next: pyimgano-infer --pipeline {quoted} --input NEW_IMAGES --save-jsonl verdicts.jsonl"
-    )
-    return _common.EXIT_ERRORS if errors else _common.EXIT_OK
+    _common.tell(f"next: pyimgano infer {shlex.quote(options.output)} NEW_IMAGES")
+    left_out = good.n_errors + (held_out.n_errors if held_out is not None else 0)
+    return _common.EXIT_ERRORS if left_out else _common.EXIT_OK
 
 
+# ---- checks ---------------------------------------------------------------------------
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before hours are spent on it."""
     _options.check_model_options(options)
-    if not os.path.isdir(options.folder):
-        what = "is a file, not a folder" if os.path.isfile(options.folder) else "does not exist"
-        raise _common.UsageError(f"{options.folder} {what}; give the folder of the good images")
+    _check_folder(options.folder, "")
+    if options.val_dir is not None:
+        _check_folder(options.val_dir, "--val-dir ")
+        real, held_out = (Path(one).resolve() for one in (options.folder, options.val_dir))
+        if real == held_out or real in held_out.parents or held_out in real.parents:
+            raise _common.UsageError(
+                f"--val-dir {options.val_dir}: one of this folder and {options.folder} lies in the "
+                "other; images to put the threshold by must not be trained on: move them elsewhere"
+            )
+    if options.roi is not None and options.tile is not None:
+        raise _common.UsageError(
+            "--roi and --tile do not go together: a region is one for whole images; crop the "
+            "images, or leave one of the options out"
+        )
     output = Path(options.output)
     if output.is_dir():
         raise _common.UsageError(
@@ -113,33 +190,225 @@ def _check(options: argparse.Namespace) -> None:
         )
 
 
-def _look_at(images: Any, progress: bool) -> tuple[Any, Counter, list[str]]:
-    """Read all images once: those that can be read, their sizes, and what is wrong with others."""
+def _check_folder(folder: str, option: str) -> None:
+    if not os.path.isdir(folder):
+        what = "is a file, not a folder" if os.path.isfile(folder) else "does not exist"
+        raise _common.UsageError(f"{option}{folder} {what}; give the folder of the good images")
+    for place in (Path(folder), *sorted(one for one in Path(folder).iterdir() if one.is_dir())):
+        for name in ("good", "normal"):
+            if (place / "train" / name).is_dir() and (place / "test").is_dir():
+                raise _common.UsageError(
+                    f"{option}{folder}: {place} is a data set with defects in its test images; "
+                    f"give the folder of the good ones, {place / 'train' / name}"
+                )
+
+
+def _check_model(options: argparse.Namespace, model: Any) -> None:
+    from pyimgano.base import BaseImageDetector
+
+    takes = {
+        "roi": getattr(model, "_takes_roi_mask", False),
+        "tile": isinstance(model, BaseImageDetector),
+    }
+    for name, possible in takes.items():
+        if getattr(options, name) is not None and not possible:
+            raise _common.UsageError(
+                f"--{name}: {options.model} judges images as a whole; take a model with heat maps "
+                '("pyimgano models list --maps"), or crop the images'
+            )
+
+
+# ---- images ---------------------------------------------------------------------------
+@dataclass
+class _Found:
+    """The images of a folder that can be used, and what was seen of all of them."""
+
+    images: Any
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    by_digest: dict[bytes, str] = field(default_factory=dict)
+    n_errors: int = 0
+
+    def in_words(self, n_copies: int) -> str:
+        text = f"{len(self.images)} images"
+        if len(self.images):
+            text += f": {_counted(self.kinds)}; {_counted(self.sizes)} pixels"
+        left_out = [
+            f"{count} {why}"
+            for count, why in (
+                (n_copies, "the same as another" if n_copies == 1 else "the same as others"),
+                (self.n_errors, "unreadable"),
+            )
+            if count
+        ]
+        return f"{text}; left out: {', '.join(left_out)}" if left_out else text
+
+
+def _counted(counts: Counter[Any]) -> str:
+    """``PNG``, or ``50 PNG, 3 JPEG``."""
+    names = {one: f"{one[0]} x {one[1]}" if isinstance(one, tuple) else str(one) for one in counts}
+    if len(counts) == 1:
+        return next(iter(names.values()))
+    of = "of " if any(isinstance(one, tuple) for one in counts) else ""
+    most = counts.most_common(3)
+    parts = [f"{count} {of}{names[one]}" for one, count in most]
+    others = sum(counts.values()) - sum(count for _, count in most)
+    return ", ".join(parts + [f"{others} of {len(counts) - 3} other kinds"] * (others > 0))
+
+
+def _look_at(
+    options: argparse.Namespace, folder: str, progress: bool, known: _Found | None = None
+) -> _Found:
+    """Read all images of a folder once, say what there is, and leave out what cannot be used."""
+    from pyimgano.inputs import ImageSequence
+
+    images = ImageSequence.from_folder(folder, recursive=True, u16_max=options.u16_max)
+    if os.path.realpath(options.output) in map(os.path.realpath, images.paths):
+        raise _common.UsageError(f"--output {options.output} is one of the images")
+    _warn_of_bad_names(options, folder, images.paths)
+    found, usable, copies = _Found(images), [], []
+    seen = {} if known is None else dict(known.by_digest)
+    deepest = 0
+    for i, content in enumerate(_contents(images, options.u16_max, progress)):
+        path = images.paths[i]
+        if isinstance(content, Exception):
+            found.n_errors += 1
+            _common.say(f"{options.prog}: left out: {content}")
+            continue
+        first = seen.setdefault(content.digest, path)
+        if first != path:
+            copies.append(f"{path}: the same picture as {first}")
+            continue
+        found.by_digest[content.digest] = path
+        usable.append(i)
+        found.sizes[content.size] += 1
+        found.kinds[content.kind] += 1
+        deepest = max(deepest, content.highest_u16)
+    for text in copies[:_N_NAMED]:
+        _common.say(f"{options.prog}: left out: {text}")
+    if len(copies) > _N_NAMED:
+        _common.say(f"{options.prog}: left out: {len(copies) - _N_NAMED} more copies")
+    found.images = images[usable]
+    _common.tell(f"{folder}: {found.in_words(len(copies))}")
+    if 0 < deepest <= options.u16_max // 4:
+        _common.say(
+            f"{options.prog}: warning: no value in the 16-bit files is above {deepest}, and full "
+            f"scale is {options.u16_max}: the images are nearly black. Give --u16-max 4095 for a "
+            "12-bit camera, 1023 for 10 bits"
+        )
+    return found
+
+
+@dataclass
+class _Content:
+    digest: bytes
+    size: tuple[int, int]  # width, height
+    kind: str
+    highest_u16: int  # 0 for files of 8 bits
+
+
+def _contents(images: Any, u16_max: int, progress: bool) -> Iterator[_Content | Exception]:
+    """What is in each image, or the error that keeps it from being used."""
+    import numpy as np
+
     from pyimgano.exceptions import ImageFormatError, ImageReadError
+    from pyimgano.inputs._reading import as_canonical, decode_file
+    from pyimgano.utils._fingerprint import digest
     from pyimgano.utils._progress import progress_callback
 
-    readable, sizes, errors = [], Counter(), []  # type: ignore[var-annotated]
     with progress_callback("looking at images", progress) as step:
-        for i in range(len(images)):
+        for i, path in enumerate(images.paths):
             try:
-                height, width = images[i].shape[:2]
+                file = decode_file(path)
+                as_canonical(file.pixels, u16_max, f"file {path}")
             except (ImageReadError, ImageFormatError) as error:
-                errors.append(str(error))
+                yield error
             else:
-                readable.append(i)
-                sizes[width, height] += 1
+                pixels = file.pixels
+                deep = pixels.dtype == np.uint16
+                kind = f"{'16-bit ' if deep else ''}{'gray ' if pixels.ndim == 2 else ''}"
+                height, width = pixels.shape[:2]
+                yield _Content(
+                    digest(pixels),
+                    (width, height),
+                    kind + file.kind,
+                    int(pixels.max()) if deep else 0,
+                )
             if step is not None:
                 step(i + 1, len(images))
-    return images[readable], sizes, errors
 
 
-def _found(n: int, sizes: Counter, n_errors: int) -> str:
-    most = sizes.most_common(3)
-    parts = [f"{count} of {width} x {height}" for (width, height), count in most]
-    others = n - sum(count for _, count in most)
-    parts += [f"{others} of {len(sizes) - 3} other sizes"] * (others > 0)
-    text = f"{n} images" + (f" ({', '.join(parts)} pixels)" if parts else "")
-    return text + (f"; {n_errors} could not be read and are left out" if n_errors else "")
+def _warn_of_bad_names(options: argparse.Namespace, folder: str, paths: Sequence[str]) -> None:
+    counts = Counter(
+        part
+        for path in paths
+        for part in Path(path).relative_to(folder).parts[:-1]
+        if part.lower() in _BAD_NAMES
+    )
+    for name, count in counts.items():
+        _common.say(
+            f"{options.prog}: warning: {count} images in folders called {name} are learned from "
+            "as good parts; if they are not, move them out of the folder"
+        )
+
+
+# ---- fitting --------------------------------------------------------------------------
+def _metadata(options: argparse.Namespace, good: _Found, held_out: _Found | None) -> dict[str, Any]:
+    """What goes to ``fit`` beside the images; refuses a region or tiles that do not fit them."""
+    sizes = good.sizes + (held_out.sizes if held_out is not None else Counter())
+    if options.tile is not None and all(max(size) <= options.tile for size in sizes):
+        raise _common.UsageError(
+            f"--tile {options.tile}: no image is larger than a tile ({_counted(sizes)} pixels); "
+            "give less, or leave --tile out"
+        )
+    if options.roi is None:
+        return {}
+    if len(sizes) > 1:
+        raise _common.UsageError(
+            f"--roi needs images of one size, and there are {_counted(sizes)} pixels"
+        )
+    ((width, height),) = sizes
+    mask = _mask(options.roi, width, height)
+    _common.tell(f"region of interest: {mask.mean():.0%} of the pixels")
+    return {"roi_mask": mask[None]}  # so that it is never taken for one value per image
+
+
+def _mask(roi: str | tuple[int, int, int, int], width: int, height: int) -> Any:
+    import numpy as np
+
+    from pyimgano.datasets._masks import read_region
+
+    if isinstance(roi, str):
+        mask = read_region(roi)
+        if mask.shape != (height, width):
+            raise _common.UsageError(
+                f"--roi {roi} has {mask.shape[1]} x {mask.shape[0]} pixels, and the images "
+                f"{width} x {height}: draw it in the pixels of the images"
+            )
+        return mask
+    x0, y0, x1, y1 = roi
+    if x1 > width or y1 > height:
+        raise _common.UsageError(
+            f"--roi {x0},{y0},{x1},{y1} reaches beyond the images of {width} x {height} pixels"
+        )
+    mask = np.zeros((height, width), dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _fit_apart(pipeline: Any, good: Any, held_out: Any, metadata: dict[str, Any]) -> Any:
+    """Fit the detector on some images, and put the threshold by others."""
+    from sklearn.base import clone
+    from sklearn.frozen import FrozenEstimator
+    from sklearn.pipeline import Pipeline
+
+    *steps, (name, calibrator) = pipeline.steps
+    detector = calibrator.estimator
+    before = Pipeline(steps)
+    detector.fit(before.fit_transform(good), **metadata)
+    # Frozen, so that the fitted model is not kept twice.
+    calibrator = clone(calibrator).set_params(estimator=FrozenEstimator(detector), cv="prefit")
+    return Pipeline([*before.steps, (name, calibrator)]).fit(held_out)
 
 
 def _makes_maps(pipeline: Any) -> bool:
@@ -148,17 +417,17 @@ def _makes_maps(pipeline: Any) -> bool:
     return makes_maps(pipeline)
 
 
-def _threshold(provenance: dict[str, Any]) -> str:
-    """Describe in words the false-positive rate that the threshold stands for."""
+def _threshold(provenance: dict[str, Any]) -> list[str]:
+    """Say in words which false-alarm rate the threshold stands for, and which one is possible."""
     low, high = provenance["false_positive_rate_interval_95"]
-    return (
-        f"threshold {provenance['threshold']:.4g}: of new good parts "
-        f"{provenance['expected_false_positive_rate']:.1%} are expected to be flagged (95 % "
-        f"interval {low:.1%} to {high:.1%}), "
-        f"{provenance['target_false_positive_rate']:.1%} were asked for; "
-        f"{provenance['n_images']} images support no rate below "
-        f"{provenance['lowest_supported_rate']:.1%}"
-    )
+    lowest = provenance["lowest_supported_rate"]
+    return [
+        f"threshold {provenance['threshold']:.4g}: about "
+        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will be called bad "
+        f"(95 % interval {low:.1%} to {high:.1%}); asked for: "
+        f"{provenance['target_false_positive_rate']:.1%}",
+        f"{provenance['n_images']} good images support no rate below {lowest:.1%}",
+    ]
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyimgano.exceptions import DatasetError
-from pyimgano.inputs._reading import read_raw_and_loss
+from pyimgano.inputs._reading import decode_file
 
-__all__ = ["marks_nothing", "read_channel", "read_mask"]
+__all__ = ["marks_nothing", "read_channel", "read_mask", "read_region"]
 
 
 def read_mask(
@@ -130,6 +130,37 @@ def marks_nothing(path: str | Path) -> bool:
     return not _decode(str(path))[1].any()
 
 
+def read_region(path: str | Path) -> NDArray[np.bool_]:
+    """Read a region of interest from a picture that is black outside of it.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for :func:`read_mask`: pixels that are not black are inside, in a file of lossy
+        compression those above 127.
+
+    Returns
+    -------
+    ndarray of shape (H, W), bool
+        True inside.
+
+    Raises
+    ------
+    DatasetError
+        If every pixel is inside, or none.
+    ImageReadError
+        If the file cannot be read as an image can.
+    """
+    _, mask, rule = _decode(str(path))
+    if mask.min() == mask.max():
+        raise DatasetError(
+            f"{path}: {'every pixel' if mask.min() else 'no pixel'} is inside the region; inside "
+            f"are those {rule}. Draw a picture of the size of the images, white where the part is "
+            "and black elsewhere."
+        )
+    return mask.astype(bool)
+
+
 def _read_file(path: str, size: tuple[int, ...] | None) -> tuple[np.ndarray, NDArray[np.uint8]]:
     """Give the pixels of a mask file and the mask in them, which must mark a part of its image."""
     pixels, mask, rule = _decode(path)
@@ -146,7 +177,7 @@ def _read_file(path: str, size: tuple[int, ...] | None) -> tuple[np.ndarray, NDA
 
 def _decode(path: str) -> tuple[np.ndarray, NDArray[np.uint8], str]:
     """Give the pixels of a file, the mask in them, and the rule that makes a pixel defective."""
-    pixels, lossy = read_raw_and_loss(path)
+    pixels, lossy, _ = decode_file(path)
     if pixels.ndim == 3:
         pixels = pixels.max(axis=2)
     if lossy:  # around an edge there are pixels that are no longer black

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from pyimgano import _defaults
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs._containers import (
     as_list,
@@ -89,9 +90,9 @@ class ImageFormatNormalizer(
 
     def __init__(
         self,
-        input_format: str = "rgb_u8_hwc",
+        input_format: str = _defaults.INPUT_FORMAT,
         resize: int | tuple[int, int] | None = None,
-        u16_max: int = 65535,
+        u16_max: int = _defaults.U16_MAX,
     ) -> None:
         self.input_format = input_format
         self.resize = resize

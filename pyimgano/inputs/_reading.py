@@ -10,7 +10,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -151,18 +151,38 @@ def read_raw(path: str) -> np.ndarray:
     ------
     ImageReadError
     """
-    return read_raw_and_loss(path)[0]
+    return decode_file(path).pixels
 
 
-def read_raw_and_loss(path: str) -> tuple[np.ndarray, bool]:
-    """Decode a file and tell whether its compression has changed the pixels.
+class DecodedFile(NamedTuple):
+    """What is in an image file.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        As from :func:`read_raw`.
+    lossy : bool
+        Whether the compression has changed the pixels: True for JPEG, JPEG 2000, WebP unless it
+        is lossless, and TIFFs that hold JPEG or WebP.
+    kind : str
+        Name of the file format, by what the file holds, whatever its suffix says.
+    """
+
+    pixels: np.ndarray
+    lossy: bool
+    kind: str
+
+
+# Pillow's names that are not the usual ones.
+_USUAL_NAMES = {"MPO": "JPEG", "JPEG2000": "JPEG 2000", "WEBP": "WebP", "PPM": "PNM", "DIB": "BMP"}
+
+
+def decode_file(path: str) -> DecodedFile:
+    """Decode a file without losing anything, and tell how it was stored.
 
     Returns
     -------
-    array : ndarray
-        As from ``read_raw``.
-    lossy : bool
-        True for JPEG, JPEG 2000, WebP unless it is lossless, and TIFFs that hold JPEG or WebP.
+    DecodedFile
 
     Raises
     ------
@@ -189,7 +209,8 @@ def read_raw_and_loss(path: str) -> tuple[np.ndarray, bool]:
             "with gray unnoticed; set it to False",
         )
     lossy = _tolerant(path, lambda: _is_lossy(data, image))
-    return _tolerant(path, lambda: _decode(path, data, image)), lossy
+    pixels = _tolerant(path, lambda: _decode(path, data, image))
+    return DecodedFile(pixels, lossy, _USUAL_NAMES.get(image.format, image.format))
 
 
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:

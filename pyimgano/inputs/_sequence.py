@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-import joblib
 import numpy as np
 from PIL import Image
 
@@ -40,6 +39,7 @@ from pyimgano.inputs._reading import (
 from pyimgano.utils._columns import index_of, take_index
 from pyimgano.utils._files import natural
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._threads import n_decoding_threads
 
 _BLOCKS_AHEAD = 2
 # Folders of masks and thumbnails, which are no images to judge. Hidden ones go anyway.
@@ -337,7 +337,7 @@ class ImageSequence(_Collection):
             When the block that holds the unreadable file is asked for.
         """
         _check_batch_size(batch_size)
-        n_threads = self.n_threads or min(joblib.cpu_count(), 8)
+        n_threads = self.n_threads or n_decoding_threads()
         jobs = iter(self.paths)
         pending: deque[Future[np.ndarray]] = deque()
         pool = ThreadPoolExecutor(min(n_threads, max(len(self), 1)), "pyimgano-decode")

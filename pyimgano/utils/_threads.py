@@ -10,20 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
 
+import joblib
 import numpy as np
 from sklearn import config_context, get_config
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 __all__ = [
     "RefCountedSetting",
     "even_slices",
+    "limit_threads",
     "map_in_threads",
     "map_on_workers",
+    "n_decoding_threads",
     "n_threads",
     "one_blas_thread",
     "prefetch",
@@ -33,9 +37,50 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+# Set by limit_threads, for all threads of the process: OpenMP's own limit holds in one of them.
+_limit: int | None = None
+
+
 def n_threads() -> int:
-    """Cores to use: what OpenMP would, hence ``OMP_NUM_THREADS`` where that is set."""
-    return _openmp_effective_n_threads()
+    """Cores to use: as many as OpenMP would, hence ``OMP_NUM_THREADS`` where that is set.
+
+    Inside :func:`limit_threads` its number.
+    """
+    return _limit or _openmp_effective_n_threads()
+
+
+def n_decoding_threads() -> int:
+    """Threads that decode files, which wait for the disk as well: at most 8."""
+    return min(_limit or joblib.cpu_count(), 8)
+
+
+@contextmanager
+def limit_threads(n: int | None) -> Iterator[None]:
+    """Set the number of threads of everything that runs inside: this package, BLAS, OpenCV.
+
+    Parameters
+    ----------
+    n : int or None
+        At least 1. None changes nothing.
+    """
+    global _limit
+    if n is None:
+        yield
+        return
+    import cv2
+
+    limit, opencv = _limit, cv2.getNumThreads()
+    blas = [(library, library.num_threads) for library in _blas_libraries()]
+    try:
+        _limit = n
+        cv2.setNumThreads(n)
+        _set_blas_threads((library, n) for library, _ in blas)
+        with threadpool_limits(n, user_api="openmp"):
+            yield
+    finally:
+        _limit = limit
+        cv2.setNumThreads(opencv)
+        _set_blas_threads(blas)
 
 
 class RefCountedSetting:

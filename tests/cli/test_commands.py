@@ -341,22 +341,21 @@ def test_train_on_good_images_alone_makes_what_infer_uses(root, tmp_path, capsys
     assert call(train.main, *arguments) == 0
     said, err = capsys.readouterr()
     assert err == ""
-    found, _, threshold, saved, following = said.splitlines()
-    assert found == f"{good}: 12 images (12 of 64 x 64 pixels)"
+    found, _, threshold, support, saved, following = said.splitlines()
+    assert found == f"{good}: 12 images: PNG; 64 x 64 pixels"
     pipeline = pyimgano.load(out)
     rate = pipeline[-1].expected_false_positive_rate_
-    assert f"{rate:.1%} are expected to be flagged" in threshold
-    assert threshold.endswith("12 images support no rate below 7.7%")
+    assert f"about {rate:.1%} of new good parts will be called bad" in threshold
+    assert support == "12 good images support no rate below 7.7%"
     assert saved == f"saved: {out}"
     assert pipeline[-1].estimator.coreset_ratio == 0.05
     paths = sorted(str(path) for path in good.rglob("*.png"))
     limits = json.loads(out.with_name("line 3.joblib.json").read_text())["map_range"]
     assert tuple(limits) == map_range(pipeline, paths)
-    command = shlex.split(following[len("next: pyimgano-infer ") :])
+    name, *command = shlex.split(following[len("next: pyimgano ") :])
+    assert name == "infer" and command == [str(out), "NEW_IMAGES"]
     records = tmp_path / "records.jsonl"
-    command = [root / "wood/test" if part == "NEW_IMAGES" else part for part in command]
-    command[command.index("verdicts.jsonl")] = records
-    assert call(infer.main, *command) == 0
+    assert call(infer.main, out, root / "wood/test", "--save-jsonl", records) == 0
     assert len(read_records(records)) == 7
 
 
@@ -368,8 +367,157 @@ def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
     assert call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.9) == 1
     said, err = capsys.readouterr()
     assert err.startswith(f"pyimgano-train: left out: {good / '000.png'}: ")
-    assert "12 images (11 of 64 x 64, 1 of 80 x 64 pixels); 1 could not be read" in said
+    assert f"{good}: 12 images: PNG; 11 of 64 x 64, 1 of 80 x 64 pixels; left out: 1 unr" in said
     assert len(pyimgano.load(out)[-1].calibration_scores_) == 12
+
+
+def test_train_says_what_it_found_and_leaves_copies_out(root, tmp_path, capsys):
+    good = tmp_path / "good"
+    shutil.copytree(root / "wood" / "train" / "good", good / "monday")
+    shutil.copytree(root / "wood" / "train" / "good", good / "tuesday")
+    image = cv2.imread(str(good / "monday" / "000.png"))
+    cv2.imwrite(str(good / "wrong_suffix.png"), image)
+    cv2.imwrite(str(good / "a.bmp"), image + 1)
+    os.rename(good / "a.bmp", good / "a.jpg")  # what a file is, it says itself
+    cv2.imwrite(str(good / "deep.png"), image[..., 0].astype(np.uint16) * 16)
+    os.mkdir(good / "NOK")
+    os.rename(good / "monday" / "011.png", good / "NOK" / "a.png")
+    out = tmp_path / "line.joblib"
+    assert call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.9) == 0
+    said, err = capsys.readouterr()
+    assert (
+        f"{good}: 14 images: 12 PNG, 1 BMP, 1 16-bit gray PNG; 64 x 64 pixels; left out: 13" in said
+    )
+    warned, *copies, more, dark = err.splitlines()
+    assert "warning: 1 images in folders called NOK are learned from as good" in warned
+    assert len(copies) == 5 and more.endswith("left out: 8 more copies")
+    assert f"{good / 'tuesday' / '000.png'}: the same picture as {good}" in err
+    assert "full scale is 65535: the images are nearly black. Give --u16-max 4095" in dark
+    assert len(pyimgano.load(out)[-1].calibration_scores_) == 14
+
+
+def train_small(good, out, *options):
+    """Train quickly."""
+    return call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.8, *options)
+
+
+def test_train_puts_the_threshold_by_other_images(root, tmp_path, capsys):
+    good, other, out = tmp_path / "good", tmp_path / "other", tmp_path / "line.joblib"
+    shutil.copytree(root / "wood" / "train" / "good", good)
+    shutil.copytree(root / "wood" / "test" / "good", other)
+    shutil.copy(good / "000.png", other / "seen.png")
+    assert train_small(good, out, "--val-dir", other) == 0
+    said, err = capsys.readouterr()
+    assert f"{other}: 3 images: PNG; 64 x 64 pixels; left out: 1 the same as another" in said
+    assert f"{other / 'seen.png'}: the same picture as {good / '000.png'}" in err
+    assert "3 good images support no rate below 25.0%" in said
+    pipeline = pyimgano.load(out)
+    images = load_folder(root, "wood").X_test[:3]
+    expected = ThresholdCalibrator(pipeline[-1].estimator_, cv="prefit", quantile=0.8)
+    expected.fit(images)
+    assert pipeline[-1].threshold_ == expected.threshold_
+    assert pipeline[-1].provenance_["scores"] == "held-out images (prefit)"
+
+
+def test_train_looks_only_at_the_region(root, tmp_path, capsys):
+    good = root / "wood" / "train" / "good"
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:56, 16:48] = 255
+    cv2.imwrite(str(tmp_path / "roi.png"), mask)
+    banks = []
+    for i, roi in enumerate((tmp_path / "roi.png", "16,8,48,56")):
+        assert train_small(good, tmp_path / f"{i}.joblib", "--roi", roi) == 0
+        assert "region of interest: 38% of the pixels\n" in capsys.readouterr().out
+        detector = pyimgano.load(tmp_path / f"{i}.joblib")[-1].estimator_
+        np.testing.assert_array_equal(detector.roi_mask_, mask > 0)
+        banks.append(detector.bank_)
+    np.testing.assert_array_equal(*banks)
+    held_out = root / "wood" / "test" / "good"
+    arguments = "--roi", "16,8,48,56", "--val-dir", held_out
+    assert train_small(good, tmp_path / "held.joblib", *arguments) == 0
+    detector = pyimgano.load(tmp_path / "held.joblib")[-1].estimator_
+    np.testing.assert_array_equal(detector.roi_mask_, mask > 0)
+
+
+def test_train_cuts_tiles_and_declares_a_format(root, tmp_path):
+    good, out = root / "wood" / "train" / "good", tmp_path / "line.joblib"
+    assert train_small(good, out, "--tile", 32, "--input-format", "bgr_u8_hwc") == 0
+    pipeline = pyimgano.load(out)
+    assert pipeline[1].tile == 32 and pipeline[-1].estimator_.tiled_
+    path = str(good / "000.png")
+    frame = cv2.imread(path)
+    assert pipeline.score_samples(frame[None]) == pipeline.score_samples([path])
+
+
+def test_threads_are_those_asked_for(root, tmp_path, monkeypatch):
+    from pyimgano.utils import _threads
+
+    seen = []
+    real = make_pipeline_of
+
+    def looking(*arguments, **options):
+        seen.append((_threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads()))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr("pyimgano.benchmark._benchmark.make_pipeline_of", looking)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    before = _threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads()
+    good = root / "wood" / "train" / "good"
+    assert train_small(good, tmp_path / "a.joblib", "--threads", 3) == 0
+    assert seen == [(3, 3, 3)]
+    assert before == (_threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--roi 30,40,20,60", "x goes from 30 to 20; give x0,y0,x1,y1 in pixels"),
+        ("--roi 0,-4,20,60", "y goes from -4 to 60"),
+        ("--roi 0,0,65,64", "reaches beyond the images of 64 x 64 pixels"),
+        ("--roi 0,0,65", "is no file and no rectangle; give a picture"),
+        ("--roi {tmp}/no.png", "is no file and no rectangle; give a picture"),
+        ("--roi {tmp}/black.png", "no pixel is inside the region; inside are those"),
+        ("--roi {tmp}/white.png", "every pixel is inside the region"),
+        ("--roi {tmp}/small.png", "has 32 x 16 pixels, and the images 64 x 64"),
+        ("--roi {tmp}/text", "is not an image file"),
+        ("--roi 0,0,9,9 --tile 32", "--roi and --tile do not go together"),
+        ("--roi 0,0,9,9 --model vision_knn", "--roi: vision_knn judges images as a whole"),
+        ("--tile 32 --model vision_knn", "--tile: vision_knn judges images as a whole"),
+        ("--tile 64", "no image is larger than a tile (64 x 64 pixels); give less"),
+        ("--tile 0", "0 is not at least 1"),
+        ("--input-format bgr", "there is no format 'bgr'. There are bgr_u8_hwc, rgb_u8_hwc"),
+        ("--threads 0", "0 is not at least 1"),
+        ("--threads 9999", "this machine has"),
+        ("--seed -1", "-1 is not at least 1|expected one argument"),
+        ("--val-dir {tmp}/no", "--val-dir {tmp}/no does not exist; give the folder"),
+        ("--val-dir {tmp}/good", "lies in the other"),
+        ("--val-dir {tmp}/good/more", "lies in the other"),
+        ("--val-dir {tmp}/one", "at least 2 good images are needed that are not in"),
+    ],
+)
+def test_train_refuses_regions_tiles_and_folders_that_do_not_fit(
+    arguments, message, root, tmp_path, capsys
+):
+    shutil.copytree(root / "wood" / "train" / "good", tmp_path / "good" / "more")
+    (tmp_path / "one").mkdir()
+    shutil.copy(root / "wood" / "test" / "good" / "000.png", tmp_path / "one")
+    (tmp_path / "text").write_text("no picture")
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((64, 64), np.uint8))
+    cv2.imwrite(str(tmp_path / "white.png"), np.full((64, 64), 255, np.uint8))
+    cv2.imwrite(str(tmp_path / "small.png"), np.eye(16, 32, dtype=np.uint8))
+    filled = arguments.format(tmp=tmp_path).split()
+    assert train_small(tmp_path / "good", tmp_path / "a.joblib", *filled) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pyimgano-train: error: ") and len(err.splitlines()) == 1
+    assert any(part in err for part in message.format(tmp=tmp_path).split("|"))
+    assert not (tmp_path / "a.joblib").exists()
+
+
+def test_train_refuses_a_data_set_with_defects(root, tmp_path, capsys):
+    for folder in (root, root / "wood"):
+        assert call(train.main, folder, "-o", tmp_path / "a.joblib") == 2
+        expected = f"give the folder of the good ones, {root / 'wood' / 'train' / 'good'}\n"
+        assert capsys.readouterr().err.endswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +529,7 @@ def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
         ("{tmp}/good -o {tmp}", "is a folder; give a file"),
         ("{tmp}/good -o {tmp}/no/a.joblib", "does not exist; create it first"),
         ("{tmp}/good -o {tmp}/good/1.png", "is one of the images"),
-        ("{tmp}/good -o {tmp}/a.joblib", "at least 2 good images are needed"),
+        ("{tmp}/good -o {tmp}/a.joblib", "at least 2 different good images are needed"),
         ("{tmp}/empty -o {tmp}/a.joblib", "there is no image in this folder"),
         ("{tmp}/good -o {tmp}/a.joblib --quantile 1", "give less than 1"),
         ("{tmp}/good -o {tmp}/a.joblib --model padim", "Did you mean 'vision_padim'?"),
@@ -390,7 +538,7 @@ def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
         ("{tmp}/empty -o {tmp}/a.joblib --set coreset_ratio=5", "'coreset_ratio' parameter"),
         ("{tmp}/empty -o {tmp}/a.joblib --set contamination=0.9", "'contamination' parameter"),
         ("{tmp}/empty -o {tmp}/a.joblib --set features__n_components=0", "'n_components'"),
-        ("{tmp}/empty -o {tmp}/a.joblib --u16-max 70000", "'u16_max' parameter"),
+        ("{tmp}/empty -o {tmp}/a.joblib --u16-max 70000", "70000 is more than 16 bits hold"),
         ("{tmp}/empty -o {tmp}/a.joblib --quantile 0", "not above 0"),
         ("{tmp}/empty -o {tmp}/a.joblib --model padim", "Did you mean 'vision_padim'?"),
     ],
