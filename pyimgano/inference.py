@@ -174,6 +174,10 @@ def threshold(estimator: Any) -> float:
     float
         ``-offset_``.
     """
+    return _own_threshold(estimator)
+
+
+def _own_threshold(estimator: Any) -> float:
     for one, _ in walk(estimator):
         if hasattr(one, "offset_"):
             return float(np.ravel(flip(one.offset_))[0])  # OneClassSVM has an array of one
@@ -287,7 +291,12 @@ def _one_by_one(estimator: Any, X: Any, which: range, maps: bool) -> Iterator[Sc
 
 
 def infer(
-    estimator: Any, X: Any, *, maps: bool = False, batch_size: int = 8
+    estimator: Any,
+    X: Any,
+    *,
+    maps: bool = False,
+    batch_size: int = 8,
+    threshold: float | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
     """Iterate over one prediction record per image.
 
@@ -305,6 +314,8 @@ def infer(
         Also yield the anomaly map of each image.
     batch_size : int, default=8
         As in :func:`iter_scores`.
+    threshold : float, default=None
+        Anomaly score above which an image is judged anomalous, in place of the estimator's own.
 
     Returns
     -------
@@ -317,7 +328,9 @@ def infer(
     map : ndarray of shape (height, width), float32, or None
         None for an error, without ``maps``, and for detectors that make none.
     """
-    cut = threshold(estimator)
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
+    cut = _own_threshold(estimator) if threshold is None else float(threshold)
     calibrator = find_calibrator(estimator)
     paths = _paths(X)
     blocks = iter_scores(estimator, X, maps=maps, on_error="record", batch_size=batch_size)

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 
+import cv2
 import numpy as np
 import pytest
 import sklearn
@@ -325,3 +326,23 @@ def test_a_score_is_the_same_in_any_batch_on_two_cores():
     alone = np.concatenate([detector.score_samples(new[i : i + 1]) for i in range(16)])
     np.testing.assert_array_equal(together, alone)
     np.testing.assert_array_equal(detector.score_samples(new), together)
+
+
+def test_a_limit_of_threads_holds_in_every_thread_and_ends():
+    def found():
+        blas = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        return _threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads(), *blas
+
+    before = found()
+    with _threads.limit_threads(3):
+        assert set(found()) == {3}
+        assert map_on_workers(lambda _: _threads.n_threads(), range(2), 2) == [3, 3]
+        with one_blas_thread:
+            pass
+        assert set(found()) == {3}
+    assert found() == before
+    with _threads.limit_threads(None):
+        assert found() == before
+    with pytest.raises(ZeroDivisionError), _threads.limit_threads(2):
+        raise ZeroDivisionError
+    assert found() == before

@@ -36,6 +36,7 @@ __all__ = [
     "exit_statuses",
     "fraction",
     "make_parser",
+    "number",
     "on_terminal",
     "run",
     "say",
@@ -266,6 +267,11 @@ def fraction(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
     return value
+
+
+def number(text: str) -> float:
+    """Option value that is a finite number."""
+    return _number(text, float)
 
 
 def count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""``pyimgano-infer``: judge images with a saved pipeline, one JSON record per image."""
+"""``pyimgano infer``: judge images with a saved pipeline."""
 
 from __future__ import annotations
 
@@ -8,75 +8,115 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pyimgano.cli import _common
+from pyimgano.cli import _common, _options, _records
 
 __all__ = ["main"]
 
 _PROG = "pyimgano-infer"
 _DESCRIPTION = """\
-Judge images with a saved pipeline. Each image gets one line of JSON: index, path,
-score (higher = more anomalous), threshold, pred (1 = anomalous) and p_value (how
-often a good part scores as high). An image that cannot be read gets an error in
-place of a score.
+Judge images with a saved pipeline: PASS, FAIL, or ERROR for an image that cannot be read.
+
+On a terminal the verdicts are a table. Elsewhere, and in --save-jsonl, each image is a line
+of JSON: index, path, score (higher = more anomalous), threshold, pred (1 = anomalous) and
+p_value (how often a good part scores as high), or an error in place of the score. The last
+line holds the counts and says that all are there.
 """
 _EPILOG = """\
 examples:
-  pyimgano-infer --pipeline pipeline.joblib --input photos --save-jsonl out.jsonl
-  pyimgano-infer --pipeline pipeline.joblib --input "line3/*.png" --save-jsonl - \\
-      --save-maps maps
+  pyimgano infer line3.joblib photos/new
+  pyimgano infer line3.joblib "line3/*.png" --save-csv verdicts.csv --save-maps maps
+  pyimgano infer line3.joblib photos/new --threshold 31.5
+  pyimgano infer line3.joblib photos/new > verdicts.jsonl
+  pyimgano infer line3.joblib part.png --fail-on-anomaly || echo stop the line
 
 """ + _common.exit_statuses(
     {
         _common.EXIT_OK: "all images judged",
-        _common.EXIT_ERRORS: "some images could not be judged, or their maps not written",
+        _common.EXIT_ERRORS: "some images could not be judged, or their maps not written, whatever "
+        "the verdicts on the others",
+        _common.EXIT_ANOMALY: "with --fail-on-anomaly: all images judged, and a part is bad",
     }
 )
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    options = _parser(prog).parse_args(argv)
+    # Intermixed: inputs may stand before, between and after the options.
+    options = _parser(prog).parse_intermixed_args(argv)
     return _common.run(prog, lambda: _infer(options))
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser.usage = f"{prog} PIPELINE INPUT [INPUT ...] [options]"
     parser.add_argument(
-        "--pipeline", metavar="FILE", required=True, help="written by pyimgano.save"
+        "positional",
+        metavar="PIPELINE INPUT ...",
+        nargs="*",
+        help="the pipeline, as pyimgano train or pyimgano.save wrote it; then folders (with all "
+        "below them), image files or glob patterns",
+    )
+    parser.add_argument("--pipeline", metavar="FILE", help="another way to name the pipeline")
+    parser.add_argument(
+        "--input", metavar="PATH", nargs="+", default=[], help="another way to name the inputs"
     )
     parser.add_argument(
-        "--input",
-        metavar="PATH",
-        nargs="+",
-        required=True,
-        help="folders (with all below them), image files or glob patterns",
+        "--threshold",
+        metavar="SCORE",
+        type=_common.number,
+        help="images with a higher score fail, in place of the pipeline's own threshold",
     )
     parser.add_argument(
-        "--save-jsonl", metavar="FILE", required=True, help='where the records go; "-" is stdout'
+        "--fail-on-anomaly",
+        action="store_true",
+        help="exit with status 3 if a part is bad, and all images could be judged",
     )
-    parser.add_argument(
+    _options.add_threads_option(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--save-jsonl", metavar="FILE", help='records as JSON lines; "-" is standard output'
+    )
+    output.add_argument(
+        "--save-csv",
+        metavar="FILE",
+        help="a table for spreadsheet programs, one row per image; a cell that they would take "
+        "for a formula begins with an apostrophe",
+    )
+    output.add_argument(
+        "--decimal-comma",
+        action="store_true",
+        help="in --save-csv decimal commas, and semicolons between the cells, as Excel expects "
+        "them in many countries",
+    )
+    output.add_argument(
         "--save-maps",
         metavar="DIR",
-        help="also write each anomaly map: float32 .npy in the pixels of the image (after the "
-        "pipeline's own resize, if it has one), and a picture",
+        help="a picture of each verdict: the image, and its heat map beside it",
     )
-    parser.add_argument(
+    output.add_argument(
+        "--save-npy",
+        action="store_true",
+        help="with --save-maps, also the numbers of each map: float32 .npy in the pixels of the "
+        "image (after the pipeline's own resize, if it has one)",
+    )
+    network = parser.add_argument_group("loading")
+    network.add_argument(
         "--weights",
         metavar="FILE",
         help="state dict of the pipeline's network, where it is not at the place it had when the "
         "pipeline was fitted",
     )
-    parser.add_argument(
+    network.add_argument(
         "--device",
         help='where the pipeline\'s network runs: "cpu", "cuda", "cuda:1" or "auto" for CUDA where '
         "there is one (default: as when it was fitted)",
     )
-    parser.add_argument(
+    network.add_argument(
         "--trust",
         action="store_true",
         help="load the pipeline with joblib.load, which runs any code in it; only for files from "
@@ -86,11 +126,42 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 
 def _infer(options: argparse.Namespace) -> int:
+    _sort_arguments(options)
     images, names = _find_images(options.input)
     maps = None if options.save_maps is None else Path(options.save_maps)
     if maps is not None:
         _check_maps_folder(maps, options.input)
-    _check_records_file(options, images)
+    _check_outputs(options, images)
+    from pyimgano.utils._threads import limit_threads
+
+    with limit_threads(options.threads):
+        return _judge(options, images, names, maps)
+
+
+def _sort_arguments(options: argparse.Namespace) -> None:
+    """Tell the pipeline from the inputs; refuse options that do not go together."""
+    positional = list(options.positional)
+    if options.pipeline is None and positional:
+        options.pipeline = positional.pop(0)
+    options.input = [*positional, *options.input]
+    example = f"{options.prog} line3.joblib photos/new"
+    if options.pipeline is None:
+        raise _common.UsageError(f"give a pipeline and images: {example}")
+    if not options.input:
+        what = "images" if os.path.isfile(options.pipeline) else "a pipeline and images"
+        raise _common.UsageError(f"{options.pipeline} alone is not enough; give {what}: {example}")
+    for needed, name in (("save_maps", "save_npy"), ("save_csv", "decimal_comma")):
+        if getattr(options, name) and getattr(options, needed) is None:
+            name, needed = (f"--{one.replace('_', '-')}" for one in (name, needed))
+            raise _common.UsageError(f"{name} belongs to {needed}; give that as well")
+    files = [options.save_jsonl, options.save_csv]
+    if None not in files and os.path.realpath(files[0]) == os.path.realpath(files[1]):
+        raise _common.UsageError(f"--save-jsonl and --save-csv are both {files[0]}; give two files")
+
+
+def _judge(
+    options: argparse.Namespace, images: list[str], names: list[str], maps: Path | None
+) -> int:
     pipeline = _load(options.pipeline, options.trust)
     if maps is not None and not _makes_maps(pipeline):
         raise _common.UsageError(
@@ -98,9 +169,12 @@ def _infer(options: argparse.Namespace) -> int:
         )
     _prepare_networks(pipeline, options)
 
-    from pyimgano.inference import infer
+    from pyimgano.inference import infer, threshold
     from pyimgano.inputs._sequence import KeptImages
 
+    if options.threshold is not None:
+        _common.say(f"{options.prog}: {_of_threshold(pipeline, options.threshold)}")
+    cut = threshold(pipeline) if options.threshold is None else options.threshold
     writer = None
     if maps is not None:
         kept = KeptImages(images)
@@ -110,20 +184,25 @@ def _infer(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     begun = False
     try:
-        with _output(options.save_jsonl) as write, _progress(len(images)) as step:
+        with _outputs(options, images) as outputs, _progress(options, len(images)) as step:
             begun = True
             for record, anomaly_map in infer(
-                pipeline, images if writer is None else kept, maps=writer is not None
+                pipeline,
+                images if writer is None else kept,
+                maps=writer is not None,
+                threshold=cut,
             ):
                 if writer is not None:
                     n_undrawn += not writer.add(names[record["index"]], record, anomaly_map)
-                write(record)
+                for write in outputs.all:
+                    write(record)
                 counts["n_errors"] += "error" in record
                 counts["n_anomalous"] += record.get("pred", 0)
                 done = record["index"] + 1
                 step(done, len(images))
-            # Whoever reads the file knows by this line that it is whole.
-            write({"complete": True, **counts})
+            # Whoever reads the lines knows by this one that they are all there.
+            for write in outputs.json:
+                write({"complete": True, **counts})
     except BrokenPipeError:
         raise
     except (OSError, MemoryError) as error:
@@ -131,20 +210,42 @@ def _infer(options: argparse.Namespace) -> int:
             raise
         raise _common.StoppedError(_where_it_stopped(options, error, done, images)) from error
     seconds = time.perf_counter() - started
-    undrawn = f"{n_undrawn} maps not written, " if n_undrawn else ""
+    n_pass = len(images) - counts["n_anomalous"] - counts["n_errors"]
+    undrawn = f"{n_undrawn} maps not written; " if n_undrawn else ""
     _common.say(
-        f"{options.prog}: {len(images)} images, {counts['n_anomalous']} anomalous, "
-        f"{counts['n_errors']} errors, {undrawn}{len(images) / seconds:.1f} images/s"
+        f"{options.prog}: {len(images)} images: {n_pass} PASS, {counts['n_anomalous']} FAIL, "
+        f"{counts['n_errors']} ERROR; {undrawn}threshold {cut:.4g}; "
+        f"{len(images) / seconds:.1f} images/s"
     )
-    return _common.EXIT_ERRORS if counts["n_errors"] or n_undrawn else _common.EXIT_OK
+    if counts["n_errors"] or n_undrawn:
+        return _common.EXIT_ERRORS
+    if options.fail_on_anomaly and counts["n_anomalous"]:
+        return _common.EXIT_ANOMALY
+    return _common.EXIT_OK
+
+
+def _of_threshold(pipeline: Any, asked: float) -> str:
+    """Say what a threshold given by hand means."""
+    from pyimgano._nesting import find_calibrator
+    from pyimgano.inference import threshold
+
+    text = f"threshold {asked:.4g} in place of the pipeline's {threshold(pipeline):.4g}"
+    scores = getattr(find_calibrator(pipeline), "calibration_scores_", None)
+    if scores is None:
+        return text
+    return (
+        f"{text}; {(scores > asked).sum()} of the {len(scores)} good images that it was calibrated "
+        "on would fail"
+    )
 
 
 def _where_it_stopped(
     options: argparse.Namespace, error: BaseException, done: int, images: Sequence[str]
 ) -> str:
     why = getattr(error, "strerror", None) or str(error) or "the memory is used up"
-    where = getattr(error, "filename", None) or options.save_jsonl
-    there = "" if options.save_jsonl == "-" else f", whose records are in {options.save_jsonl}.part"
+    files = [one for one in (options.save_jsonl, options.save_csv) if one not in (None, "-")]
+    where = getattr(error, "filename", None) or (files[0] if files else "standard output")
+    there = f", whose records are in {' and '.join(f'{one}.part' for one in files)}" * bool(files)
     return f"{where}: {why}; stopped after {done} of {len(images)} images{there}"
 
 
@@ -163,10 +264,10 @@ def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
         elif glob.has_magic(item):
             found = [path for path in glob.glob(item, recursive=True) if not os.path.isdir(path)]
             if not found:
-                raise _common.UsageError(f"--input {item}: no file matches this pattern")
+                raise _common.UsageError(f"{item}: no file matches this pattern")
             paths += sorted(found, key=natural)
         else:
-            raise _common.UsageError(f"--input {item}: there is no such file or folder")
+            raise _common.UsageError(f"{item}: there is no such file or folder")
     paths = list(dict.fromkeys(paths))
     absolute = [os.path.abspath(path) for path in paths]
     try:
@@ -196,35 +297,41 @@ def _check_maps_folder(maps: Path, inputs: Sequence[str]) -> None:
             *maps.resolve().parents,
         ]:
             raise _common.UsageError(
-                f"--save-maps {maps} lies in --input {item}: its pictures would be taken for "
-                "images the next time; give a folder elsewhere"
+                f"--save-maps {maps} lies in {item}, whose images are judged: its pictures would "
+                "be taken for images the next time; give a folder elsewhere"
             )
 
 
-def _check_records_file(options: argparse.Namespace, images: Sequence[str]) -> None:
-    """Refuse to write the records over anything that is needed."""
+def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
+    """Refuse to write records over anything that is needed, or to nowhere."""
+    used = _real_paths([*images, *_files_of_pipeline(options)])
+    files = {"--save-jsonl": options.save_jsonl, "--save-csv": options.save_csv}
+    for option, path in files.items():
+        if path not in (None, "-"):
+            _check_records_file(option, path, used)
+    if sys.stdout is None and ("-" in files.values() or not any(files.values())):
+        raise _common.UsageError(
+            "standard output is closed, and the records would go there; give --save-jsonl FILE"
+        )
+
+
+def _check_records_file(option: str, path: str, used: set[str]) -> None:
     from pyimgano.inputs._reading import PICTURES
 
-    path = options.save_jsonl
-    if path == "-":
-        if sys.stdout is None:
-            raise _common.UsageError("--save-jsonl -: standard output is closed")
-        return
     if os.path.isdir(path):
-        raise _common.UsageError(f"--save-jsonl {path}: is a folder; give a file in it")
+        raise _common.UsageError(f"{option} {path}: is a folder; give a file in it")
     if not os.path.isdir(os.path.dirname(path) or "."):
-        raise _common.UsageError(f"--save-jsonl {path}: there is no such folder; make it first")
-    used = _real_paths([*images, *_files_of_pipeline(options)])
+        raise _common.UsageError(f"{option} {path}: there is no such folder; make it first")
     for target in (path, f"{path}.part"):
         if os.path.realpath(target) in used:
             raise _common.UsageError(
-                f"--save-jsonl {path}: would overwrite {os.path.realpath(target)}, which is read; "
+                f"{option} {path}: would overwrite {os.path.realpath(target)}, which is read; "
                 "give another file"
             )
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path) and suffix in {*PICTURES, ".joblib", ".pkl", ".pth", ".pt", ".npz"}:
         raise _common.UsageError(
-            f"--save-jsonl {path}: is there already and by its name no file of records; give "
+            f"{option} {path}: is there already and by its name no file of records; give "
             "another file, or remove it"
         )
 
@@ -241,7 +348,10 @@ def _real_paths(paths: Sequence[str]) -> set[str]:
 def _load(path: str, trust: bool) -> Any:
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "there is no such file"
-        raise _common.UsageError(f"--pipeline {path}: {what}; give a file saved by pyimgano")
+        raise _common.UsageError(
+            f"{path}: {what}; give first the pipeline, a file that pyimgano train or pyimgano.save "
+            "wrote, then the images"
+        )
     if not trust:
         from pyimgano.persistence import load
 
@@ -254,10 +364,10 @@ def _load(path: str, trust: bool) -> Any:
         try:
             pipeline = joblib.load(path)
         except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError) as error:
-            raise _common.UsageError(f"--pipeline {path}: is no joblib file ({error})") from error
+            raise _common.UsageError(f"{path}: is no joblib file ({error})") from error
     if not hasattr(pipeline, "score_samples"):
         raise _common.UsageError(
-            f"--pipeline {path}: holds a {type(pipeline).__name__}, which is no fitted detector"
+            f"{path}: holds a {type(pipeline).__name__}, which is no fitted detector"
         )
     return pipeline
 
@@ -291,24 +401,43 @@ _N_FOR_SCALE = 8
 
 
 # ---- output ---------------------------------------------------------------------------
-@contextmanager
-def _output(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Give a function that writes a record so that it is there when the function returns."""
-    from pyimgano.utils._json import json_line
-    from pyimgano.utils._outputs import exclusive_write
+class _Outputs(NamedTuple):
+    all: list[_records.Write]
+    json: list[_records.Write]
 
-    if path == "-":
-        yield lambda record: _common.answer(json_line(record).rstrip("\n"))
-        return
-    with exclusive_write(path) as file:
-        yield lambda record: file.write(json_line(record).encode())
+
+def _shows_table(options: argparse.Namespace) -> bool:
+    """Tell whether verdicts are shown to somebody who watches."""
+    taken = "-" in (options.save_jsonl, options.save_csv)
+    return not taken and sys.stdout is not None and sys.stdout.isatty()
 
 
 @contextmanager
-def _progress(n: int) -> Iterator[Any]:
+def _outputs(options: argparse.Namespace, images: Sequence[str]) -> Iterator[_Outputs]:
+    """The functions that write a record wherever it shall go."""
+    jsonl, csv = options.save_jsonl, options.save_csv
+    table = _shows_table(options)
+    if jsonl is None and csv is None and not table:
+        jsonl = "-"
+    with ExitStack() as stack:
+        json = [] if jsonl is None else [stack.enter_context(_records.json_lines(jsonl))]
+        others = []
+        if csv is not None:
+            names = [*images, options.save_maps or ""]
+            spreadsheet = _records.csv_file(csv, names, decimal_comma=options.decimal_comma)
+            others.append(stack.enter_context(spreadsheet))
+        if table:
+            others.append(stack.enter_context(_records.table()))
+        yield _Outputs([*json, *others], json)
+
+
+@contextmanager
+def _progress(options: argparse.Namespace, n: int) -> Iterator[Any]:
     from pyimgano.utils._progress import progress_callback
 
-    with progress_callback("images", _common.on_terminal()) as progress:
+    # A bar would be in the way of the table.
+    shown = _common.on_terminal() and not _shows_table(options)
+    with progress_callback("images", shown) as progress:
         yield progress or (lambda done, total: None)
 
 
@@ -349,7 +478,7 @@ def _color_scale(
     _common.say(
         f"{options.prog}: warning: {options.pipeline} was saved without a scale of colors, so it "
         "is taken from "
-        f"{len(good or judged)} of these images, {whose}. pyimgano-train and "
+        f"{len(good or judged)} of these images, {whose}. pyimgano train and "
         "pyimgano.save(..., map_range=...) keep one scale for all images"
     )
     if good:
@@ -358,7 +487,7 @@ def _color_scale(
 
 
 class _MapWriter:
-    """Writes ``<name>.npy`` and ``<name>.overlay.png``, in folders like those of the images."""
+    """Writes ``<name>.overlay.png``, and ``<name>.npy`` if asked, in folders like the images'."""
 
     def __init__(
         self, folder: Path, pipeline: Any, options: argparse.Namespace, images: Any
@@ -366,6 +495,7 @@ class _MapWriter:
         from pyimgano._nesting import find_calibrator
 
         self.folder = folder
+        self.npy = options.save_npy
         self.pipeline = pipeline
         self.images = images
         self.limits, self.good_peak = _color_scale(pipeline, options, images.paths)
@@ -383,7 +513,7 @@ class _MapWriter:
         try:
             if image is None:  # a cache of the pipeline has answered for the file
                 image = _as_normalized(self.pipeline, record["path"])
-            record["map"] = self._write(name, record, anomaly_map, image)
+            record.update(self._write(name, record, anomaly_map, image))
         except OSError as error:
             if is_out_of_room(error):  # the next map will not fare better
                 raise
@@ -391,7 +521,9 @@ class _MapWriter:
             return False
         return True
 
-    def _write(self, name: str, record: dict[str, Any], anomaly_map: Any, image: Any) -> str:
+    def _write(
+        self, name: str, record: dict[str, Any], anomaly_map: Any, image: Any
+    ) -> dict[str, str]:
         import io
 
         import numpy as np
@@ -406,13 +538,16 @@ class _MapWriter:
         inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(short))
         if os.path.realpath(path.parent) != os.path.normpath(inside):
             raise OSError(f"{path.parent} is reached by a link, which is not followed")
-        for target in (path, picture):
+        for target in (path, picture)[not self.npy :]:
             if os.path.realpath(target) in self.used:
                 raise OSError(f"{target} is read by this run, and is not overwritten")
-        content = io.BytesIO()
-        np.save(content, np.asarray(anomaly_map, np.float32))
-        with atomic_write(path) as file:
-            file.write(content.getvalue())
+        written = {"picture": str(picture)}
+        if self.npy:
+            content = io.BytesIO()
+            np.save(content, np.asarray(anomaly_map, np.float32))
+            with atomic_write(path) as file:
+                file.write(content.getvalue())
+            written["map"] = str(path)
         drawn = overlay(
             image,
             anomaly_map,
@@ -424,7 +559,7 @@ class _MapWriter:
             good_peak=self.good_peak,
         )
         write_overlay(picture, drawn)
-        return str(path)
+        return written
 
 
 if __name__ == "__main__":

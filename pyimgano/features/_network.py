@@ -320,5 +320,5 @@ def _how_to_set(step: BaseNetworkFeatures, name: str, value: str) -> str:
     """Tell how a parameter of a step inside a fitted model is set."""
     return (
         f'set_params({name}="{value}") on the {type(step).__name__}, for a detector '
-        f'set_params(features__{name}="{value}"), or pyimgano-infer --{name} {value}.'
+        f'set_params(features__{name}="{value}"), or pyimgano infer --{name} {value}.'
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import inspect
+import io
 import json
 import os
 import re
@@ -406,14 +408,14 @@ def test_train_puts_the_threshold_by_other_images(root, tmp_path, capsys):
     shutil.copytree(root / "wood" / "train" / "good", good)
     shutil.copytree(root / "wood" / "test" / "good", other)
     shutil.copy(good / "000.png", other / "seen.png")
-    assert train_small(good, out, "--val-dir", other) == 0
+    assert train_small(good, out, "--val-dir", other, "--quantile", 0.75) == 0
     said, err = capsys.readouterr()
     assert f"{other}: 3 images: PNG; 64 x 64 pixels; left out: 1 the same as another" in said
     assert f"{other / 'seen.png'}: the same picture as {good / '000.png'}" in err
     assert "3 good images support no rate below 25.0%" in said
     pipeline = pyimgano.load(out)
     images = load_folder(root, "wood").X_test[:3]
-    expected = ThresholdCalibrator(pipeline[-1].estimator_, cv="prefit", quantile=0.8)
+    expected = ThresholdCalibrator(pipeline[-1].estimator_, cv="prefit", quantile=0.75)
     expected.fit(images)
     assert pipeline[-1].threshold_ == expected.threshold_
     assert pipeline[-1].provenance_["scores"] == "held-out images (prefit)"
@@ -609,7 +611,9 @@ def test_infer_writes_the_pipelines_verdicts(pipeline_file, root, tmp_path, caps
     assert list(records[0]) == ["index", "path", "score", "threshold", "pred", "p_value"]
     n = sum(record["pred"] for record in records)
     err = capsys.readouterr().err
-    assert err.startswith(f"pyimgano-infer: 7 images, {n} anomalous, 0 errors, ")
+    cut = pipeline[-1].threshold_
+    counts = f"7 images: {7 - n} PASS, {n} FAIL, 0 ERROR; threshold {cut:.4g}; "
+    assert err.startswith(f"pyimgano-infer: {counts}")
 
 
 def test_infer_takes_files_and_patterns_in_natural_order(pipeline_file, root, tmp_path, capsys):
@@ -639,8 +643,8 @@ def test_infer_makes_error_records(pipeline_file, root, tmp_path, capsys):
     for name in "abc":
         assert set(records[f"{name}.png"]) == {"index", "path", "error"}
     assert "score" in records["000.png"]
-    assert "3 errors" in capsys.readouterr().err
-    assert len(list((tmp_path / "m").iterdir())) == 6
+    assert "3 ERROR; " in capsys.readouterr().err
+    assert len(list((tmp_path / "m").iterdir())) == 3
 
 
 def test_infer_goes_on_after_an_image_of_another_size(root, tmp_path, capsys):
@@ -654,7 +658,7 @@ def test_infer_goes_on_after_an_image_of_another_size(root, tmp_path, capsys):
     assert len(records) == 7
     (odd,) = (record for record in records if "error" in record)
     assert odd["path"].endswith("001.png") and "need the height and width" in odd["error"]
-    assert "7 images, " in capsys.readouterr().err
+    assert "7 images: " in capsys.readouterr().err
 
 
 def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_path):
@@ -665,7 +669,7 @@ def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_pa
         shutil.copy(source, image)
     maps, out = tmp_path / "maps", tmp_path / "out.jsonl"
     arguments = "--pipeline", pipeline_file, "--input", tmp_path / "in", "--save-jsonl", out
-    assert call(infer.main, *arguments, "--save-maps", maps) == 0
+    assert call(infer.main, *arguments, "--save-maps", maps, "--save-npy") == 0
     found = sorted(path.relative_to(maps).as_posix() for path in maps.rglob("*.npy"))
     assert found == ["a/x.png.npy", "b/x.jpg.png.npy", "b/x.png.npy", "x.png.npy"]
     expected = pyimgano.anomaly_map(joblib.load(pipeline_file), [str(source)])[0]
@@ -673,7 +677,8 @@ def test_infer_saves_exact_maps_under_distinct_names(pipeline_file, root, tmp_pa
         saved = np.load(record["map"])
         assert saved.dtype == np.float32
         np.testing.assert_array_equal(saved, expected)
-        assert Path(record["map"].replace(".npy", ".overlay.png")).is_file()
+        assert Path(record["picture"]).is_file()
+        assert record["picture"] == record["map"].replace(".npy", ".overlay.png")
 
 
 def test_colors_of_pictures_are_those_saved_with_the_pipeline(root, tmp_path, capsys):
@@ -719,7 +724,23 @@ def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("--input {images}", "--pipeline"),
+        ("--input {images}", "give a pipeline and images: pyimgano-infer line3.joblib photos/new"),
+        ("", "give a pipeline and images: "),
+        ("{file}", "alone is not enough; give images: pyimgano-infer line3.joblib photos/new"),
+        ("{images}", "alone is not enough; give a pipeline and images"),
+        ("{images} {file}", "is a folder; give first the pipeline, a file that pyimgano train or"),
+        ("{file} {images} --save-npy", "--save-npy belongs to --save-maps; give that as well"),
+        ("{file} {images} --decimal-comma", "--decimal-comma belongs to --save-csv"),
+        ("{file} {images} --save-csv {tmp}/out.jsonl", "give two files"),
+        (
+            "{file} {images} --save-csv {tmp}/no/a.csv",
+            "--save-csv {tmp}/no/a.csv: there is no such",
+        ),
+        ("{file} {images} --save-csv {tmp}/image.png", "by its name no file of records"),
+        ("{file} {images} --save-csv {file}", "would overwrite {file}, which is read"),
+        ("{file} {images} --threshold high", "'high' is not a number"),
+        ("{file} {images} --threshold nan", "nan is not finite"),
+        ("{file} {images} --threads 0", "0 is not at least 1"),
         ("--pipeline {tmp}/no.joblib --input {images}", "there is no such file"),
         ("--pipeline {tmp} --input {images}", "is a folder"),
         ("--pipeline {tmp}/text --input {images}", "there is no text.json beside it"),
@@ -741,9 +762,126 @@ def test_infer_refuses_wrong_options(arguments, message, pipeline_file, root, tm
     assert call(infer.main, *filled, "--save-jsonl", tmp_path / "out.jsonl") == 2
     err = capsys.readouterr().err
     assert err.startswith("pyimgano-infer: error: ")
-    assert message in err
+    assert message.format(**places) in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_infer_without_options_prints_json_lines(pipeline_file, root, capsys):
+    test = root / "wood" / "test"
+    assert call(infer.main, pipeline_file, test) == 0
+    first, *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["path"].startswith(str(test)) and last["n_images"] == 7
+
+
+def test_infer_takes_inputs_around_the_options(pipeline_file, root, tmp_path, capsys):
+    images = sorted((root / "wood" / "test" / "good").iterdir())
+    out = tmp_path / "o.jsonl"
+    assert call(infer.main, pipeline_file, images[0], "--save-jsonl", out, images[1]) == 0
+    assert [record["path"] for record in read_records(out)] == [str(one) for one in images[:2]]
+    assert call(infer.main, images[2], "--pipeline", pipeline_file, "--save-jsonl", out) == 0
+    assert [record["path"] for record in read_records(out)] == [str(images[2])]
+    assert capsys.readouterr().out == ""  # what is in a file is not printed as well
+
+
+def test_infer_shows_a_table_on_a_terminal(pipeline_file, root, tmp_path, monkeypatch, capsys):
+    images = tmp_path / "images"
+    shutil.copytree(root / "wood" / "test", images)
+    (images / "a\x1b[31m.png").write_bytes(b"junk")
+    out = tmp_path / "o.jsonl"
+    assert call(infer.main, pipeline_file, images, "--save-jsonl", out) == 1
+    capsys.readouterr()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert call(infer.main, pipeline_file, images) == 1
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["verdict", "score", "p-value", "image"]
+    records = read_records(out)
+    assert len(lines) == len(records) == 8
+    for line, record in zip(lines, records):
+        if "error" in record:
+            assert line.startswith("ERROR ") and "a\\x1b[31m.png: is not an image" in line
+            continue
+        word, score, p_value, path = line.split()
+        assert word == ("FAIL" if record["pred"] else "PASS")
+        assert (score, p_value) == (f"{record['score']:.4g}", f"{record['p_value']:.3f}")
+        assert path == record["path"]
+    assert {line.split()[0] for line in lines} == {"PASS", "FAIL", "ERROR"}
+    # A table is no data: whoever asks for lines on standard output gets lines.
+    assert call(infer.main, pipeline_file, images, "--save-jsonl", "-") == 1
+    assert all(json.loads(line) for line in capsys.readouterr().out.splitlines())
+
+
+def read_csv(path, delimiter=","):
+    text = Path(path).read_bytes().decode("utf-8-sig")
+    assert text.endswith("\r\n")
+    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+
+
+def test_infer_writes_a_spreadsheet(pipeline_file, root, tmp_path, capsys):
+    images = tmp_path / "images"
+    shutil.copytree(root / "wood" / "test", images)
+    (images / "a.png").write_bytes(b"junk")
+    lines, out, maps = tmp_path / "o.jsonl", tmp_path / "o.csv", tmp_path / "m"
+    arguments = "--save-jsonl", lines, "--save-csv", out, "--save-maps", maps
+    assert call(infer.main, pipeline_file, images, *arguments) == 1
+    assert not out.read_bytes().startswith(b"\xef\xbb\xbf")
+    records, rows = read_records(lines), read_csv(out)
+    assert len(rows) == len(records) == 8
+    for row, record in zip(rows, records):
+        expected = "ERROR" if "error" in record else "FAIL" if record["pred"] else "PASS"
+        assert (row["image"], row["verdict"]) == (record["path"], expected)
+        for name in ("score", "threshold", "p_value"):
+            assert row[name] == (repr(record[name]) if name in record else "")
+        for name in ("error", "picture"):
+            assert row[name] == record.get(name, "")
+    capsys.readouterr()
+    whole = out.read_text()
+    assert call(infer.main, pipeline_file, images, "--save-csv", "-") == 1
+    assert capsys.readouterr().out.count("\n") == whole.count("\n")
+
+
+def test_a_spreadsheet_runs_no_formula_and_shows_every_letter(
+    pipeline_file, root, tmp_path, monkeypatch
+):
+    source = next((root / "wood" / "test" / "good").iterdir())
+    names = ("=1+1;x.png", "@a.png", '-2,"b".png', "größe.png", "b.png")
+    for name in names:
+        shutil.copy(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "o.csv"
+    arguments = [*(f"./{name}" for name in names[2:]), "--input", *names[:2], "--save-csv", out]
+    assert call(infer.main, pipeline_file, *arguments, "--decimal-comma") == 0
+    assert out.read_bytes().startswith(b"\xef\xbb\xbf")  # Excel takes it for UTF-8 by this alone
+    rows = {row["image"]: row for row in read_csv(out, ";")}
+    assert set(rows) == {"'=1+1;x.png", "'@a.png", *(f"./{name}" for name in names[2:])}
+    assert all(re.fullmatch(r"\d+,\d+", row["score"]) for row in rows.values())
+
+
+def test_infer_judges_by_another_threshold(pipeline_file, root, tmp_path, capsys):
+    test, out = root / "wood" / "test", tmp_path / "o.jsonl"
+    calibrator = pyimgano.load(pipeline_file)[-1]
+    high = float(np.sort(calibrator.calibration_scores_)[-3:].mean())
+    n_above = (calibrator.calibration_scores_ > high).sum()
+    arguments = pipeline_file, test, "--save-jsonl", out, "--threshold"
+    assert call(infer.main, *arguments, high) == 0
+    first, _ = capsys.readouterr().err.splitlines()
+    assert f"threshold {high:.4g} in place of the pipeline's {calibrator.threshold_:.4g}" in first
+    assert f"; {n_above} of the 12 good images that it was calibrated on would fail" in first
+    records = read_records(out)
+    assert {record["threshold"] for record in records} == {high}
+    assert all(record["pred"] == (record["score"] > high) for record in records)
+    assert call(infer.main, *arguments, -1) == 0
+    assert all(record["pred"] for record in read_records(out))
+    assert call(infer.main, *arguments, 1e9) == 0
+    assert not any(record["pred"] for record in read_records(out))
+
+
+def test_infer_exits_with_its_own_status_where_a_part_is_bad(pipeline_file, photos, capsys):
+    assert call(infer.main, pipeline_file, photos, "--threshold", 0) == 0
+    assert call(infer.main, pipeline_file, photos, "--threshold", 0, "--fail-on-anomaly") == 3
+    assert call(infer.main, pipeline_file, photos, "--threshold", 1e9, "--fail-on-anomaly") == 0
+    (photos / "good" / "000.png").write_bytes(b"junk")  # nobody knows whether that one is bad
+    assert call(infer.main, pipeline_file, photos, "--threshold", 0, "--fail-on-anomaly") == 1
 
 
 def test_infer_says_which_folder_is_missing(pipeline_file, root, tmp_path, capsys):
@@ -864,7 +1002,7 @@ def test_maps_beside_the_images_overwrite_none_and_follow_no_link(
     assert "1 maps not written" in capsys.readouterr().err
     assert "is reached by a link" in read_records(out)[2]["map_error"]
     assert list(outside.iterdir()) == []
-    assert call(infer.main, *arguments, tmp_path / "in") == 1
+    assert call(infer.main, *arguments, tmp_path / "in", "--save-npy") == 1
     assert "is read by this run" in read_records(out)[0]["map_error"]
     after = contents(tmp_path / "in")
     assert {path: after[path] for path in before} == before
@@ -884,7 +1022,7 @@ def test_a_map_that_cannot_be_written_is_told_and_the_others_are(
     except OSError:
         pytest.skip("no such long names here")
     (maps / "a.png.npy").mkdir(parents=True)
-    arguments = "--pipeline", pipeline_file, "--input", folder, "--save-jsonl", out
+    arguments = "--pipeline", pipeline_file, "--input", folder, "--save-jsonl", out, "--save-npy"
     assert call(infer.main, *arguments, "--save-maps", maps) == 1
     records = {Path(record["path"]).name: record for record in read_records(out)}
     assert "map_error" in records["a.png"] and "score" in records["a.png"]
@@ -898,7 +1036,8 @@ def test_pictures_are_drawn_from_the_pixels_that_were_judged(
 ):
     arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl"
     maps = [tmp_path / "maps1", tmp_path / "maps2"]
-    assert call(infer.main, *arguments, tmp_path / "1", "--save-maps", maps[0]) == 0
+    more = "--save-npy", "--save-maps"
+    assert call(infer.main, *arguments, tmp_path / "1", *more, maps[0]) == 0
     real = pyimgano.inference.infer
 
     def removing(pipeline, images, **options):
@@ -911,7 +1050,7 @@ def test_pictures_are_drawn_from_the_pixels_that_were_judged(
             yield record, anomaly_map
 
     monkeypatch.setattr("pyimgano.inference.infer", removing)
-    assert call(infer.main, *arguments, tmp_path / "2", "--save-maps", maps[1]) == 0
+    assert call(infer.main, *arguments, tmp_path / "2", *more, maps[1]) == 0
     first, second = ({p.relative_to(m): p.read_bytes() for p in m.rglob("*.*")
                       if p.is_file()} for m in maps)  # fmt: skip
     assert len(first) == 14 and first == second
@@ -952,7 +1091,7 @@ def test_a_full_disk_is_told_with_the_file_that_was_written(
 
     monkeypatch.setattr(os, "fsync", full)
     arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", tmp_path / "o"
-    assert call(infer.main, *arguments, "--save-maps", tmp_path / "maps") == 4
+    assert call(infer.main, *arguments, "--save-maps", tmp_path / "maps", "--save-npy") == 4
     err = capsys.readouterr().err
     assert ".npy: No space left on device; stopped after 0 of 7 images" in err
     saved = tmp_path / "line.joblib"

@@ -93,7 +93,7 @@ def test_device_that_is_not_there_is_one_error_with_the_way_out(fitted_with_rela
     loaded = pickle.loads(pipe)
     name = "thresholdcalibrator__estimator__features__device"
     loaded.set_params(**{name: "cuda:99"})
-    with pytest.raises(DeviceError, match=r'features__device="cpu"\), or pyimgano-infer --device'):
+    with pytest.raises(DeviceError, match=r'features__device="cpu"\), or pyimgano infer --device'):
         list(infer(loaded, images))  # no record: it is not about an image
     loaded.set_params(**{name: "cpu"})
     np.testing.assert_array_equal(loaded.score_samples(images), scores)
@@ -132,9 +132,9 @@ def test_infer_takes_weights_and_device(fitted_with_relative_path, tmp_path, cap
         return status, err
 
     status, err = message()
-    assert status == 2 and "pyimgano-infer --device cpu" in err
+    assert status == 2 and "pyimgano infer --device cpu" in err
     status, err = message("--device", "cpu")
-    assert status == 2 and "pyimgano-infer --weights FILE" in err
+    assert status == 2 and "pyimgano infer --weights FILE" in err
     assert out.read_text() == "earlier results"  # nothing was done, and nothing is lost
     status, err = message("--device", "cpu", "--weights", str(tmp_path / "other.pth"))
     assert status == 0, err
