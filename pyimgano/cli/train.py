@@ -308,7 +308,7 @@ class _Content:
 
 
 def _contents(images: Any, u16_max: int, progress: bool) -> Iterator[_Content | Exception]:
-    """What is in each image, or the error that keeps it from being used."""
+    """Look into each image; give what it holds, or the error that keeps it from being used."""
     import numpy as np
 
     from pyimgano.exceptions import ImageFormatError, ImageReadError
@@ -354,7 +354,7 @@ def _warn_of_bad_names(options: argparse.Namespace, folder: str, paths: Sequence
 
 # ---- fitting --------------------------------------------------------------------------
 def _metadata(options: argparse.Namespace, good: _Found, held_out: _Found | None) -> dict[str, Any]:
-    """What goes to ``fit`` beside the images; refuses a region or tiles that do not fit them."""
+    """Metadata for ``fit``; refuses a region or tiles that do not fit the images."""
     sizes = good.sizes + (held_out.sizes if held_out is not None else Counter())
     if options.tile is not None and all(max(size) <= options.tile for size in sizes):
         raise _common.UsageError(

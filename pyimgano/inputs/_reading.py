@@ -155,7 +155,7 @@ def read_raw(path: str) -> np.ndarray:
 
 
 class DecodedFile(NamedTuple):
-    """What is in an image file.
+    """The content of an image file.
 
     Parameters
     ----------
