@@ -8,7 +8,8 @@ from __future__ import annotations
 
 # A model that needs no weights.
 MODEL = "industrial-fast"
-# One good part in fifty may be called bad: a rate that a test set of usual size can check.
+# One good part in fifty may be called bad: a rate that 49 good images support, and that a test set
+# of usual size can check. The reason in full is in doc/user_guide/thresholds.rst.
 QUANTILE = 0.98
 # Of the synthetic images: what run_benchmark makes of them, how many, and their side in pixels.
 CATEGORY = "brushed_metal"

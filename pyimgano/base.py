@@ -345,6 +345,9 @@ class BaseDetector(
     # from models of other numbers of samples does not fit then. A class says it of all its
     # models, or ``fit`` of one of them. Read by pyimgano.calibration.
     _scale_depends_on_n: bool = False
+    # Training samples are recognized, and scored as by a model that has not seen them. Read by
+    # pyimgano.calibration.
+    _scores_own_out_of_sample: bool = True
 
     random_state: Any
     input_kind_: str
@@ -577,6 +580,18 @@ class BaseDetector(
         scores = np.asarray(scores, np.float64)
         return np.where(train_group >= 0, self.training_scores_[train_group], scores)
 
+    def _recognize(self, X: Any) -> np.ndarray:
+        """Tell which samples have the content of a training sample; bool, of shape (n,)."""
+        check_is_fitted(self)
+        fitted = self._as_fitted()
+        keys = fitted._sample_keys(fitted._validate_new_input(X))
+        return np.array([key.image in self._known for key in keys], dtype=bool)
+
+    def _sample_keys(self, data: Any) -> Iterator[SampleKey]:
+        """Yield one key for each sample of validated input."""
+        for _, keys in self._blocks(data):
+            yield from keys
+
     # ---- input ----------------------------------------------------------------------
     def _validate_new_input(self, X: Any) -> Any:
         return self._validate(X, reset=False)
@@ -671,6 +686,13 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
             train_group = np.array([self._known.get(tiles.digest, -1)])
             known = self._substitute_training_scores(scores, train_group)
             yield known, [canvas.finish()] if canvas else []
+
+    def _sample_keys(self, data: Any) -> Iterator[SampleKey]:
+        if not self.tiled_:
+            yield from super()._sample_keys(data)
+            return
+        for tiles in data.iter_images():
+            yield SampleKey(tiles.digest)
 
     # ---- input and region of interest -----------------------------------------------
     def _validate_training_input(self, X: Any, *, roi_mask: Any = None) -> Any:

@@ -27,6 +27,7 @@ from pyimgano.calibration._out_of_sample import (
     index_metadata,
     out_of_sample_scores,
 )
+from pyimgano.calibration._recognition import recognized, scores_own_out_of_sample
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_scores, score_with_maps
 from pyimgano.inputs._containers import sliceable
@@ -410,6 +411,22 @@ class ScoreEnsemble(
             known = np.array(own, dtype=np.int64)
             fused = np.where(known >= 0, self.training_scores_[known], fused)
         return fused
+
+    def _recognizing(self) -> list[Any]:
+        """Members by whose scores training samples are found; the fused score is replaced then."""
+        return [
+            member
+            for member, knows_own in zip(self.estimators_, self._knows_own)
+            if knows_own and scores_own_out_of_sample(member)
+        ]
+
+    @property
+    def _scores_own_out_of_sample(self) -> bool:
+        return bool(self._recognizing())
+
+    def _recognize(self, X: Any) -> np.ndarray:
+        """Tell which samples have the content of a training sample; bool, of shape (n,)."""
+        return recognized(self._recognizing()[0], X)
 
     @available_if(_some_member_makes_maps)
     def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:

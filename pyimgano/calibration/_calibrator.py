@@ -13,10 +13,16 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold
 from sklearn.utils import _safe_indexing, get_tags, indexable
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
+from pyimgano import _defaults
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._nesting import no_detector
@@ -25,10 +31,16 @@ from pyimgano.calibration._out_of_sample import (
     index_metadata,
     out_of_sample_scores,
 )
-from pyimgano.calibration._tails import METHODS, cut_by_hand
+from pyimgano.calibration._recognition import (
+    content_keys,
+    recognized,
+    scores_own_out_of_sample,
+)
+from pyimgano.calibration._tails import METHODS, Cut, check_enough, cut_by_hand
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inference import anomaly_map, score_with_maps
 from pyimgano.inputs._containers import sliceable
+from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,
     FittedParametersMixin,
@@ -57,6 +69,18 @@ __all__ = ["ThresholdCalibrator"]
 
 # The method in ``provenance_`` of a threshold that was assigned.
 _BY_HAND = "set by hand"
+# Parameters that only say where the threshold is put: they move it at once.
+_AT_ONCE = ("quantile", "method")
+# What an entry of the history says of the threshold before and after a change.
+_AUDITED = (
+    "threshold",
+    "method",
+    "scores",
+    "n_images",
+    "target_false_positive_rate",
+    "expected_false_positive_rate",
+    "false_positive_rate_interval_95",
+)
 
 
 class ThresholdCalibrator(
@@ -74,14 +98,17 @@ class ThresholdCalibrator(
         An outlier detector with ``score_samples``, or a pipeline that ends in one. With None
         this is the last step of a pipeline, after a detector whose ``transform`` gives the
         anomaly score as a column; several columns count by their largest value.
-    quantile : float in (0, 1), default=0.995
-        Share of good images that shall pass: 1 minus the target false-positive rate.
+    quantile : float in (0, 1), default=0.98
+        Share of good images that shall pass: 1 minus the target false-positive rate. The default
+        is the highest rate of passing parts that 49 good images support. Set after ``fit``, it
+        moves the threshold at once.
     method : {"conformal", "quantile", "pot"}, default="conformal"
         ``"conformal"``: the order statistic of the scores that keeps the target for finitely
         many images; it can promise no rate below ``1 / (n_images + 1)``. ``"quantile"``: the
         plain empirical quantile. ``"pot"``: peaks over threshold, a generalized Pareto tail
         fitted to the largest tenth of the scores, which extrapolates to rates that the images
-        alone cannot support; it needs 10 scores in the tail.
+        alone cannot support; it needs 10 scores in the tail. Set after ``fit``, it moves the
+        threshold at once.
     cv : "auto", "prefit", int, splitter or iterable of splits, default="auto"
         Where the scores come from. ``"auto"`` uses the out-of-sample scores the detector
         itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
@@ -116,16 +143,21 @@ class ThresholdCalibrator(
     threshold_ : float
         Anomaly score (``-score_samples``) above which an image is judged anomalous. It may be
         set by hand, any time after ``fit``; the expected rate and ``provenance_`` then follow.
+        :meth:`set_threshold`, :meth:`set_quantile` and :meth:`recalibrate` move it as well.
     offset_ : float
         ``-threshold_``, and set along with it.
     calibration_scores_ : ndarray of shape (n_images,)
-        Out-of-sample anomaly scores of the good images, in their order.
+        Out-of-sample anomaly scores of the good images, in their order; after
+        :meth:`recalibrate`, those of the images given to it.
     expected_false_positive_rate_ : float
         Share of good images expected above the threshold.
     false_positive_rate_interval_ : tuple of float
         Interval that holds the true rate with 95 % probability, given that many images.
     provenance_ : dict
-        Where the threshold comes from, in plain JSON types.
+        Where the threshold comes from, in plain JSON types. ``"history"`` lists what has moved it
+        since ``fit``, the oldest first: the ``"call"``, its ``"time"`` in UTC, and ``"before"``
+        and ``"after"``, each with the threshold, the method, the source and number of the scores,
+        and the rate asked for and expected.
 
     Notes
     -----
@@ -169,6 +201,7 @@ class ThresholdCalibrator(
     _fitted_state = {
         "estimator_": Maybe(Object(methods=("score_samples",))),
         "calibration_scores_": Array("float64", "n"),
+        "_training_keys": MayLack(Maybe(Map(bytes, Number(0, whole=True)))),
         "_sorted_scores": Array("float64", "n"),
         "threshold_": Number(),
         "expected_false_positive_rate_": Number(0, 1),
@@ -183,6 +216,9 @@ class ThresholdCalibrator(
         scores = state["_sorted_scores"]
         if len(scores) < 2 or (np.diff(scores) < 0).any():
             fail(f"{cls.__name__}._sorted_scores", "are not in order")
+        history = state["provenance_"].get("history")
+        if not isinstance(history, list) or not all(map(_is_entry, history)):
+            fail(f"{cls.__name__}.provenance_", "has a history that is no list of changes")
         if (state["estimator"] is None) != (state["estimator_"] is None):
             fail(f"{cls.__name__}.estimator_", "does not go with estimator")
         if state["estimator"] is None and "n_features_in_" not in state:
@@ -196,20 +232,17 @@ class ThresholdCalibrator(
         if offset is not None and "threshold_" in state:
             Number().check(offset, f"{cls.__name__}.offset_", Sizes(thorough=True))
             state["threshold_"] = float(flip(offset))
+        if type(state.get("provenance_")) is dict:  # earlier versions kept no history
+            state["provenance_"] = {"history": [], **state["provenance_"]}
         return state
 
     _runtime_parameters = frozenset({"memory", "n_jobs", "verbose"})
-    _at_once = dict.fromkeys(
-        ("quantile", "method"),
-        "To move the threshold at once, set threshold_; for another quantile its value is "
-        "numpy.quantile(calibrator.calibration_scores_, quantile).",
-    )
 
     def __init__(
         self,
         estimator: Any = None,
         *,
-        quantile: float = 0.995,
+        quantile: float = _defaults.QUANTILE,
         method: str = "conformal",
         cv: Any = "auto",
         ensemble: str | bool = "auto",
@@ -279,25 +312,213 @@ class ThresholdCalibrator(
             groups = None if groups is None else np.asarray(groups)[kept]
         scores, source = self._out_of_sample(X, cv, params, groups)
         check_finite(scores, type(self).__name__, "calibration scores")
-        self.calibration_scores_ = scores
-        self._sorted_scores = np.sort(scores)
-        cut = METHODS[self.method](self._sorted_scores, float(self.quantile))
-        self.__dict__["threshold_"] = cut.threshold
-        self.expected_false_positive_rate_ = cut.rate
-        self.false_positive_rate_interval_ = cut.interval
+        cut = METHODS[self.method](np.sort(scores), float(self.quantile))
+        self._keep_scores(scores)
+        self._training_keys = self._keys_of(X)
         self.provenance_ = {
             "method": self.method,
             "scores": source,
             "n_images": len(scores),
-            "target_false_positive_rate": round(1.0 - float(self.quantile), 12),
-            "expected_false_positive_rate": cut.rate,
-            "false_positive_rate_interval_95": list(cut.interval),
+            "target_false_positive_rate": _target(self.quantile),
+            **_as_stated(cut),
             "lowest_supported_rate": 1.0 / (len(scores) + 1),
-            "threshold": cut.threshold,
             "estimator": None if self.estimator is None else type(self.estimator).__name__,
+            "history": [],
         }
+        self._put(cut)
         self._keep_parameters()
         return self
+
+    def _keep_scores(self, scores: np.ndarray) -> None:
+        self.calibration_scores_ = scores
+        self._sorted_scores = np.sort(scores)
+
+    def _put(self, cut: Cut) -> None:
+        self.__dict__["threshold_"] = cut.threshold
+        self.expected_false_positive_rate_ = cut.rate
+        self.false_positive_rate_interval_ = cut.interval
+
+    def _move(self, cut: Cut, call: str, **changes: Any) -> None:
+        """Put the threshold somewhere else, and write down what was changed by which call."""
+        before = self.provenance_
+        after = {**before, **changes, **_as_stated(cut)}
+        entry = {
+            "call": call,
+            "time": utc_now(),
+            "before": {name: before.get(name) for name in _AUDITED},
+            "after": {name: after[name] for name in _AUDITED},
+        }
+        self.provenance_ = {**after, "history": [*before["history"], entry]}
+        self._put(cut)
+
+    # ---- moving the threshold of a fitted model ---------------------------------------
+    def set_threshold(self, threshold: float) -> ThresholdCalibrator:
+        """Put the threshold at a given anomaly score; the model stays as it is.
+
+        The same as assigning ``threshold_``.
+
+        Parameters
+        ----------
+        threshold : float
+            Anomaly score, on the scale of ``calibration_scores_``, above which an image is
+            judged anomalous.
+
+        Returns
+        -------
+        self
+            The expected rate follows, and ``provenance_["history"]`` has one entry more.
+        """
+        self._set_by_hand(threshold, "set_threshold")
+        return self
+
+    def set_quantile(self, quantile: float) -> ThresholdCalibrator:
+        """Put the threshold where another false-positive rate asks for it; nothing is fitted.
+
+        Parameters
+        ----------
+        quantile : float in (0, 1)
+            Share of good images that shall pass. It becomes the parameter ``quantile``.
+
+        Returns
+        -------
+        self
+            ``provenance_["history"]`` has one entry more.
+
+        Raises
+        ------
+        TooFewImagesError
+            If the calibration scores are too few for this quantile; nothing is changed then.
+        """
+        check_is_fitted(self)
+        self._check_changes({"quantile": quantile})
+        check_enough(len(self._sorted_scores), float(quantile), self.method)
+        self._recut({"quantile": quantile}, "set_quantile")
+        return self
+
+    def recalibrate(self, X_good: Any, quantile: float | None = None) -> ThresholdCalibrator:
+        """Put the threshold on the scores of other good images; the model stays as it is.
+
+        Their scores replace ``calibration_scores_``. Images that the model was trained on are
+        recognized: they get their out-of-sample scores where the detector keeps these and no
+        earlier step has learned from them, and are refused otherwise.
+
+        Parameters
+        ----------
+        X_good : input of the estimator
+            Good images, such as those of the first days at a new place. For a calibrator at the
+            end of a pipeline: what the steps before it make of them,
+            ``pipe[:-1].transform(images)``.
+        quantile : float in (0, 1), default=None
+            Share of good images that shall pass, which becomes the parameter ``quantile``. None
+            leaves it as it is.
+
+        Returns
+        -------
+        self
+            ``provenance_["history"]`` has one entry more.
+
+        Raises
+        ------
+        TooFewImagesError
+            If there are too few images for the quantile; nothing is changed then.
+        ValueError
+            If some are training images that this model cannot score as new ones.
+        """
+        check_is_fitted(self)
+        changes = {} if quantile is None else {"quantile": quantile}
+        self._check_changes(changes)
+        if self.estimator_ is not None:
+            (X_good,) = indexable(sliceable(X_good))
+        share = self.quantile if quantile is None else quantile
+        check_enough(_num_samples(X_good), float(share), self.method)
+        n_known = self._refuse_or_count_training_images(X_good)
+        scores = flip(self.score_samples(X_good))
+        check_finite(scores, type(self).__name__, "scores of the images given to recalibrate")
+        self._keep_scores(scores)
+        among = f", {n_known} of them training images by their out-of-sample scores"
+        self._recut(
+            changes,
+            "recalibrate",
+            scores="images given to recalibrate" + among * (n_known > 0),
+            n_images=len(scores),
+            lowest_supported_rate=1.0 / (len(scores) + 1),
+        )
+        return self
+
+    def _refuse_or_count_training_images(self, X: Any) -> int:
+        if self.estimator_ is None:
+            return 0  # the steps before have scored them
+        if scores_own_out_of_sample(self.estimator_):
+            return int(recognized(self.estimator_, X).sum())
+        known = vars(self).get("_training_keys")
+        keys = content_keys(X) if known else None
+        if not known or keys is None:
+            return 0
+        again = [i for i, key in enumerate(keys) if key in known]
+        if again:
+            raise ValueError(
+                f"{len(again)} of the {len(keys)} images given to recalibrate were trained on, the "
+                f"first is at index {again[0]}. This model scores them as more normal than new "
+                "ones: a step before its detector has learned from them, or the detector does "
+                "not recognize them. Nothing was changed. Leave them out, or fit again on all "
+                "images."
+            )
+        return 0
+
+    def _keys_of(self, X: Any) -> dict[bytes, int] | None:
+        """Keys of the training images where the estimator does not score them as new ones."""
+        if self.estimator is None or _is_prefit(self.cv):
+            return None
+        if isinstance(self.estimator, FrozenEstimator):  # these are not its training images
+            return None
+        if scores_own_out_of_sample(self.estimator_):
+            return None
+        keys = content_keys(X)
+        return None if keys is None else {key: i for i, key in enumerate(keys)}
+
+    @property
+    def _recalibrated(self) -> bool:
+        """Tell whether the calibration scores are of other images than ``fit`` was given."""
+        return any(entry["call"] == "recalibrate" for entry in self.provenance_["history"])
+
+    def _check_changes(self, changes: dict[str, Any]) -> None:
+        constraints = {name: self._parameter_constraints[name] for name in changes}
+        validate_parameter_constraints(constraints, changes, type(self).__name__)
+
+    def _recut(self, changes: dict[str, Any], call: str, **provenance: Any) -> None:
+        """Apply ``quantile`` and ``method``, some of them new, to the calibration scores."""
+        new = {"quantile": self.quantile, "method": self.method, **changes}
+        cut = METHODS[new["method"]](self._sorted_scores, float(new["quantile"]))
+        self.__dict__.update(new)
+        self._parameters_at_fit = {**self._parameters_at_fit, **new}
+        target = _target(new["quantile"])
+        provenance.update(method=new["method"], target_false_positive_rate=target)
+        self._move(cut, call, **provenance)
+
+    def _set_at_once(self, changes: dict[str, Any], call: str) -> None:
+        """Set ``quantile`` or ``method``; the threshold of a fitted calibrator moves along."""
+        if "threshold_" not in vars(self):
+            self.__dict__.update(changes)
+            return
+        if any(differ(vars(self)[name], value) for name, value in changes.items()):
+            self._check_changes(changes)
+            self._recut(changes, call)
+
+    @property
+    def quantile(self) -> float:
+        return self.__dict__["quantile"]
+
+    @quantile.setter
+    def quantile(self, quantile: float) -> None:
+        self._set_at_once({"quantile": quantile}, "assignment of quantile")
+
+    @property
+    def method(self) -> str:
+        return self.__dict__["method"]
+
+    @method.setter
+    def method(self, method: str) -> None:
+        self._set_at_once({"method": method}, "assignment of method")
 
     @property
     def threshold_(self) -> float:
@@ -309,24 +530,18 @@ class ThresholdCalibrator(
 
     @threshold_.setter
     def threshold_(self, threshold: float) -> None:
+        self._set_by_hand(threshold, "assignment of threshold_")
+
+    def _set_by_hand(self, threshold: float, call: str) -> None:
         check_is_fitted(self)
-        if not isinstance(threshold, Real) or not np.isfinite(threshold):
+        number = isinstance(threshold, Real) and not isinstance(threshold, (bool, np.bool_))
+        if not number or not np.isfinite(threshold):
             raise ValueError(
                 f"threshold_ must be a finite number, an anomaly score as in "
                 f"calibration_scores_, got {threshold!r}."
             )
         cut = cut_by_hand(self._sorted_scores, float(threshold))
-        self.__dict__["threshold_"] = cut.threshold
-        self.expected_false_positive_rate_ = cut.rate
-        self.false_positive_rate_interval_ = cut.interval
-        self.provenance_ = {
-            **self.provenance_,
-            "method": _BY_HAND,
-            "target_false_positive_rate": None,
-            "expected_false_positive_rate": cut.rate,
-            "false_positive_rate_interval_95": list(cut.interval),
-            "threshold": cut.threshold,
-        }
+        self._move(cut, call, method=_BY_HAND, target_false_positive_rate=None)
 
     @property
     def offset_(self) -> float:
@@ -337,15 +552,16 @@ class ThresholdCalibrator(
         self.threshold_ = float(flip(offset))
 
     def set_params(self, **params: Any) -> ThresholdCalibrator:
-        """Set parameters; those that say how a network computes take effect at once.
+        """Set parameters; what can take effect at once does.
 
         Parameters
         ----------
         **params : dict
-            By name, ``estimator__name`` for those of the estimator. ``weights``, ``device``,
-            ``batch_size`` and ``threads_per_image`` of a feature step also reach the fitted
-            ``estimator_``; all others take effect in the next ``fit``, and if there was one a
-            ``UserWarning`` says so.
+            By name, ``estimator__name`` for those of the estimator. ``quantile`` and ``method``
+            move the threshold of a fitted calibrator, which ``provenance_["history"]`` records;
+            ``weights``, ``device``, ``batch_size`` and ``threads_per_image`` of a feature step
+            also reach the fitted ``estimator_``. All others take effect in the next ``fit``, and
+            if there was one a ``UserWarning`` says so.
 
         Returns
         -------
@@ -360,6 +576,9 @@ class ThresholdCalibrator(
                 "parameter of the step before it by that step's name."
             )
         before = self.get_params(deep=bool(inner))
+        at_once = {name: value for name, value in params.items() if name in _AT_ONCE}
+        self._set_at_once(at_once, "set_params")
+        params = {name: value for name, value in params.items() if name not in _AT_ONCE}
         super().set_params(**params)
         set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
         late = [
@@ -371,7 +590,8 @@ class ThresholdCalibrator(
         if late and "threshold_" in vars(self):
             warn_user(
                 f"this {type(self).__name__} is fitted: {', '.join(late)} takes effect in the next "
-                f"fit. {self._at_once['quantile']}",
+                "fit. set_threshold, set_quantile and recalibrate move the threshold of the model "
+                "as it is.",
                 UserWarning,
             )
         return self
@@ -591,6 +811,23 @@ class ThresholdCalibrator(
         if self.estimator is not None:
             tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("call"), str)
+
+
+def _target(quantile: float) -> float:
+    return round(1.0 - float(quantile), 12)
+
+
+def _as_stated(cut: Cut) -> dict[str, Any]:
+    """Describe a threshold in the words of ``provenance_``."""
+    return {
+        "expected_false_positive_rate": cut.rate,
+        "false_positive_rate_interval_95": list(cut.interval),
+        "threshold": cut.threshold,
+    }
 
 
 def _may_be_detector(estimator: Any) -> bool:

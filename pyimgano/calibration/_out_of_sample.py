@@ -29,6 +29,7 @@ __all__ = [
     "OWN_SCORES",
     "folds_of_normal_samples",
     "index_metadata",
+    "learns_nothing",
     "out_of_sample_scores",
     "own_scores",
 ]
@@ -371,17 +372,30 @@ def own_scores(estimator: Any) -> np.ndarray | None:
     -------
     ndarray of shape (n_samples,), float64, or None
         Anomaly scores of its training samples; None if an earlier step learned from the same
-        samples, or the detector keeps none.
+        samples, the detector keeps none, or a calibrator's are those of other images
+        (:meth:`ThresholdCalibrator.recalibrate`).
     """
     if isinstance(estimator, Pipeline):
         before, last = steps_before(estimator)
-        return own_scores(last) if all(_learns_nothing(step) for step in before) else None
+        return own_scores(last) if all(learns_nothing(step) for step in before) else None
     if is_calibrator(estimator):
-        return estimator.calibration_scores_
+        return None if estimator._recalibrated else estimator.calibration_scores_
     if isinstance(estimator, FrozenEstimator):
         return None  # what it keeps belongs to the images it was once fitted on
     return getattr(estimator, "training_scores_", None)
 
 
-def _learns_nothing(step: Any) -> bool:
+def learns_nothing(step: Any) -> bool:
+    """Tell whether a step before a detector has learned nothing from the training samples.
+
+    Parameters
+    ----------
+    step : transformer
+        Of a pipeline.
+
+    Returns
+    -------
+    bool
+        True for steps without a fit and for frozen ones, which were fitted on other samples.
+    """
     return isinstance(step, FrozenEstimator) or not get_tags(step).requires_fit

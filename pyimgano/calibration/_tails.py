@@ -11,7 +11,7 @@ from scipy.stats import beta, genpareto
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.utils._warning import warn_user
 
-__all__ = ["METHODS", "Cut", "cut_by_hand"]
+__all__ = ["METHODS", "Cut", "check_enough", "cut_by_hand"]
 
 # Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
 _TAIL_SHARE = 0.1
@@ -46,6 +46,38 @@ def _largest_supported(n: int) -> str:
     return f"{n * unit // (n + 1) / unit:g}"
 
 
+def _least_for(quantile: float) -> int:
+    """Return the smallest n for which 1 / (n + 1) is at most 1 - quantile."""
+    return math.ceil(round(1 / (1.0 - quantile), 9)) - 1
+
+
+def check_enough(n: int, quantile: float, method: str) -> None:
+    """Refuse a quantile that so many scores do not support.
+
+    Parameters
+    ----------
+    n : int
+        Number of scores of good images.
+    quantile : float in (0, 1)
+    method : {"conformal", "quantile", "pot"}
+        ``"pot"`` extrapolates, and needs so many for its tail, whatever the quantile.
+
+    Raises
+    ------
+    TooFewImagesError
+    """
+    needed = _LEAST_FOR_TAIL if method == "pot" else max(2, _least_for(quantile))
+    if n >= needed:
+        return
+    lower = ""
+    if method != "pot" and n >= 2:
+        lower = f", or take a quantile of at most {_largest_supported(n)}"
+    raise TooFewImagesError(
+        f'quantile={quantile:g} with method="{method}" needs the scores of at least {needed} good '
+        f"images, got n_samples={n}: nothing was changed. Give {needed - n} more{lower}."
+    )
+
+
 def _conformal(scores: np.ndarray, quantile: float) -> Cut:
     n = len(scores)
     # Rounded first: (n + 1) * quantile may miss a whole number by one bit.
@@ -58,7 +90,7 @@ def _conformal(scores: np.ndarray, quantile: float) -> Cut:
         warn_user(
             f"{n} good images support a false-positive rate of {1 / (n + 1):.2%} at best, "
             f"{asked:.2%} was asked for: the threshold is at the largest score. Calibrate on at "
-            f"least {math.ceil(round(1 / asked, 9)) - 1} images, or lower the quantile to "
+            f"least {_least_for(quantile)} images, or lower the quantile to "
             f"{_largest_supported(n)}{extrapolate}.",
             TooFewImagesWarning,
         )

@@ -197,6 +197,13 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             cuts = data.starts
             yield data, [SampleKey(digest(data.rows[a:b])) for a, b in zip(cuts[:-1], cuts[1:])]
 
+    def _sample_keys(self, data: Any) -> Iterator[SampleKey]:
+        if self.tiled_ or self.input_kind_ != "images":
+            yield from super()._sample_keys(data)
+            return
+        for _, keys in self._keyed_images(data):  # no features are needed for it
+            yield from keys
+
     def _keyed_images(self, data: Any) -> Iterator[tuple[list[np.ndarray], list[SampleKey]]]:
         return iter_keyed_images(data, self._block_size(), self.roi_mask_)
 

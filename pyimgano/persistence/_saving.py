@@ -7,7 +7,6 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +17,7 @@ from pyimgano._nesting import all_parts
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.persistence._reading import read_saved
 from pyimgano.persistence._source import open_regular, read_small
+from pyimgano.utils._clock import utc_now
 from pyimgano.utils._environment import package_versions
 from pyimgano.utils._json import write_json
 from pyimgano.utils._outputs import atomic_write
@@ -99,7 +99,7 @@ def save(
         about = {
             "file": target.name,
             "classes": _class_names(estimator),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": utc_now(),
             "versions": package_versions(),
             **({} if map_range is None else {"map_range": [float(v) for v in map_range]}),
             **entry,

@@ -1,0 +1,102 @@
+"""Training samples among the good images that a fitted model is calibrated on again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import _num_samples
+
+from pyimgano._nesting import innermost, steps_before, walk
+from pyimgano.calibration._out_of_sample import learns_nothing
+from pyimgano.grids import PatchGrids
+from pyimgano.inputs._containers import as_list, is_path
+from pyimgano.utils._fingerprint import digest
+
+__all__ = ["content_keys", "recognized", "scores_own_out_of_sample"]
+
+
+def scores_own_out_of_sample(estimator: Any) -> bool:
+    """Tell whether a fitted estimator scores its training samples as if it had not seen them.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector, or any nesting that ends in one.
+
+    Returns
+    -------
+    bool
+        False if an earlier step has learned from the training samples, or if the detector does
+        not recognize them, as those of other packages do not.
+    """
+    for one, _ in walk(estimator):
+        if isinstance(one, Pipeline) and not all(map(learns_nothing, steps_before(one)[0])):
+            return False
+    detector, _ = innermost(estimator)
+    if hasattr(detector, "fold_estimators"):
+        return all(map(scores_own_out_of_sample, detector.fold_estimators))
+    return bool(getattr(detector, "_scores_own_out_of_sample", False))
+
+
+def recognized(estimator: Any, X: Any) -> np.ndarray:
+    """Tell which samples an estimator was trained on.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        One for which ``scores_own_out_of_sample`` is true.
+    X : input of the estimator
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+    """
+    detector, data = innermost(estimator, X)
+    if not hasattr(detector, "fold_estimators"):
+        return detector._recognize(data)
+    # Each training sample is left out of one fold, so any two have seen all of them.
+    return np.any([recognized(one, data) for one in detector.fold_estimators[:2]], axis=0)
+
+
+def content_keys(X: Any) -> list[bytes] | None:
+    """Compute what samples of any kind are recognized by, without knowing what a model makes of it.
+
+    Parameters
+    ----------
+    X : indexable input of an estimator
+
+    Returns
+    -------
+    list of bytes or None
+        Digests of the files that are named, of the pixels of images and of rows of numbers, the
+        same for equal content. None if a sample is something else.
+    """
+    keys = []
+    for sample in _samples(X):
+        array = np.fromfile(sample, np.uint8) if is_path(sample) else np.asarray(sample)
+        if array.ndim == 1 and array.dtype.kind in "biuf" and not is_path(sample):
+            array = array.astype(np.float64)  # a row may come as a list or in any dtype
+        if array.dtype.kind not in "biuf":
+            return None
+        keys.append(digest(array))
+    return keys
+
+
+def _samples(X: Any) -> Iterator[Any]:
+    if isinstance(X, PatchGrids):
+        for start, stop in zip(X.starts[:-1], X.starts[1:]):
+            yield X.rows[start:stop]
+        return
+    if hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    X = as_list(X)
+    paths = getattr(X, "paths", None)  # of a collection of images, some of which may be files
+    for i in range(_num_samples(X)):
+        if paths is not None and paths[i] is not None:
+            yield paths[i]
+        else:
+            yield X[i].toarray().ravel() if issparse(X) else X[i]
