@@ -18,7 +18,8 @@ IMAGE_SIDE = 256
 # Side in pixels that feature steps bring images to.
 RESIZE = 256
 OUTPUT_DIR = "runs"
-N_OVERLAYS = 8
+# Enough for the worst, the best and the closest of good parts and three kinds of defects.
+N_OVERLAYS = 12
 # Format of images in arrays.
 INPUT_FORMAT = "rgb_u8_hwc"
 # Full scale of 16-bit files.

@@ -180,9 +180,9 @@ def run_benchmark(
         Where to make the run directory; None writes nothing.
     save_pipeline : bool, default=True
         Save the fitted pipelines in the run directory.
-    n_overlays : int, default=8
-        Pictures per category of the test images that were judged worst: misses and false
-        alarms, then the closest calls.
+    n_overlays : int, default=12
+        Largest number of pictures per category: of good images and of each kind of defect the
+        one judged worst, the one judged best and the one closest to the threshold.
     u16_max : int, default=65535
         Value of full scale in 16-bit files: 4095 for a 12-bit camera.
     random_state : int or None, default=0

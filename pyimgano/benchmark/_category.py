@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, _safe_indexing
 
 from pyimgano._nesting import makes_maps
+from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.benchmark._run_dir import CategoryDirectory
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import Defect, read_mask
@@ -50,13 +50,18 @@ __all__ = [
     "CategoryOutcome",
     "Judged",
     "TestMasks",
-    "draw_worst",
+    "draw_pictures",
     "fit",
     "judge",
     "measure",
     "run_category",
 ]
 
+_ROLES = {
+    "worst": "the one judged worst",
+    "best": "the one judged best",
+    "closest": "the closest to the threshold",
+}
 _VERDICTS = {(0, 0): "passed", (0, 1): "false alarm", (1, 0): "missed", (1, 1): "found"}
 
 
@@ -69,7 +74,7 @@ class CategoryOptions:
     batch_size : int
         Test images held at a time.
     n_overlays : int
-        Pictures of the images judged worst.
+        Largest number of pictures of test images.
     save_pipeline : bool
         Save the fitted pipeline.
     progress : bool
@@ -107,9 +112,8 @@ class Judged:
     saturated : dict of str to SPRO
         By kind of defect, over its images and all good ones; empty where defects have no
         saturation areas.
-    worst : list of (float, int, ndarray or None, ndarray or None)
-        The least bad first: how wrong, -index, map in the pixels of the image, and the image as
-        it was read from its file; None for images in memory.
+    pictures : PictureChoice
+        The images to draw.
     seconds : float
         Time it took.
     """
@@ -117,9 +121,7 @@ class Judged:
     records: list[dict[str, Any]] = field(default_factory=list)
     pixels: PixelMetrics = field(default_factory=_pixel_metrics)
     saturated: dict[str, SPRO] = field(default_factory=dict)
-    worst: list[tuple[float, int, np.ndarray | None, np.ndarray | None]] = field(
-        default_factory=list
-    )
+    pictures: PictureChoice = field(default_factory=lambda: PictureChoice(0))
     seconds: float = 0.0
 
 
@@ -136,7 +138,7 @@ class CategoryOutcome:
     pipeline : Pipeline
         Fitted.
     draw : callable
-        Writes the pictures of the images judged worst, from the pixels that were judged.
+        Writes the pictures of the images that were chosen, from the pixels that were judged.
     """
 
     report: dict[str, Any]
@@ -298,7 +300,7 @@ def run_category(
     report["map_range"] = None if limits is None else list(limits)
     if folder is not None:
         folder.write_per_image(judged.records)
-    draw = partial(draw_worst, folder, data, pipeline, judged, masks, limits)
+    draw = partial(draw_pictures, folder, data, pipeline, judged, masks, limits)
     return CategoryOutcome(report, judged.records, pipeline, draw)
 
 
@@ -378,7 +380,7 @@ def judge(
     Judged
     """
     started = time.perf_counter()
-    judged, n_test = Judged(), len(data.X_test)
+    judged, n_test = Judged(pictures=PictureChoice(options.n_overlays)), len(data.X_test)
     if data.get("defect_types"):
         defective = np.asarray(data.y_test) == -1
         kinds = sorted({kind for kind, bad in zip(data.kinds_test, defective) if bad})
@@ -389,7 +391,7 @@ def judge(
     with progress_callback(f"{name}: test images", options.progress) as progress:
         for record, anomaly_map in found:
             image = kept.take(record["path"]) if kept is not None else None
-            _take(judged, data, record, anomaly_map, image, masks, options.n_overlays)
+            _take(judged, data, record, anomaly_map, image, masks)
             if progress is not None:
                 progress(record["index"] + 1, n_test)
     judged.seconds = time.perf_counter() - started
@@ -403,7 +405,6 @@ def _take(
     anomaly_map: np.ndarray | None,
     image: np.ndarray | None,
     masks: TestMasks,
-    n_overlays: int,
 ) -> None:
     index = record["index"]
     defective = int(data.y_test[index] == -1)
@@ -423,10 +424,8 @@ def _take(
             for its_kind, metric in judged.saturated.items():
                 if not defective or kind == its_kind:
                     metric.update(anomaly_map, found)
-    wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
-    heapq.heappush(judged.worst, (wrong, -index, anomaly_map, image))
-    if len(judged.worst) > n_overlays:
-        heapq.heappop(judged.worst)
+        wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
+        judged.pictures.add(kind, wrong, index, anomaly_map, image)
 
 
 def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[str, Any]:
@@ -529,7 +528,7 @@ def _value_and_interval(metric: PixelMetric) -> tuple[float | None, list[float] 
     return value, None if value is None else list(metric.bootstrap_interval())
 
 
-def draw_worst(
+def draw_pictures(
     folder: CategoryDirectory | None,
     data: Bunch,
     pipeline: Pipeline,
@@ -537,7 +536,7 @@ def draw_worst(
     masks: TestMasks,
     limits: tuple[float, float] | None,
 ) -> None:
-    """Write pictures of the images judged worst.
+    """Write pictures of the images that were chosen.
 
     Parameters
     ----------
@@ -553,15 +552,11 @@ def draw_worst(
     """
     if folder is None or limits is None:
         return
-    worst = sorted(judged.worst, key=lambda one: one[:2], reverse=True)
-    for rank, (_, negative, anomaly_map, image) in enumerate(worst):
-        if anomaly_map is None:
-            continue
-        record = judged.records[-negative]
+    for rank, (role, chosen) in enumerate(judged.pictures.chosen(), start=1):
+        record, image = judged.records[chosen.sample], chosen.image
         verdict = _VERDICTS[record["y_true"], record["pred"]]
         caption = (
-            f"{record['kind']}: {verdict}\n"
-            f"score {record['score']:.4g}, threshold {record['threshold']:.4g}\n"
+            f"{verdict}: in truth {record['kind']}, {_ROLES[role]} of this kind\n"
             f"{record['path'] or 'test image ' + str(record['index'])}"
         )
         try:
@@ -572,7 +567,16 @@ def draw_worst(
         except ImageReadError as error:  # it was there when it was judged
             warnings.warn(f"no picture of it is drawn: {error}", stacklevel=3)
             continue
-        picture = overlay(image, anomaly_map, limits, caption, mask=mask)
+        picture = overlay(
+            image,
+            chosen.anomaly_map,
+            limits,
+            caption,
+            mask=mask,
+            score=record["score"],
+            threshold=record["threshold"],
+            good_scores=pipeline[-1].calibration_scores_,
+        )
         name = f"{record['index']:03d}" if record["path"] is None else Path(record["path"]).stem
-        target = folder.overlay(rank + 1, verdict.replace(" ", "-"), record["kind"], name)
+        target = folder.overlay(rank, verdict.replace(" ", "-"), record["kind"], role, name)
         write_overlay(target, picture)

@@ -8,7 +8,7 @@
       categories/<category>/
         pipeline.joblib (+ .json) the fitted pipeline, see pyimgano.load
         per_image.jsonl           one record per test image
-        overlays/*.png            the worst misses and false alarms
+        overlays/*.png            of each kind the worst judged, the best and the closest
         report.json               metrics, verdicts, threshold and its provenance, times
       report.json                 all categories in short
 
@@ -218,10 +218,10 @@ class CategoryDirectory:
     def write_per_image(self, records: Iterable[Mapping[str, Any]]) -> None:
         write_json_lines(self.per_image, records)
 
-    def overlay(self, rank: int, verdict: str, kind: str, name: str) -> Path:
+    def overlay(self, rank: int, verdict: str, kind: str, role: str, name: str) -> Path:
         """Path of the ``rank``-th worst image's picture; creates the folder."""
         self.overlays.mkdir(exist_ok=True)
-        parts = (f"{rank:02d}", verdict, kind, name)
+        parts = (f"{rank:02d}", verdict, kind, role, name)
         return self.overlays / f"{short_name('_'.join(map(_file_name, parts)))}.png"
 
     def read_report(self) -> dict[str, Any]:

@@ -18,8 +18,8 @@ _PROG = "pyimgano-benchmark"
 _DESCRIPTION = """\
 Fit an anomaly detector on the good training images of a dataset, put its threshold
 where the false-alarm rate asks for it, judge the test images, and write a run
-directory with reports, one record per image, the fitted pipeline and pictures of
-the worst misses.
+directory with reports, one record per image, the fitted pipeline, and pictures of
+the worst, the best and the closest calls of each kind.
 """
 _EPILOG = """\
 examples:
@@ -106,7 +106,8 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         metavar="N",
         type=_common.count_or_zero,
         default=_defaults.N_OVERLAYS,
-        help="pictures of the N images judged worst (default: %(default)s)",
+        help="at most N pictures: of each kind of test image the one judged worst, the one judged "
+        "best and the one closest to the threshold (default: %(default)s)",
     )
     output.add_argument("--no-save", action="store_true", help="do not save the fitted pipeline")
     return parser

@@ -25,6 +25,7 @@ from pyimgano import (
     run_benchmark,
 )
 from pyimgano.benchmark import RunDirectory, _category
+from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.datasets import load_dataset, load_folder, read_mask, write_inspection_dataset
 from pyimgano.evaluation import (
     AUPRO,
@@ -163,16 +164,41 @@ def test_a_picture_that_is_trained_on_and_tested_is_reported(tmp_path):
         run_benchmark("folder", root=folder, model=MODEL, dataset_options=options)
 
 
-def test_overlays_are_of_the_worst(result):
+def test_pictures_are_of_the_worst_the_best_and_the_closest_of_each_kind(root, tmp_path):
+    result = run_benchmark(
+        "folder", root=root, category="wood", model=MODEL, quantile=0.9, output_dir=tmp_path
+    )
     category = RunDirectory(result.path).category("wood")
-    wrong = sorted(
-        ((r["score"] - r["threshold"]) * (-1 if r["y_true"] else 1), r["path"])
-        for r in category.read_per_image()
-    )[::-1]
-    shown = sorted(path.stem for path in category.overlays.iterdir())
-    assert [s[:2] for s in shown] == ["01", "02", "03"]
-    for name, (_, path) in zip(shown, wrong):
-        assert name.endswith(path.replace("\\", "/").split("/")[-1][:-4])
+    margins: dict = {}
+    for r in category.read_per_image():
+        wrong = (r["score"] - r["threshold"]) * (-1 if r["y_true"] else 1)
+        margins.setdefault(r["kind"], []).append((wrong, Path(r["path"]).stem))
+    expected = set()
+    for kind, some in margins.items():
+        expected.add((kind, max(some)[1]))
+        expected.add((kind, min(some)[1]))
+        expected.add((kind, min((abs(wrong), name) for wrong, name in some)[1]))
+    shown = sorted(path.stem.split("_", 2) for path in category.overlays.iterdir())
+    assert [rank for rank, *_ in shown] == [f"{k:02d}" for k in range(1, len(expected) + 1)]
+    assert {verdict for _, verdict, _ in shown} >= {"found", "passed"}
+    for kind, name in expected:
+        assert any(rest.startswith(f"{kind}_") and rest.endswith(f"_{name}") for *_, rest in shown)
+
+
+def test_picture_choice_takes_turns_and_keeps_no_large_map():
+    choice = PictureChoice(5)
+    for index, (kind, wrong) in enumerate(
+        [("good", -9.0), ("good", -1.0), ("good", 2.0), ("hole", -5.0), ("hole", -0.5), ("cut", 4)]
+    ):
+        choice.add(kind, wrong, index, np.full((4000, 2000), wrong, np.float32))
+    found = [(role, one.sample) for role, one in choice.chosen()]
+    # The worst of the three kinds, then the best of those that have another one.
+    assert found == [("worst", 5), ("worst", 2), ("worst", 4), ("best", 3), ("best", 0)]
+    assert {one.anomaly_map.shape for _, one in choice.chosen()} == {(640, 320)}
+    assert all((one.anomaly_map == one.wrong).all() for _, one in choice.chosen())
+    none = PictureChoice(0)
+    none.add("good", 1.0, 0, np.zeros((4, 4), np.float32))
+    assert none.chosen() == []
 
 
 def test_arrays_without_files_have_no_path_and_nothing_is_written(tmp_path, monkeypatch):
