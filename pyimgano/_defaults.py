@@ -6,7 +6,7 @@ the signatures of the functions and the options of the commands both take them f
 
 from __future__ import annotations
 
-# A model that needs no weights.
+# The preset that fits what is installed; both that it can be need nothing else.
 MODEL = "industrial-fast"
 # One good part in fifty may be called bad: a rate that 49 good images support, and that a test set
 # of usual size can check. The reason in full is in doc/user_guide/thresholds.rst.

@@ -11,6 +11,7 @@ __all__ = [
     "ImageFormatError",
     "ImageReadError",
     "MissingExtraError",
+    "ModelChoiceWarning",
     "PluginError",
     "PluginWarning",
     "RandomWeightsWarning",
@@ -114,6 +115,10 @@ class IgnoredLabelsWarning(UserWarning):
 
     ``warnings.simplefilter("error", IgnoredLabelsWarning)`` makes it an error.
     """
+
+
+class ModelChoiceWarning(UserWarning):
+    """A model's name stands for its weight-free preset, because an extra is not installed."""
 
 
 class RandomWeightsWarning(UserWarning):

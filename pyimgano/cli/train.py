@@ -116,7 +116,8 @@ def _train_checked(options: argparse.Namespace) -> int:
 
     progress = _common.on_terminal()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
-    model = _options.make_model_as_asked(options, progress)
+    name, described = _options.name_model(options)
+    model = _options.make_model_as_asked(options, name, progress)
     _check_model(options, model)
     pipeline = make_pipeline_of(
         model,
@@ -139,7 +140,7 @@ def _train_checked(options: argparse.Namespace) -> int:
             f"{options.folder}, better 50 or more"
         )
     metadata = _metadata(options, good, held_out)
-    _common.tell(f"fitting {options.model} ...")
+    _common.tell(f"fitting {described} ...")
     if held_out is None:
         pipeline.fit(
             good.images, **{f"{pipeline.steps[-1][0]}__{k}": v for k, v in metadata.items()}

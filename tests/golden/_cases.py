@@ -355,9 +355,10 @@ def _registry() -> Iterator[tuple[str, Case]]:
     for name in list_models(tags="pyod"):
         params = {"features": FFTBandFeatures(3, resize=32), "cv": 3, **_PYOD.get(name, {})}
         yield f"model-{name}", Case(lambda n=name, p=params: create_model(n, **p), by_bits=True)
-    for name in list_models(tags="preset", requires_checkpoint=False):
-        small = {"features__resize": 32, "features__n_components": 3}
-        yield f"model-{name}", Case(lambda n=name, p=small: create_model(n, **p))
+    small = {"features__resize": 32, "features__n_components": 3}
+    # By the name that is the filter bank's whatever is installed.
+    for case, name in (("embedded", "embedded"), ("industrial-fast", "industrial-fast-filterbank")):
+        yield f"model-{case}", Case(lambda n=name, p=small: create_model(n, **p))
     for name in list_models(family="template"):
         yield f"model-{name}", Case(lambda n=name: create_model(n, resize=12))
     for name in list_models(requires_checkpoint=True):
