@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyimgano.cli import _common, _options, _records
+from pyimgano.cli import _common, _options, _records, _targets
 
 __all__ = ["main"]
 
@@ -130,7 +130,8 @@ def _infer(options: argparse.Namespace) -> int:
     images, names = _find_images(options.input)
     maps = None if options.save_maps is None else Path(options.save_maps)
     if maps is not None:
-        _check_maps_folder(maps, options.input)
+        pictures = (_picture_name(name) for name in names)
+        _targets.check_maps_folder(options.save_maps, options.input, pictures)
     _check_outputs(options, images)
     from pyimgano.utils._threads import limit_threads
 
@@ -242,10 +243,14 @@ def _of_threshold(pipeline: Any, asked: float) -> str:
 def _where_it_stopped(
     options: argparse.Namespace, error: BaseException, done: int, images: Sequence[str]
 ) -> str:
+    from pyimgano.utils._outputs import part_of
+
     why = getattr(error, "strerror", None) or str(error) or "the memory is used up"
     files = [one for one in (options.save_jsonl, options.save_csv) if one not in (None, "-")]
     where = getattr(error, "filename", None) or (files[0] if files else "standard output")
-    there = f", whose records are in {' and '.join(f'{one}.part' for one in files)}" * bool(files)
+    there = ""
+    if done and files:
+        there = f", whose records are in {' and '.join(str(part_of(one)) for one in files)}"
     return f"{where}: {why}; stopped after {done} of {len(images)} images{there}"
 
 
@@ -288,61 +293,22 @@ def _makes_maps(pipeline: Any) -> bool:
     return makes_maps(pipeline)
 
 
-def _check_maps_folder(maps: Path, inputs: Sequence[str]) -> None:
-    if maps.exists() and not maps.is_dir():
-        raise _common.UsageError(f"--save-maps {maps}: is a file, not a folder")
-    for item in inputs:
-        if os.path.isdir(item) and Path(item).resolve() in [
-            maps.resolve(),
-            *maps.resolve().parents,
-        ]:
-            raise _common.UsageError(
-                f"--save-maps {maps} lies in {item}, whose images are judged: its pictures would "
-                "be taken for images the next time; give a folder elsewhere"
-            )
-
-
 def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
     """Refuse to write records over anything that is needed, or to nowhere."""
-    used = _real_paths([*images, *_files_of_pipeline(options)])
+    used = _targets.real_paths([*images, *_files_of_pipeline(options)])
     files = {"--save-jsonl": options.save_jsonl, "--save-csv": options.save_csv}
     for option, path in files.items():
         if path not in (None, "-"):
-            _check_records_file(option, path, used)
+            _targets.check_records_file(option, path, used, options.input)
     if sys.stdout is None and ("-" in files.values() or not any(files.values())):
         raise _common.UsageError(
             "standard output is closed, and the records would go there; give --save-jsonl FILE"
         )
 
 
-def _check_records_file(option: str, path: str, used: set[str]) -> None:
-    from pyimgano.inputs._reading import PICTURES
-
-    if os.path.isdir(path):
-        raise _common.UsageError(f"{option} {path}: is a folder; give a file in it")
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise _common.UsageError(f"{option} {path}: there is no such folder; make it first")
-    for target in (path, f"{path}.part"):
-        if os.path.realpath(target) in used:
-            raise _common.UsageError(
-                f"{option} {path}: would overwrite {os.path.realpath(target)}, which is read; "
-                "give another file"
-            )
-    suffix = os.path.splitext(path)[1].lower()
-    if os.path.isfile(path) and suffix in {*PICTURES, ".joblib", ".pkl", ".pth", ".pt", ".npz"}:
-        raise _common.UsageError(
-            f"{option} {path}: is there already and by its name no file of records; give "
-            "another file, or remove it"
-        )
-
-
 def _files_of_pipeline(options: argparse.Namespace) -> list[str]:
     files = [options.pipeline, f"{options.pipeline}.json"]
     return files if options.weights is None else [*files, options.weights]
-
-
-def _real_paths(paths: Sequence[str]) -> set[str]:
-    return {os.path.realpath(path) for path in paths}
 
 
 def _load(path: str, trust: bool) -> Any:
@@ -486,6 +452,12 @@ def _color_scale(
     return range_of_maps([one for _, one in judged], peak_at=1.0), None
 
 
+def _picture_name(name: str) -> str:
+    from pyimgano.utils._outputs import short_name
+
+    return f"{short_name(name)}.overlay.png"  # the suffix stays: a.png and a.jpg are two images
+
+
 class _MapWriter:
     """Writes ``<name>.overlay.png``, and ``<name>.npy`` if asked, in folders like the images'."""
 
@@ -501,7 +473,7 @@ class _MapWriter:
         self.limits, self.good_peak = _color_scale(pipeline, options, images.paths)
         calibrator = find_calibrator(pipeline)
         self.good_scores = None if calibrator is None else calibrator.calibration_scores_
-        self.used = _real_paths([*images.paths, *_files_of_pipeline(options)])
+        self.used = _targets.real_paths([*images.paths, *_files_of_pipeline(options)])
 
     def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
         """Write what belongs to a record and note where; or note why not, and return False."""
@@ -531,11 +503,10 @@ class _MapWriter:
         from pyimgano.reporting import overlay, write_overlay
         from pyimgano.utils._outputs import atomic_write, short_name
 
-        # The suffix stays: a.png and a.jpg are two images.
-        short = short_name(name)
-        path, picture = (self.folder / f"{short}{end}" for end in (".npy", ".overlay.png"))
+        path = self.folder / f"{short_name(name)}.npy"
+        picture = self.folder / _picture_name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(short))
+        inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(_picture_name(name)))
         if os.path.realpath(path.parent) != os.path.normpath(inside):
             raise OSError(f"{path.parent} is reached by a link, which is not followed")
         for target in (path, picture)[not self.npy :]:

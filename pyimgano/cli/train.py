@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyimgano import _defaults
-from pyimgano.cli import _common, _options
+from pyimgano.cli import _common, _options, _targets
 
 __all__ = ["main"]
 
@@ -175,20 +175,15 @@ def _check(options: argparse.Namespace) -> None:
             "--roi and --tile do not go together: a region is one for whole images; crop the "
             "images, or leave one of the options out"
         )
-    output = Path(options.output)
-    if output.is_dir():
-        raise _common.UsageError(
-            f"--output {output} is a folder; give a file, {output}/NAME.joblib"
-        )
-    if not output.resolve().parent.is_dir():
-        raise _common.UsageError(
-            f"--output {output}: the folder {output.resolve().parent} does not exist; create it "
-            "first"
-        )
-    if not os.access(output.resolve().parent, os.W_OK):
-        raise _common.UsageError(
-            f"--output {output}: nothing may be written in {output.resolve().parent}"
-        )
+    _check_output(options, [one for one in (options.weights, options.roi) if isinstance(one, str)])
+
+
+def _check_output(options: argparse.Namespace, files: Sequence[str]) -> None:
+    """Refuse to write the pipeline, or what proves it whole, over files that are read."""
+    used = _targets.real_paths(files)
+    # A link stays, and the file that it leads to is replaced.
+    for path in (options.output, f"{os.path.realpath(options.output)}.json"):
+        _targets.check_file("--output", path, used, replaces_link=False)
 
 
 def _check_folder(folder: str, option: str) -> None:
@@ -264,8 +259,7 @@ def _look_at(
     from pyimgano.inputs import ImageSequence
 
     images = ImageSequence.from_folder(folder, recursive=True, u16_max=options.u16_max)
-    if os.path.realpath(options.output) in map(os.path.realpath, images.paths):
-        raise _common.UsageError(f"--output {options.output} is one of the images")
+    _check_output(options, images.paths)
     _warn_of_bad_names(options, folder, images.paths)
     found, usable, copies = _Found(images), [], []
     seen = {} if known is None else dict(known.by_digest)

@@ -563,8 +563,9 @@ def test_train_refuses_a_data_set_with_defects(root, tmp_path, capsys):
         ("{tmp}/no -o {tmp}/a.joblib", "no does not exist; give the folder of the good images"),
         ("{tmp}/good/1.png -o {tmp}/a.joblib", "is a file, not a folder"),
         ("{tmp}/good -o {tmp}", "is a folder; give a file"),
-        ("{tmp}/good -o {tmp}/no/a.joblib", "does not exist; create it first"),
-        ("{tmp}/good -o {tmp}/good/1.png", "is one of the images"),
+        ("{tmp}/good -o {tmp}/no/a.joblib", "there is no such folder; make it first"),
+        ("{tmp}/good -o {tmp}/good/1.png", "1.png, which is read; give another file"),
+        ("{tmp}/good -o /dev/null", "is a device, no file; give a file"),
         ("{tmp}/good -o {tmp}/a.joblib", "at least 2 different good images are needed"),
         ("{tmp}/empty -o {tmp}/a.joblib", "there is no image in this folder"),
         ("{tmp}/good -o {tmp}/a.joblib --quantile 1", "give less than 1"),
@@ -1017,6 +1018,55 @@ def test_infer_never_writes_over_what_it_reads(pipeline_file, photos, tmp_path, 
         assert call(infer.main, *arguments, target) == 2, target
         assert message in capsys.readouterr().err
     assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names, devices, links")
+def test_records_go_to_files_and_nothing_else(pipeline_file, photos, tmp_path, capsys):
+    pipe, link = tmp_path / "pipe", tmp_path / "link.jsonl"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "elsewhere.jsonl")
+    arguments = pipeline_file, photos / "*" / "*", "--save-jsonl"
+    for target, message in {
+        pipe: f"is a named pipe, and records are kept in a file, .*--save-jsonl - > {pipe}",
+        "/dev/null": "is a device, and records are kept in a file",
+        link: "is a link, and links are not followed; give the file itself, .*elsewhere.jsonl",
+        photos: "is a folder; give a file in it",
+        tmp_path / "no" / "x": "there is no such folder",
+        photos / "good" / "verdicts": r"would be taken for an image of .*\*/\* the next time",
+    }.items():
+        assert call(infer.main, *arguments, target) == 2, target
+        assert re.search(message, capsys.readouterr().err), target
+    assert not list(tmp_path.rglob("*.part")) and not (tmp_path / "elsewhere.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "maps", "taken"),
+    [
+        (["{photos}/*/*.png"], "{photos}", True),
+        (["{photos}/**/*.png"], "{photos}/maps", True),
+        (["{photos}/*/0*.png"], "{photos}/good/..", True),
+        (["{photos}/good/*.png"], "{photos}", False),
+        (["{photos}/good/*.png"], "{photos}/good/maps", False),
+        (["{photos}/good/00[0-9].png"], "{photos}/good", False),
+        (["{photos}/good", "{photos}/dent"], "{photos}", True),
+        (["{photos}/good"], "{photos}", False),
+    ],
+)
+def test_pictures_are_not_taken_for_images_the_next_time(
+    pipeline_file, photos, tmp_path, inputs, maps, taken, capsys
+):
+    (photos / "dent").mkdir(exist_ok=True)
+    shutil.copy(next((photos / "good").iterdir()), photos / "dent")
+    inputs = [one.format(photos=photos) for one in inputs]
+    out = tmp_path / "o.jsonl"
+    arguments = pipeline_file, *inputs, "--save-jsonl", out, "--save-maps"
+    status = call(infer.main, *arguments, maps.format(photos=photos))
+    assert status == (2 if taken else 0)
+    assert ("taken for images of" in capsys.readouterr().err) == taken
+    if not taken:  # it is true: a second run judges the same images
+        first = [record["path"] for record in read_records(out)]
+        assert call(infer.main, *arguments, maps.format(photos=photos)) == 0
+        assert [record["path"] for record in read_records(out)] == first
 
 
 def test_maps_beside_the_images_overwrite_none_and_follow_no_link(
