@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyimgano.cli import _common, _options, _records, _targets
+from pyimgano.cli._images import find_images
+from pyimgano.cli._saved import (
+    add_loading_options,
+    files_of_pipeline,
+    load_pipeline,
+    prepare_networks,
+)
 
 __all__ = ["main"]
 
@@ -104,30 +109,13 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="with --save-maps, also the numbers of each map: float32 .npy in the pixels of the "
         "image (after the pipeline's own resize, if it has one)",
     )
-    network = parser.add_argument_group("loading")
-    network.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="state dict of the pipeline's network, where it is not at the place it had when the "
-        "pipeline was fitted",
-    )
-    network.add_argument(
-        "--device",
-        help='where the pipeline\'s network runs: "cpu", "cuda", "cuda:1" or "auto" for CUDA where '
-        "there is one (default: as when it was fitted)",
-    )
-    network.add_argument(
-        "--trust",
-        action="store_true",
-        help="load the pipeline with joblib.load, which runs any code in it; only for files from "
-        "people you trust",
-    )
+    add_loading_options(parser)
     return parser
 
 
 def _infer(options: argparse.Namespace) -> int:
     _sort_arguments(options)
-    images, names = _find_images(options.input)
+    images, names = find_images(options.input)
     maps = None if options.save_maps is None else Path(options.save_maps)
     if maps is not None:
         pictures = (_picture_name(name) for name in names)
@@ -163,12 +151,12 @@ def _sort_arguments(options: argparse.Namespace) -> None:
 def _judge(
     options: argparse.Namespace, images: list[str], names: list[str], maps: Path | None
 ) -> int:
-    pipeline = _load(options.pipeline, options.trust)
+    pipeline = load_pipeline(options.pipeline, options.trust)
     if maps is not None and not _makes_maps(pipeline):
         raise _common.UsageError(
             f"--save-maps: {options.pipeline} makes no heat maps; leave --save-maps out"
         )
-    _prepare_networks(pipeline, options)
+    prepare_networks(pipeline, options)
 
     from pyimgano.inference import infer, threshold
     from pyimgano.inputs._sequence import KeptImages
@@ -255,38 +243,6 @@ def _where_it_stopped(
 
 
 # ---- input ----------------------------------------------------------------------------
-def _find_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Paths of all images, and a name for each, relative to what was asked for."""
-    from pyimgano.inputs import ImageSequence
-    from pyimgano.utils._files import natural
-
-    paths: list[str] = []
-    for item in inputs:
-        if os.path.isdir(item):
-            paths += ImageSequence.from_folder(item, recursive=True).paths
-        elif os.path.lexists(item):
-            paths.append(item)
-        elif glob.has_magic(item):
-            found = [path for path in glob.glob(item, recursive=True) if not os.path.isdir(path)]
-            if not found:
-                raise _common.UsageError(f"{item}: no file matches this pattern")
-            paths += sorted(found, key=natural)
-        else:
-            raise _common.UsageError(f"{item}: there is no such file or folder")
-    paths = list(dict.fromkeys(paths))
-    absolute = [os.path.abspath(path) for path in paths]
-    try:
-        common = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    except ValueError:  # several drives
-        common = None
-    # A colon cannot be in a file name everywhere.
-    names = [
-        os.path.relpath(path, common) if common else re.sub(r"[:\\/]+", "/", path)
-        for path in absolute
-    ]
-    return paths, names
-
-
 def _makes_maps(pipeline: Any) -> bool:
     from pyimgano._nesting import makes_maps
 
@@ -295,7 +251,7 @@ def _makes_maps(pipeline: Any) -> bool:
 
 def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
     """Refuse to write records over anything that is needed, or to nowhere."""
-    used = _targets.real_paths([*images, *_files_of_pipeline(options)])
+    used = _targets.real_paths([*images, *files_of_pipeline(options)])
     files = {"--save-jsonl": options.save_jsonl, "--save-csv": options.save_csv}
     for option, path in files.items():
         if path not in (None, "-"):
@@ -306,60 +262,6 @@ def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
         )
 
 
-def _files_of_pipeline(options: argparse.Namespace) -> list[str]:
-    files = [options.pipeline, f"{options.pipeline}.json"]
-    return files if options.weights is None else [*files, options.weights]
-
-
-def _load(path: str, trust: bool) -> Any:
-    if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "there is no such file"
-        raise _common.UsageError(
-            f"{path}: {what}; give first the pipeline, a file that pyimgano train or pyimgano.save "
-            "wrote, then the images"
-        )
-    if not trust:
-        from pyimgano.persistence import load
-
-        pipeline = load(path)
-    else:
-        import pickle
-
-        import joblib
-
-        try:
-            pipeline = joblib.load(path)
-        except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError) as error:
-            raise _common.UsageError(f"{path}: is no joblib file ({error})") from error
-    if not hasattr(pipeline, "score_samples"):
-        raise _common.UsageError(
-            f"{path}: holds a {type(pipeline).__name__}, which is no fitted detector"
-        )
-    return pipeline
-
-
-def _prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
-    """Set what the options say, and load the networks before any result file is touched."""
-    from pyimgano._nesting import find_parts
-    from pyimgano.features._network import BaseNetworkFeatures
-
-    networks = find_parts(pipeline, BaseNetworkFeatures)
-    asked = {name: getattr(options, name) for name in ("weights", "device")}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if asked and not networks:
-        raise _common.UsageError(
-            f"--{next(iter(asked))} belongs to a network, and {options.pipeline} has none"
-        )
-    if "weights" in asked and len({step.backbone for step in networks}) > 1:
-        raise _common.UsageError(
-            "--weights is one file, and this pipeline has several networks: load it in Python and "
-            "use set_params(weights=...) on each"
-        )
-    for step in networks:
-        step.set_params(**asked)
-    for step in networks:
-        if hasattr(step, "weights_sha256_"):
-            step.load_network()
 
 
 # Images whose maps give the scale of colors where none was saved.
@@ -473,7 +375,7 @@ class _MapWriter:
         self.limits, self.good_peak = _color_scale(pipeline, options, images.paths)
         calibrator = find_calibrator(pipeline)
         self.good_scores = None if calibrator is None else calibrator.calibration_scores_
-        self.used = _targets.real_paths([*images.paths, *_files_of_pipeline(options)])
+        self.used = _targets.real_paths([*images.paths, *files_of_pipeline(options)])
 
     def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
         """Write what belongs to a record and note where; or note why not, and return False."""

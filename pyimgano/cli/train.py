@@ -7,13 +7,13 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pyimgano import _defaults
 from pyimgano.cli import _common, _options, _targets
+from pyimgano.cli._images import Found, counted, look_at
 
 __all__ = ["main"]
 
@@ -46,8 +46,6 @@ _BAD_NAMES = frozenset(
         *("rejects", "scrap"),
     )
 )
-# Copies that are named; of more, their number is told.
-_N_NAMED = 5
 
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
@@ -215,76 +213,17 @@ def _check_model(options: argparse.Namespace, model: Any) -> None:
 
 
 # ---- images ---------------------------------------------------------------------------
-@dataclass
-class _Found:
-    """The images of a folder that can be used, and what was seen of all of them."""
-
-    images: Any
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
-    by_digest: dict[bytes, str] = field(default_factory=dict)
-    n_errors: int = 0
-
-    def in_words(self, n_copies: int) -> str:
-        text = f"{len(self.images)} images"
-        if len(self.images):
-            text += f": {_counted(self.kinds)}; {_counted(self.sizes)} pixels"
-        left_out = [
-            f"{count} {why}"
-            for count, why in (
-                (n_copies, "the same as another" if n_copies == 1 else "the same as others"),
-                (self.n_errors, "unreadable"),
-            )
-            if count
-        ]
-        return f"{text}; left out: {', '.join(left_out)}" if left_out else text
-
-
-def _counted(counts: Counter[Any]) -> str:
-    """``PNG``, or ``50 PNG, 3 JPEG``."""
-    names = {one: f"{one[0]} x {one[1]}" if isinstance(one, tuple) else str(one) for one in counts}
-    if len(counts) == 1:
-        return next(iter(names.values()))
-    of = "of " if any(isinstance(one, tuple) for one in counts) else ""
-    most = counts.most_common(3)
-    parts = [f"{count} {of}{names[one]}" for one, count in most]
-    others = sum(counts.values()) - sum(count for _, count in most)
-    return ", ".join(parts + [f"{others} of {len(counts) - 3} other kinds"] * (others > 0))
-
-
 def _look_at(
-    options: argparse.Namespace, folder: str, progress: bool, known: _Found | None = None
-) -> _Found:
+    options: argparse.Namespace, folder: str, progress: bool, known: Found | None = None
+) -> Found:
     """Read all images of a folder once, say what there is, and leave out what cannot be used."""
     from pyimgano.inputs import ImageSequence
 
     images = ImageSequence.from_folder(folder, recursive=True, u16_max=options.u16_max)
     _check_output(options, images.paths)
     _warn_of_bad_names(options, folder, images.paths)
-    found, usable, copies = _Found(images), [], []
-    seen = {} if known is None else dict(known.by_digest)
-    deepest = 0
-    for i, content in enumerate(_contents(images, options.u16_max, progress)):
-        path = images.paths[i]
-        if isinstance(content, Exception):
-            found.n_errors += 1
-            _common.say(f"{options.prog}: left out: {content}")
-            continue
-        first = seen.setdefault(content.digest, path)
-        if first != path:
-            copies.append(f"{path}: the same picture as {first}")
-            continue
-        found.by_digest[content.digest] = path
-        usable.append(i)
-        found.sizes[content.size] += 1
-        found.kinds[content.kind] += 1
-        deepest = max(deepest, content.highest_u16)
-    for text in copies[:_N_NAMED]:
-        _common.say(f"{options.prog}: left out: {text}")
-    if len(copies) > _N_NAMED:
-        _common.say(f"{options.prog}: left out: {len(copies) - _N_NAMED} more copies")
-    found.images = images[usable]
-    _common.tell(f"{folder}: {found.in_words(len(copies))}")
+    found = look_at(options.prog, folder, images, options.u16_max, progress, known)
+    deepest = found.highest_u16
     if 0 < deepest <= options.u16_max // 4:
         _common.say(
             f"{options.prog}: warning: no value in the 16-bit files is above {deepest}, and full "
@@ -292,45 +231,6 @@ def _look_at(
             "12-bit camera, 1023 for 10 bits"
         )
     return found
-
-
-@dataclass
-class _Content:
-    digest: bytes
-    size: tuple[int, int]  # width, height
-    kind: str
-    highest_u16: int  # 0 for files of 8 bits
-
-
-def _contents(images: Any, u16_max: int, progress: bool) -> Iterator[_Content | Exception]:
-    """Look into each image; give what it holds, or the error that keeps it from being used."""
-    import numpy as np
-
-    from pyimgano.exceptions import ImageFormatError, ImageReadError
-    from pyimgano.inputs._reading import as_canonical, decode_file
-    from pyimgano.utils._fingerprint import digest
-    from pyimgano.utils._progress import progress_callback
-
-    with progress_callback("looking at images", progress) as step:
-        for i, path in enumerate(images.paths):
-            try:
-                file = decode_file(path)
-                as_canonical(file.pixels, u16_max, f"file {path}")
-            except (ImageReadError, ImageFormatError) as error:
-                yield error
-            else:
-                pixels = file.pixels
-                deep = pixels.dtype == np.uint16
-                kind = f"{'16-bit ' if deep else ''}{'gray ' if pixels.ndim == 2 else ''}"
-                height, width = pixels.shape[:2]
-                yield _Content(
-                    digest(pixels),
-                    (width, height),
-                    kind + file.kind,
-                    int(pixels.max()) if deep else 0,
-                )
-            if step is not None:
-                step(i + 1, len(images))
 
 
 def _warn_of_bad_names(options: argparse.Namespace, folder: str, paths: Sequence[str]) -> None:
@@ -348,19 +248,19 @@ def _warn_of_bad_names(options: argparse.Namespace, folder: str, paths: Sequence
 
 
 # ---- fitting --------------------------------------------------------------------------
-def _metadata(options: argparse.Namespace, good: _Found, held_out: _Found | None) -> dict[str, Any]:
+def _metadata(options: argparse.Namespace, good: Found, held_out: Found | None) -> dict[str, Any]:
     """Metadata for ``fit``; refuses a region or tiles that do not fit the images."""
     sizes = good.sizes + (held_out.sizes if held_out is not None else Counter())
     if options.tile is not None and all(max(size) <= options.tile for size in sizes):
         raise _common.UsageError(
-            f"--tile {options.tile}: no image is larger than a tile ({_counted(sizes)} pixels); "
+            f"--tile {options.tile}: no image is larger than a tile ({counted(sizes)} pixels); "
             "give less, or leave --tile out"
         )
     if options.roi is None:
         return {}
     if len(sizes) > 1:
         raise _common.UsageError(
-            f"--roi needs images of one size, and there are {_counted(sizes)} pixels"
+            f"--roi needs images of one size, and there are {counted(sizes)} pixels"
         )
     ((width, height),) = sizes
     mask = _mask(options.roi, width, height)

@@ -1,0 +1,89 @@
+"""Saved pipelines, for the commands that load one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from pyimgano.cli import _common
+
+__all__ = ["add_loading_options", "files_of_pipeline", "load_pipeline", "prepare_networks"]
+
+
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of options that say how a pipeline is loaded, and where it computes."""
+    network = parser.add_argument_group("loading")
+    network.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="state dict of the pipeline's network, where it is not at the place it had when the "
+        "pipeline was fitted",
+    )
+    network.add_argument(
+        "--device",
+        help='where the pipeline\'s network runs: "cpu", "cuda", "cuda:1" or "auto" for CUDA where '
+        "there is one (default: as when it was fitted)",
+    )
+    network.add_argument(
+        "--trust",
+        action="store_true",
+        help="load the pipeline with joblib.load, which runs any code in it; only for files from "
+        "people you trust",
+    )
+
+
+def files_of_pipeline(options: argparse.Namespace) -> list[str]:
+    files = [options.pipeline, f"{options.pipeline}.json"]
+    return files if options.weights is None else [*files, options.weights]
+
+
+def load_pipeline(path: str, trust: bool) -> Any:
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "there is no such file"
+        raise _common.UsageError(
+            f"{path}: {what}; give first the pipeline, a file that pyimgano train or pyimgano.save "
+            "wrote, then the images"
+        )
+    if not trust:
+        from pyimgano.persistence import load
+
+        pipeline = load(path)
+    else:
+        import pickle
+
+        import joblib
+
+        try:
+            pipeline = joblib.load(path)
+        except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError) as error:
+            raise _common.UsageError(f"{path}: is no joblib file ({error})") from error
+    if not hasattr(pipeline, "score_samples"):
+        raise _common.UsageError(
+            f"{path}: holds a {type(pipeline).__name__}, which is no fitted detector"
+        )
+    return pipeline
+
+
+def prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
+    """Set what the options say, and load the networks before any result file is touched."""
+    from pyimgano._nesting import find_parts
+    from pyimgano.features._network import BaseNetworkFeatures
+
+    networks = find_parts(pipeline, BaseNetworkFeatures)
+    asked = {name: getattr(options, name) for name in ("weights", "device")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked and not networks:
+        raise _common.UsageError(
+            f"--{next(iter(asked))} belongs to a network, and {options.pipeline} has none"
+        )
+    if "weights" in asked and len({step.backbone for step in networks}) > 1:
+        raise _common.UsageError(
+            "--weights is one file, and this pipeline has several networks: load it in Python and "
+            "use set_params(weights=...) on each"
+        )
+    for step in networks:
+        step.set_params(**asked)
+    for step in networks:
+        if hasattr(step, "weights_sha256_"):
+            step.load_network()
