@@ -17,6 +17,7 @@ __all__ = [
     "find_parts",
     "first_step",
     "innermost",
+    "input_of",
     "is_calibrator",
     "makes_maps",
     "no_detector",
@@ -138,6 +139,30 @@ def find_calibrator(estimator: Any) -> Any:
     ThresholdCalibrator or None
     """
     return next((one for one, _ in walk(estimator) if is_calibrator(one)), None)
+
+
+def input_of(calibrator: Any, estimator: Any, X: Any) -> Any:
+    """Take samples through the steps before a calibrator.
+
+    Parameters
+    ----------
+    calibrator : ThresholdCalibrator
+        One that is inside ``estimator``.
+    estimator : fitted estimator
+        Any nesting.
+    X : input of ``estimator``
+
+    Returns
+    -------
+    input of the calibrator
+        Column scores for one that judges those of the step before it.
+    """
+    for one, data in walk(estimator, X):
+        if one is calibrator:
+            return data
+        if isinstance(one, Pipeline) and one.steps[-1][1] is calibrator:
+            return one[:-1].transform(data) if len(one) > 1 else data
+    raise ValueError(f"this {type(calibrator).__name__} is not inside {type(estimator).__name__}.")
 
 
 def makes_maps(estimator: Any) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "SampleError",
     "TooFewImagesError",
     "TooFewImagesWarning",
+    "TrainingImagesError",
     "UndefinedScoreError",
     "UnknownModelError",
     "UnknownParameterError",
@@ -76,6 +77,10 @@ class DeviceError(ValueError):
 
 class TooFewImagesError(ValueError):
     """There are fewer images than the method needs."""
+
+
+class TrainingImagesError(ValueError):
+    """Images that a model was trained on were given where it needs to see new ones."""
 
 
 class WeightsError(OSError):

@@ -37,7 +37,7 @@ from pyimgano.calibration._recognition import (
     scores_own_out_of_sample,
 )
 from pyimgano.calibration._tails import METHODS, Cut, check_enough, cut_by_hand
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import TooFewImagesError, TrainingImagesError
 from pyimgano.features import BasePatchFeatures
 from pyimgano.inference import anomaly_map, score_with_maps
 from pyimgano.inputs._containers import sliceable
@@ -424,7 +424,7 @@ class ThresholdCalibrator(
         ------
         TooFewImagesError
             If there are too few images for the quantile; nothing is changed then.
-        ValueError
+        TrainingImagesError
             If some are training images that this model cannot score as new ones.
         """
         check_is_fitted(self)
@@ -459,7 +459,7 @@ class ThresholdCalibrator(
             return 0
         again = [i for i, key in enumerate(keys) if key in known]
         if again:
-            raise ValueError(
+            raise TrainingImagesError(
                 f"{len(again)} of the {len(keys)} images given to recalibrate were trained on, the "
                 f"first is at index {again[0]}. This model scores them as more normal than new "
                 "ones: a step before its detector has learned from them, or the detector does "

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from pyimgano.cli import _common
+from pyimgano.cli import _common, _targets
 
-__all__ = ["add_loading_options", "files_of_pipeline", "load_pipeline", "prepare_networks"]
+__all__ = [
+    "add_loading_options",
+    "check_output",
+    "files_of_pipeline",
+    "load_pipeline",
+    "prepare_networks",
+    "threshold_in_words",
+]
 
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
@@ -87,3 +95,32 @@ def prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
     for step in networks:
         if hasattr(step, "weights_sha256_"):
             step.load_network()
+
+
+def check_output(path: str, files: Sequence[str]) -> None:
+    """Refuse to save a pipeline, or what proves it whole, over files that are read.
+
+    Parameters
+    ----------
+    path : str
+        Value of ``--output``.
+    files : sequence of str
+        The files.
+    """
+    used = _targets.real_paths(files)
+    # A link stays, and the file that it leads to is replaced.
+    for target in (path, f"{os.path.realpath(path)}.json"):
+        _targets.check_file("--output", target, used, replaces_link=False)
+
+
+def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
+    """Say which false-alarm rate the threshold stands for, and which one is possible."""
+    low, high = provenance["false_positive_rate_interval_95"]
+    lowest, target = provenance["lowest_supported_rate"], provenance["target_false_positive_rate"]
+    asked = "set by hand" if target is None else f"asked for: {target:.1%}"
+    return [
+        f"threshold {provenance['threshold']:.4g}: about "
+        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will be called bad "
+        f"(95 % interval {low:.1%} to {high:.1%}); {asked}",
+        f"{provenance['n_images']} good images support no rate below {lowest:.1%}",
+    ]

@@ -262,8 +262,6 @@ def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
         )
 
 
-
-
 # Images whose maps give the scale of colors where none was saved.
 _N_FOR_SCALE = 8
 

@@ -17,6 +17,7 @@ _PROG = "pyimgano"
 COMMANDS = {
     "train": "fit and calibrate a pipeline on a folder of good images, and save it",
     "infer": "judge images with a saved pipeline",
+    "recalibrate": "move the threshold of a saved pipeline, by new good images or by hand",
     "benchmark": "fit, judge and measure on a data set with known defects",
     "models": "list the models, or tell all about one",
     "doctor": "check this installation: versions, extras, weights, threads",

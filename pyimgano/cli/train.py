@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pyimgano import _defaults
-from pyimgano.cli import _common, _options, _targets
+from pyimgano.cli import _common, _options
 from pyimgano.cli._images import Found, counted, look_at
+from pyimgano.cli._saved import check_output, threshold_in_words
 
 __all__ = ["main"]
 
@@ -147,7 +148,7 @@ def _train_checked(options: argparse.Namespace) -> int:
         pipeline = _fit_apart(pipeline, good.images, held_out.images, metadata)
     limits = map_range(pipeline, good.images) if _makes_maps(pipeline) else None
     save(pipeline, options.output, map_range=limits)
-    for line in _threshold(pipeline[-1].provenance_):
+    for line in threshold_in_words(pipeline[-1].provenance_):
         _common.tell(line)
     _common.tell(f"saved: {options.output}")
     _common.tell(f"next: pyimgano infer {shlex.quote(options.output)} NEW_IMAGES")
@@ -173,15 +174,8 @@ def _check(options: argparse.Namespace) -> None:
             "--roi and --tile do not go together: a region is one for whole images; crop the "
             "images, or leave one of the options out"
         )
-    _check_output(options, [one for one in (options.weights, options.roi) if isinstance(one, str)])
-
-
-def _check_output(options: argparse.Namespace, files: Sequence[str]) -> None:
-    """Refuse to write the pipeline, or what proves it whole, over files that are read."""
-    used = _targets.real_paths(files)
-    # A link stays, and the file that it leads to is replaced.
-    for path in (options.output, f"{os.path.realpath(options.output)}.json"):
-        _targets.check_file("--output", path, used, replaces_link=False)
+    given = (options.weights, options.roi)
+    check_output(options.output, [one for one in given if isinstance(one, str)])
 
 
 def _check_folder(folder: str, option: str) -> None:
@@ -220,7 +214,7 @@ def _look_at(
     from pyimgano.inputs import ImageSequence
 
     images = ImageSequence.from_folder(folder, recursive=True, u16_max=options.u16_max)
-    _check_output(options, images.paths)
+    check_output(options.output, images.paths)
     _warn_of_bad_names(options, folder, images.paths)
     found = look_at(options.prog, folder, images, options.u16_max, progress, known)
     deepest = found.highest_u16
@@ -310,19 +304,6 @@ def _makes_maps(pipeline: Any) -> bool:
     from pyimgano._nesting import makes_maps
 
     return makes_maps(pipeline)
-
-
-def _threshold(provenance: dict[str, Any]) -> list[str]:
-    """Say in words which false-alarm rate the threshold stands for, and which one is possible."""
-    low, high = provenance["false_positive_rate_interval_95"]
-    lowest = provenance["lowest_supported_rate"]
-    return [
-        f"threshold {provenance['threshold']:.4g}: about "
-        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will be called bad "
-        f"(95 % interval {low:.1%} to {high:.1%}); asked for: "
-        f"{provenance['target_false_positive_rate']:.1%}",
-        f"{provenance['n_images']} good images support no rate below {lowest:.1%}",
-    ]
 
 
 if __name__ == "__main__":

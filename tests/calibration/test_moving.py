@@ -21,7 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ScoreEnsemble, load, save
 from pyimgano.calibration import ThresholdCalibrator, own_scores
 from pyimgano.detectors import PyODDetector, SSIMTemplateDetector
-from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning, UntrustedFileError
+from pyimgano.exceptions import (
+    TooFewImagesError,
+    TooFewImagesWarning,
+    TrainingImagesError,
+    UntrustedFileError,
+)
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inference import infer, threshold
 from pyimgano.testing import make_check_images
@@ -232,9 +237,9 @@ def test_training_images_that_would_score_too_low_are_refused(model, ensemble):
     calibrator = pickle.loads(pickle.dumps(calibrator))
     before = calibrator.threshold_
     mixed = np.vstack([new, X[7:10]])
-    with pytest.raises(ValueError, match=r"3 of the 63 images .* first is at index 60"):
+    with pytest.raises(TrainingImagesError, match=r"3 of the 63 images .* first is at index 60"):
         calibrator.recalibrate(mixed)
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(TrainingImagesError, match="trained on"):
         calibrator.recalibrate(mixed.tolist())  # in whatever container
     assert calibrator.threshold_ == before and moves(calibrator) == []
     calibrator.recalibrate(new)
@@ -260,7 +265,7 @@ def test_files_that_were_trained_on_are_refused_under_any_name(tmp_path):
     ]
     calibrator = ThresholdCalibrator(pipe, quantile=0.5).fit(old)
     (tmp_path / "copy.png").write_bytes((tmp_path / "2.png").read_bytes())
-    with pytest.raises(ValueError, match="1 of the 4 images"):
+    with pytest.raises(TrainingImagesError, match="1 of the 4 images"):
         calibrator.recalibrate([*new, str(tmp_path / "copy.png")])
     calibrator.recalibrate(new)
 

@@ -87,7 +87,9 @@ def call(main, *arguments):
 
 
 # ---- both -----------------------------------------------------------------------------
-@pytest.mark.parametrize("module", ["benchmark", "doctor", "infer", "models", "train"])
+@pytest.mark.parametrize(
+    "module", ["benchmark", "doctor", "infer", "models", "recalibrate", "train"]
+)
 def test_help_answers_without_heavy_imports(module):
     code = (
         f"import sys; from pyimgano.cli.{module} import main\n"
@@ -1253,7 +1255,7 @@ def test_one_command_calls_the_others_under_its_own_name(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which command: train, infer, benchmark, models, doctor"),
+        ((), "which command: train, infer, recalibrate, benchmark, models, doctor"),
         (("tran",), "there is no command 'tran', did you mean 'train'?"),
         (("photos",), "there is no command 'photos': train, infer"),
     ],

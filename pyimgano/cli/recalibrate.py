@@ -1,0 +1,172 @@
+"""``pyimgano recalibrate``: move the threshold of a saved pipeline, without fitting it again."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pyimgano import _defaults
+from pyimgano.cli import _common, _options
+from pyimgano.cli._images import find_images, look_at
+from pyimgano.cli._saved import (
+    add_loading_options,
+    check_output,
+    load_pipeline,
+    prepare_networks,
+    threshold_in_words,
+)
+
+__all__ = ["main"]
+
+_PROG = "pyimgano recalibrate"
+_DESCRIPTION = """\
+Put the threshold of a saved pipeline somewhere else, and save the result. What the pipeline
+has learned stays as it is, and so does the score of each image.
+
+With images, all of them of good parts as they come now, the threshold is put where the
+false-alarm rate asks for it among their scores. Without images, --quantile puts it by the
+scores that the pipeline has, and --threshold puts it at a score.
+"""
+_EPILOG = """\
+examples:
+  pyimgano recalibrate line3.joblib photos/new_good -o line3b.joblib
+  pyimgano recalibrate line3.joblib photos/new_good -o line3b.joblib --quantile 0.95
+  pyimgano recalibrate line3.joblib -o line3b.joblib --quantile 0.99
+  pyimgano recalibrate line3.joblib -o line3b.joblib --threshold 31.5
+  pyimgano infer line3b.joblib photos/new
+
+""" + _common.exit_statuses(
+    {_common.EXIT_ERRORS: "done, but some images could not be read and were left out"}
+)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
+    """Entry point of the command; returns its exit status."""
+    options = _parser(prog).parse_intermixed_args(argv)
+    return _common.run(prog, lambda: _recalibrate(options))
+
+
+def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser.usage = f"{prog} PIPELINE [INPUT ...] -o FILE [options]"
+    parser.add_argument(
+        "positional",
+        metavar="PIPELINE [INPUT ...]",
+        nargs="*",
+        help="the pipeline, as pyimgano train or pyimgano.save wrote it; then images of good "
+        "parts: folders (with all below them), files or glob patterns",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="where to save the pipeline with the new threshold; replaced if it exists",
+    )
+    parser.add_argument(
+        "--quantile",
+        metavar="SHARE",
+        type=_common.fraction,
+        help="share of good parts that shall pass (default: as before)",
+    )
+    parser.add_argument(
+        "--threshold",
+        metavar="SCORE",
+        type=_common.number,
+        help="images with a higher score fail; takes no images",
+    )
+    _options.add_threads_option(parser)
+    add_loading_options(parser)
+    return parser
+
+
+def _recalibrate(options: argparse.Namespace) -> int:
+    _check(options)
+    from pyimgano.utils._threads import limit_threads
+
+    with limit_threads(options.threads):
+        return _move_threshold(options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not options.positional:
+        raise _common.UsageError(
+            f"give a pipeline and images: {options.prog} line3.joblib photos/new_good -o FILE"
+        )
+    options.pipeline, *options.input = options.positional
+    if options.quantile is not None:
+        _options.check_model_options(options)
+    if options.threshold is not None and (options.input or options.quantile is not None):
+        raise _common.UsageError(
+            "--threshold puts the threshold at a score, whatever images and rates say; leave out "
+            "--quantile and the images, or --threshold"
+        )
+    if not options.input and options.threshold is None and options.quantile is None:
+        raise _common.UsageError(
+            f"{options.pipeline} alone is not enough; give images of good parts, --quantile or "
+            "--threshold"
+        )
+    check_output(options.output, [options.weights] if options.weights is not None else [])
+
+
+def _move_threshold(options: argparse.Namespace) -> int:
+    paths = find_images(options.input)[0]
+    check_output(options.output, paths)
+    pipeline = load_pipeline(options.pipeline, options.trust)
+    from pyimgano._nesting import find_calibrator
+    from pyimgano.persistence import read_map_range, save
+
+    calibrator = find_calibrator(pipeline)
+    if calibrator is None:
+        raise _common.UsageError(
+            f"{options.pipeline} holds no ThresholdCalibrator, whose threshold could be moved. In "
+            "Python: ThresholdCalibrator(FrozenEstimator(pipeline)).fit(good_images), then save it"
+        )
+    before = calibrator.threshold_
+    n_errors = 0
+    if options.threshold is not None:
+        calibrator.set_threshold(options.threshold)
+    elif not paths:
+        calibrator.set_quantile(options.quantile)
+    else:
+        n_errors = _by_images(options, pipeline, calibrator, paths)
+    for line in threshold_in_words(calibrator.provenance_):
+        _common.tell(line)
+    scores = calibrator.calibration_scores_
+    above = [int((scores > cut).sum()) for cut in (before, calibrator.threshold_)]
+    _common.tell(
+        f"of {'these' if paths else 'the'} {len(scores)} good images, {above[0]} were called bad "
+        f"before (threshold {before:.4g}), and {above[1]} now"
+    )
+    save(pipeline, options.output, map_range=read_map_range(options.pipeline))
+    _common.tell(f"saved: {options.output}")
+    _common.tell(f"next: pyimgano infer {shlex.quote(options.output)} NEW_IMAGES")
+    return _common.EXIT_ERRORS if n_errors else _common.EXIT_OK
+
+
+def _by_images(
+    options: argparse.Namespace, pipeline: Any, calibrator: Any, paths: list[str]
+) -> int:
+    """Recalibrate on images; return the number of those that could not be read."""
+    from pyimgano._nesting import input_of
+    from pyimgano.inputs import ImageSequence
+
+    prepare_networks(pipeline, options)
+    found = look_at(
+        options.prog,
+        ", ".join(options.input),
+        ImageSequence(paths),
+        _defaults.U16_MAX,
+        _common.on_terminal(),
+    )
+    if not len(found.images):
+        raise _common.UsageError("none of the images can be read")
+    calibrator.recalibrate(input_of(calibrator, pipeline, found.images.paths), options.quantile)
+    return found.n_errors
+
+
+if __name__ == "__main__":
+    sys.exit(main())
