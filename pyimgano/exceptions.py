@@ -19,6 +19,7 @@ __all__ = [
     "TooFewImagesError",
     "TooFewImagesWarning",
     "TrainingImagesError",
+    "UncheckedFileWarning",
     "UndefinedScoreError",
     "UnknownModelError",
     "UnknownParameterError",
@@ -136,6 +137,10 @@ class TooFewImagesWarning(UserWarning):
 
 class PluginWarning(UserWarning):
     """A plug-in cannot be loaded; its model is left out of the list."""
+
+
+class UncheckedFileWarning(UserWarning):
+    """A saved model was loaded without its side file, so damage to its numbers is not noticed."""
 
 
 class VersionDriftWarning(UserWarning):

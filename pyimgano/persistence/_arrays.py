@@ -7,6 +7,7 @@ buffer taken for pointers, reads memory that is not its own.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def dtype_of(node: Any, depth: int = 0) -> np.dtype:
     kind = node.args[0] if type(node.args) is tuple and node.args else None
     if type(kind) is not str or not _SIMPLE.fullmatch(kind):
         raise _no_dtype(kind)
-    dtype = np.dtype(kind)
+    dtype = _simple(kind)
     state = node.state
     if state is not NO_STATE:
         if type(state) is not tuple or not 8 <= len(state) <= 9:
@@ -55,7 +56,7 @@ def dtype_of(node: Any, depth: int = 0) -> np.dtype:
         if type(order) is not str or order not in ("<", ">", "=", "|"):
             raise _no_dtype(kind)
         if dtype.kind != "V":
-            dtype = dtype.newbyteorder(order)  # type: ignore[arg-type]
+            dtype = _simple(kind, order)
         elif base is not None:
             dtype = _subarray(base, depth)
         elif names is not None:
@@ -65,6 +66,11 @@ def dtype_of(node: Any, depth: int = 0) -> np.dtype:
     if not (depth > 0 or dtype.itemsize > 0) or dtype.itemsize > _LONGEST_ITEM:
         raise _no_dtype(dtype)
     return dtype
+
+
+@lru_cache(maxsize=100)
+def _simple(kind: str, order: str = "=") -> np.dtype:
+    return np.dtype(kind).newbyteorder(order)  # type: ignore[arg-type]
 
 
 def _subarray(base: Any, depth: int) -> np.dtype:
@@ -109,7 +115,7 @@ def _in_words(kind: Any) -> str:
 
 
 def _is_name(node: Any, *names: str) -> bool:
-    return type(node) is Name and str(node) in names
+    return type(node) is Name and f"{node.module}.{node.name}" in names
 
 
 def _no_dtype(kind: Any = "unknown") -> UntrustedFileError:
@@ -121,9 +127,16 @@ def _no_dtype(kind: Any = "unknown") -> UntrustedFileError:
 
 # ---- arrays ---------------------------------------------------------------------------
 class ArrayReader:
-    """Reads the arrays that joblib writes behind their descriptions."""
+    """Reads the arrays that joblib writes behind their descriptions.
+
+    Attributes
+    ----------
+    in_range : dict of int to ndarray
+        Those of floats that are all finite and of ordinary size, by their ids.
+    """
 
     def __init__(self) -> None:
+        self.in_range: dict[int, np.ndarray] = {}
         # By the node, which many arrays share; it is kept, so that its id is its own.
         self._dtypes: dict[int, tuple[Any, np.dtype]] = {}
 
@@ -159,17 +172,20 @@ class ArrayReader:
         if dtype.hasobject:
             return read_tree(source, None)  # joblib writes a pickle of its own for them
         shape = _shape(about.get("shape"))
-        source.check_room(_count(shape) * dtype.itemsize)
         if about.get("numpy_array_alignment_bytes") is not None:
             source.take(source.take(1)[0])
         try:
-            array = np.empty(shape[::-1] if order == "F" else shape, dtype)
+            flat, in_range = source.numbers(_count(shape), dtype)
+        except UntrustedFileError:
+            raise
         except (MemoryError, ValueError):
             raise UntrustedFileError(
                 f"it holds an array of shape {shape}, for which there is not enough memory."
             ) from None
-        source.fill(array)
-        return _checked(array.T if order == "F" else array)
+        array = _checked(flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape))
+        if in_range:
+            self.in_range[id(array)] = array
+        return array
 
 
 def array_from(shape: Any, dtype: Any, fortran: Any, content: Any) -> np.ndarray:
@@ -274,6 +290,8 @@ def _checked(array: np.ndarray) -> np.ndarray:
 def _shape(node: Any) -> tuple[int, ...]:
     if type(node) is not tuple or len(node) > _MOST_DIMENSIONS:
         raise _no_array()
+    if all(type(side) is int and side >= 0 for side in node):
+        return node
     # A numpy integer among them is a call in the file.
     sides = tuple(
         int(scalar_from(*side.args))

@@ -11,7 +11,8 @@ import importlib
 import ntpath
 import posixpath
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -49,7 +50,7 @@ Value = Callable[[Any], Any]
 Maker = Callable[[Call, Value], Any]
 
 
-def build(tree: Any, trusted: Iterable[str]) -> Any:
+def build(tree: Any, trusted: Iterable[str], in_range: dict[int, np.ndarray] | None = None) -> Any:
     """Make the objects that a tree describes.
 
     Parameters
@@ -58,6 +59,8 @@ def build(tree: Any, trusted: Iterable[str]) -> Any:
         See :mod:`._opcodes`.
     trusted : iterable of str
         Full names of further classes and functions, which are imported and may be called.
+    in_range : dict of int to ndarray, default=None
+        Arrays of floats whose values need not be looked at again, by their ids.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def build(tree: Any, trusted: Iterable[str]) -> Any:
     UntrustedFileError
         If it describes anything else, or an object that cannot be.
     """
-    builder = _Builder(frozenset(trusted))
+    builder = _Builder(frozenset(trusted), {} if in_range is None else in_range)
     order = builder.in_order(tree)
     if builder.unknown:
         raise _not_admitted(builder.unknown)
@@ -76,8 +79,8 @@ def build(tree: Any, trusted: Iterable[str]) -> Any:
 
 
 class _Builder:
-    def __init__(self, trusted: frozenset[str]) -> None:
-        self._trusted = trusted
+    def __init__(self, trusted: frozenset[str], in_range: dict[int, np.ndarray]) -> None:
+        self._trusted, self._in_range = trusted, in_range
         self.unknown: dict[str, None] = {}  # as an ordered set
         self._makers: dict[int, Maker] = {}
         self._built: dict[int, Any] = {}
@@ -92,15 +95,17 @@ class _Builder:
         size: dict[int, int] = {}
         if type(tree) in _ATOMS:
             return order
-        way = [(tree, iter(self._parts(tree)))]
-        total = [1]
+        way, total = [], []
         begun = {id(tree)}
-        while way:
-            node, parts = way[-1]
-            for part in parts:
-                if type(part) in _ATOMS:
-                    total[-1] += 1
-                    continue
+        node: Any = tree
+        while True:
+            if node is not None:  # enter it
+                parts = self._parts(node)
+                others = [part for part in parts if type(part) not in _ATOMS]
+                way.append((node, iter(others)))
+                total.append(1 + len(parts) - len(others))
+            node = None
+            for part in way[-1][1]:
                 known = size.get(id(part))
                 if known is not None:
                     total[-1] += known
@@ -113,29 +118,27 @@ class _Builder:
                         "pipeline."
                     )
                 begun.add(id(part))
-                way.append((part, iter(self._parts(part))))
-                total.append(1)
+                node = part
                 break
-            else:
-                way.pop()
-                own = total.pop()
+            if node is None:  # leave it
+                left, own = way.pop()[0], total.pop()
                 if own > _MOST_OBJECTS:
                     raise UntrustedFileError(
                         f"it holds more than {_MOST_OBJECTS:,} objects, those in several places "
                         "counted each time."
                     )
-                size[id(node)] = own
-                order.append(node)
-                if total:
-                    total[-1] += own
-        return order
+                size[id(left)] = own
+                order.append(left)
+                if not total:
+                    return order
+                total[-1] += own
 
-    def _parts(self, node: Any) -> Iterable[Any]:
+    def _parts(self, node: Any) -> Sequence[Any]:
         kind = type(node)
         if kind is list or kind is tuple:
             return node
         if kind is Pairs:
-            return (part for pair in node.items for part in pair)
+            return list(chain.from_iterable(node.items))
         if kind is Items:
             return node.items
         if kind is Call:
@@ -144,7 +147,7 @@ class _Builder:
             self.unknown[str(node)] = None
         return ()
 
-    def _parts_of_call(self, call: Call) -> Iterable[Any]:
+    def _parts_of_call(self, call: Call) -> Sequence[Any]:
         cls = made_class(call)
         if cls is not None and str(cls) not in self._trusted:
             found = admitted_class(cls.module, cls.name)
@@ -174,7 +177,7 @@ class _Builder:
 
     # ---- second pass: making it ---------------------------------------------------------
     def make_all(self, order: list[Any], tree: Any) -> Any:
-        built, value = self._built, self._value
+        built, value, atoms = self._built, self._value, _ATOMS
         left = _MOST_BYTES
         for node in order:
             kind = type(node)
@@ -184,11 +187,23 @@ class _Builder:
                 if left < 0:
                     raise UntrustedFileError("it makes far larger arrays than there are in it.")
             elif kind is list:
-                built[id(node)] = [value(part) for part in node]
+                built[id(node)] = [
+                    part if type(part) in atoms else built[id(part)] for part in node
+                ]
             elif kind is tuple:
-                built[id(node)] = tuple([value(part) for part in node])
+                built[id(node)] = tuple(
+                    [part if type(part) in atoms else built[id(part)] for part in node]
+                )
             elif kind is Pairs:
-                built[id(node)] = _dict([(value(k), value(v)) for k, v in node.items])
+                built[id(node)] = _dict(
+                    [
+                        (
+                            key if type(key) in atoms else built[id(key)],
+                            item if type(item) in atoms else built[id(item)],
+                        )
+                        for key, item in node.items
+                    ]
+                )
             elif kind is Items:
                 items = [value(part) for part in node.items]
                 _check_keys(items)
@@ -228,10 +243,10 @@ class _Builder:
             raise UntrustedFileError(f"{cls.__name__}._metadata_request is no request.")
         _check_attributes_of_any(cls.__name__, state)
         if issubclass(cls, CheckedStateMixin):
-            state = cls._restored_state(state, thorough=True, closed=True)
+            state = cls._restored_state(state, thorough=True, closed=True, in_range=self._in_range)
         else:
             _check_version(cls, state)
-            found.schema.check(state, thorough=True, closed=True)
+            found.schema.check(state, thorough=True, closed=True, in_range=self._in_range)
         made = object.__new__(cls)
         made.__dict__.update(state)
         if requests is not None:
@@ -326,12 +341,13 @@ def _state_parts(call: Call) -> list[Any]:
 def _attributes(call: Call, value: Value) -> dict[str, Any]:
     if call.state is NO_STATE:
         return {}
-    names = [name for name, _ in call.state.items]
-    if any(type(name) is not str or name.startswith("__") for name in names):
-        raise UntrustedFileError(f"it holds a {made_class(call)} with attributes of no name.")
-    if len(set(names)) != len(names):
+    for name, _ in call.state.items:
+        if type(name) is not str or name[:2] == "__":
+            raise UntrustedFileError(f"it holds a {made_class(call)} with attributes of no name.")
+    state = {name: item if type(item) in _ATOMS else value(item) for name, item in call.state.items}
+    if len(state) != len(call.state.items):
         raise UntrustedFileError(f"it holds a {made_class(call)} that has an attribute twice.")
-    return {name: value(item) for name, item in call.state.items}
+    return state
 
 
 def _args(call: Call, least: int, most: int | None = None) -> tuple[Any, ...]:
@@ -618,7 +634,7 @@ def _core(name: str) -> tuple[str, str]:
     return f"numpy._core.{name}", f"numpy.core.{name}"
 
 
-_MAKERS: dict[str, tuple[Maker, Callable[[Call], Iterable[Any]]]] = {
+_MAKERS: dict[str, tuple[Maker, Callable[[Call], Sequence[Any]]]] = {
     "_codecs.encode": (_encoded, _no_parts),
     "collections.OrderedDict": (_ordered, _pair_parts),
     "sklearn.utils._bunch.Bunch": (_bunch, _pair_parts),

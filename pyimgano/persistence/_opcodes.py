@@ -149,30 +149,74 @@ class _Machine:
         below: list[list[Any]] = []  # what lies under each mark
         left = source.operations_left(_MOST_OPERATIONS)
         data, at = source.data, source.at
+        last = len(data) - AHEAD  # up to there is enough ahead for any of the operations below
         while True:
             left -= 1
             if left < 0:
                 raise UntrustedFileError(
                     f"it has more than {_MOST_OPERATIONS:,} steps, more than any saved pipeline."
                 )
-            if len(data) - at < AHEAD:  # enough for any of the operations below
+            if at > last:
                 source.at = at
                 data, at = source.refill()
+                last = len(data) - AHEAD
             op = data[at]
             at += 1
-            # The most frequent first.
-            if op == 0x94:  # MEMOIZE
-                memo[len(memo)] = stack[-1]
+            # Two halves, the most frequent first. What nearly always follows is done at once.
+            if op >= 0x80:
+                if op == 0x94:  # MEMOIZE
+                    memo[len(memo)] = stack[-1]
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    end = at + 1 + data[at]
+                    text = str(data[at + 1 : end], "utf-8", "surrogatepass")
+                    stack.append(text)
+                    at = end
+                    if data[at] == 0x94:
+                        memo[len(memo)] = text
+                        at += 1
+                        left -= 1
+                elif op == 0x81:  # NEWOBJ
+                    args = stack.pop()
+                    stack[-1] = Call(stack[-1], args, True)
+                elif op == 0x88:  # NEWTRUE
+                    stack.append(True)
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x95:  # FRAME: its content follows in any case
+                    at += 8
+                elif op == 0x85:  # TUPLE1
+                    stack[-1:] = [(stack[-1],)]
+                elif op == 0x86:  # TUPLE2
+                    stack[-2:] = [(stack[-2], stack[-1])]
+                elif op == 0x87:  # TUPLE3
+                    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                elif op == 0x93:  # STACK_GLOBAL
+                    name, module = stack.pop(), stack.pop()
+                    stack.append(_name(module, name))
+                else:
+                    source.at = at
+                    stack = self._rare(op, stack, below)
+                    data, at = source.data, source.at
+                    last = len(data) - AHEAD
             elif op == 0x68:  # BINGET
                 stack.append(memo[data[at]])
                 at += 1
-            elif op == 0x8C:  # SHORT_BINUNICODE
-                end = at + 1 + data[at]
-                stack.append(str(data[at + 1 : end], "utf-8", "surrogatepass"))
-                at = end
+                if data[at] == 0x68:
+                    stack.append(memo[data[at + 1]])
+                    at += 2
+                    left -= 1
             elif op == 0x4B:  # BININT1
                 stack.append(data[at])
                 at += 1
+            elif op == 0x43:  # SHORT_BINBYTES
+                end = at + 1 + data[at]
+                content = data[at + 1 : end]
+                stack.append(content)
+                at = end
+                if data[at] == 0x94:
+                    memo[len(memo)] = content
+                    at += 1
+                    left -= 1
             elif op == 0x28:  # MARK
                 below.append(stack)
                 stack = []
@@ -181,36 +225,27 @@ class _Machine:
                 if len(items) % 2:
                     raise UntrustedFileError("it is damaged: a key has no value.")
                 _pairs_of(stack[-1]).extend(zip(items[::2], items[1::2]))
-            elif op == 0x6A:  # LONG_BINGET
-                stack.append(memo[unpack("<I", data, at)[0]])
-                at += 4
-            elif op == 0x47:  # BINFLOAT
-                stack.append(unpack(">d", data, at)[0])
-                at += 8
-            elif op == 0x4E:  # NONE
-                stack.append(None)
-            elif op == 0x89:  # NEWFALSE
-                stack.append(False)
-            elif op == 0x88:  # NEWTRUE
-                stack.append(True)
             elif op == 0x62:  # BUILD
                 state = stack.pop()
                 source.at = at
                 self._build(stack, state)
                 data, at = source.data, source.at
-            elif op == 0x29:  # EMPTY_TUPLE
-                stack.append(())
+                last = len(data) - AHEAD
             elif op == 0x7D:  # EMPTY_DICT
                 stack.append(Pairs())
-            elif op == 0x81 or op == 0x52:  # NEWOBJ, REDUCE
+            elif op == 0x29:  # EMPTY_TUPLE
+                stack.append(())
+            elif op == 0x4E:  # NONE
+                stack.append(None)
+            elif op == 0x47:  # BINFLOAT
+                stack.append(unpack(">d", data, at)[0])
+                at += 8
+            elif op == 0x6A:  # LONG_BINGET
+                stack.append(memo[unpack("<I", data, at)[0]])
+                at += 4
+            elif op == 0x52:  # REDUCE
                 args = stack.pop()
-                stack[-1] = Call(stack[-1], args, op == 0x81)
-            elif op == 0x85:  # TUPLE1
-                stack[-1:] = [(stack[-1],)]
-            elif op == 0x86:  # TUPLE2
-                stack[-2:] = [(stack[-2], stack[-1])]
-            elif op == 0x87:  # TUPLE3
-                stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                stack[-1] = Call(stack[-1], args, False)
             elif op == 0x74:  # TUPLE
                 items, stack = stack, below.pop()
                 stack.append(tuple(items))
@@ -220,13 +255,6 @@ class _Machine:
             elif op == 0x4A:  # BININT
                 stack.append(unpack("<i", data, at)[0])
                 at += 4
-            elif op == 0x43:  # SHORT_BINBYTES
-                end = at + 1 + data[at]
-                stack.append(data[at + 1 : end])
-                at = end
-            elif op == 0x93:  # STACK_GLOBAL
-                name, module = stack.pop(), stack.pop()
-                stack.append(_name(module, name))
             elif op == 0x5D:  # EMPTY_LIST
                 stack.append([])
             elif op == 0x65:  # APPENDS
@@ -238,8 +266,6 @@ class _Machine:
             elif op == 0x73:  # SETITEM
                 value, key = stack.pop(), stack.pop()
                 _pairs_of(stack[-1]).append((key, value))
-            elif op == 0x95:  # FRAME: its content follows in any case
-                at += 8
             elif op == 0x71:  # BINPUT
                 memo[data[at]] = stack[-1]
                 at += 1
@@ -256,6 +282,7 @@ class _Machine:
                 source.at = at
                 stack = self._rare(op, stack, below)
                 data, at = source.data, source.at
+                last = len(data) - AHEAD
 
     def _rare(self, op: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
         """Operations of other protocols, and those that few files have; return the stack."""

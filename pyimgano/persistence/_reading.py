@@ -1,4 +1,4 @@
-"""Reading a saved file: its bytes are hashed and interpreted in one pass, then objects are made."""
+"""Reading a saved file: its bytes are summed and interpreted in one pass, then objects are made."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def read_saved(
     target: Path,
     trusted: Iterable[str],
     check_entry: Callable[[dict[str, Any]], None],
+    with_sha256: bool = False,
 ) -> Any:
     """Read what joblib wrote, provided that it holds admitted objects in a possible state.
 
@@ -34,8 +35,10 @@ def read_saved(
     trusted : iterable of str
         Full names of further classes and functions to admit.
     check_entry : callable
-        Gets ``"sha256"`` and ``"size"`` of the bytes that were interpreted, and raises if they
+        Gets ``"checksum"`` and ``"size"`` of the bytes that were interpreted, and raises if they
         are not those of the file that was saved. It is called before anything is made.
+    with_sha256 : bool, default=False
+        Whether it gets ``"sha256"`` as well.
 
     Returns
     -------
@@ -47,9 +50,9 @@ def read_saved(
         Whatever is wrong with the file.
     """
     try:
-        source = Source(descriptor)
+        source, arrays = Source(descriptor, with_sha256), ArrayReader()
         try:
-            tree = read_tree(source, ArrayReader())
+            tree = read_tree(source, arrays)
             entry = source.finish()
         except UntrustedFileError as error:
             source.skip_rest()
@@ -58,7 +61,7 @@ def read_saved(
                 f"is not an estimator saved by pyimgano.save: {error}"
             ) from None
         check_entry(entry)
-        return build(tree, trusted)
+        return build(tree, trusted, arrays.in_range)
     except UntrustedFileError as error:
         if str(error).startswith(f"{target}"):
             raise

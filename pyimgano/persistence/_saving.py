@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import joblib
 import numpy as np
 
 from pyimgano._nesting import all_parts
-from pyimgano.exceptions import UntrustedFileError
+from pyimgano.exceptions import UncheckedFileWarning, UntrustedFileError
+from pyimgano.persistence._checksum import BLOCK, PREFIX, Checksum
 from pyimgano.persistence._reading import read_saved
 from pyimgano.persistence._source import open_regular, read_small
 from pyimgano.utils._clock import utc_now
@@ -35,8 +37,9 @@ def save(
     """Save a fitted estimator as one joblib file, and what proves it whole beside it.
 
     The file is an ordinary one: ``joblib.load(path)`` returns the estimator. A second file,
-    ``<path>.json``, holds its SHA-256, size, class names and library versions;
-    :func:`load` asks for it.
+    ``<path>.json``, the side file, holds its size, checksum, SHA-256, class names and library
+    versions. :func:`load` compares the checksum, which is made for speed. The SHA-256 is for
+    deliveries: people compare it, as does ``load(path, sha256=...)``.
 
     Whatever interrupts a save, a power cut or ``kill -9`` included, ``path`` holds the old
     estimator or the new one, whole, and the side file vouches for the one that is there. An
@@ -113,7 +116,9 @@ def save(
     return given
 
 
-def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
+def load(
+    path: str | os.PathLike[str], *, trusted: Sequence[str] = (), sha256: str | None = None
+) -> Any:
     """Load a saved estimator, provided it is whole and holds known types in a possible state.
 
     ``joblib.load`` runs whatever a file tells it to run. This reads the file as data: nothing
@@ -125,13 +130,17 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     Parameters
     ----------
     path : str or Path
-        A file written by :func:`save`.
+        A file written by :func:`save`, or by ``joblib.dump``. Only beside the former lies a side
+        file, ``<path>.json``, that tells whether the file is damaged.
     trusted : sequence of str, default=()
         Further classes and functions to admit, by their full names, such as
         ``["mylab.steps.Deskew"]``. They are imported, which runs their module; classes are made
         by ``__new__`` and filled by their own ``__setstate__`` or into ``__dict__``, functions
         are called, with arguments and state that the file chooses. What is inside them is read
         as everywhere else. The error for a file that holds any names all it asks for.
+    sha256 : str, default=None
+        The SHA-256 that the file must have, 64 hexadecimal digits that reached you by a way of
+        their own, such as a delivery note. Computing it takes several times as long as reading.
 
     Returns
     -------
@@ -140,28 +149,56 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     Raises
     ------
     UntrustedFileError
-        If the side file is missing or does not match, if the file is no saved estimator, is
-        larger or deeper than any, or holds a type that is not admitted or a state that it cannot
-        have.
+        If the side file does not match, or ``sha256`` does not, if the file is no saved
+        estimator, is larger or deeper than any, or holds a type that is not admitted or a state
+        that it cannot have.
     FileNotFoundError
         If there is no such file.
 
+    Warns
+    -----
+    UncheckedFileWarning
+        If there is neither a side file nor ``sha256``: the types and the state in the file are
+        checked as ever, but a number that damage has changed is not noticed.
+
     Notes
     -----
-    The SHA-256 finds damage and mix-ups; whoever can replace both files can make it fit. What
-    :func:`load` promises of a hostile file is that reading it opens no other file, runs nothing
-    and ends. The numbers and parameters in it are still its author's choice: such an estimator
-    can give any score. A path in ``weights`` of a feature step is opened when images are scored.
+    The checksum in the side file finds damage and mix-ups, and keeps up with reading. It is the
+    SHA-256 of sums of columns of words, see ``pyimgano.persistence._checksum``; side files of
+    earlier versions hold the SHA-256 of the file alone, which is then compared. Neither is a
+    signature: whoever can replace both files can make them fit. What :func:`load` promises of a
+    hostile file is that reading it opens no other file, runs nothing and ends. The numbers and
+    parameters in it are still its author's choice: such an estimator can give any score. A path
+    in ``weights`` of a feature step is opened when images are scored.
 
     A ``pathlib.Path`` comes back as text. A pipeline with a cache (``memory``) is refused, since
     the next fit would read the cache with ``joblib.load``.
     """
     target = _resolve(path)
+    wanted = _as_digest(sha256)
     with open_regular(target) as descriptor:
-        about = _read_side_file(_side_file(target), target)
-        return read_saved(
-            descriptor, target, trusted, lambda entry: _check_entry(about, entry, target)
+        about = _read_side_file(_side_file(target))
+        vouched = [] if about is None else _vouched(about)
+
+        def check(entry: dict[str, Any]) -> None:
+            if about is not None:
+                _check_entry(about, entry, target)
+            if wanted is not None and entry["sha256"] != wanted:
+                raise UntrustedFileError(
+                    f"{target}: has the SHA-256 {entry['sha256']}, not {wanted}, which was asked "
+                    "for: it is another file, or damaged."
+                )
+
+        with_sha256 = wanted is not None or not all(_has_checksum(one) for one in vouched)
+        estimator = read_saved(descriptor, target, trusted, check, with_sha256)
+    if about is None and wanted is None:
+        warnings.warn(
+            f"{target}: there is no {target.name}.json beside it, so damage is not noticed. "
+            "Copy both files, or give load(path, sha256=...); pyimgano.save writes both.",
+            UncheckedFileWarning,
+            stacklevel=2,
         )
+    return estimator
 
 
 def read_map_range(path: str | os.PathLike[str]) -> tuple[float, float] | None:
@@ -179,7 +216,7 @@ def read_map_range(path: str | os.PathLike[str]) -> tuple[float, float] | None:
     """
     try:
         target = _resolve(path)
-        found = _read_side_file(_side_file(target), target).get("map_range")
+        found = (_read_side_file(_side_file(target)) or {}).get("map_range")
     except UntrustedFileError:  # no side file of ours
         return None
     if not isinstance(found, list) or len(found) != 2:
@@ -207,35 +244,35 @@ _DEEPEST_SIDE_FILE = 100
 
 
 def _entry(file: BinaryIO) -> dict[str, Any]:
-    """Size and SHA-256 of an open file."""
+    """Size, checksum and SHA-256 of an open file."""
     file.seek(0)
-    digest, size = hashlib.sha256(), 0
-    while chunk := file.read(1 << 20):
+    digest, checksum = hashlib.sha256(), Checksum()
+    while chunk := file.read(BLOCK):
         digest.update(chunk)
-        size += len(chunk)
-    return {"sha256": digest.hexdigest(), "size": size}
+        checksum.update(memoryview(chunk))
+    return {"size": checksum.size, "checksum": checksum.text(), "sha256": digest.hexdigest()}
 
 
 def _entry_of_existing(target: Path) -> dict[str, Any] | None:
     """Entry of the file that is about to be replaced, if its side file vouches for it."""
     try:
+        about = _read_side_file(_side_file(target))
+        if about is None:
+            return None
         with open_regular(target) as descriptor, open(descriptor, "rb", closefd=False) as file:
             entry = _entry(file)
-        _check_entry(_read_side_file(_side_file(target), target), entry, target)
+        _check_entry(about, entry, target)
     except (FileNotFoundError, UntrustedFileError):
         return None
     return entry
 
 
-def _read_side_file(side: Path, target: Path) -> dict[str, Any]:
+def _read_side_file(side: Path) -> dict[str, Any] | None:
+    """Content of a side file; None if there is none."""
     try:
         content = read_small(side, _LARGEST_SIDE_FILE)
     except FileNotFoundError:
-        raise UntrustedFileError(
-            f"{target}: there is no {side.name} beside it, which says what the file must be. "
-            "Copy both files; or, if you trust whoever made the file, use joblib.load(path) "
-            "(pyimgano-infer --trust)."
-        ) from None
+        return None
     if content.count(b"[") + content.count(b"{") > _DEEPEST_SIDE_FILE:
         raise UntrustedFileError(f"{side}: is no side file of a saved pipeline, but other JSON.")
     try:
@@ -247,14 +284,38 @@ def _read_side_file(side: Path, target: Path) -> dict[str, Any]:
     return about
 
 
+def _vouched(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Entries of the contents that a side file vouches for, during a save two."""
+    return [one for one in (about, about.get("previous")) if isinstance(one, dict)]
+
+
+def _has_checksum(vouched: dict[str, Any]) -> bool:
+    """Tell whether an entry has the checksum of this version; if not, the SHA-256 counts."""
+    checksum = vouched.get("checksum")
+    return isinstance(checksum, str) and checksum.startswith(PREFIX)
+
+
 def _check_entry(about: dict[str, Any], entry: dict[str, Any], target: Path) -> None:
-    vouched = [about, about.get("previous")]
-    if not any(isinstance(v, dict) and v.get("sha256") == entry["sha256"] for v in vouched):
-        raise UntrustedFileError(
-            f"{target}: is not the file that {_side_file(target).name} describes "
-            f"({str(about.get('size'))[:20]} bytes, here are {entry['size']} bytes with another "
-            "SHA-256): it was damaged, cut short or replaced. Copy both files anew."
+    for one in _vouched(about):
+        key = "checksum" if _has_checksum(one) else "sha256"
+        if one.get(key) == entry[key]:
+            return
+    raise UntrustedFileError(
+        f"{target}: is not the file that {_side_file(target).name} describes "
+        f"({str(about.get('size'))[:20]} bytes, here are {entry['size']} bytes with another "
+        "checksum): it was damaged, cut short or replaced. Copy both files anew."
+    )
+
+
+def _as_digest(sha256: str | None) -> str | None:
+    if sha256 is None:
+        return None
+    digest = sha256.strip().lower() if isinstance(sha256, str) else ""
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(
+            f"sha256={sha256!r} must be 64 hexadecimal digits, as sha256sum prints them."
         )
+    return digest
 
 
 def _class_names(estimator: Any) -> list[str]:

@@ -1,7 +1,7 @@
-"""One pass over a saved file: what is interpreted is what was hashed.
+"""One pass over a saved file: what is interpreted is what was checked.
 
 A file is opened once, must be a regular one, and is read from start to end through that one
-descriptor. Every byte enters the SHA-256 as it is read, so that a file which another process
+descriptor. Every byte enters the checksum as it is read, so that a file which another process
 overwrites meanwhile cannot be vouched for by one content and interpreted by another.
 Decompression is done here as well, and stops at a limit.
 """
@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from pyimgano.exceptions import UntrustedFileError
+from pyimgano.persistence._checksum import BLOCK, Checksum
+from pyimgano.utils._state import are_in_range
 
 __all__ = ["AHEAD", "Source", "open_regular", "read_small"]
 
@@ -31,10 +33,11 @@ _LARGEST_FILE = 2**35
 # What a compressed file may become: so many times its size, and some more. Arrays of real
 # features shrink to about nine tenths, masks and equal numbers to a hundredth.
 _MOST_TIMES, _AND_MORE = 200, 2**26
-# Bytes read at a time: they are hashed while they are in the processor's cache.
-_PIECE = 2**18
+# Bytes of compressed content, or of an uncompressed one outside of arrays, read at a time.
+_PIECE = 2**16
 # What a Source holds ready unless its end is near; short operations need no more.
 AHEAD = 300
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 # Largest window of an LZMA stream; that of its highest preset is 64 MiB.
 _LZMA_MEMORY = 2**28
 
@@ -108,28 +111,37 @@ def read_small(path: Path, most: int) -> bytes:
     raise UntrustedFileError(f"{path}: has more than {most:,} bytes, too many for what it is.")
 
 
-class _Hashed(io.RawIOBase):
-    """The bytes of a descriptor, hashed as they are read."""
+class _Watched(io.RawIOBase):
+    """The bytes of a descriptor, which enter the checksums as they are read."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, with_sha256: bool) -> None:
         self._descriptor = descriptor
-        self.digest = hashlib.sha256()
-        self.size = 0
+        self._checksum = Checksum()
+        self._sha256 = hashlib.sha256() if with_sha256 else None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        n = os.readv(self._descriptor, [view[:_PIECE]]) if _READV else self._read_into(view)
-        self.digest.update(view[:n])
-        self.size += n
+        # At most to the end of a block, which is then added up in place and in the cache.
+        view = memoryview(buffer).cast("B")[: self._checksum.room]
+        n = os.readv(self._descriptor, [view]) if _READV else self._read_into(view)
+        self._checksum.update(view[:n])
+        if self._sha256 is not None:
+            self._sha256.update(view[:n])
         return n
 
     def _read_into(self, view: memoryview) -> int:
-        piece = os.read(self._descriptor, min(len(view), _PIECE))
+        piece = os.read(self._descriptor, len(view))
         view[: len(piece)] = piece
         return len(piece)
+
+    def entry(self) -> dict[str, Any]:
+        """Describe all that has been read, as a side file does."""
+        found: dict[str, Any] = {"size": self._checksum.size, "checksum": self._checksum.text()}
+        if self._sha256 is not None:
+            found["sha256"] = self._sha256.hexdigest()
+        return found
 
 
 _READV = hasattr(os, "readv")
@@ -208,6 +220,8 @@ class Source:
     ----------
     descriptor : int
         Of a regular file; read from its start.
+    with_sha256 : bool, default=False
+        Compute the SHA-256 of the file as well, which takes several times as long as reading it.
 
     Attributes
     ----------
@@ -217,15 +231,15 @@ class Source:
         How much of it has been read.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, with_sha256: bool = False) -> None:
         os.lseek(descriptor, 0, os.SEEK_SET)
         size = os.fstat(descriptor).st_size
         if size > _LARGEST_FILE:
             raise UntrustedFileError(
                 f"it has {size:,} bytes; files of at most {_LARGEST_FILE:,} are read."
             )
-        self._hashed = _Hashed(descriptor)
-        raw = io.BufferedReader(self._hashed, _PIECE)
+        self._watched = _Watched(descriptor, with_sha256)
+        raw = io.BufferedReader(self._watched, min(BLOCK, size + 1))
         begin = raw.peek(6)[:6]
         self._most = size
         content: Any = raw
@@ -294,16 +308,46 @@ class Source:
         self.at = end + 1
         return content
 
-    def fill(self, array: np.ndarray) -> None:
-        """Read the bytes of a new contiguous array, straight into it."""
-        view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        done = min(len(view), len(self.data) - self.at)
-        if self._end is not None and done > self._end - self.at:
+    def numbers(self, count: int, dtype: np.dtype) -> tuple[np.ndarray, bool]:
+        """Read the items of an array.
+
+        Parameters
+        ----------
+        count : int
+        dtype : dtype
+            Without objects.
+
+        Returns
+        -------
+        array : ndarray of shape (count,)
+        in_range : bool
+            Whether they are floats that are known to be in range, see
+            :func:`~pyimgano.utils._state.are_in_range`: those of large arrays are looked at while
+            they are in the processor's cache.
+        """
+        size = count * dtype.itemsize
+        self.check_room(size)
+        there = (len(self.data) if self._end is None else self._end) - self.at
+        if 0 < size <= there:
+            array = np.frombuffer(self.data, dtype, count, self.at).copy()
+            self.at += size
+            return array, False
+        array = np.empty(count, dtype)
+        if size > there and self._end is not None:
             raise _too_short()
+        view = memoryview(array.view(np.uint8))  # type: ignore[arg-type]
+        done = min(size, there)
         view[:done] = self.data[self.at : self.at + done]
         self.at += done
-        while done < len(view):
-            n = self._content.readinto(view[done:])
+        seen, in_range = 0, dtype in _FLOATS
+        while True:
+            if in_range:
+                whole = done // dtype.itemsize
+                in_range = are_in_range(array[seen:whole])
+                seen = whole
+            if done == size:
+                return array, in_range
+            n = self._content.readinto1(view[done:])
             if not n:
                 raise _too_short()
             done += n
@@ -329,7 +373,7 @@ class Source:
         Returns
         -------
         dict
-            ``"sha256"`` and ``"size"`` of the whole file.
+            See :meth:`entry`.
         """
         there = len(self.data) if self._end is None else self._end
         if there < self.at:
@@ -341,13 +385,13 @@ class Source:
         return self.entry()
 
     def skip_rest(self) -> None:
-        """Read the rest of the file for its hash."""
+        """Read the rest of the file for its checksum."""
         while self._raw.read(_PIECE):
             pass
 
     def entry(self) -> dict[str, Any]:
-        """SHA-256 and size of what has been read of the file."""
-        return {"sha256": self._hashed.digest.hexdigest(), "size": self._hashed.size}
+        """Describe what has been read of the file: size and checksums, as a side file does."""
+        return self._watched.entry()
 
 
 def _too_short() -> UntrustedFileError:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import make_constraint
 
@@ -67,6 +68,8 @@ class Schema:
         self.required = frozenset(
             name for name, rule in self.fitted.items() if not isinstance(rule, MayLack)
         )
+        self._needed = frozenset(parameters)
+        self._known = self._needed.union(self.fitted, self.parameter_rules, _OF_ESTIMATORS)
 
     def knows(self, attribute: str) -> bool:
         """Tell whether objects may have this attribute.
@@ -79,12 +82,7 @@ class Schema:
         -------
         bool
         """
-        return (
-            attribute in self.fitted
-            or attribute in self.parameters
-            or attribute in self.parameter_rules
-            or attribute in _OF_ESTIMATORS
-        )
+        return attribute in self._known
 
     def check_parameters(self, values: Mapping[str, Any], sizes: Sizes, where: str) -> None:
         """Check parameters, all or some of them.
@@ -113,7 +111,14 @@ class Schema:
             if name in values:
                 rule.check(values[name], f"{where}.{name}", sizes)
 
-    def check(self, state: Mapping[str, Any], *, thorough: bool, closed: bool) -> None:
+    def check(
+        self,
+        state: Mapping[str, Any],
+        *,
+        thorough: bool,
+        closed: bool,
+        in_range: dict[int, np.ndarray] | None = None,
+    ) -> None:
         """Check a state.
 
         Parameters
@@ -123,36 +128,36 @@ class Schema:
             Look at all numbers, not only at those that something is found by.
         closed : bool
             Refuse attributes that are not declared, and ask for all that are.
+        in_range : dict of int to ndarray, default=None
+            Arrays that need not be looked at again, see :class:`~pyimgano.utils._state.Sizes`.
         """
-        sizes = Sizes(thorough)
+        sizes = Sizes(thorough, in_range)
         where = self.name
         if closed:
-            for name in state:
-                if not self.knows(name):
-                    fail(f"{where}.{name}", "is no attribute that this class has")
-            for name in self.parameters:
-                if name not in state:
-                    fail(where, f"lacks its parameter {name}")
+            if not self._known.issuperset(state):
+                name = next(name for name in state if not self.knows(name))
+                fail(f"{where}.{name}", "is no attribute that this class has")
+            if not self._needed.issubset(state):
+                name = next(name for name in self.parameters if name not in state)
+                fail(where, f"lacks its parameter {name}")
         self.check_parameters(state, sizes, where)
         at_fit = state.get("_parameters_at_fit")
         if isinstance(at_fit, dict):
             if not all(type(name) is str and name in self.parameters for name in at_fit):
                 fail(f"{where}._parameters_at_fit", "names what are no parameters")
-            self.check_parameters(at_fit, Sizes(thorough), f"{where}._parameters_at_fit")
+            self.check_parameters(at_fit, sizes.of_a_part(), f"{where}._parameters_at_fit")
         found = [name for name in self.fitted if name in state]
-        is_fitted = self.always or any(name in self.required for name in found)
-        if closed and is_fitted:
-            for name in self.required:
-                if name not in state:
-                    fail(where, f"lacks {name}")
+        whole = self.required.issubset(state)
+        is_fitted = self.always or not self.required.isdisjoint(state)
+        if closed and is_fitted and not whole:
+            fail(where, f"lacks {min(self.required.difference(state))}")
         for name in found:
             self.fitted[name].check(state[name], f"{where}.{name}", sizes)
         for name, rule in _OF_ESTIMATORS.items():
             if name in state:
                 rule.check(state[name], f"{where}.{name}", sizes)
         sizes.finish()
-        whole = is_fitted and self.required.issubset(state)
-        if self.relations is not None and whole:
+        if self.relations is not None and is_fitted and whole:
             try:
                 self.relations(state, sizes)
             except (KeyError, AttributeError, IndexError, TypeError) as error:
@@ -196,14 +201,21 @@ def schema_of(cls: type) -> Schema:
     )
 
 
-def check_state(cls: type, state: Mapping[str, Any], *, thorough: bool, closed: bool) -> None:
+def check_state(
+    cls: type,
+    state: Mapping[str, Any],
+    *,
+    thorough: bool,
+    closed: bool,
+    in_range: dict[int, np.ndarray] | None = None,
+) -> None:
     """Check the state of an object against what its class declares.
 
     Parameters
     ----------
     cls : type
     state : dict
-    thorough, closed : bool
+    thorough, closed, in_range : bool, bool, dict
         See :meth:`Schema.check`.
 
     Raises
@@ -211,7 +223,7 @@ def check_state(cls: type, state: Mapping[str, Any], *, thorough: bool, closed: 
     UntrustedFileError
         If it is no state that an object of this class can have.
     """
-    schema_of(cls).check(state, thorough=thorough, closed=closed)
+    schema_of(cls).check(state, thorough=thorough, closed=closed, in_range=in_range)
 
 
 class CheckedStateMixin:
@@ -231,12 +243,19 @@ class CheckedStateMixin:
         return state
 
     @classmethod
-    def _restored_state(cls, state: Any, *, thorough: bool, closed: bool) -> dict[str, Any]:
+    def _restored_state(
+        cls,
+        state: Any,
+        *,
+        thorough: bool,
+        closed: bool,
+        in_range: dict[int, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
         """Check the state in a file, and return what ``__dict__`` is to be filled with."""
         if type(state) is not dict or not all(type(name) is str for name in state):
             fail(cls.__name__, "has a state that is no dict of attributes")
         state = cls._upgraded_state(dict(state))
-        check_state(cls, state, thorough=thorough, closed=closed)
+        check_state(cls, state, thorough=thorough, closed=closed, in_range=in_range)
         return state
 
     def __copy__(self) -> Any:

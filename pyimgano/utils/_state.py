@@ -34,6 +34,7 @@ __all__ = [
     "State",
     "Text",
     "TupleOf",
+    "are_in_range",
     "check_finite_array",
     "fail",
     "is_plain",
@@ -71,12 +72,20 @@ class Sizes(dict[str, int]):
     ----------
     thorough : bool
         Whether all numbers are looked at; otherwise only those that something is found by.
+    in_range : dict of int to ndarray
+        Arrays of floats that have been looked at, by their ids. Objects that share an array
+        share this as well.
     """
 
-    def __init__(self, thorough: bool) -> None:
+    def __init__(self, thorough: bool, in_range: dict[int, np.ndarray] | None = None) -> None:
         super().__init__()
         self.thorough = thorough
+        self.in_range = {} if in_range is None else in_range
         self._later: list[Callable[[], None]] = []
+
+    def of_a_part(self) -> Sizes:
+        """Lengths of a part, which are its own."""
+        return Sizes(self.thorough, self.in_range)
 
     def bind(self, name: str, size: int, where: str) -> None:
         """Give a length its value, or check that it has this one."""
@@ -140,17 +149,21 @@ class Array(Rule):
         infinite: bool = False,
     ) -> None:
         self._dtypes, self._shape = dtypes.split(), shape
+        self._exact = frozenset(
+            np.dtype(name) for name in self._dtypes if name not in ("int", "float")
+        )
         self._low, self._high, self._below = low, high, below
         self._contiguous, self._infinite = contiguous, infinite
 
     def check(self, value: Any, where: str, sizes: Sizes) -> None:
         if not isinstance(value, np.ndarray):
             fail(where, f"is a {type(value).__name__}, not an array")
-        kind = {"i": "int", "u": "int", "f": "float"}.get(value.dtype.kind)
-        if value.dtype.name not in self._dtypes and kind not in self._dtypes:
-            fail(where, f"has dtype {value.dtype}, not {' or '.join(self._dtypes)}")
-        if not value.dtype.isnative:
-            fail(where, "has bytes in another order than this machine's")
+        if value.dtype not in self._exact:
+            kind = {"i": "int", "u": "int", "f": "float"}.get(value.dtype.kind)
+            if value.dtype.name not in self._dtypes and kind not in self._dtypes:
+                fail(where, f"has dtype {value.dtype}, not {' or '.join(self._dtypes)}")
+            if not value.dtype.isnative:
+                fail(where, "has bytes in another order than this machine's")
         if value.ndim != len(self._shape):
             fail(where, f"has shape {value.shape}, not one of {len(self._shape)} dimensions")
         for have, wanted in zip(value.shape, self._shape):
@@ -165,8 +178,10 @@ class Array(Rule):
     def _check_range(self, value: np.ndarray, where: str, sizes: Sizes) -> None:
         if value.size == 0 or value.dtype.kind not in "iuf":
             return
-        if value.dtype.kind == "f" and sizes.thorough and not self._infinite:
+        finite = value.dtype.kind == "f" and sizes.thorough and not self._infinite
+        if finite and id(value) not in sizes.in_range:
             check_finite_array(value, where)
+            sizes.in_range[id(value)] = value  # kept, so that its id is its own
         if self._low is None and self._high is None and self._below is None:
             return
         if value.dtype.kind == "f" and not sizes.thorough:
@@ -197,16 +212,30 @@ def check_finite_array(value: np.ndarray, where: str) -> None:
     """
     if value.size == 0:
         return
+    if value.dtype.itemsize in (4, 8) and are_in_range(value.ravel(order="K")):  # often a view
+        return
     largest = LARGEST if value.dtype.itemsize > 4 else LARGEST_FLOAT32
-    if value.dtype.itemsize in (4, 8):
-        flat = value.ravel(order="K")  # a view, as a rule
-        with np.errstate(all="ignore"):
-            # One pass: where the sum of the squares is finite, so are all of them.
-            if np.dot(flat, flat) <= largest**2:
-                return
     low, high = float(value.min()), float(value.max())
     if not (-largest <= low and high <= largest):
         fail(where, f"holds NaN, infinity or a number beyond {largest:g}")
+
+
+def are_in_range(values: np.ndarray) -> bool:
+    """Tell in one pass that numbers are finite and their squares as well.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,), float32 or float64
+
+    Returns
+    -------
+    bool
+        False if they are not, or if there are so many large ones that it takes a closer look.
+    """
+    largest = LARGEST if values.dtype.itemsize > 4 else LARGEST_FLOAT32
+    with np.errstate(all="ignore"):
+        # Where the sum of the squares is in range, each of them is.
+        return bool(np.dot(values, values) <= largest**2)
 
 
 class Number(Rule):
@@ -238,7 +267,8 @@ class Number(Rule):
         self._below, self._equals = below, equals
 
     def check(self, value: Any, where: str, sizes: Sizes) -> None:
-        if not isinstance(value, self._kind) or isinstance(value, bool):
+        exact = type(value) is int or (type(value) is float and self._kind is Real)
+        if not exact and (not isinstance(value, self._kind) or isinstance(value, bool)):
             what = "number" if self._kind is Real else "integer"
             fail(where, f"is {_short(value)}, not a {what}".replace("a integer", "an integer"))
         if self._kind is Real and not (abs(float(value)) <= LARGEST):
@@ -285,9 +315,14 @@ class OneOf(Rule):
 
     def __init__(self, *values: Any) -> None:
         self._values = values
+        self._known = frozenset((type(one), one) for one in values)
 
     def check(self, value: Any, where: str, sizes: Sizes) -> None:
-        if not any(type(value) is type(one) and value == one for one in self._values):
+        try:
+            known = (type(value), value) in self._known
+        except TypeError:  # what cannot be a key is none of them
+            known = False
+        if not known:
             fail(where, f"is {_short(value)}, none of {', '.join(map(repr, self._values))}")
 
 
@@ -300,7 +335,7 @@ class Either(Rule):
     def check(self, value: Any, where: str, sizes: Sizes) -> None:
         problems = []
         for rule in self._rules:
-            own = Sizes(sizes.thorough)
+            own = sizes.of_a_part()
             try:
                 rule.check(value, where, own)
                 own.finish()
@@ -372,7 +407,7 @@ class ListOf(Rule):
         if len(value) < self._least:
             fail(where, f"has length {len(value)}, less than {self._least}")
         for i, item in enumerate(value):
-            own = Sizes(sizes.thorough)
+            own = sizes.of_a_part()
             self._rule.check(item, f"{where}[{i}]", own)
             own.finish()
 

@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any, TextIO
 
+import numpy as np
+
 from pyimgano.exceptions import VersionDriftWarning
 from pyimgano.utils._environment import environment, scoring_versions
 from pyimgano.utils._schema import CheckedStateMixin
@@ -52,18 +54,28 @@ class VersionStampMixin(CheckedStateMixin):
         return {**state, "_versions": scoring_versions()}
 
     @classmethod
-    def _restored_state(cls, state: Any, *, thorough: bool, closed: bool) -> dict[str, Any]:
+    def _restored_state(
+        cls,
+        state: Any,
+        *,
+        thorough: bool,
+        closed: bool,
+        in_range: dict[int, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
         saved = state.get("_versions", {}) if type(state) is dict else {}
         if type(saved) is not dict or not all(type(text) is str for text in saved.values()):
             fail(f"{cls.__name__}._versions", "is no dict of versions")
         if type(state) is dict:
             state = {name: value for name, value in state.items() if name != "_versions"}
-        state = super()._restored_state(state, thorough=thorough, closed=closed)
-        drifted = {
-            name: (version, now)
-            for name, now in scoring_versions().items()
-            if _minor(version := saved.get(name, now)) != _minor(now)
-        }
+        state = super()._restored_state(state, thorough=thorough, closed=closed, in_range=in_range)
+        here = scoring_versions()
+        drifted = {}
+        if saved != here:
+            drifted = {
+                name: (version, now)
+                for name, now in here.items()
+                if _minor(version := saved.get(name, now)) != _minor(now)
+            }
         if drifted:
             changes = ", ".join(f"{n} {old} (now {new})" for n, (old, new) in drifted.items())
             warnings.warn(

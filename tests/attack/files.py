@@ -12,12 +12,16 @@ from typing import Any
 
 import joblib
 
+from pyimgano.persistence._checksum import Checksum
+
 __all__ = ["Assembler", "vouch_for", "write"]
 
 
 def vouch_for(path: Path) -> Path:
     """Write a side file that fits."""
-    entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    content, checksum = path.read_bytes(), Checksum()
+    checksum.update(memoryview(content))
+    entry = {"checksum": checksum.text(), "sha256": hashlib.sha256(content).hexdigest()}
     path.with_name(f"{path.name}.json").write_text(json.dumps(entry))
     return path
 

@@ -753,13 +753,21 @@ def test_colors_of_pictures_are_those_saved_with_the_pipeline(root, tmp_path, ca
 
 
 def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):
-    copy = shutil.copy(pipeline_file, tmp_path / "copy.joblib")  # without its side file
+    copy = shutil.copy(pipeline_file, tmp_path / "copy.joblib")
+    side = tmp_path / "copy.joblib.json"
+    side.write_text('{"sha256": "of another file"}')
     images = root / "wood" / "test" / "good"
     arguments = "--pipeline", copy, "--input", images, "--save-jsonl", tmp_path / "o.jsonl"
     assert call(infer.main, *arguments) == 2
-    assert "--trust" in capsys.readouterr().err
+    assert "is not the file that copy.joblib.json describes" in capsys.readouterr().err
     assert not (tmp_path / "o.jsonl").exists()
     assert call(infer.main, *arguments, "--trust") == 0
+    side.unlink()  # as joblib.dump leaves it
+    capsys.readouterr()
+    (tmp_path / "o.jsonl").unlink()
+    assert call(infer.main, *arguments) == 0
+    assert "warning: " in (said := capsys.readouterr().err)
+    assert "there is no copy.joblib.json beside it, so damage is not noticed" in said
 
 
 @pytest.mark.parametrize(
@@ -784,7 +792,7 @@ def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):
         ("{file} {images} --threads 0", "0 is not at least 1"),
         ("--pipeline {tmp}/no.joblib --input {images}", "there is no such file"),
         ("--pipeline {tmp} --input {images}", "is a folder"),
-        ("--pipeline {tmp}/text --input {images}", "there is no text.json beside it"),
+        ("--pipeline {tmp}/text --input {images}", "is not an estimator saved by pyimgano.save"),
         ("--pipeline {tmp}/text --input {images} --trust", "is no joblib file"),
         ("--pipeline {tmp}/list --input {images} --trust", "holds a list, which is no fitted"),
         ("--pipeline {file} --input {tmp}/empty", "there is no image in this folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -20,7 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import pyimgano
 from pyimgano import PatchCoreDetector, ThresholdCalibrator
-from pyimgano.exceptions import UntrustedFileError
+from pyimgano.exceptions import UncheckedFileWarning, UntrustedFileError
 
 ROWS = np.random.RandomState(0).normal(size=(60, 5))
 
@@ -54,10 +55,9 @@ def save_raw(content, path, **options):
 
 
 def vouch_for(path):
-    import hashlib
-
     side = path.with_name(path.name + ".json")
     about = json.loads(side.read_text())
+    about.pop("checksum", None)  # as in side files of earlier versions
     side.write_text(json.dumps({**about, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
 
 
@@ -207,10 +207,46 @@ def test_damage_is_noticed(pipeline, tmp_path):
         pyimgano.load(path)
 
 
-def test_missing_side_file_says_how_to_go_on(tmp_path):
-    path = pyimgano.save(StandardScaler(), tmp_path / "a.joblib")
-    (tmp_path / "a.joblib.json").unlink()
-    with pytest.raises(UntrustedFileError, match=r"if you trust .* use joblib\.load\(path\)"):
+def test_a_file_without_side_file_is_loaded_with_a_warning(pipeline, tmp_path):
+    path = tmp_path / "a.joblib"
+    joblib.dump(pipeline, path)
+    with pytest.warns(UncheckedFileWarning, match=r"no a\.joblib\.json beside it.*sha256="):
+        again = pyimgano.load(path)
+    np.testing.assert_array_equal(again.score_samples(ROWS), pipeline.score_samples(ROWS))
+    joblib.dump(Evil(os.mkdir, str(tmp_path / "made")), path)
+    with pytest.raises(UntrustedFileError, match="mkdir"):
+        pyimgano.load(path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_digest_that_the_caller_knows(pipeline, tmp_path):
+    path = pyimgano.save(pipeline, tmp_path / "a.joblib")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "a.joblib.json").read_text())["sha256"] == digest
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(pyimgano.load(path, sha256=f" {digest.upper()}\n")) is type(pipeline)
+        (tmp_path / "a.joblib.json").unlink()
+        assert type(pyimgano.load(path, sha256=digest)) is type(pipeline)
+        with pytest.raises(UntrustedFileError, match=f"has the SHA-256 {digest}, not 0000"):
+            pyimgano.load(path, sha256="0" * 64)
+        with pytest.raises(ValueError, match=r"sha256='abc' must be 64 hexadecimal digits"):
+            pyimgano.load(path, sha256="abc")
+
+
+@pytest.mark.parametrize("drop", ["checksum", "sha256"])
+def test_one_of_both_checksums_is_enough(pipeline, tmp_path, drop):
+    # Side files of earlier versions have the SHA-256 alone.
+    path, side = tmp_path / "a.joblib", tmp_path / "a.joblib.json"
+    pyimgano.save(pipeline, path)
+    about = json.loads(side.read_text())
+    del about[drop]
+    side.write_text(json.dumps(about))
+    assert type(pyimgano.load(path)) is type(pipeline)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UntrustedFileError, match="is not the file that"):
         pyimgano.load(path)
 
 
