@@ -204,6 +204,20 @@ class ImageTiles:
             last = min(first + batch_size, len(self))
             yield [self[k] for k in range(first, last)], self.digest, first
 
+    def corner(self, k: int) -> tuple[int, int]:
+        """Row and column of the image at which tile ``k`` begins.
+
+        Parameters
+        ----------
+        k : int
+
+        Returns
+        -------
+        top, left : int
+        """
+        rows, columns = self._layout.window(k)
+        return rows.start, columns.start
+
     def canvas(self) -> _Canvas:
         """An empty map in the image's pixels, for the maps of the tiles."""
         return _Canvas(self._layout, self._tiling.blend, np.float32, ())

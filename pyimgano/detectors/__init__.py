@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyimgano._moved import moved_names
 from pyimgano.detectors._anomalydino import AnomalyDINODetector
+from pyimgano.detectors._nearest_normal import NearestNormal, NormalPatch, nearest_normal
 from pyimgano.detectors._padim import PaDiMDetector
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patchcore import PatchCoreDetector
@@ -21,6 +22,8 @@ __all__ = [
     "AnomalyDINODetector",
     "BasePatchDetector",
     "NCCTemplateDetector",
+    "NearestNormal",
+    "NormalPatch",
     "PaDiMDetector",
     "PatchCoreDetector",
     "PixelGaussianDetector",
@@ -29,6 +32,7 @@ __all__ = [
     "SPADEDetector",
     "SSIMTemplateDetector",
     "SoftPatchDetector",
+    "nearest_normal",
 ]
 
 __getattr__ = moved_names(

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.detectors._bank import HeldOutImage, check_bank, choose_bank
+from pyimgano.detectors._nearest_normal import FoundPatch, NearestNormalMixin
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.grids import PatchGrids
@@ -26,7 +27,7 @@ __all__ = ["AnomalyDINODetector"]
 _PROJECTION_DIM = 128
 
 
-class AnomalyDINODetector(BasePatchDetector):
+class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
     """AnomalyDINO: a bank of all good patch tokens of a vision transformer.
 
     Each patch is as anomalous as its token is far, in cosine distance, from the nearest token
@@ -239,6 +240,15 @@ class AnomalyDINODetector(BasePatchDetector):
             counted = distance[a:b][inside[a:b]]
             scores.append(_mean_of_worst(counted, self._n_worst(len(counted))))
         return distance, np.array(scores)
+
+    def _as_in_bank(self, rows: np.ndarray) -> np.ndarray:
+        return _unit_length(rows)
+
+    def _nearest_patches(
+        self, block: PatchGrids, row: int, left_out: int, n: int
+    ) -> list[FoundPatch]:
+        found = super()._nearest_patches(block, row, left_out, n)
+        return [one._replace(distance=one.distance**2 / 2) for one in found]  # 1 - cos
 
     def _n_worst(self, n_patches: int) -> int:
         return max(1, round(self.top_fraction * n_patches))

@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval
 
 from pyimgano._training import TrainingStream
 from pyimgano.detectors._bank import HeldOutImage, check_bank, choose_bank, stream_bank
+from pyimgano.detectors._nearest_normal import NearestNormalMixin
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.grids import PatchGrids
@@ -19,7 +20,7 @@ from pyimgano.utils._state import Array, Number, Object, Sizes, State, fail
 __all__ = ["PatchCoreDetector"]
 
 
-class PatchCoreDetector(BasePatchDetector):
+class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
     """PatchCore: a memory bank of good patches, thinned to a coreset, and its nearest neighbors.
 
     Each patch of an image is as anomalous as it is far from the nearest patch in the bank. The

@@ -18,6 +18,7 @@ from pyimgano._kernels.sketches import (
     squared_norms,
 )
 from pyimgano._training import TrainingStream
+from pyimgano.detectors._nearest_normal import FoundPatch, NearestNormalMixin
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.grids import PatchGrids
@@ -31,7 +32,7 @@ _QUERY_BLOCK = 256
 _GALLERY_BLOCK = 4096
 
 
-class SPADEDetector(BasePatchDetector):
+class SPADEDetector(NearestNormalMixin, BasePatchDetector):
     """SPADE: k nearest training images, and correspondences with their patches.
 
     An image is as anomalous as it is far, on average, from the most similar training images, by
@@ -209,11 +210,38 @@ class SPADEDetector(BasePatchDetector):
         return neighbors, _mean_distance(distance, neighbors)
 
     def _to_pixels(self, block: PatchGrids, values: np.ndarray) -> list[np.ndarray]:
+        return super()._to_pixels(block, self._distances_to(values, block))
+
+    def _distances_to(self, neighbors: np.ndarray, block: PatchGrids) -> np.ndarray:
+        """Distance of each patch to those of its image's neighbors, ``(n_patches,)``."""
         distance = [
-            self._patch_distances(rows, neighbors[neighbors >= 0])
-            for rows, neighbors in zip(block.as_image_rows(), values)
+            self._patch_distances(rows, near[near >= 0])
+            for rows, near in zip(block.as_image_rows(), neighbors)
         ]
-        return super()._to_pixels(block, np.concatenate(distance))
+        return np.concatenate(distance)
+
+    def _patch_anomaly(self, block: PatchGrids, train_group: np.ndarray) -> np.ndarray:
+        _, neighbors = self._nearest_images(self._average(block), train_group)
+        return self._distances_to(neighbors, block)
+
+    def _as_in_bank(self, rows: np.ndarray) -> np.ndarray:
+        return self._rotate(rows, "the patches")
+
+    def _nearest_patches(
+        self, block: PatchGrids, row: int, left_out: int, n: int
+    ) -> list[FoundPatch]:
+        """Of the images that the map compares with, the nearest patch of each."""
+        _, neighbors = self._nearest_images(self._average(block), np.array([left_out]))
+        query = self._as_in_bank(block.rows[row : row + 1])
+        found: dict[int, FoundPatch] = {}
+        for i in neighbors[0][neighbors[0] >= 0].tolist():
+            patches = self.gallery_[i].astype(np.float32) * self.scale_[i]
+            off = np.linalg.norm(patches - query, axis=1)
+            nearest, group = int(np.argmin(off)), int(self._groups[i])
+            one = FoundPatch(float(off[nearest]), group, patches[nearest])
+            if group not in found or one.distance < found[group].distance:
+                found[group] = one
+        return sorted(found.values(), key=lambda one: one.distance)[:n]
 
     def _average(self, block: PatchGrids) -> np.ndarray:
         """Features averaged over each image, ``(n, n_image_features)``, float64."""

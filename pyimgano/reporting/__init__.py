@@ -1,7 +1,8 @@
-"""Pictures of results: heat maps laid over the images they belong to."""
+"""Pictures of results: heat maps laid over their images, and the good places nearest to a place."""
 
 from __future__ import annotations
 
+from pyimgano.reporting._nearest_normal import nearest_normal_picture
 from pyimgano.reporting._overlay import (
     heat_range,
     map_range,
@@ -14,6 +15,7 @@ from pyimgano.reporting._overlay import (
 __all__ = [
     "heat_range",
     "map_range",
+    "nearest_normal_picture",
     "overlay",
     "picture_grid",
     "range_of_maps",

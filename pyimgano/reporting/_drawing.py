@@ -20,6 +20,7 @@ __all__ = [
     "PALE",
     "PAPER",
     "PASS",
+    "QUERY",
     "blank",
     "dashes",
     "fit_size",
@@ -34,6 +35,8 @@ __all__ = [
 INK, PALE, PAPER = (32, 32, 32), (140, 140, 140), (255, 255, 255)
 # Blue and vermilion of Okabe and Ito, which any kind of color vision tells apart.
 PASS, FAIL = (0, 114, 178), (213, 94, 0)
+# No color of the heat maps, for what the detector points at.
+QUERY = (200, 0, 200)
 MARGIN, GAP, LINE = 10, 12, 20
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 # Dashes and the gaps between them, in pixels along a line.

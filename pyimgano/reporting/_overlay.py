@@ -25,6 +25,7 @@ from pyimgano.reporting._drawing import (
     PALE,
     PAPER,
     PASS,
+    QUERY,
     blank,
     dashes,
     fit_size,
@@ -59,8 +60,6 @@ _EDGE = 8
 # Panels that are so many times as wide as high stand below one another.
 _WIDE = 1.8
 _BADGE = 0.7, 2  # scale and thickness of the verdict
-# No color of the map.
-_MAGENTA = (200, 0, 200)
 
 # What an outline means, and how it is drawn; None for words alone.
 _LegendEntry = tuple[str, Optional[Callable[[np.ndarray, list[np.ndarray]], None]]]
@@ -427,7 +426,7 @@ def _draw_true(picture: np.ndarray, contours: list[np.ndarray]) -> None:
 
 def _draw_hot(picture: np.ndarray, contours: list[np.ndarray]) -> None:
     cv2.polylines(picture, contours, True, PAPER, 3, cv2.LINE_AA)
-    cv2.polylines(picture, contours, True, _MAGENTA, 1, cv2.LINE_8)
+    cv2.polylines(picture, contours, True, QUERY, 1, cv2.LINE_8)
 
 
 def _arrange(panels: list[tuple[str, np.ndarray]]) -> tuple[np.ndarray, int]:
