@@ -40,7 +40,7 @@ class FoundPatch(NamedTuple):
 
 
 class NearestNormalMixin:
-    """What :func:`nearest_normal` asks of a detector that keeps patches of good images."""
+    """Makes a detector that keeps patches of good images answer :func:`nearest_normal`."""
 
     def _patch_anomaly(self, block: PatchGrids, train_group: np.ndarray) -> np.ndarray:
         """Anomaly of each patch, ``(n_patches,)``."""
