@@ -84,6 +84,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    _check_kind(path)
     try:
         content = _read_plain(path)
         if content is None:
@@ -104,6 +105,14 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             'A checkpoint may hold that dict under the key "state_dict".'
         )
     return dict(content)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise if a file is none of torch's: an archive (zip, or tar before 1.0) or a pickle."""
+    with open(path, "rb") as file:
+        head = file.read(262)
+    if not head.startswith((b"PK", b"\x80")) and head[257:] != b"ustar":
+        raise WeightsError(f"{path} is no file of network weights. {_HOW}")
 
 
 def _state_of(content: Any, arrays: Callable[[Any], Any]) -> Any:

@@ -6,8 +6,10 @@ Imports nothing heavy: ``--help`` has to answer at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -40,6 +42,8 @@ __all__ = [
     "on_terminal",
     "run",
     "say",
+    "several",
+    "side",
     "tell",
 ]
 
@@ -64,6 +68,10 @@ _STATUSES = {
 }
 
 
+# Pixels along a side to which images can be brought; beyond it memory is the question.
+_LONGEST_SIDE = 8192
+
+
 class UsageError(Exception):
     """Something the user has to put right; the message says what."""
 
@@ -74,6 +82,11 @@ class StoppedError(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [one for one in self._option_string_actions if one.startswith("--")]
+            near = difflib.get_close_matches(unknown[1], known, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
         # One line: the many options before it would hide it.
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
@@ -274,11 +287,24 @@ def number(text: str) -> float:
     return _number(text, float)
 
 
+def several(n: int, thing: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{n} {thing}{'s' * (n != 1)}"
+
+
 def count(text: str) -> int:
     """Option value that is an integer of at least 1."""
     value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def side(text: str) -> int:
+    """Option value that is a number of pixels along one side of an image."""
+    value = count(text)
+    if value > _LONGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text} is more than {_LONGEST_SIDE} pixels")
     return value
 
 

@@ -62,17 +62,11 @@ class Found:
     highest_u16: int = 0  # largest value in files of 16 bits
 
     def in_words(self, n_copies: int) -> str:
-        text = f"{len(self.images)} images"
+        text = _common.several(len(self.images), "image")
         if len(self.images):
             text += f": {counted(self.kinds)}; {counted(self.sizes)} pixels"
-        left_out = [
-            f"{count} {why}"
-            for count, why in (
-                (n_copies, "the same as another" if n_copies == 1 else "the same as others"),
-                (self.n_errors, "unreadable"),
-            )
-            if count
-        ]
+        left_out = [f"{n_copies} the same as another"] * bool(n_copies)
+        left_out += [f"{self.n_errors} unreadable"] * bool(self.n_errors)
         return f"{text}; left out: {', '.join(left_out)}" if left_out else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -41,7 +42,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="NAME",
         default=_defaults.MODEL,
-        help='a name that "pyimgano-models list" prints (default: %(default)s, which is '
+        help='a name that "pyimgano models list" prints (default: %(default)s, which is '
         "industrial-fast-imagenet if the extra imagenet is installed, otherwise "
         "industrial-fast-filterbank, which needs no weights)",
     )
@@ -52,7 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_setting,
         help="a parameter of the model; VALUE in JSON, or else taken as text; may be repeated "
-        '("pyimgano-models info NAME" prints the parameters)',
+        '("pyimgano models info NAME" prints the parameters)',
     )
     model.add_argument(
         "--features",
@@ -76,13 +77,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--resize",
         metavar="PIXELS",
-        type=_common.count,
+        type=_common.side,
         help=f"side to which images are brought for the features (default: {_defaults.RESIZE})",
     )
     model.add_argument(
         "--crop",
         metavar="PIXELS",
-        type=_common.count_or_zero,
+        type=_crop,
         help="side of a center crop for a network, 0 for none (default: the whole image)",
     )
     model.add_argument(
@@ -132,6 +133,10 @@ def _threads(text: str) -> int:
     if value > cores:
         raise argparse.ArgumentTypeError(f"{text}: this machine has {cores} cores")
     return value
+
+
+def _crop(text: str) -> int:
+    return 0 if text == "0" else _common.side(text)
 
 
 def _seed(text: str) -> int:
@@ -239,7 +244,13 @@ def _named_features(name: str) -> Any:
 
     try:
         make_features(name)
-    except ValueError:  # no name of ours: one of torchvision's other networks, or of none
+    except ValueError as error:
+        # No name of ours: one of torchvision's other networks, or of none.
+        if importlib.util.find_spec("torchvision") is None:
+            raise _common.UsageError(
+                f"{str(error).partition(' Another')[0]} Torchvision's other networks need the "
+                'extra torch: python -m pip install "pyimgano[torch]"'
+            ) from error
         return BackbonePatchFeatures(name)
     return name
 

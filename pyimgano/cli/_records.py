@@ -93,7 +93,7 @@ def table() -> Iterator[Write]:
         if "error" in record:
             what = record["error"] if what in record["error"] else f"{what}: {record['error']}"
         else:
-            score = f"{record['score']:.4g}"
+            score = f"{record['score']:#.4g}"
             if "p_value" in record:
                 p_value = f"{record['p_value']:.3f}"
         _common.answer(f"{verdict(record):<7}  {score:>10}  {p_value:>7}  {_printable(what)}")

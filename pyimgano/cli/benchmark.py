@@ -1,4 +1,4 @@
-"""``pyimgano-benchmark``: fit on good parts, judge a test set, write a run directory."""
+"""``pyimgano benchmark``: fit on good parts, judge a test set, write a run directory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ the worst, the best and the closest calls of each kind.
 """
 _EPILOG = """\
 examples:
-  pyimgano-benchmark --dataset synthetic
+  pyimgano benchmark --dataset synthetic
       needs no weights, no download and no data
-  pyimgano-benchmark --dataset folder --root data/bottle
+  pyimgano benchmark --dataset folder --root data/bottle
       a folder with train/good, test/good, test/<kind of defect> and, for pixel
       metrics, ground_truth/<kind of defect>
-  pyimgano-benchmark --dataset folder --root data --category screw \\
+  pyimgano benchmark --dataset folder --root data --category screw \\
       --model vision_padim --features resnet18 --weights resnet18.pth
-  pyimgano-benchmark --dataset mvtec_ad --root mvtec_anomaly_detection
-  pyimgano-benchmark --dataset manifest --root parts.csv
-  pyimgano-benchmark --dataset synthetic --model vision_patchcore \\
+  pyimgano benchmark --dataset mvtec_ad --root mvtec_anomaly_detection
+  pyimgano benchmark --dataset manifest --root parts.csv
+  pyimgano benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
 
 """ + _common.exit_statuses(
@@ -149,7 +149,7 @@ def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
     except DatasetError as error:
         raise _common.UsageError(
             f"{error}\nTo train on a folder of good images alone, without a test set, there is "
-            "pyimgano-train."
+            "pyimgano train."
         ) from error
 
 

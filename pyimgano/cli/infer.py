@@ -200,10 +200,10 @@ def _judge(
         raise _common.StoppedError(_where_it_stopped(options, error, done, images)) from error
     seconds = time.perf_counter() - started
     n_pass = len(images) - counts["n_anomalous"] - counts["n_errors"]
-    undrawn = f"{n_undrawn} maps not written; " if n_undrawn else ""
+    undrawn = f"{_common.several(n_undrawn, 'map')} not written; " if n_undrawn else ""
     _common.say(
-        f"{options.prog}: {len(images)} images: {n_pass} PASS, {counts['n_anomalous']} FAIL, "
-        f"{counts['n_errors']} ERROR; {undrawn}threshold {cut:.4g}; "
+        f"{options.prog}: {_common.several(len(images), 'image')}: {n_pass} PASS, "
+        f"{counts['n_anomalous']} FAIL, {counts['n_errors']} ERROR; {undrawn}threshold {cut:.4g}; "
         f"{len(images) / seconds:.1f} images/s"
     )
     if counts["n_errors"] or n_undrawn:

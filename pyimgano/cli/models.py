@@ -1,4 +1,4 @@
-"""``pyimgano-models``: the names of all models, and what there is to know about one."""
+"""``pyimgano models``: the names of all models, and what there is to know about one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Print the names of all models, or what there is to know about one of them, as JS
 """
 _EPILOG = """\
 examples:
-  pyimgano-models list
-  pyimgano-models list --tag pyod --family neighbors
-  pyimgano-models list --no-checkpoint
+  pyimgano models list
+  pyimgano models list --tag pyod --family neighbors
+  pyimgano models list --no-checkpoint
       models that need no pretrained weights
-  pyimgano-models info vision_patchcore
+  pyimgano models info vision_patchcore
 
 """ + _common.exit_statuses({_common.EXIT_USAGE: "wrong options, or no such model"})
 

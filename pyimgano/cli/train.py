@@ -236,8 +236,8 @@ def _warn_of_bad_names(options: argparse.Namespace, folder: str, paths: Sequence
     )
     for name, count in counts.items():
         _common.say(
-            f"{options.prog}: warning: {count} images in folders called {name} are learned from "
-            "as good parts; if they are not, move them out of the folder"
+            f"{options.prog}: warning: {_common.several(count, 'image')} in folders called {name}: "
+            "counted as good parts; if they are not, move them out of the folder"
         )
 
 

@@ -19,7 +19,7 @@ from pyimgano.backbones._torch_module import TorchModule
 from pyimgano.backbones._torch_winograd import use_winograd
 from pyimgano.backbones._torchvision import build_graph, fold_batch_norms, torchvision_models
 from pyimgano.backbones._weights import find_weights
-from pyimgano.exceptions import ImageFormatError
+from pyimgano.exceptions import DeviceError, ImageFormatError
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
@@ -250,10 +250,15 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
     def _device(self) -> str:
         if not EfficientNetLite.offers(self.backbone):
             return super()._device()
-        if self.device not in ("auto", "cpu") or self.precision != "float32":
+        if self.device not in ("auto", "cpu"):
+            raise DeviceError(
+                f"{self.backbone} runs on the CPU only, got device={self.device!r}. Leave it at "
+                '"auto".'
+            )
+        if self.precision != "float32":
             raise ValueError(
-                f"{self.backbone} runs on the CPU in float32 only, got device={self.device!r} and "
-                f'precision={self.precision!r}. Leave them at "auto" and "float32".'
+                f"{self.backbone} computes in float32 only, got precision={self.precision!r}. "
+                'Leave it at "float32".'
             )
         return "cpu"
 

@@ -270,13 +270,25 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     The two directions are taken one after the other when one side shrinks and the other
     grows, so that the shrinking side is not aliased.
+
+    Raises
+    ------
+    MemoryError
+        When there is not enough for the resized image.
     """
     height, width = size
     small = (min(height, image.shape[0]), min(width, image.shape[1]))
-    if small != image.shape[:2]:
-        image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
-    if small != size:
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    try:
+        if small != image.shape[:2]:
+            image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
+        if small != size:
+            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise MemoryError(
+            f"there is no memory for an image of {width} x {height} pixels"
+        ) from error
     return image
 
 

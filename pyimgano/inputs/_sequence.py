@@ -262,10 +262,14 @@ class ImageSequence(_Collection):
             and not os.path.isdir(path)  # a broken link is an error when it is read
         ]
         if not found:
-            kinds = " ".join(sorted(PICTURES))
-            what = f"no file matches {pattern!r}" if pattern else f"no file ends in {kinds}"
+            below = " or those below it" if recursive else ""
+            what = f"no file matches {pattern!r}" if pattern else "no file has a suffix of pictures"
+            files = [f"{path.name!r}" for path in _entries(root, None, recursive)]
+            there = f"; there are {len(files)} files, such as {files[0]}" if files else ""
             hint = "" if recursive else "; recursive=True looks into subfolders"
-            raise ImageReadError(root, f"there is no image in this folder: {what}{hint}")
+            raise ImageReadError(
+                root, f"there is no image in this folder{below}: {what}{there}{hint}"
+            )
         found.sort(key=lambda path: natural(path.relative_to(root).as_posix()))
         return cls(found, resize=resize, u16_max=u16_max, n_threads=n_threads)
 

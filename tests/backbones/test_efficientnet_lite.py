@@ -133,8 +133,8 @@ def test_layers_by_name_are_the_last_blocks_of_their_resolution(images):
     [
         ({"layers": ("layer5",)}, "no layer 'layer5'.*layer1 to layer4"),
         ({"layers": ("blocks.16",)}, "no layer 'blocks.16'"),
-        ({"device": "cuda"}, "on the CPU in float32 only"),
-        ({"precision": "bfloat16"}, "on the CPU in float32 only"),
+        ({"device": "cuda"}, "runs on the CPU only"),
+        ({"precision": "bfloat16"}, "computes in float32 only"),
     ],
 )
 @random_weights

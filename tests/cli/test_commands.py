@@ -427,7 +427,7 @@ def test_train_says_what_it_found_and_leaves_copies_out(root, tmp_path, capsys):
         f"{good}: 14 images: 12 PNG, 1 BMP, 1 16-bit gray PNG; 64 x 64 pixels; left out: 13" in said
     )
     warned, *copies, more, dark = err.splitlines()
-    assert "warning: 1 images in folders called NOK are learned from as good" in warned
+    assert "warning: 1 image in folders called NOK: counted as good parts" in warned
     assert len(copies) == 5 and more.endswith("left out: 8 more copies")
     assert f"{good / 'tuesday' / '000.png'}: the same picture as {good}" in err
     assert "full scale is 65535: the images are nearly black. Give --u16-max 4095" in dark
@@ -526,6 +526,9 @@ def test_threads_are_those_asked_for(root, tmp_path, monkeypatch):
         ("--input-format bgr", "there is no format 'bgr'. There are bgr_u8_hwc, rgb_u8_hwc"),
         ("--threads 0", "0 is not at least 1"),
         ("--threads 9999", "this machine has"),
+        ("--resize 99999", "99999 is more than 8192 pixels"),
+        ("--trheads 1", "unrecognized arguments: --trheads 1; did you mean --threads?"),
+        ("--features resnet81", "resnet81"),
         ("--seed -1", "-1 is not at least 1|expected one argument"),
         ("--val-dir {tmp}/no", "--val-dir {tmp}/no does not exist; give the folder"),
         ("--val-dir {tmp}/good", "lies in the other"),
@@ -549,6 +552,15 @@ def test_train_refuses_regions_tiles_and_folders_that_do_not_fit(
     assert err.startswith("pyimgano-train: error: ") and len(err.splitlines()) == 1
     assert any(part in err for part in message.format(tmp=tmp_path).split("|"))
     assert not (tmp_path / "a.joblib").exists()
+
+
+def test_a_name_of_features_is_mended_without_torch(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    good = root / "wood" / "train" / "good"
+    assert train_small(good, tmp_path / "a.joblib", "--features", "resnet81") == 2
+    err = capsys.readouterr().err
+    assert "'resnet81' is no known name. Did you mean 'resnet18'?" in err
+    assert "Torchvision's other networks need the extra torch" in err
 
 
 def test_train_refuses_a_data_set_with_defects(root, tmp_path, capsys):
@@ -603,7 +615,7 @@ def test_train_refuses_a_folder_that_nothing_may_be_written_to(tmp_path, monkeyp
 def test_benchmark_of_good_images_alone_leads_to_train(root, tmp_path, capsys):
     good = root / "wood" / "train" / "good"
     assert call(benchmark.main, "--dataset", "folder", "--root", good) == 2
-    assert "there is pyimgano-train" in capsys.readouterr().err
+    assert "there is pyimgano train" in capsys.readouterr().err
 
 
 # ---- pyimgano-models ------------------------------------------------------------------
@@ -852,7 +864,7 @@ def test_infer_shows_a_table_on_a_terminal(pipeline_file, root, tmp_path, monkey
             continue
         word, score, p_value, path = line.split()
         assert word == ("FAIL" if record["pred"] else "PASS")
-        assert (score, p_value) == (f"{record['score']:.4g}", f"{record['p_value']:.3f}")
+        assert (score, p_value) == (f"{record['score']:#.4g}", f"{record['p_value']:.3f}")
         assert path == record["path"]
     assert {line.split()[0] for line in lines} == {"PASS", "FAIL", "ERROR"}
     # A table is no data: whoever asks for lines on standard output gets lines.
@@ -1097,7 +1109,7 @@ def test_maps_beside_the_images_overwrite_none_and_follow_no_link(
     out = tmp_path / "o.jsonl"
     arguments = "--pipeline", pipeline_file, "--input", *files, "--save-jsonl", out, "--save-maps"
     assert call(infer.main, *arguments, maps) == 1
-    assert "1 maps not written" in capsys.readouterr().err
+    assert "1 map not written" in capsys.readouterr().err
     assert "is reached by a link" in read_records(out)[2]["map_error"]
     assert list(outside.iterdir()) == []
     assert call(infer.main, *arguments, tmp_path / "in", "--save-npy") == 1
@@ -1126,7 +1138,7 @@ def test_a_map_that_cannot_be_written_is_told_and_the_others_are(
     assert "map_error" in records["a.png"] and "score" in records["a.png"]
     for name in ("b.png", "c.png", long[-255:]):
         assert Path(records[name]["map"]).is_file()
-    assert "1 maps not written" in capsys.readouterr().err
+    assert "1 map not written" in capsys.readouterr().err
 
 
 def test_pictures_are_drawn_from_the_pixels_that_were_judged(
