@@ -25,7 +25,13 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyimgano._kernels.neighbors import read_only, row_distances, squared_distance
+from pyimgano._kernels.neighbors import (
+    _STEP,
+    _bound_rows,
+    read_only,
+    row_distances,
+    squared_distance,
+)
 from pyimgano._kernels.sketches import (
     UNDERFLOW,
     check_range,
@@ -33,6 +39,7 @@ from pyimgano._kernels.sketches import (
     principal_axes,
     squared_rest,
 )
+from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["CoresetResult", "Progress", "greedy_k_center"]
 
@@ -44,6 +51,11 @@ _SKETCH = 32
 # covers what float32 took from the coordinates before they were subtracted.
 _SKETCH_MARGIN = 1e-4
 _CHUNK_SECONDS = 0.2
+# Picks that are made before the lists are looked through, and points that these come from.
+_BATCH = 256
+_POOL = 1024
+# Batches of so many seconds are divided among threads.
+_WORTH_THREADS = 2e-3
 
 
 class CoresetResult(NamedTuple):
@@ -127,19 +139,28 @@ class _Lists(NamedTuple):
     """
 
     ids: NDArray[np.int64]  # (capacity,) rows of the points
-    dist: NDArray[np.float64]  # (capacity,) squared distance to pick j
+    dist: NDArray[np.float64]  # (capacity,) squared distance to pick j; -1 once picked itself
     kept: NDArray[np.float32]  # (capacity, 32) sketches, here to be read in sequence
     start: NDArray[np.int64]  # (m,)
     size: NDArray[np.int64]  # (m,)
     radius: NDArray[np.float64]  # (m,) largest dist of the list, -1 if it is empty
-    far: NDArray[np.int64]  # (m,) where that one stands in the list; lowest id on ties
+
+
+class _Pool(NamedTuple):
+    """The points farthest from all picks, from which the next ones come."""
+
+    at: NDArray[np.int64]  # (n,) where they stand in the lists
+    ids: NDArray[np.int64]  # (n,)
+    dist: NDArray[np.float64]  # (n,) squared distance to the nearest pick; -1 once picked
+    kept: NDArray[np.float32]  # (n, 32) sketches
 
 
 class _Taken(NamedTuple):
-    """Points that a new pick takes from the lists."""
+    """Points that new picks take from the lists, at the places that they had there or before."""
 
-    ids: NDArray[np.int64]  # (n,)
-    dist: NDArray[np.float64]  # (n,)
+    ids: NDArray[np.int64]  # (capacity,)
+    dist: NDArray[np.float64]  # (capacity,) squared distance to the new pick
+    by: NDArray[np.int64]  # (capacity,) which of the new picks
 
 
 @numba.njit(cache=True, nogil=True)
@@ -180,85 +201,127 @@ def _closer(points, i, j, than, float_margin):
 
 
 @numba.njit(cache=True, nogil=True)
-def _pick_some(
-    points, sketch, margin, float_margin, begin, stop, picks, nearest, centers, lists, end, taken
+def _farthest(ids, dist, n):
+    """Position of the largest of n distances, of the lowest id on ties; -1 if all are picked."""
+    best = -1
+    for k in range(n):
+        if dist[k] >= 0.0 and (
+            best < 0 or dist[k] > dist[best] or (dist[k] == dist[best] and ids[k] < ids[best])
+        ):
+            best = k
+    return best
+
+
+@numba.njit(cache=True, nogil=True)
+def _approach(points, ids, dist, kept, n, new, new_kept, row, margin, float_margin):
+    """Lower n distances to those to the point ``new``, whose sketch is ``new_kept[row]``."""
+    for k in range(n):
+        e = dist[k]
+        if e > 0.0 and _quick(kept, k, new_kept, row) <= e * (1.0 + _SKETCH_MARGIN) + margin:
+            dist[k] = _closer(points, ids[k], new, e, float_margin)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(lists, n_lists, cutoff, pool):
+    """Put all points with at least this distance into the pool; return how many there are.
+
+    As soon as they do not fit, return a number larger than the pool.
+    """
+    n = 0
+    for j in range(n_lists):
+        if lists.radius[j] < cutoff:
+            continue
+        for k in range(lists.start[j], lists.start[j] + lists.size[j]):
+            if lists.dist[k] < cutoff:
+                continue
+            if n < pool.ids.shape[0]:
+                pool.at[n] = k
+                pool.ids[n] = lists.ids[k]
+                pool.dist[n] = lists.dist[k]
+                for m in range(_SKETCH):
+                    pool.kept[n, m] = lists.kept[k, m]
+            n += 1
+        if n > pool.ids.shape[0]:
+            break
+    return n
+
+
+@numba.njit(cache=True, nogil=True)
+def _pick_from_pool(points, pool, n, cutoff, margin, float_margin, chosen):
+    """Pick from the pool as long as its farthest point is the farthest of all.
+
+    All points outside are closer to a pick than ``cutoff``. Fill ``chosen`` with positions in
+    the pool and return how many there are.
+    """
+    for p in range(chosen.shape[0]):
+        best = _farthest(pool.ids, pool.dist, n)
+        if best < 0 or pool.dist[best] < cutoff:
+            return p
+        chosen[p] = best
+        pool.dist[best] = -1.0
+        new = pool.ids[best]
+        _approach(
+            points, pool.ids, pool.dist, pool.kept, n, new, pool.kept, best, margin, float_margin
+        )
+    return chosen.shape[0]
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_from_lists(
+    points, margin, float_margin, begin, stop, picks, centers, new, new_kept, columns, lists, taken
 ):
-    """Make picks ``begin .. stop - 1``; return where the last list ends."""
-    start, size, radius, far = lists.start, lists.size, lists.radius, lists.far
-    for p in range(begin, stop):
-        home = -1
-        for j in range(p):
-            if size[j] > 0 and (
-                home < 0
-                or radius[j] > radius[home]
-                or (
-                    radius[j] == radius[home]
-                    and lists.ids[start[j] + far[j]] < lists.ids[start[home] + far[home]]
-                )
-            ):
-                home = j
-        at = start[home] + far[home]
-        c = lists.ids[at]
-        size[home] -= 1
-        _move(lists, at, start[home] + size[home])
-        picks[p] = c
-        nearest[c] = p
-        for m in range(_SKETCH):
-            centers[p, m] = sketch[c, m]
+    """Take from lists ``begin .. stop - 1`` what is closer to one of the new picks.
 
-        n_taken = 0
-        for j in range(p):
-            if size[j] == 0:
-                radius[j] = -1.0
+    The sketches of the new picks are the rows of ``new_kept`` and the columns of ``columns``, a
+    few numbers at a time. Return where in ``taken`` the points begin and end.
+    """
+    bound = np.empty(new.shape[0], np.float32)
+    near = np.empty(new.shape[0], np.int64)
+    safe = np.empty(new.shape[0], np.float64)
+    place = lists.start[begin]  # the lists taken from are at least as long
+    for j in range(begin, stop):
+        radius = lists.radius[j]
+        reach = np.float32(4.0 * radius * (1.0 + 2.0 * _SKETCH_MARGIN) + margin)
+        if lists.size[j] == 0 or _bound_rows(centers[j], columns, reach, bound) == 0:
+            continue
+        n_near = 0
+        for b in range(new.shape[0]):
+            if bound[b] <= reach:
+                safe[n_near] = _safe_distance(points, picks[j], new[b], float_margin)
+                if safe[n_near] < radius:
+                    near[n_near] = b
+                    n_near += 1
+        if n_near == 0:
+            continue
+        # Take what is closer to a new pick, close ranks, find the new radius.
+        write = lists.start[j]
+        lists.radius[j] = -1.0
+        for k in range(write, write + lists.size[j]):
+            e = lists.dist[k]
+            if e < 0.0:
                 continue
-            if j != home and _quick(centers, j, centers, p) > (
-                4.0 * radius[j] * (1.0 + _SKETCH_MARGIN) + margin
-            ):
-                continue
-            safe = _safe_distance(points, picks[j], c, float_margin)
-            if j != home and safe >= radius[j]:
-                continue
-            # Take what is closer to the new pick, close ranks, find the new radius.
-            write = start[j]
-            radius[j] = -1.0
-            for k in range(start[j], start[j] + size[j]):
-                i = lists.ids[k]
-                e = lists.dist[k]
-                if e > safe and _quick(lists.kept, k, centers, p) <= (
-                    e * (1.0 + _SKETCH_MARGIN) + margin
+            closest = e
+            by = -1
+            for m in range(n_near):
+                if e > safe[m] and _quick(lists.kept, k, new_kept, near[m]) <= (
+                    closest * (1.0 + _SKETCH_MARGIN) + margin
                 ):
-                    new = _closer(points, i, c, e, float_margin)
-                    if new < e:
-                        taken.ids[n_taken] = i
-                        taken.dist[n_taken] = new
-                        n_taken += 1
-                        continue
-                if write < k:
-                    _move(lists, write, k)
-                if e > radius[j] or (e == radius[j] and i < lists.ids[start[j] + far[j]]):
-                    radius[j] = e
-                    far[j] = write - start[j]
-                write += 1
-            size[j] = write - start[j]
-
-        if end + n_taken > lists.ids.shape[0]:
-            end = _close_gaps(lists, p)
-        start[p] = end
-        size[p] = n_taken
-        radius[p] = -1.0
-        for k in range(n_taken):
-            i = taken.ids[k]
-            e = taken.dist[k]
-            lists.ids[end] = i
-            lists.dist[end] = e
-            for m in range(_SKETCH):
-                lists.kept[end, m] = sketch[i, m]
-            nearest[i] = p
-            if e > radius[p] or (e == radius[p] and i < lists.ids[start[p] + far[p]]):
-                radius[p] = e
-                far[p] = k
-            end += 1
-    return end
+                    d = _closer(points, lists.ids[k], new[near[m]], closest, float_margin)
+                    if d < closest:
+                        closest = d
+                        by = near[m]
+            if by >= 0:
+                taken.ids[place] = lists.ids[k]
+                taken.dist[place] = closest
+                taken.by[place] = by
+                place += 1
+                continue
+            if write < k:
+                _move(lists, write, k)
+            lists.radius[j] = max(lists.radius[j], e)
+            write += 1
+        lists.size[j] = write - lists.start[j]
+    return lists.start[begin], place
 
 
 def greedy_k_center(
@@ -305,48 +368,145 @@ def greedy_k_center(
     (array([0, 3, 2]), array([0, 0, 2, 1]), 1.0)
     """
     rows = _check_points(points)
-    n, d = rows.shape
+    n = len(rows)
     if not 1 <= n_picks <= n:
         raise ValueError(f"n_picks must be from 1 to the number of points {n}, got {n_picks}")
     if not 0 <= first < n:
         raise ValueError(f"first must be a row of the {n} points, got {first}")
-    sketch = _sketch(rows)
-    rows = read_only(rows)
-
-    picks = np.empty(n_picks, np.int64)
-    picks[0] = first
-    nearest = np.zeros(n, np.int64)
-    centers = np.empty((n_picks, _SKETCH), np.float32)
-    centers[0] = sketch.rows[first]
-    lists = _first_list(rows, sketch.rows, first, n_picks)
-    end = n - 1
-    taken = _Taken(np.empty(n, np.int64), np.empty(n, np.float64))
-
-    done = chunk = 1
-    while done < n_picks:
-        # A compiled loop cannot be interrupted: come back to Python every now and then.
-        began = time.perf_counter()
-        stop = min(n_picks, done + chunk)
-        end = _pick_some(
-            rows,
-            sketch.rows,
-            sketch.margin,
-            _float_margin(d),
-            done,
-            stop,
-            picks,
-            nearest,
-            centers,
-            lists,
-            end,
-            taken,
-        )
-        chunk = _next_chunk(chunk, time.perf_counter() - began)
-        done = stop
-        if progress is not None:
-            progress(done, n_picks)
+    selection = _Selection(read_only(rows), n_picks, first)
+    reported = time.perf_counter()
+    while selection.done < n_picks:
+        # A compiled loop cannot be interrupted: each batch comes back to Python.
+        selection.pick_some()
+        seconds = time.perf_counter() - reported
+        if progress is not None and (seconds > _CHUNK_SECONDS or selection.done == n_picks):
+            progress(selection.done, n_picks)
+            reported += seconds
+    picks, nearest = selection.picks, selection.nearest
     distance = np.sqrt(row_distances(rows, np.arange(n), picks[nearest])).astype(np.float32)
     return CoresetResult(picks, nearest, distance, float(distance.max()))
+
+
+class _Selection:
+    """A selection under way: several picks at a time, each what it would be by itself.
+
+    The next picks are found among the points that are farthest from all picks so far: they are
+    measured against each other only, until none of them is farther than all points outside. Then
+    the lists are looked through once for all of these picks, by all processor cores.
+    """
+
+    def __init__(self, points: NDArray[np.float32], n_picks: int, first: int) -> None:
+        n, d = points.shape
+        self._points = points
+        self._sketch, self._margin = _sketch(points)
+        self._float_margin = _float_margin(d)
+        self.done = 1
+        self.picks = np.empty(n_picks, np.int64)
+        self.picks[0] = first
+        self.nearest = np.zeros(n, np.int64)
+        self._centers = np.empty((n_picks, _SKETCH), np.float32)
+        self._centers[0] = self._sketch[first]
+        self._lists = _first_list(points, self._sketch, first, n_picks)
+        self._end = n - 1  # of the last list
+        capacity = len(self._lists.ids)
+        self._taken = _Taken(*(np.empty(capacity, kind) for kind in (np.int64, float, np.int64)))
+        self._pool = _new_pool(_POOL)
+        self._chosen = np.empty(_BATCH, np.int64)
+        self._spread = 0.05
+        self._seconds = 0.0
+
+    def pick_some(self) -> None:
+        """Make the next picks, at least one."""
+        began = time.perf_counter()
+        first, n_picks = self.done, len(self.picks)
+        largest = self._lists.radius[:first].max()
+        if largest <= 0.0:  # all points coincide with picks: the lowest rows follow
+            unpicked = np.ones(len(self.nearest), bool)
+            unpicked[self.picks[:first]] = False
+            self._add(np.flatnonzero(unpicked)[: n_picks - first])
+            return
+        n, cutoff = self._fill_pool(largest)
+        # Among few picks each new one changes most distances: a batch would be wasted on them.
+        wanted = min(_BATCH, 1 + first // 4, n_picks - first)
+        chosen = self._chosen[:wanted]
+        n_new = _pick_from_pool(
+            self._points, self._pool, n, cutoff, self._margin, self._float_margin, chosen
+        )
+        self._spread = min(0.5, self._spread * (0.8 if n_new == wanted else 1.5))
+        chosen = chosen[:n_new]
+        self._lists.dist[self._pool.at[chosen]] = -1.0
+        new = self._pool.ids[chosen]
+        taken = self._take(new)
+        self._add(new)
+        self._add_lists(first, *taken)
+        self._seconds = time.perf_counter() - began
+
+    def _fill_pool(self, largest: float) -> tuple[int, float]:
+        """Return how many points the pool has, and what all others are closer than."""
+        while True:
+            cutoff = largest * (1.0 - self._spread)
+            n = _gather(self._lists, self.done, cutoff, self._pool)
+            if n <= len(self._pool.ids):
+                return n, cutoff
+            if cutoff == largest:  # that many points are equally far away
+                self._pool = _new_pool(np.count_nonzero(self._lists.dist >= largest))
+            self._spread *= 0.5 if self._spread > 1e-9 else 0.0
+
+    def _add(self, new: NDArray[np.int64]) -> None:
+        part = slice(self.done, self.done + len(new))
+        self.picks[part] = new
+        self.nearest[new] = np.arange(part.start, part.stop)
+        self._centers[part] = self._sketch[new]
+        self.done = part.stop
+
+    def _take(self, new: NDArray[np.int64]) -> list[NDArray]:
+        """Take from all lists what is closer to a new pick: ids, distances, which pick."""
+        kept = self._sketch[new]
+        columns = read_only(np.ascontiguousarray(kept.T).reshape(-1, _STEP, len(new)))
+        centers = self._centers.reshape(len(self._centers), -1, _STEP)
+
+        def take(part: slice) -> slice:
+            begin, end = _take_from_lists(
+                self._points,
+                self._margin,
+                self._float_margin,
+                part.start,
+                part.stop,
+                self.picks,
+                centers,
+                new,
+                kept,
+                columns,
+                self._lists,
+                self._taken,
+            )
+            return slice(begin, end)
+
+        n = n_threads() if self._seconds > _WORTH_THREADS else 1
+        parts = map_in_threads(take, even_slices(self.done, n * n), n)
+        return [np.concatenate([of_all[part] for part in parts]) for of_all in self._taken]
+
+    def _add_lists(
+        self,
+        first: int,
+        ids: NDArray[np.int64],
+        dist: NDArray[np.float64],
+        by: NDArray[np.int64],
+    ) -> None:
+        """Make the lists of the picks from ``first`` on."""
+        lists = self._lists
+        if self._end + len(ids) > len(lists.ids):
+            self._end = _close_gaps(lists, first)
+        order = np.argsort(by, kind="stable")
+        ids, dist, by = ids[order], dist[order], by[order]
+        part = slice(self._end, self._end + len(ids))
+        lists.ids[part], lists.dist[part], lists.kept[part] = ids, dist, self._sketch[ids]
+        self.nearest[ids] = first + by
+        size = np.bincount(by, minlength=self.done - first)
+        lists.size[first : self.done] = size
+        lists.start[first : self.done] = part.start + np.cumsum(size) - size
+        np.maximum.at(lists.radius, first + by, dist)
+        self._end = part.stop
 
 
 def _next_chunk(chunk: int, seconds: float) -> int:
@@ -369,7 +529,6 @@ def _first_list(
         start=np.zeros(n_picks, np.int64),
         size=np.zeros(n_picks, np.int64),
         radius=np.full(n_picks, -1.0),
-        far=np.zeros(n_picks, np.int64),
     )
     others = np.delete(np.arange(n), first)
     if len(others):
@@ -377,6 +536,14 @@ def _first_list(
         lists.dist[: n - 1] = row_distances(points, others, np.full(n - 1, first))
         lists.kept[: n - 1] = sketch[others]
         lists.size[0] = n - 1
-        lists.far[0] = np.argmax(lists.dist[: n - 1])
-        lists.radius[0] = lists.dist[lists.far[0]]
+        lists.radius[0] = lists.dist[: n - 1].max()
     return lists
+
+
+def _new_pool(n: int) -> _Pool:
+    return _Pool(
+        np.empty(n, np.int64),
+        np.empty(n, np.int64),
+        np.empty(n, np.float64),
+        np.empty((n, _SKETCH), np.float32),
+    )

@@ -9,6 +9,7 @@ images' patches, until the bank has its size again.
 from __future__ import annotations
 
 import time
+from threading import Lock
 from typing import NamedTuple
 
 import numba
@@ -20,18 +21,22 @@ from pyimgano._kernels.coreset import (
     _SKETCH_MARGIN,
     CoresetResult,
     Progress,
+    _approach,
     _check_points,
     _closer,
+    _farthest,
     _float_margin,
-    _Lists,
     _next_chunk,
     _quick,
-    _safe_distance,
     _sketch,
 )
-from pyimgano._kernels.neighbors import read_only, row_distances, squared_distance
+from pyimgano._kernels.neighbors import NearestNeighbors, read_only, row_distances
+from pyimgano.utils._threads import map_in_threads, n_threads
 
 __all__ = ["GroupRefills", "leave_one_group_out_banks"]
+
+# Points looked up in the bank at a time.
+_QUERIES = 16_384
 
 
 class GroupRefills(NamedTuple):
@@ -52,13 +57,19 @@ class GroupRefills(NamedTuple):
     starts: NDArray[np.int64]
 
 
+class _Candidates(NamedTuple):
+    """Points by descending distance to the nearest pick, the lowest row first on ties."""
+
+    ids: NDArray[np.int64]  # (n,) rows of the points
+    dist: NDArray[np.float64]  # (n,) squared distance
+
+
 class _Local(NamedTuple):
-    """Points whose distance differs from the full bank's while one group is left out."""
+    """Points that have been measured against all refills so far."""
 
     ids: NDArray[np.int64]  # (n,)
     dist: NDArray[np.float64]  # (n,) squared distance to the bank so far; -1 once picked
     kept: NDArray[np.float32]  # (n, 32) sketches
-    inside: NDArray[np.bool_]  # (n,) by row of the points: is it in here?
 
 
 @numba.njit(cache=True, nogil=True)
@@ -67,132 +78,91 @@ def _refill_some(
     sketch,
     margin,
     float_margin,
-    picks,
-    pick_group,
-    centers,
-    lists,
-    group,
     left_out,
-    descending,
+    group,
+    nearest_group,
+    candidates,
     at,
+    lost,
+    at_lost,
     local,
     n_local,
     refill,
+    refill_kept,
+    begin,
+    stop,
 ):
-    """Fill ``refill`` with further picks for the bank without group ``left_out``.
+    """Make refills ``begin .. stop - 1`` of the bank without group ``left_out``.
 
-    ``descending`` holds the unpicked points by their distance to the full bank; those
-    before ``at`` are done with. Return the new ``at`` and ``n_local``, and how many picks
-    there were: fewer than asked for if there is no point left to pick.
+    ``candidates`` are all unpicked points by their distance to the full bank, ``lost`` those
+    whose nearest pick is left out, by their distance to the other picks. What precedes ``at``
+    and ``at_lost`` is measured. The rest is no farther than it says, and waits until the
+    farthest measured point is not farther than that.
+
+    Return the new ``at``, ``at_lost`` and ``n_local``, and where the refills end: before
+    ``stop`` if there is no point left to pick.
     """
-    for p in range(refill.shape[0]):
-        best = -1
-        for k in range(n_local):
-            if local.dist[k] >= 0.0 and (
-                best < 0
-                or local.dist[k] > local.dist[best]
-                or (local.dist[k] == local.dist[best] and local.ids[k] < local.ids[best])
+    for p in range(begin, stop):
+        best = _farthest(local.ids, local.dist, n_local)
+        while True:
+            while at < candidates.ids.shape[0] and (
+                group[candidates.ids[at]] == left_out
+                or nearest_group[candidates.ids[at]] == left_out
             ):
-                best = k
-        while at < descending.shape[0] and (
-            group[lists.ids[descending[at]]] == left_out or local.inside[lists.ids[descending[at]]]
-        ):
-            at += 1
-        if at < descending.shape[0]:
-            c = lists.ids[descending[at]]
-            e = lists.dist[descending[at]]
+                at += 1
+            c = -1
+            e = -1.0
+            from_lost = False
+            if at < candidates.ids.shape[0]:
+                c = candidates.ids[at]
+                e = candidates.dist[at]
+            if at_lost < lost.ids.shape[0] and (
+                lost.dist[at_lost] > e or (lost.dist[at_lost] == e and lost.ids[at_lost] < c)
+            ):
+                c = lost.ids[at_lost]
+                e = lost.dist[at_lost]
+                from_lost = True
+            if c < 0 or (
+                best >= 0
+                and (e < local.dist[best] or (e == local.dist[best] and c > local.ids[best]))
+            ):
+                break
+            if from_lost:
+                at_lost += 1
+            else:
+                at += 1
+            for m in range(_SKETCH):
+                local.kept[n_local, m] = sketch[c, m]
+            for r in range(p):
+                if e > 0.0 and _quick(refill_kept, r, local.kept, n_local) <= (
+                    e * (1.0 + _SKETCH_MARGIN) + margin
+                ):
+                    e = _closer(points, c, refill[r], e, float_margin)
+            local.ids[n_local] = c
+            local.dist[n_local] = e
             if best < 0 or e > local.dist[best] or (e == local.dist[best] and c < local.ids[best]):
                 best = n_local
-                local.ids[best] = c
-                local.inside[c] = True
-                n_local += 1
+            n_local += 1
         if best < 0:
-            return at, n_local, p
+            return at, at_lost, n_local, p
         c = local.ids[best]
         local.dist[best] = -1.0
         refill[p] = c
-
-        for k in range(n_local):
-            e = local.dist[k]
-            if e > 0.0 and _quick(local.kept, k, sketch, c) <= (
-                e * (1.0 + _SKETCH_MARGIN) + margin
-            ):
-                local.dist[k] = _closer(points, local.ids[k], c, e, float_margin)
-        for j in range(picks.shape[0]):
-            if pick_group[j] == left_out or _quick(centers, j, sketch, c) > (
-                4.0 * lists.radius[j] * (1.0 + _SKETCH_MARGIN) + margin
-            ):
-                continue
-            safe = _safe_distance(points, picks[j], c, float_margin)
-            if safe >= lists.radius[j]:
-                continue
-            for k in range(lists.start[j], lists.start[j] + lists.size[j]):
-                e = lists.dist[k]
-                if e > safe and _quick(lists.kept, k, sketch, c) <= (
-                    e * (1.0 + _SKETCH_MARGIN) + margin
-                ):
-                    i = lists.ids[k]
-                    if group[i] == left_out or local.inside[i]:
-                        continue
-                    new = _closer(points, i, c, e, float_margin)
-                    if new < e:
-                        local.ids[n_local] = i
-                        local.dist[n_local] = new
-                        for m in range(_SKETCH):
-                            local.kept[n_local, m] = sketch[i, m]
-                        local.inside[i] = True
-                        n_local += 1
-    return at, n_local, refill.shape[0]
-
-
-@numba.njit(cache=True, nogil=True)
-def _measure_elsewhere(
-    points, margin, float_margin, picks, pick_group, centers, lists, group, begin, stop, out
-):
-    """Squared distance to the nearest pick that is not of the nearest pick's group.
-
-    Fills ``out``, which lies like ``lists.ids``, for lists ``begin .. stop - 1``; points of
-    that same group are left at infinity, as is everything if there is no such pick.
-    """
-    between = np.empty(picks.shape[0], np.float32)
-    near = np.empty(picks.shape[0], np.int64)
-    for j in range(begin, stop):
-        lost = pick_group[j]
-        first = lists.start[j]
-        last = first + lists.size[j]
-        if not np.any(group[lists.ids[first:last]] != lost):
-            continue
-        # Lower bounds of the other picks' distances from pick j. The smallest is a guess
-        # that limits how far from pick j any point of its list needs to look.
-        guess = -1
-        for other in range(picks.shape[0]):
-            between[other] = np.inf
-            if pick_group[other] != lost:
-                between[other] = _quick(centers, other, centers, j)
-                if guess < 0 or between[other] < between[guess]:
-                    guess = other
-        if guess < 0:
-            return
-        reach = 0.0
-        for k in range(first, last):
-            if group[lists.ids[k]] != lost:
-                out[k] = squared_distance(points[lists.ids[k]], points[picks[guess]])
-                reach = max(reach, np.sqrt(lists.dist[k]) + np.sqrt(out[k]))
-        limit = reach * reach * (1.0 + _SKETCH_MARGIN) + margin
-        n_near = 0
-        for other in range(picks.shape[0]):
-            if between[other] <= limit:
-                near[n_near] = other
-                n_near += 1
-        for k in range(first, last):
-            i = lists.ids[k]
-            if group[i] == lost:
-                continue
-            e = out[k]
-            for m in range(n_near):
-                if _quick(centers, near[m], lists.kept, k) <= e * (1.0 + _SKETCH_MARGIN) + margin:
-                    e = _closer(points, i, picks[near[m]], e, float_margin)
-            out[k] = e
+        for m in range(_SKETCH):
+            refill_kept[p, m] = sketch[c, m]
+        _approach(
+            points,
+            local.ids,
+            local.dist,
+            local.kept,
+            n_local,
+            c,
+            refill_kept,
+            p,
+            margin,
+            float_margin,
+        )
+    return at, at_lost, n_local, stop
 
 
 def leave_one_group_out_banks(
@@ -263,101 +233,97 @@ def leave_one_group_out_banks(
     rows = read_only(rows)
     picks, nearest = result.picks, result.nearest
     pick_group = groups[picks]
-    centers = sketch.rows[picks]
+    nearest_group = pick_group[nearest]
 
-    lists = _final_lists(rows, sketch.rows, picks, nearest)
-    descending = np.lexsort((lists.ids, -lists.dist))
-    local = _Local(
-        ids=np.empty(n, np.int64),
-        dist=np.empty(n, np.float64),
-        kept=np.empty((n, _SKETCH), np.float32),
-        inside=np.zeros(n, np.bool_),
-    )
+    unpicked = np.ones(n, np.bool_)
+    unpicked[picks] = False
+    ids = np.flatnonzero(unpicked)
+    candidates = _by_distance(ids, row_distances(rows, ids, picks[nearest[ids]]))
     # A point loses its nearest pick with one group only: that pick's. Its own group's
     # points do not count then, so only the others need their nearest pick elsewhere.
-    elsewhere = np.full(len(lists.ids), np.inf)
-    done, chunk = 0, 1
-    while done < len(picks):
-        began = time.perf_counter()
-        stop = min(len(picks), done + chunk)
-        _measure_elsewhere(
-            rows,
-            sketch.margin,
-            _float_margin(d),
-            picks,
-            pick_group,
-            centers,
-            lists,
-            groups,
-            done,
-            stop,
-            elsewhere,
-        )
-        chunk = _next_chunk(stop - done, time.perf_counter() - began)
-        done = stop
-    lost_group = pick_group[nearest[lists.ids]]
-    loses = np.flatnonzero(groups[lists.ids] != lost_group)
-    loses = loses[np.argsort(lost_group[loses], kind="stable")]
-    lost_starts = np.searchsorted(lost_group[loses], np.arange(n_groups + 1))
-
+    loses = ids[groups[ids] != nearest_group[ids]]
+    loses = loses[np.argsort(nearest[loses], kind="stable")]  # alike ones are found faster
+    lost_group = nearest_group[loses]
+    elsewhere = _distances_elsewhere(rows, picks, pick_group, loses, lost_group)
+    by_group = np.argsort(lost_group, kind="stable")
+    lost_starts = np.searchsorted(lost_group[by_group], np.arange(n_groups + 1))
     wanted = np.bincount(pick_group, minlength=n_groups)
-    refill = np.empty(len(picks), np.int64)
-    starts = np.zeros(n_groups + 1, np.int64)
-    tried, chunk = 0, 1
-    for i in range(n_groups):
-        lost = loses[lost_starts[i] : lost_starts[i + 1]]
-        n_local = len(lost)
-        local.ids[:n_local] = lists.ids[lost]
-        local.dist[:n_local] = elsewhere[lost]
-        local.kept[:n_local] = lists.kept[lost]
-        local.inside[lists.ids[lost]] = True
-        at, filled, full = 0, starts[i], starts[i] + wanted[i]
-        while filled < full:
+    tried, lock = 0, Lock()
+
+    def refill_group(i: int) -> NDArray[np.int64]:
+        nonlocal tried
+        some = by_group[lost_starts[i] : lost_starts[i + 1]]
+        lost = _by_distance(loses[some], elsewhere[some])
+        refill = np.empty(wanted[i], np.int64)
+        refill_kept = np.empty((wanted[i], _SKETCH), np.float32)
+        # As many as there can be; what is not used costs nothing.
+        n_most = len(ids)
+        local = _Local(
+            np.empty(n_most, np.int64),
+            np.empty(n_most, np.float64),
+            np.empty((n_most, _SKETCH), np.float32),
+        )
+        at, at_lost, n_local, filled, chunk = 0, 0, 0, 0, 1
+        while filled < len(refill):
             began = time.perf_counter()
-            part = refill[filled : min(full, filled + chunk)]
-            at, n_local, n_new = _refill_some(
+            stop = min(len(refill), filled + chunk)
+            at, at_lost, n_local, end = _refill_some(
                 rows,
                 sketch.rows,
                 sketch.margin,
                 _float_margin(d),
-                picks,
-                pick_group,
-                centers,
-                lists,
-                groups,
                 i,
-                descending,
+                groups,
+                nearest_group,
+                candidates,
                 at,
+                lost,
+                at_lost,
                 local,
                 n_local,
-                part,
+                refill,
+                refill_kept,
+                filled,
+                stop,
             )
-            chunk = _next_chunk(len(part), time.perf_counter() - began)
-            filled += n_new
-            if n_new < len(part):
+            chunk = _next_chunk(stop - filled, time.perf_counter() - began)
+            with lock:
+                tried += (stop if end == stop else len(refill)) - filled
+                if progress is not None:
+                    progress(tried, len(picks))
+            filled = end
+            if end < stop:
                 break
-        local.inside[local.ids[:n_local]] = False
-        starts[i + 1] = filled
-        tried += int(wanted[i])
-        if progress is not None:
-            progress(tried, len(picks))
-    return GroupRefills(refill[: starts[-1]].copy(), starts)
+        return refill[:filled]
+
+    refills = map_in_threads(refill_group, range(n_groups), n_threads())
+    starts = np.zeros(n_groups + 1, np.int64)
+    np.cumsum([len(refill) for refill in refills], out=starts[1:])
+    return GroupRefills(np.concatenate(refills), starts)
 
 
-def _final_lists(
+def _by_distance(ids: NDArray[np.int64], dist: NDArray[np.float64]) -> _Candidates:
+    order = np.lexsort((ids, -dist))
+    return _Candidates(ids[order], dist[order])
+
+
+def _distances_elsewhere(
     points: NDArray[np.float32],
-    sketch: NDArray[np.float32],
     picks: NDArray[np.int64],
-    nearest: NDArray[np.int64],
-) -> _Lists:
-    """Put all unpicked points into the lists of their nearest picks."""
-    unpicked = np.ones(len(points), np.bool_)
-    unpicked[picks] = False
-    ids = np.flatnonzero(unpicked)
-    ids = ids[np.argsort(nearest[ids], kind="stable")]
-    dist = row_distances(points, ids, picks[nearest[ids]])
-    size = np.bincount(nearest[ids], minlength=len(picks))
-    start = np.cumsum(size) - size
-    radius = np.full(len(picks), -1.0)
-    np.maximum.at(radius, nearest[ids], dist)
-    return _Lists(ids, dist, sketch[ids], start, size, radius, far=np.zeros_like(start))
+    pick_group: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    left_out: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Squared distance of each point to the nearest pick not of its group ``left_out``.
+
+    Infinity if there is no such pick.
+    """
+    search = NearestNeighbors(points[picks], bank_group=pick_group)
+    out = np.full(len(ids), np.inf)
+    for start in range(0, len(ids), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        other = search.query(points[ids[part]], exclude=left_out[part])[1][:, 0]
+        found = other >= 0
+        known = ids[part][found]
+        out[part][found] = row_distances(points, known, picks[other[found]])
+    return out
