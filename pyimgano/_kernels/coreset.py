@@ -13,6 +13,10 @@ almost all of that work without changing a single pick:
 
 What passes all three is measured in float64, in a fixed order of operations. The bounds
 carry margins for their own rounding, so they decide only what is certain.
+
+Comparing a new pick with all lists means reading all of their picks' sketches. It is done for
+many new picks at once: the farthest points are put into a small pool and picked from it, one by
+one, for as long as the farthest point of all is sure to be in there.
 """
 
 from __future__ import annotations
@@ -54,6 +58,9 @@ _CHUNK_SECONDS = 0.2
 # Picks that are made before the lists are looked through, and points that these come from.
 _BATCH = 256
 _POOL = 1024
+# The pool reaches down from the largest squared distance by a share of it, which adapts. Below this
+# one it holds just the points at the largest distance.
+_NO_SPREAD = 1e-9
 # Batches of so many seconds are divided among threads.
 _WORTH_THREADS = 2e-3
 
@@ -367,13 +374,13 @@ def greedy_k_center(
     >>> result.picks, result.nearest, result.radius
     (array([0, 3, 2]), array([0, 0, 2, 1]), 1.0)
     """
-    rows = _check_points(points)
+    rows = read_only(_check_points(points))
     n = len(rows)
     if not 1 <= n_picks <= n:
         raise ValueError(f"n_picks must be from 1 to the number of points {n}, got {n_picks}")
     if not 0 <= first < n:
         raise ValueError(f"first must be a row of the {n} points, got {first}")
-    selection = _Selection(read_only(rows), n_picks, first)
+    selection = _Selection(rows, n_picks, first)
     reported = time.perf_counter()
     while selection.done < n_picks:
         # A compiled loop cannot be interrupted: each batch comes back to Python.
@@ -432,7 +439,7 @@ class _Selection:
         n_new = _pick_from_pool(
             self._points, self._pool, n, cutoff, self._margin, self._float_margin, chosen
         )
-        self._spread = min(0.5, self._spread * (0.8 if n_new == wanted else 1.5))
+        self._spread = min(0.5, max(_NO_SPREAD, self._spread) * (0.8 if n_new == wanted else 2.0))
         chosen = chosen[:n_new]
         self._lists.dist[self._pool.at[chosen]] = -1.0
         new = self._pool.ids[chosen]
@@ -449,8 +456,8 @@ class _Selection:
             if n <= len(self._pool.ids):
                 return n, cutoff
             if cutoff == largest:  # that many points are equally far away
-                self._pool = _new_pool(np.count_nonzero(self._lists.dist >= largest))
-            self._spread *= 0.5 if self._spread > 1e-9 else 0.0
+                self._pool = _new_pool(int(np.count_nonzero(self._lists.dist >= largest)))
+            self._spread = self._spread / 2 if self._spread > _NO_SPREAD else 0.0
 
     def _add(self, new: NDArray[np.int64]) -> None:
         part = slice(self.done, self.done + len(new))

@@ -71,8 +71,8 @@ class HeldOutImage(NamedTuple):
         The bank of all images.
     weight : ndarray of shape (n_bank,), float64
         Distance factors of the full bank's patches, estimated without the group.
-    added : ndarray of shape (r, d), float32
-        Patches of other images that replace those left out.
+    added : NearestNeighbors or None
+        Patches of other images that replace those left out; None if there are none.
     added_weight : ndarray of shape (r,), float64
         Distance factors of ``added``.
     """
@@ -82,7 +82,7 @@ class HeldOutImage(NamedTuple):
     group: int
     bank: MemoryBank
     weight: np.ndarray
-    added: np.ndarray
+    added: NearestNeighbors | None
     added_weight: np.ndarray
 
     @property
@@ -98,18 +98,21 @@ class HeldOutImage(NamedTuple):
         found = search.query(self.rows[part], k=1, exclude=np.full(len(part), self.group))
         distance, index = found[0][:, 0], found[1][:, 0]
         neighbor, weight = search.bank[index], self.weight[index]
-        if len(self.added):
-            found = NearestNeighbors(self.added).query(self.rows[part], k=1)
+        if self.added is not None:
+            found = self.added.query(self.rows[part], k=1)
             closer = found[0][:, 0] < distance
             distance = np.where(closer, found[0][:, 0], distance)
-            neighbor[closer] = self.added[found[1][closer, 0]]
+            neighbor[closer] = self.added.bank[found[1][closer, 0]]
             weight[closer] = self.added_weight[found[1][closer, 0]]
         return distance, neighbor, weight
 
     def around(self, row: np.ndarray, k: int) -> np.ndarray:
         """Return up to k patches of the bank without the group, those nearest to ``row`` first."""
         _, index = self.bank.search.query(row[None], k=k, exclude=[self.group])
-        near = np.concatenate([self.bank.search.bank[index[0][index[0] >= 0]], self.added])
+        near = self.bank.search.bank[index[0][index[0] >= 0]]
+        if self.added is not None:
+            _, index = self.added.query(row[None], k=k)
+            near = np.concatenate([near, self.added.bank[index[0][index[0] >= 0]]])
         to_it = np.linalg.norm(near.astype(np.float64) - row, axis=1)
         return near[np.argsort(to_it, kind="stable")[:k]]
 
@@ -165,6 +168,7 @@ class MemoryBank:
         self.search, self.weight, self.radius = search, weight, radius
         self._elsewhere, self._sources = elsewhere, sources
         self._probe: NearestNeighbors | None = None
+        self._replacements: tuple[int, NearestNeighbors | None] = (-1, None)
 
     def out_of_sample(
         self,
@@ -189,6 +193,9 @@ class MemoryBank:
         # ``starts`` may end before the last groups, which have no replacements.
         has_refills = group + 1 < len(source.starts)
         added = slice(source.starts[group], source.starts[group + 1]) if has_refills else slice(0)
+        if self._replacements[0] != group:  # tiles of one image follow one another
+            pool = source.pool[added]
+            self._replacements = group, NearestNeighbors(pool) if len(pool) else None
         rows = source.rows_of(i)
         nearest = source.nearest(i, rows)
         if nearest is None:
@@ -200,7 +207,8 @@ class MemoryBank:
             other = np.where(own, self._elsewhere[nearest], nearest)
             bound = _row_distances(rows, self.search.bank, other)
         weight, of_pool = source.weights(group)
-        return HeldOutImage(rows, bound, group, self, weight, source.pool[added], of_pool[added])
+        replacements = self._replacements[1]
+        return HeldOutImage(rows, bound, group, self, weight, replacements, of_pool[added])
 
     @property
     def _image(self) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyimgano._kernels import coreset, leave_out
 from pyimgano._kernels.coreset import CoresetResult, greedy_k_center
 from pyimgano._kernels.leave_out import leave_one_group_out_banks
 
@@ -150,6 +151,25 @@ def test_duplicates_give_distinct_picks() -> None:
     np.testing.assert_array_equal(result.nearest, [1, 2, 3, 4, 0, 0, 0, 0])
     rng = np.random.default_rng(5)
     check(rng.integers(0, 3, (400, 4)), 300, 9)  # 81 different points
+
+
+def test_more_points_equally_far_away_than_the_pool_holds() -> None:
+    rng = np.random.default_rng(9)
+    check(rng.integers(0, 2, (4000, 12)), 900, 3)
+
+
+@pytest.mark.parametrize(("pool", "batch"), [(1, 1), (2, 5), (64, 7), (1024, 1024)])
+def test_size_of_batches_and_threads_change_nothing(
+    pool: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coreset, "_POOL", pool)
+    monkeypatch.setattr(coreset, "_BATCH", batch)
+    monkeypatch.setattr(coreset, "_WORTH_THREADS", -1.0)
+    for module in (coreset, leave_out):
+        monkeypatch.setattr(module, "n_threads", lambda: 3)
+    rng = np.random.default_rng(10)
+    for points in (rng.standard_normal((900, 20)), rng.integers(0, 4, (900, 5))):
+        check_groups(points, check(points, 300, 17), np.arange(900) // 100)
 
 
 def test_one_point() -> None:
