@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from pyimgano.inputs._reading import read_raw
+from pyimgano.inputs._reading import open_image_file, read_raw
 from pyimgano.utils._fingerprint import digest
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _size(picture: _Picture) -> Hashable:
 
 
 def _sample(picture: _Picture) -> Hashable:
-    with open(picture.name, "rb") as file:
+    with open_image_file(picture.name) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, (size - _SAMPLE) // 2))
         return blake2b(file.read(_SAMPLE), digest_size=16).digest()
@@ -94,7 +94,7 @@ def _sample(picture: _Picture) -> Hashable:
 
 def _content(picture: _Picture) -> Hashable:
     hashed = blake2b(digest_size=16)
-    with open(picture.name, "rb") as file:
+    with open_image_file(picture.name) as file:
         while block := file.read(_BLOCK):
             hashed.update(block)
     return hashed.digest()

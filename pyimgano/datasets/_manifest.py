@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyimgano.datasets._csv import csv_rows, not_utf8
 from pyimgano.datasets._record import InspectionDataset, InspectionImage
 from pyimgano.datasets._tree import counted
 from pyimgano.exceptions import DatasetError
@@ -105,24 +105,11 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     checked.add(columns)
                 yield line, row
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 ({error}): save it with that encoding.") from error
+        raise not_utf8(path, error) from error
 
 
 def _csv_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(file, strict=True)
-    try:
-        _check_columns(f"{path}, line 1", tuple(reader.fieldnames or ()))
-        for row in reader:
-            if None in row:
-                raise DatasetError(
-                    f"{path}, line {reader.line_num}: has more cells than there are columns. "
-                    "Quote cells that hold a comma."
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise DatasetError(
-            f"{path}, line {reader.reader.line_num}: is not CSV ({error})."
-        ) from error
+    return csv_rows(path, file, lambda columns: _check_columns(f"{path}, line 1", columns))
 
 
 def _json_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:

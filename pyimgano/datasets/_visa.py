@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyimgano.datasets._csv import csv_rows, not_utf8
 from pyimgano.datasets._record import InspectionDataset, InspectionImage
 from pyimgano.datasets._tree import counted, existing_file, folders, layout_error, missing_mask
 from pyimgano.exceptions import DatasetError
@@ -14,6 +14,7 @@ __all__ = ["categories", "load"]
 
 _NAME = "visa"
 _COLUMNS = ("object", "split", "label", "image", "mask")
+_ALLOWED = {"split": ("train", "test"), "label": ("normal", "anomaly")}
 _STANDARD = "1cls"
 
 
@@ -66,23 +67,30 @@ def _table(root: Path, split: str) -> Path:
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a table and their lines, when they are as they should be."""
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+
+    def check(columns: tuple[str, ...]) -> None:
+        if not set(_COLUMNS) <= set(columns):
             raise DatasetError(
                 f"{table}: the columns must be {', '.join(_COLUMNS)}; found "
-                f"{', '.join(reader.fieldnames or ()) or 'nothing'}."
+                f"{', '.join(columns) or 'nothing'}."
             )
-        empty = True
-        for row in reader:
-            for column, allowed in (("split", ("train", "test")), ("label", ("normal", "anomaly"))):
-                if row[column] not in allowed:
-                    raise DatasetError(
-                        f"{table}, line {reader.line_num}: {column} {row[column]!r} is neither "
-                        f"{' nor '.join(map(repr, allowed))}."
-                    )
-            empty = False
-            yield reader.line_num, row
+
+    empty = True
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            for line, row in csv_rows(table, file, check):
+                for column, allowed in _ALLOWED.items():
+                    if row[column] not in allowed:
+                        raise DatasetError(
+                            f"{table}, line {line}: {column} {row[column]!r} is neither "
+                            f"{' nor '.join(map(repr, allowed))}."
+                        )
+                if not row["object"]:
+                    raise DatasetError(f"{table}, line {line}: object is empty.")
+                empty = False
+                yield line, row
+    except UnicodeDecodeError as error:
+        raise not_utf8(table, error) from error
     if empty:
         raise DatasetError(f"{table} has no rows.")
 

@@ -27,7 +27,7 @@ from pyimgano.inputs._jpeg import JpegError, check_jpeg
 
 MAX_PIXELS = 2**28
 
-__all__ = ["CODESTREAM", "check_complete", "png_chunks"]
+__all__ = ["CODESTREAM", "check_complete", "codestream_start", "png_chunks"]
 
 CODESTREAM = b"\xff\x4f\xff\x51"  # how the pixels of a JPEG 2000 file begin
 _INFLATED_AT_ONCE = 1 << 20
@@ -354,6 +354,40 @@ def _check_webp(path: str, data: bytes, image: Any) -> None:
 _NO_PACKETS = (b"\xff", 3 * b"\xff", 8 * b"\xff")
 
 
+def codestream_start(path: str, data: bytes) -> int:
+    """Find where the pixels of a JPEG 2000 file begin, by its boxes as decoders do.
+
+    Parameters
+    ----------
+    path : str
+        Its name, for messages.
+    data : bytes
+        The file.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ImageReadError
+        If no box holds any. The same bytes in another box, as in a comment, are not looked at.
+    """
+    if data.startswith(CODESTREAM):
+        return 0
+    at = 0
+    while at + 8 <= len(data):
+        length, begin = int.from_bytes(data[at : at + 4], "big"), at + 8
+        if length == 1:  # eight bytes more hold it
+            length, begin = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+        if data[at + 4 : at + 8] == b"jp2c" and data.startswith(CODESTREAM, begin):
+            return begin
+        if length < begin - at:  # zero: up to the end
+            break
+        at += length
+    raise ImageReadError(path, "is truncated or damaged: no box of the JPEG 2000 file has pixels")
+
+
 def _check_jpeg2000(path: str, data: bytes) -> None:
     """Every tile must be there, and every packet in it.
 
@@ -361,13 +395,14 @@ def _check_jpeg2000(path: str, data: bytes) -> None:
     tiles are gone through once more, without decoding the pixels, with bytes behind each tile
     that are no packet: a decoder that comes to these misses some.
     """
-    start = data.index(CODESTREAM)
+    start = codestream_start(path, data)
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", data, start + 8)
     n_tiles = -((left - right) // width) * -((top - bottom) // height)
     incomplete = ImageReadError(path, "is truncated or damaged: the JPEG 2000 data is incomplete")
+    (n_channels,) = struct.unpack_from(">H", data, start + 40)
     at, levels = start + 2, 32
     while data[at : at + 2] != b"\xff\x90":  # the segments before the first tile
-        levels = min(levels, _fewest_levels(path, data, at))
+        levels = min(levels, _fewest_levels(path, data, at, n_channels))
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     parts: list[tuple[int, int, int]] = []
     header = data[start:at]
@@ -378,7 +413,7 @@ def _check_jpeg2000(path: str, data: bytes) -> None:
         parts.append((tile, at, end))
         inside = at + 12
         while data[inside : inside + 2] != b"\xff\x93" and inside < end:
-            levels = min(levels, _fewest_levels(path, data, inside))
+            levels = min(levels, _fewest_levels(path, data, inside, n_channels))
             inside += 2 + struct.unpack_from(">H", data, inside + 2)[0]
         at = end
     last = {tile: k for k, (tile, _, _) in enumerate(parts)}
@@ -415,7 +450,7 @@ def _jpeg2000_container(data: bytes, start: int) -> bytes:
     return b""
 
 
-def _fewest_levels(path: str, data: bytes, at: int) -> int:
+def _fewest_levels(path: str, data: bytes, at: int, n_channels: int) -> int:
     """Resolutions to be left out at most, by a segment that says how many there are."""
     marker = data[at + 1]
     if marker in (0x60, 0x61):
@@ -427,7 +462,6 @@ def _fewest_levels(path: str, data: bytes, at: int) -> int:
     if marker == 0x52:
         return data[at + 9]
     if marker == 0x53:
-        (n_channels,) = struct.unpack_from(">H", data, data.index(CODESTREAM) + 40)
         return data[at + (6 if n_channels < 257 else 7)]
     return 32
 

@@ -9,8 +9,9 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -28,7 +29,13 @@ from PIL import (
 )
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
-from pyimgano.inputs._completeness import CODESTREAM, MAX_PIXELS, check_complete, png_chunks
+from pyimgano.inputs._completeness import (
+    CODESTREAM,
+    MAX_PIXELS,
+    check_complete,
+    codestream_start,
+    png_chunks,
+)
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
 
 #: Largest number of pixels of an image file. A file whose header says more is an error
@@ -261,10 +268,10 @@ def read_size(path: str) -> tuple[int, int]:
     """Height and width of the image that ``read_raw`` gives, without decoding it."""
     data = _read_bytes(path)
     image = _open(path, data)
-    return _tolerant(path, lambda: _upright_size(data, image))
+    return _tolerant(path, lambda: _upright_size(path, data, image))
 
 
-def _upright_size(data: bytes, image: Any) -> tuple[int, int]:
+def _upright_size(path: str, data: bytes, image: Any) -> tuple[int, int]:
     if image.format == "TIFF":
         # From the tags: versions of Pillow differ in when they turn image.size.
         tags = image.tag_v2
@@ -272,10 +279,34 @@ def _upright_size(data: bytes, image: Any) -> tuple[int, int]:
         orientation = tags.get(_ORIENTATION, 1)
     else:
         width, height = image.size
-        if image.format == "PNG" and b"eXIf" in data:
-            image.load()  # the tag may come after the pixels
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        if image.format == "PNG":
+            orientation = _orientation_of_png(path, data)
+        else:
+            orientation = image.getexif().get(_ORIENTATION, 1)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+_TAGS_OF_PNG = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+
+
+def _orientation_of_png(path: str, data: bytes) -> object:
+    """Read the tag from a PNG of one pixel with the tags of this one.
+
+    Some come after the pixels, and Pillow decodes all pixels to see those.
+    """
+    tags = [data[at:end] for kind, at, end in png_chunks(path, data) if kind in _TAGS_OF_PNG]
+    if not tags:
+        return 1
+    header = _png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    pixel = _png_chunk(b"IDAT", zlib.compress(b"\0\0"))
+    whole = b"".join([data[:8], header, *tags, pixel, _png_chunk(b"IEND", b"")])
+    image: Any = PngImagePlugin.PngImageFile(io.BytesIO(whole))
+    return image.getexif().get(_ORIENTATION, 1)
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
 
 def _tolerant(path: str, step: Callable[[], _T]) -> _T:
@@ -305,18 +336,30 @@ for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
     _OPEN_FLAGS |= getattr(os, _name, 0)
 
 
-def _read_bytes(path: str) -> bytes:
+@contextmanager
+def open_image_file(path: str) -> Iterator[BinaryIO]:
+    """Open a regular file; never wait for a pipe or a device.
+
+    Parameters
+    ----------
+    path : str
+
+    Yields
+    ------
+    file
+        What is looked at and what is read are the same file, whatever becomes of its name.
+
+    Raises
+    ------
+    ImageReadError
+        If there is no such file, or it cannot be opened or read.
+    """
     try:
         handle = os.open(path, _OPEN_FLAGS)
-        try:  # what is looked at and what is read are the same file, whatever becomes of its name
-            status = os.fstat(handle)
-            _check_kind(path, status.st_mode)
-            if status.st_size > 8 * MAX_PIXELS:  # bytes per pixel of 16-bit RGB with alpha
-                raise ImageReadError(
-                    path, f"is {status.st_size} bytes, more than any image of MAX_PIXELS needs"
-                )
+        try:
+            _check_kind(path, os.fstat(handle).st_mode)
             with open(handle, "rb", closefd=False) as file:
-                data = file.read()
+                yield file
         finally:
             os.close(handle)
     except ImageReadError:
@@ -333,6 +376,14 @@ def _read_bytes(path: str) -> bytes:
         if os.path.isdir(path):  # Windows does not open a folder
             _check_kind(path, stat.S_IFDIR)
         raise ImageReadError(path, f"cannot be read ({error})") from error
+
+
+def _read_bytes(path: str) -> bytes:
+    with open_image_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > 8 * MAX_PIXELS:  # bytes per pixel of 16-bit RGB with alpha
+            raise ImageReadError(path, f"is {size} bytes, more than any image of MAX_PIXELS needs")
+        data = file.read()
     if not data:
         raise ImageReadError(path, "is empty (0 bytes)")
     return data
@@ -582,7 +633,7 @@ def _u16_color_of_pnm(data: bytes, image: Any) -> np.ndarray | None:
 
 def _check_depth_of_jpeg2000(path: str, data: bytes) -> None:
     """Refuse what Pillow would scale."""
-    start = data.index(CODESTREAM)
+    start = codestream_start(path, data)
     (count,) = struct.unpack_from(">H", data, start + 40)
     depths = [data[start + 42 + 3 * k] for k in range(count)]
     bits = max(depths) + 1 if max(depths) < 128 else 0  # the highest bit: signed values

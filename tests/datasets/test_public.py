@@ -261,6 +261,30 @@ def test_visa_tables_of_other_kinds(tmp_path):
     layouts.table(table, [("a", "b")], columns=("image", "label"))
     with pytest.raises(DatasetError, match=r"columns must be object, split.*found image, label"):
         load_dataset("visa", tmp_path, category="candle")
+    columns = ("image", "split", "label", "mask", "object")
+    layouts.table(table, [("a.JPG", "test", "normal", "")], columns=columns)
+    with pytest.raises(DatasetError, match=r"1cls\.csv, line 2: object is empty"):
+        list_categories("visa", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"object,split,label,image,mask\n\xff,test,normal,a.JPG,\n", "is not UTF-8"),
+        (b'object,split,label,image,mask\n"a"b,test,normal,a.JPG,\n', "line 2: is not CSV"),
+        (b"object,split,label,image,mask\na,test,normal,a.JPG,,more\n", "line 2: has more cells"),
+        (b"object,split,label,image,mask\n" + b"a" * 200_000, "line 2: is not CSV"),
+    ],
+    ids=["encoding", "quotes", "cells", "length"],
+)
+def test_visa_tables_that_are_no_csv(content, message, tmp_path):
+    table = tmp_path / "split_csv/1cls.csv"
+    table.parent.mkdir()
+    table.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"1cls\.csv.*{message}"):
+        load_dataset("visa", tmp_path, category="candle")
+    with pytest.raises(DatasetError, match=rf"1cls\.csv.*{message}"):
+        list_categories("visa", tmp_path)
     shutil.rmtree(tmp_path / "split_csv")
     layouts.mvtec_ad(tmp_path, "candle")
     with pytest.raises(DatasetError, match="opened with the name 'folder'"):

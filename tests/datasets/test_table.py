@@ -19,6 +19,7 @@ from pyimgano._dataset_table import ALIASES, DATASETS
 from pyimgano.datasets import (
     InspectionDataset,
     InspectionImage,
+    _duplicates,
     _table,
     dataset_info,
     list_categories,
@@ -242,6 +243,15 @@ def test_a_picture_in_training_and_test_is_reported(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset("mvtec_ad", root, category="bottle", duplicates="ignore")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no FIFOs")
+@pytest.mark.parametrize("step", [_duplicates._sample, _duplicates._content])
+def test_files_that_become_pipes_are_not_waited_for(step, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    image = InspectionImage(str(tmp_path / "pipe.png"), 1)
+    with pytest.raises(ImageReadError, match="is not a regular file but a pipe"):
+        step(_duplicates._Picture("train", 0, image))
 
 
 def test_pictures_that_were_saved_anew_are_found_by_their_pixels(tmp_path):

@@ -292,6 +292,28 @@ def test_exif_orientation(tmp_path, orientation):
     assert np.rint(read_raw(tmp_path / "a.jpg")[4::8, 4::8] / 40).tolist() == expected
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before the pixels", "after them"])
+def test_size_of_a_png_is_read_without_decoding(tmp_path, before):
+    exif = Image.Exif()
+    exif[274] = 6
+    tag = chunk(b"eXIf", exif.tobytes()[6:])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 50_000, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b""))  # of which none are there
+    parts = [header, *([tag, pixels] if before else [pixels, tag]), chunk(b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert _reading.read_size(str(tmp_path / "a.png")) == (60_000, 50_000)
+
+
+def test_size_and_orientation_in_text_of_a_png(tmp_path):
+    # Pillow takes the orientation from XMP where there is no other.
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    path = save(tmp_path / "a.png", colors(5, 7))
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + text + data[33:])
+    assert read_raw(path).shape[:2] == _reading.read_size(str(path))
+
+
 def test_exif_orientation_of_sixteen_bit_color_png(tmp_path):
     deep = deep_colors(2, 3)
     cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
@@ -453,6 +475,29 @@ def test_gif(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[:6] + struct.pack("<HH", 8, 5) + data[10:])  # one column more
     with pytest.raises(ImageReadError, match="incomplete: the GIF lacks 5 of its pixels"):
+        read(path)
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["length of 4 bytes", "of 8"])
+def test_jpeg_2000_with_a_codestream_in_another_box(tmp_path, long):
+    # A box of text ahead holds the header of an image of 8-bit gray; the pixels are deep ones.
+    shallow = save(tmp_path / "a.j2k", colors(9, 9)[..., 0]).read_bytes()
+    tall = deep_colors(9, 9)[..., 0]
+    path = save(tmp_path / "a.jp2", tall)
+    data = path.read_bytes()
+    if long:
+        box = struct.pack(">I4sQ", 1, b"xml ", 16 + len(shallow)) + shallow
+    else:
+        box = struct.pack(">I4s", 8 + len(shallow), b"xml ") + shallow
+    at = data.index(b"jp2c") - 4
+    path.write_bytes(data[:at] + box + data[at:])
+    np.testing.assert_array_equal(read_raw(path), tall)
+    cut = path.read_bytes()[:-20]
+    path.write_bytes(cut)
+    with pytest.raises(ImageReadError, match="truncated or damaged"):
+        read(path)
+    path.write_bytes(data[:at] + box)
+    with pytest.raises(ImageReadError, match="truncated or damaged"):
         read(path)
 
 
