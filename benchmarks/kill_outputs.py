@@ -29,6 +29,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import cv2
@@ -306,7 +307,7 @@ def _picture(content: bytes) -> np.ndarray | None:
 
 
 # ---- moments --------------------------------------------------------------------------
-def make_inputs(folder: Path) -> int:
+def make_inputs(folder: Path) -> None:
     """Write a data set of two categories, and a pipeline for one of them."""
     for name in ("wood", "screw"):
         write_inspection_dataset(
@@ -322,7 +323,6 @@ def make_inputs(folder: Path) -> int:
     pipeline = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector, quantile=0.9))
     pipeline.fit(load_folder(folder / "data", "wood").X_train)
     pyimgano.save(pipeline, folder / "line3.joblib", map_range=(0.0, 1.0))
-    return 0
 
 
 def used_pages(place: Path) -> int:
@@ -419,8 +419,11 @@ def main() -> int:
         place.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], check=True)
         try:
-            if run(lambda: make_inputs(inputs), log, 300) != "0":
-                raise SystemExit(f"the data set could not be made:\n{log.read_text()}")
+            make_inputs(inputs)
+            with open(log, "w") as out, redirect_stdout(out), redirect_stderr(out):
+                for kind in PROGRAMS:  # compiled code is loaded once, and is there after a fork
+                    clear(place)
+                    PROGRAMS[kind](inputs, place).earlier()
             for kind in options.program or PROGRAMS:
                 for event in options.event or EVENTS:
                     rows.append(examine(kind, event, options.moments, inputs, place, log))

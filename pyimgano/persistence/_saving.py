@@ -42,9 +42,9 @@ def save(
     deliveries: people compare it, as does ``load(path, sha256=...)``.
 
     Whatever interrupts a save, a power cut or ``kill -9`` included, ``path`` holds the old
-    estimator or the new one, whole, and the side file vouches for the one that is there. An
-    interrupted save can leave a file ``.<name>.<random>.tmp`` behind, which may be deleted.
-    Two processes must not save to one path at the same time.
+    estimator or the new one, whole, and the side file vouches for the one that is there. After
+    ``kill -9`` there may be a file ``<name>.part``, which the next save takes over; an error,
+    Ctrl-C and SIGTERM leave none. Two processes must not save to one path at the same time.
 
     Parameters
     ----------

@@ -132,14 +132,8 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = True) -> Itera
     ------
     binary file, open for reading and writing
     """
-    with cleaning_up_on_sigterm(), _part_file(Path(path), wait=True) as part:
-        try:
-            yield part.file
-            part.file.flush()
-            part.publish(durable)
-        except BaseException:  # Ctrl-C as well
-            part.remove()
-            raise
+    with cleaning_up_on_sigterm(), _part_file(Path(path), wait=True, durable=durable) as part:
+        yield part.file
 
 
 @contextmanager
@@ -164,15 +158,9 @@ def exclusive_write(path: str | os.PathLike[str]) -> Iterator[PieceWriter]:
     BlockingIOError
         If another process is writing the same file.
     """
-    with _part_file(Path(path), wait=False) as part:
-        lines = PieceWriter(part.file)
-        try:
-            yield lines
-        except BaseException:
-            if not lines.n_bytes:  # nothing was done
-                part.remove()
-            raise
-        part.publish(durable=True)
+    with _part_file(Path(path), wait=False, durable=True) as part:
+        part.lines = PieceWriter(part.file)
+        yield part.lines
 
 
 class PieceWriter:
@@ -205,22 +193,25 @@ class PieceWriter:
             while rest:  # a write may take a part of what it is given
                 rest = rest[self._file.write(rest) :]
         except BaseException:  # the disk is full, or Ctrl-C: half a piece is none
-            self._file.seek(self.n_bytes)
-            self._file.truncate()
+            with suppress(OSError):  # the first error is the one to be told
+                self._file.seek(self.n_bytes)
+                self._file.truncate()
             raise
         self.n_bytes += len(piece)
 
 
 class _PartFile:
-    """An open ``.part``, which no other writer has."""
+    """A ``.part``, which no other writer has once it is open."""
 
-    def __init__(self, path: Path, part: Path, file: Any) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.part = part
-        self.file = file
+        self.part = part_of(path)
+        self.file: Any = None
+        self.lines: PieceWriter | None = None
 
     def publish(self, durable: bool) -> None:
         """Give the file its own name."""
+        self.file.flush()
         if durable:
             os.fsync(self.file.fileno())
         if not _POSIX:  # Windows does not rename an open file
@@ -229,49 +220,76 @@ class _PartFile:
         if durable:
             _sync_folder(self.path.parent)
 
-    def remove(self) -> None:
-        if not _POSIX:
+    def abandon(self) -> None:
+        """Remove the file, unless it holds lines that are worth looking at."""
+        if self.lines is not None and self.lines.n_bytes:
+            return
+        if self.file is None:
+            _remove_if_new(self.part)
+        elif _POSIX:
+            if _is_at(self.file.fileno(), self.part):
+                os.unlink(self.part)
+        else:  # Windows does not remove an open file
             self.close()
-        with suppress(FileNotFoundError):
-            os.unlink(self.part)
+            with suppress(FileNotFoundError):
+                os.unlink(self.part)
 
     def close(self) -> None:
         # What a buffer still holds has no place on a full disk.
         with suppress(OSError):
-            self.file.close()
+            if self.file is not None:
+                self.file.close()
 
 
 @contextmanager
-def _part_file(path: Path, wait: bool) -> Iterator[_PartFile]:
-    part = part_of(path)
+def _part_file(path: Path, wait: bool, durable: bool) -> Iterator[_PartFile]:
+    part = _PartFile(path)
+    try:
+        part.file = _open_alone(part.part, wait)
+        yield part
+        part.publish(durable)
+    except BaseException as error:  # Ctrl-C as well
+        part.abandon()
+        if isinstance(error, OSError) and is_out_of_room(error) and error.filename is None:
+            # The system does not name the file in the error of a write.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        part.close()
+
+
+def _open_alone(part: Path, wait: bool) -> Any:
+    """Open a file that no other writer has, and empty it."""
     while True:
         handle = _open(part)
         file = open(handle, "r+b", buffering=-1 if wait else 0)  # noqa: SIM115
         try:
             if _lock(handle, wait) and _is_at(handle, part):
-                break
+                file.truncate(0)
+                return file
         except BaseException:
             file.close()
             raise
         file.close()
         if not wait:
             raise BlockingIOError(errno.EAGAIN, "another run is writing this file", str(part))
-    found = _PartFile(path, part, file)
-    try:
-        file.truncate(0)
-        yield found
-    except OSError as error:
-        if is_out_of_room(error) and error.filename is None:  # the system does not name it
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    finally:
-        found.close()
 
 
-def _open(part: Path) -> int:
+def _remove_if_new(part: Path) -> None:
+    """Remove an empty file that was left where a signal came right after it had been made."""
+    with suppress(OSError):
+        handle = _open(part, create=False)
+        try:
+            if _lock(handle, wait=False) and not os.fstat(handle).st_size and _is_at(handle, part):
+                os.unlink(part)
+        finally:
+            os.close(handle)
+
+
+def _open(part: Path, create: bool = True) -> int:
     if os.path.islink(part):
         raise OSError(errno.ELOOP, "is a link, which is not followed; remove it", str(part))
-    flags = os.O_RDWR | os.O_CREAT
+    flags = os.O_RDWR | (os.O_CREAT if create else 0)
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not on every system
         flags |= getattr(os, name, 0)
     handle = os.open(part, flags, 0o666)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 
 import cv2
@@ -50,6 +52,23 @@ def moved(image, dx, dy, angle=0.0):
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
     matrix[:, 2] += dx, dy
     return cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
+
+
+@pytest.mark.parametrize("detector", [*PIXEL, *WINDOW])
+def test_a_full_folder_of_temporary_files_is_named(detector, monkeypatch, tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+
+    def full(buffering=-1):
+        return open("/dev/full", "r+b", buffering=buffering)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(
+        OSError, match=r"No space left.*training images.*MiB so far.*TMPDIR"
+    ) as caught:
+        detector(**PLAIN).fit(flat(90, 100, 110))
+    assert str(tmp_path) in str(caught.value)
 
 
 # ---- known values -------------------------------------------------------------------

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,40 +29,10 @@ from pyimgano.utils._outputs import (
     part_of,
     short_name,
 )
+from tests.utils.moments import before_every_line, files_of_at_most
 
 PACKAGE = Path(pyimgano.__file__).resolve().parent
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, links and limits of POSIX")
-
-
-@contextmanager
-def before_every_line(check, *modules):
-    """Call ``check`` before each line that the modules run: kill -9 would leave what is there."""
-    files = {module.__file__ for module in modules}
-
-    def each(frame, event, argument):
-        if event == "line":
-            check()
-        return each
-
-    before = sys.gettrace()
-    sys.settrace(lambda frame, event, arg: each if frame.f_code.co_filename in files else None)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-
-
-@contextmanager
-def files_of_at_most(n_bytes):
-    """Let files grow no further, as on a full disk."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # ---- at every moment ------------------------------------------------------------------
@@ -153,6 +122,37 @@ def test_sigterm_cleans_up_and_then_ends_the_process(tmp_path, monkeypatch):
     assert ended == [(os.getpid(), signal.SIGTERM)]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert path.read_bytes() == b"old" and [one.name for one in tmp_path.iterdir()] == ["a"]
+
+
+@posix
+@pytest.mark.parametrize("old", [None, b"old content"])
+def test_sigterm_at_every_line_leaves_nothing_else(old, tmp_path, monkeypatch):
+    path, results = tmp_path / "a", []
+    monkeypatch.setattr(os, "kill", lambda pid, number: results.append("ended"))
+    for line in range(200):
+        if old is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(old)
+        results, lines = [], []
+
+        def look(line=line, lines=lines):
+            lines.append(0)
+            if len(lines) == line + 1 and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+                signal.raise_signal(signal.SIGTERM)
+
+        try:
+            with before_every_line(look, _outputs), atomic_write(path) as file:
+                file.write(b"new content")
+        except Terminated:
+            assert results == ["ended"]
+        content = path.read_bytes() if path.exists() else None
+        assert content in (old, b"new content")
+        assert [one.name for one in tmp_path.iterdir()] == ["a"] * (content is not None)
+        if len(lines) <= line:  # all of them have had their turn
+            assert content == b"new content" and line > 30
+            return
+    raise AssertionError("the loop ended too early")
 
 
 @posix

@@ -1,0 +1,351 @@
+"""The ends that a command can come to: its exit status, and the files that are there then."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.pipeline import make_pipeline
+
+import pyimgano
+from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano.benchmark import RunDirectory, _benchmark, _category, _run_dir
+from pyimgano.cli import _common, _records, benchmark, doctor, infer, models, train
+from pyimgano.datasets import load_folder, write_inspection_dataset
+from pyimgano.features import FilterBankFeatures
+from pyimgano.utils import _outputs
+from tests.utils.moments import before_every_line, files_of_at_most
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_inspection_dataset(
+        root, "wood", n_train=12, n_test_good=3, n_test_defect=4, size=64, random_state=0
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def pipeline_file(root, tmp_path_factory):
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.05)
+    pipeline = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector, quantile=0.9))
+    pipeline.fit(load_folder(root, "wood").X_train)
+    path = tmp_path_factory.mktemp("saved") / "line3.joblib"
+    return pyimgano.save(pipeline, path, map_range=(0.0, 1.0))
+
+
+@pytest.fixture
+def commands(root, pipeline_file, tmp_path):
+    """Each command that works for long, with arguments."""
+    model = "--features", "filterbank", "--resize", "64", "--set", "coreset_ratio=0.02"
+    arguments = {
+        "infer": (pipeline_file, root / "wood/test", "--save-jsonl", tmp_path / "verdicts.jsonl"),
+        "train": (root / "wood/train/good", "-o", tmp_path / "line.joblib", *model),
+        "benchmark": ("--dataset", "folder", "--root", root, "--output-dir", tmp_path, *model),
+    }
+    arguments["train"] += ("--quantile", "0.9")
+    arguments["benchmark"] += ("--quantile", "0.9", "--overlays", "3")
+    mains = {"infer": infer.main, "train": train.main, "benchmark": benchmark.main}
+    return {name: lambda n=name: mains[n]([str(a) for a in arguments[n]]) for name in mains}
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# ---- at every moment ------------------------------------------------------------------
+class Watch:
+    """Looks at each file that is new or has changed, and at nothing twice."""
+
+    def __init__(self, folder, look):
+        self.folder, self.look = folder, look
+        self.seen, self.n = set(), 0
+
+    def __call__(self):
+        self.n += 1
+        for path in self.folder.rglob("*.*"):
+            if path.is_file() and not path.name.endswith(".part"):
+                about = path.stat()
+                key = path, about.st_ino, about.st_size, about.st_mtime_ns
+                if key not in self.seen:
+                    self.look(path)
+                    self.seen.add(key)
+
+
+def look_at(path):
+    """A file under a final name is whole, or this raises."""
+    content = path.read_bytes()
+    if path.suffix == ".npy":
+        assert np.load(path).shape == (64, 64)
+    elif path.suffix == ".png":
+        assert content.endswith(b"IEND\xaeB`\x82")
+        assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) is not None
+    elif path.suffix == ".json":
+        json.loads(content)
+    elif path.name == "per_image.jsonl":
+        assert [json.loads(line)["index"] for line in content.splitlines()] == list(range(7))
+    elif path.suffix == ".jsonl":
+        *records, last = map(json.loads, content.splitlines())
+        assert last["complete"] and last["n_images"] == len(records)
+    elif path.suffix == ".csv":
+        assert len(content.splitlines()) in (1 + 3, 1 + 7)
+    else:
+        assert path.suffix == ".joblib"
+        pyimgano.load(path)
+
+
+def test_infer_leaves_whole_files_at_every_line(pipeline_file, root, tmp_path):
+    arguments = ["--save-jsonl", tmp_path / "v.jsonl", "--save-csv", tmp_path / "v.csv"]
+    arguments += ["--save-maps", tmp_path / "maps", "--save-npy"]
+
+    def call(which):
+        return infer.main([str(a) for a in (pipeline_file, root / "wood/test" / which, *arguments)])
+
+    assert call("good") == 0
+    watch = Watch(tmp_path, look_at)
+    watch()
+    before = len(watch.seen)
+    with before_every_line(watch, _outputs, infer, _records):
+        assert call("") == 0
+    assert before == 2 + 2 * 3 and len(watch.seen) == before + 2 + 2 * 7
+    assert watch.n > 1000
+
+
+def test_benchmark_leaves_whole_files_at_every_line(commands, tmp_path):
+    assert commands["benchmark"]() == 0
+    (first,) = tmp_path.iterdir()
+    before = contents(first)
+    seen = []
+
+    def look(path):
+        look_at(path)
+        if path.name == "report.json":  # all else of the folder is there
+            seen.append(path.parent.name)
+            names = {one.name for one in path.parent.iterdir()}
+            whole = {"pipeline.joblib", "pipeline.joblib.json", "per_image.jsonl", "overlays"}
+            assert names >= (whole if path.parent.name == "wood" else {"config.json"})
+            if path.parent.name == "wood":
+                assert len(list((path.parent / "overlays").iterdir())) == 3
+
+    watch = Watch(tmp_path, look)
+    watch()
+    with before_every_line(watch, _outputs, _run_dir, _category, _benchmark):
+        assert commands["benchmark"]() == 0
+    watch()
+    (second,) = set(tmp_path.iterdir()) - {first}
+    assert seen == ["wood", first.name, "wood", second.name] or seen == [
+        *(first.name, "wood", "wood", second.name)
+    ]
+    assert contents(first) == before and watch.n > 1000
+
+
+# ---- a full disk ----------------------------------------------------------------------
+@pytest.mark.parametrize("n_bytes", [0, 700, 3000])
+def test_infer_on_a_full_disk(n_bytes, commands, pipeline_file, root, tmp_path, capsys):
+    assert commands["infer"]() == 0
+    before = contents(tmp_path)
+    out = tmp_path / "verdicts.jsonl"
+    arguments = [pipeline_file, root / "wood/test", "--save-jsonl", out]
+    arguments += ["--save-maps", tmp_path / "maps"] * (n_bytes == 3000)
+    capsys.readouterr()
+    with files_of_at_most(n_bytes):
+        assert infer.main([str(one) for one in arguments]) == 4
+    (err,) = capsys.readouterr().err.splitlines()
+    n_done = int(re.search(r"stopped after (\d) of 7 images", err).group(1))
+    assert n_done == {0: 0, 700: 3, 3000: 0}[n_bytes]
+    part = Path(f"{out}.part")
+    assert part.exists() == (f"whose records are in {part}" in err) == (n_done > 0)
+    if n_done:
+        records = [json.loads(line) for line in part.read_text().splitlines()]
+        assert [record["index"] for record in records] == list(range(n_done))
+        part.unlink()
+    assert contents(tmp_path) == before
+
+
+def test_train_on_a_full_disk_keeps_the_last_pipeline(commands, tmp_path, capsys):
+    assert commands["train"]() == 0
+    before = contents(tmp_path)
+    with files_of_at_most(10_000):
+        assert commands["train"]() == 4
+    assert f"error: {tmp_path / 'line.joblib'}: " in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_benchmark_on_a_full_disk_keeps_the_last_run(commands, tmp_path, capsys):
+    assert commands["benchmark"]() == 0
+    before = contents(tmp_path)
+    with files_of_at_most(10_000):
+        assert commands["benchmark"]() == 4
+    err = capsys.readouterr().err
+    assert "pipeline.joblib: " in err and "no category is complete, and nothing was kept" in err
+    assert contents(tmp_path) == before
+
+
+# ---- SIGTERM --------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["train", "benchmark"])
+@pytest.mark.parametrize("where", ["joblib.dump", "pyimgano.persistence._saving.read_saved"])
+def test_sigterm_cleans_up(name, where, commands, tmp_path, monkeypatch, capsys):
+    def terminated(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("was not reached")
+
+    monkeypatch.setattr(where, terminated)
+    assert commands[name]() == 143
+    assert capsys.readouterr().err == f"pyimgano-{name}: terminated\n"
+    assert contents(tmp_path) == {}
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_in_a_benchmark_keeps_a_fitted_pipeline(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(_category, "measure", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert commands["benchmark"]() == 143
+    (path,) = tmp_path.iterdir()
+    assert pyimgano.load(RunDirectory(path).category("wood").pipeline)
+    assert RunDirectory(path).categories() == [] and not RunDirectory(path).is_complete
+
+
+def test_a_second_sigterm_does_not_cut_the_cleaning_up_short(tmp_path, capsys):
+    def job():
+        with _outputs.atomic_write(tmp_path / "a") as file:
+            try:
+                file.write(b"new")
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+
+    assert _common.run("command", job) == 143
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_signals_at_the_shell(number, status, word, root, pipeline_file, tmp_path):
+    # A process of its own, stopped while it writes; a shell ignores SIGINT in the background.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pyimgano.cli.infer import main; sys.exit(main())"
+    )
+    out = tmp_path / "verdicts.jsonl"
+    out.write_text("the last result\n")
+    many = [str(root / "wood")] + [str(path) for path in (root / "wood").rglob("*.png")]
+    command = [sys.executable, "-c", code, str(pipeline_file), *many]
+    command += ["--save-jsonl", str(out), "--save-maps", str(tmp_path / "maps")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list((tmp_path / "maps").glob("**/*.png")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (status, f"pyimgano-infer: {word}")
+    assert out.read_text() == "the last result\n"
+    for line in Path(f"{out}.part").read_text().splitlines():
+        assert "score" in json.loads(line)
+    assert [path.name for path in (tmp_path / "maps").rglob("*.part")] == []
+
+
+# ---- standard output and standard error -----------------------------------------------
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("kind", ["closed", "full", "unread"])
+@pytest.mark.parametrize("name", ["train", "benchmark", "infer"])
+def test_commands_go_on_when_nobody_can_read_what_they_say(
+    kind, name, commands, tmp_path, monkeypatch
+):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, stream_that_is(kind))
+    assert commands[name]() == 0
+    if name == "benchmark":
+        (run,) = tmp_path.iterdir()
+        assert RunDirectory(run).is_complete
+    else:
+        assert (tmp_path / {"train": "line.joblib", "infer": "verdicts.jsonl"}[name]).exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        ("closed", 2, "standard output is closed, and the result is written there"),
+        ("full", 4, "standard output: No space left on device"),
+        ("unread", 4, ""),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_an_error(kind, status, message, monkeypatch, capsys):
+    for main, arguments in ((models.main, ["list"]), (doctor.main, ["--json"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream_that_is(kind))
+            assert main(arguments) == status
+        assert message in capsys.readouterr().err
+
+
+def stream_that_is(kind):
+    if kind == "closed":
+        return None
+    if kind == "full":
+        return open("/dev/full", "w")
+    read, write = os.pipe()
+    os.close(read)
+    return open(write, "w")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--nonsense"]])
+@pytest.mark.parametrize("redirection", ["> /dev/full 2>&1", ">&- 2>&-", "2> /dev/full >&-"])
+def test_help_and_wrong_options_with_no_one_to_read_them(arguments, redirection):
+    code = "import sys; from pyimgano.cli.doctor import main; sys.exit(main())"
+    command = f"'{sys.executable}' -c '{code}' {arguments[0]} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    expected = 0 if arguments == ["--help"] else 2
+    assert (done.returncode, done.stdout, done.stderr) == (expected, "", "")
+
+
+def test_files_do_not_get_the_numbers_of_closed_streams(tmp_path):
+    # A decoder of images written in C prints to descriptor 2, whatever that is.
+    code = (
+        "import os, sys; from pyimgano.cli import _common\n"
+        "def job():\n"
+        "    with open(sys.argv[1], 'w') as file:\n"
+        "        os.write(1, b'noise'), os.write(2, b'noise')\n"
+        "        file.write('records')\n"
+        "    return 0\n"
+        "sys.exit(_common.run('command', job))\n"
+    )
+    (tmp_path / "code.py").write_text(code)
+    command = f"'{sys.executable}' '{tmp_path}/code.py' '{tmp_path}/out' >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
+    assert (tmp_path / "out").read_text() == "records"
+
+
+def test_names_that_the_terminal_has_no_characters_for(monkeypatch, tmp_path):
+    with open(tmp_path / "out", "w", encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        _common.tell("k\u00fcche \udcff.png")
+        _common.answer("k\u00fcche")
+    assert (tmp_path / "out").read_text() == "k\\xfcche \\udcff.png\nk\\xfcche\n"
+
+
+# ---- exit statuses --------------------------------------------------------------------
+def test_help_and_guide_list_the_exit_statuses(capsys):
+    known = {name: value for name, value in vars(_common).items() if name.startswith("EXIT_")}
+    everywhere = set(known.values()) - {_common.EXIT_ERRORS, _common.EXIT_ANOMALY}
+    for module in (benchmark, doctor, infer, models, train):
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        told = capsys.readouterr().out.split("\nexit status:\n")[1]
+        listed = {int(one) for one in re.findall(r"^  (\d+)", told, re.MULTILINE)}
+        assert everywhere <= listed <= set(known.values()), module.__name__
+    guide = (ROOT / "doc/user_guide/command_line.rst").read_text(encoding="utf-8")
+    rows = re.findall(r"^   \* - ([\d, ]+)$", guide, re.MULTILINE)
+    assert {int(one) for row in rows for one in row.split(",")} == set(known.values())
