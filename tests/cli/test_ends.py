@@ -184,6 +184,19 @@ def test_train_on_a_full_disk_keeps_the_last_pipeline(commands, tmp_path, capsys
     assert contents(tmp_path) == before
 
 
+def test_a_full_folder_of_temporary_files_is_named(commands, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pyimgano.detectors._patches._IN_MEMORY", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with files_of_at_most(1000):
+        assert commands["train"]() == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    for text in ("the training patches are kept", str(tmp_path / "temporary"), "TMPDIR"):
+        assert text in line
+    assert line.startswith("pyimgano-train: error: File too large: while fitting")
+    assert contents(tmp_path) == {}
+
+
 def test_benchmark_on_a_full_disk_keeps_the_last_run(commands, tmp_path, capsys):
     assert commands["benchmark"]() == 0
     before = contents(tmp_path)
