@@ -62,7 +62,15 @@ _ROLES = {
     "best": "the one judged best",
     "closest": "the closest to the threshold",
 }
-_VERDICTS = {(0, 0): "passed", (0, 1): "false alarm", (1, 0): "missed", (1, 1): "found"}
+# By truth, None without a label, and verdict.
+_VERDICTS: dict[tuple[int | None, int], str] = {
+    (0, 0): "passed",
+    (0, 1): "false alarm",
+    (1, 0): "missed",
+    (1, 1): "found",
+    (None, 0): "judged good",
+    (None, 1): "judged anomalous",
+}
 
 
 @dataclass(frozen=True)
@@ -407,7 +415,7 @@ def _take(
     masks: TestMasks,
 ) -> None:
     index = record["index"]
-    defective = int(data.y_test[index] == -1)
+    defective = {1: 0, -1: 1, 0: None}[int(data.y_test[index])]
     path, kind = record.pop("path", None), data.kinds_test[index]
     verdict = {k: v for k, v in record.items() if k != "index"}
     judged.records.append(
@@ -422,7 +430,7 @@ def _take(
             anomaly_map = resize_image(anomaly_map, found[0].mask.shape)
             judged.pixels.update(anomaly_map, found)
             for its_kind, metric in judged.saturated.items():
-                if not defective or kind == its_kind:
+                if defective == 0 or kind == its_kind:
                     metric.update(anomaly_map, found)
         wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
         judged.pictures.add(kind, wrong, index, anomaly_map, image)
@@ -456,15 +464,20 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
             f"{name}: none of the {len(errors)} test images could be judged"
             + (f"; the first: {errors[0]}" if errors else ".")
         )
+    threshold = scored[0]["threshold"]
+    unlabeled = [r for r in scored if r["y_true"] is None]
+    scored = [r for r in scored if r["y_true"] is not None]
     y = np.array([-1 if r["y_true"] else 1 for r in scored])
     flagged = np.array([r["pred"] for r in scored], dtype=bool)
-    scores, threshold = np.array([r["score"] for r in scored]), scored[0]["threshold"]
+    scores = np.array([r["score"] for r in scored])
     return {
         "category": name,
         "n_train": int(np.sum(np.asarray(data.y_train) == 1)),
         "n_test_good": int((y == 1).sum()),
         "n_test_defect": int((y == -1).sum()),
-        "n_errors": len(records) - len(scored),
+        "n_test_unlabeled": len(unlabeled),
+        "n_unlabeled_anomalous": sum(r["pred"] for r in unlabeled),
+        "n_errors": len(records) - len(scored) - len(unlabeled),
         "image": {
             **image_metrics(scores, y),
             **threshold_metrics(scores, y, threshold),
@@ -474,7 +487,9 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
             **_pixel_values(judged),
             "n_pixels": judged.pixels.n_pixels,
             "exact": judged.pixels.exact,
-            "n_images_without_mask": sum(m is None for m in data.masks_test),
+            "n_images_without_mask": sum(
+                mask is None and label == -1 for mask, label in zip(data.masks_test, data.y_test)
+            ),
             "masks_left_out": [
                 {"index": i, "path": records[i]["path"], "reason": reason}
                 for i, reason in sorted(masks.left_out.items())
@@ -555,8 +570,9 @@ def draw_pictures(
     for rank, (role, chosen) in enumerate(judged.pictures.chosen(), start=1):
         record, image = judged.records[chosen.sample], chosen.image
         verdict = _VERDICTS[record["y_true"], record["pred"]]
+        truth = "not labeled" if record["y_true"] is None else f"in truth {record['kind']}"
         caption = (
-            f"{verdict}: in truth {record['kind']}, {_ROLES[role]} of this kind\n"
+            f"{verdict}: {truth}, {_ROLES[role]} of this kind\n"
             f"{record['path'] or 'test image ' + str(record['index'])}"
         )
         try:

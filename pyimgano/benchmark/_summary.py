@@ -42,6 +42,7 @@ COLUMNS = (
     Column("n_train", ("n_train",), "train", "{:d}", averaged=False),
     Column("n_test_good", ("n_test_good",), "good", "{:d}", averaged=False),
     Column("n_test_defect", ("n_test_defect",), "defective", "{:d}", averaged=False),
+    Column("n_test_unlabeled", ("n_test_unlabeled",), "", "{:d}", averaged=False),
     Column("n_errors", ("n_errors",), "", "{:d}", averaged=False),
     Column("image_auroc", ("image", "auroc"), "image AUROC", "{:.3f}"),
     Column("average_precision", ("image", "average_precision"), "AP", "{:.3f}"),

@@ -298,6 +298,11 @@ def _details(name: str, report: Mapping[str, Any]) -> str:
         f"  {kind:<{width}} {found['count']:>4} of {found['n']:<4} found"
         for kind, found in kinds.items()
     ]
+    if report["n_test_unlabeled"]:
+        lines.append(
+            f"  {'without label':<{width}} {report['n_unlabeled_anomalous']:>4} of "
+            f"{report['n_test_unlabeled']:<4} judged anomalous; they count in no figure"
+        )
     return "\n".join(line.rstrip() for line in lines)
 
 

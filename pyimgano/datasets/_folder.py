@@ -7,18 +7,30 @@ from pathlib import Path
 from sklearn.utils import Bunch
 
 from pyimgano.datasets._record import InspectionDataset, InspectionImage
-from pyimgano.datasets._tree import counted, files_by_stem, folders, found, images, listed
+from pyimgano.datasets._tree import (
+    counted,
+    files_by_stem,
+    folders,
+    found,
+    images,
+    images_beside_folders,
+    listed,
+)
 from pyimgano.exceptions import DatasetError
 from pyimgano.inputs._reading import READABLE
 
 __all__ = ["categories", "load", "load_folder", "match_masks"]
+
+# Folders of test images that nobody has labeled; others are kinds of defect.
+_NO_LABEL = ("unknown", "unlabeled", "unlabelled")
 
 _LAYOUTS = (
     "The layouts are\n"
     "  MVTec:          train/good, test/<kind of defect>, test/good, and the masks in "
     "ground_truth/<kind>/<stem>_mask.png or <stem>.png\n"
     "  normal/anomaly: train/normal, test/normal, test/anomaly, and the masks, if any, in "
-    "ground_truth/anomaly/<stem>_mask.png or <stem>.png"
+    "ground_truth/anomaly/<stem>_mask.png or <stem>.png\n"
+    "and in both test/unknown, or images in test itself, for those without labels"
 )
 
 
@@ -29,6 +41,9 @@ def load_folder(root: str | Path, category: str | None = None) -> Bunch:
     ``ground_truth/<kind>``, named like the image with or without ``_mask`` after the stem.
     ``normal/anomaly``: ``train/normal``, ``test/normal``, ``test/anomaly`` and, if there are
     masks, ``ground_truth/anomaly``. The folder names alone say which one it is.
+
+    Test images without labels are in ``test`` itself, or in ``test/unknown`` (``unlabeled``).
+    They can be judged, but say nothing about how good the judgment is.
 
     Files whose suffix is not that of an image are left out; suffixes may be in upper case.
     Images are in natural order (``2.png`` before ``10.png``), in the test set the good ones
@@ -47,12 +62,12 @@ def load_folder(root: str | Path, category: str | None = None) -> Bunch:
         The same fields as :func:`make_inspection_dataset`, here as files:
 
         - ``X_train``, ``X_test`` : :class:`pyimgano.inputs.ImageSequence`.
-        - ``y_train``, ``y_test`` : int of shape (n,), +1 good and -1 defective.
+        - ``y_train``, ``y_test`` : int of shape (n,), +1 good, -1 defective, and 0 without a label.
         - ``masks_test`` : list with, for each test image, the path of its mask (str), 0 for a
-          good image (no pixel is defective), or None when a defective image has no mask.
-          :func:`read_mask` reads an entry.
+          good image (no pixel is defective), or None when a defective image has no mask or an
+          image no label. :func:`read_mask` reads an entry.
         - ``kinds_test`` : list of str, the kind of defect; ``"good"`` for good images in both
-          layouts.
+          layouts, ``"unknown"`` without a label.
         - ``X_validation`` : the good validation images, as ``X_train``; None where there are none.
         - ``defect_types`` : tuple of :class:`DefectType`, where masks tell them apart.
         - ``data``, ``target``, ``masks``, ``split`` : training and test set one after the
@@ -100,10 +115,13 @@ def load(root: Path, category: str | None = None, split: str | None = None) -> I
             raise DatasetError(_no_images(folder / "test" / kind, f"the test images {kind!r}"))
         if kind == good:
             test += [InspectionImage(str(path), 1) for path in paths]
+        elif kind in _NO_LABEL:
+            test += _unlabeled(paths)
         else:
             masks = match_masks(paths, folder / "ground_truth" / kind)
             test += [InspectionImage(str(p), -1, kind, m) for p, m in zip(paths, masks)]
-    _check_stray_masks(folder, [kind for kind in kinds if kind != good], good)
+    test += _unlabeled(images_beside_folders(folder / "test"))
+    _check_stray_masks(folder, [kind for kind in kinds if kind not in (good, *_NO_LABEL)], good)
     return InspectionDataset(
         name="folder",
         category=folder.name if folder.name not in ("", "..") else folder.resolve().name,
@@ -111,6 +129,10 @@ def load(root: Path, category: str | None = None, split: str | None = None) -> I
         test=tuple(test),
         description=_describe(folder, good, len(train), test),
     )
+
+
+def _unlabeled(paths: list[Path]) -> list[InspectionImage]:
+    return [InspectionImage(str(path), None, "unknown") for path in paths]
 
 
 def categories(root: Path) -> list[str]:
@@ -189,7 +211,10 @@ def _good_name(folder: Path) -> str:
 
 def _test_kinds(folder: Path, good: str) -> list[str]:
     kinds = folders(folder / "test")
-    if good == "normal" and set(kinds) != {"normal", "anomaly"}:
+    if not kinds and images_beside_folders(folder / "test"):
+        return []
+    labeled = set(kinds).difference(_NO_LABEL)
+    if good == "normal" and labeled and labeled != {"normal", "anomaly"}:
         raise DatasetError(
             f"{folder}: train holds 'normal', so test must hold normal and anomaly and nothing "
             f"else; found {found(folder / 'test')}. For several kinds of defect rename both "
@@ -197,8 +222,8 @@ def _test_kinds(folder: Path, good: str) -> list[str]:
         )
     if not kinds:
         raise DatasetError(
-            f"{folder}: test must hold one folder per kind, such as test/good and test/scratch; "
-            f"found {found(folder / 'test')}. {_LAYOUTS}"
+            f"{folder}: test must hold one folder per kind, such as test/good and test/scratch, or "
+            f"images without labels; found {found(folder / 'test')}. {_LAYOUTS}"
         )
     return [kind for kind in kinds if kind == good] + [kind for kind in kinds if kind != good]
 

@@ -29,7 +29,7 @@ class InspectionImage(NamedTuple):
     path : str or None
         The file; None for a picture in memory.
     label : {1, -1} or None
-        +1 good, -1 defective; None where it is not published.
+        +1 good, -1 defective; None where it is not known, or not published.
     kind : str, default="good"
         Kind of defect; ``"good"`` for good images.
     masks : tuple of str or of ndarray, default=()
@@ -179,28 +179,28 @@ class InspectionDataset:
         Returns
         -------
         Bunch
-            As from :func:`load_folder`. Where an image has several masks, its entry in
+            As from :func:`load_folder`; a test image without a label has 0 in ``y_test``. Where
+            an image has several masks, its entry in
             ``masks_test`` is the tuple of them; :func:`read_mask` reads it.
 
         Raises
         ------
         DatasetError
-            If there are no training or no test images, or labels that are not published.
+            If there are no training or no test images, or training images without a label.
         """
         for part in ("train", "test"):
             if not self._part(part):
                 raise DatasetError(f"{self!r} has no {part} images.")
-            if any(image.label is None for image in self._part(part)):
-                raise DatasetError(
-                    f"{self!r}: the labels of its {part} images are not published, so it can "
-                    f"only be predicted: use images({part!r})."
-                )
+        if any(image.label is None for image in self.train):
+            raise DatasetError(
+                f"{self!r}: there are training images without a label; +1 is that of a good one."
+            )
         n_train, every = len(self.train), self.train + self.test
-        target = np.array([image.label for image in every], int)
+        target = np.array([image.label or 0 for image in every], int)
         data = _pictures(every, "")
         masks = _mask_entries(every)
         kinds = [image.kind for image in every]
-        defects = dict.fromkeys(kinds[n_train:] + kinds[:n_train])
+        defects = dict.fromkeys(i.kind for i in self.test + self.train if i.label == -1)
         good = [image for image in self.validation if image.label == 1]
         return Bunch(
             X_train=data[:n_train],
@@ -215,7 +215,7 @@ class InspectionDataset:
             target=target,
             masks=masks,
             split=np.array(["train"] * n_train + ["test"] * len(self.test), dtype="<U5"),
-            target_names=["good", *(kind for kind in defects if kind != "good")],
+            target_names=["good", *defects],
             missing_masks=[i.path for i in self.test if i.label == -1 and not i.masks],
             category=self.category,
             DESCR=self.description,

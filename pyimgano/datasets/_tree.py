@@ -21,6 +21,7 @@ __all__ = [
     "folders",
     "found",
     "images",
+    "images_beside_folders",
     "layout_error",
     "listed",
     "missing_mask",
@@ -53,13 +54,27 @@ def images(folder: Path) -> list[Path]:
     DatasetError
         If there are folders among the images, or images that cannot be read.
     """
-    found_images = []
     for entry in visible(folder):
         if entry.is_dir():
             raise DatasetError(
                 f"{entry}: a folder where image files should be. Move the images up into {folder}."
             )
+    return images_beside_folders(folder)
+
+
+def images_beside_folders(folder: Path) -> list[Path]:
+    """List the images of a folder in natural order, whatever folders there are beside them.
+
+    Raises
+    ------
+    DatasetError
+        If there are images that cannot be read.
+    """
+    found_images = []
+    for entry in visible(folder):
         suffix = entry.suffix.lower()
+        if entry.is_dir():
+            continue
         if suffix in _UNREADABLE:
             raise DatasetError(
                 f"{entry}: images with the suffix {entry.suffix} cannot be read. Convert them to "

@@ -10,7 +10,6 @@ import numpy as np
 from scipy.stats import beta
 from sklearn.metrics import (
     average_precision_score,
-    confusion_matrix,
     roc_auc_score,
     roc_curve,
 )
@@ -127,8 +126,11 @@ def threshold_metrics(scores: Any, y: Any, threshold: float) -> dict[str, Any]:
     if not isinstance(threshold, Real) or np.isnan(threshold):
         raise ValueError(f"threshold must be a number, got {threshold!r}.")
     flagged = is_anomalous(scores, float(threshold))
+    # Not scikit-learn's confusion_matrix, which refuses to count no images.
     tn, fp, fn, tp = (
-        int(n) for n in confusion_matrix(anomalous, flagged, labels=[False, True]).ravel()
+        int(np.sum((anomalous == truth) & (flagged == judged)))
+        for truth in (False, True)
+        for judged in (False, True)
     )
     return {
         "f1": 2 * tp / (2 * tp + fp + fn) if tp + fn else None,

@@ -328,6 +328,36 @@ def test_good_images_alone_leave_metrics_undefined(tmp_path):
         assert result.report["mean"][key] is None
 
 
+def test_images_without_labels_are_judged_and_count_in_no_figure(tmp_path):
+    folder = write_inspection_dataset(tmp_path / "data", "wood", random_state=0, **SMALL)
+    labeled = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
+    images = sorted((folder / "test").glob("*/*.png"))
+    for i, path in enumerate(images):
+        shutil.copy(path, folder / "test" / f"{i}.png")
+    both = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=None)
+    n, n_found = len(images), sum(r["pred"] for r in labeled.records["wood"])
+    expected = {**labeled.categories["wood"], "n_test_unlabeled": n}
+    expected["n_unlabeled_anomalous"] = n_found
+    for of_time in ("seconds", "ms_per_image"):
+        expected.pop(of_time)
+        both.categories["wood"].pop(of_time)
+    assert both.categories["wood"] == expected
+    for path in (folder / "test").iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    shutil.rmtree(folder / "ground_truth")
+    alone = run_benchmark("folder", root=folder, model=MODEL, quantile=0.9, output_dir=tmp_path)
+    report, records = alone.categories["wood"], alone.records["wood"]
+    assert (report["n_test_good"], report["n_test_defect"], report["kinds"]) == (0, 0, {})
+    assert report["image"]["auroc"] is None and report["pixel"]["auroc"] is None
+    assert report["false_positive_rate"]["n"] == report["true_positive_rate"]["n"] == 0
+    assert {(r["y_true"], r["kind"]) for r in records} == {(None, "unknown")}
+    scores = [r["score"] for r in records]
+    assert sorted(scores) == sorted(r["score"] for r in labeled.records["wood"])
+    pictures = sorted((alone.path / "categories" / "wood" / "overlays").iterdir())
+    assert len(pictures) == 3 and "judged-anomalous" in pictures[0].name
+
+
 def test_failed_run_leaves_nothing(tmp_path):
     folder = write_inspection_dataset(tmp_path / "data", "wood", random_state=0, **SMALL)
     next((folder / "train" / "good").iterdir()).write_bytes(b"junk")

@@ -183,6 +183,27 @@ def test_benchmark_of_a_folder(root, tmp_path, capsys):
     assert pipeline[-1].estimator.coreset_ratio == 0.02
 
 
+def test_benchmark_of_images_without_labels(root, tmp_path, capsys):
+    shutil.copytree(root / "wood" / "train", tmp_path / "wood" / "train")
+    (tmp_path / "wood" / "test").mkdir()
+    for i, path in enumerate((root / "wood" / "test").glob("*/*.png")):
+        shutil.copy(path, tmp_path / "wood" / "test" / f"{i}.png")
+    arguments = (
+        "--dataset",
+        "folder",
+        "--root",
+        tmp_path / "wood",
+        "--resize",
+        64,
+        "--quantile",
+        0.9,
+    )
+    assert call(benchmark.main, *arguments, "--output-dir", tmp_path / "runs") == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "AUROC" not in out
+    assert re.search(r"  without label +\d of 7 +judged anomalous; they count in no figure", out)
+
+
 def test_benchmark_of_synthetic_images(tmp_path, capsys):
     status = call(
         benchmark.main,

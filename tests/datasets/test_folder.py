@@ -190,9 +190,30 @@ def test_normal_anomaly_layout_with_other_test_folders(tmp_path):
     expect(root, "test must hold normal and anomaly", "dent/", "rename both 'normal'")
 
 
-def test_test_images_without_a_kind(tmp_path):
-    root = fill(tmp_path, "train/good/a.png", "test/b.png")
-    expect(root, "one folder per kind", "1 file (.png)")
+@pytest.mark.parametrize("place", ["test", "test/unknown", "test/unlabeled"])
+@pytest.mark.parametrize("good", ["good", "normal"])
+def test_test_images_without_labels_are_no_kind_of_defect(tmp_path, place, good):
+    root = fill(tmp_path, f"train/{good}/a.png", f"{place}/b.png", f"{place}/c.png")
+    parts = load_folder(root)
+    assert relative(root, parts.X_test.paths) == [f"{place}/b.png", f"{place}/c.png"]
+    assert parts.y_test.tolist() == [0, 0] and parts.kinds_test == ["unknown"] * 2
+    assert parts.masks_test == [None, None] and parts.missing_masks == []
+    assert parts.target_names == ["good"]
+    assert "test: 2 unknown" in parts.DESCR
+
+
+def test_images_beside_the_folders_of_kinds_have_no_label(tmp_path):
+    root = fill(mvtec(tmp_path), "test/x.png", "test/notes.txt")
+    parts = load_folder(root)
+    assert parts.y_test.tolist() == [1, -1, -1, -1, 0]
+    assert relative(root, parts.X_test.paths)[-1] == "test/x.png"
+    fill(root, "test/y.heif")
+    expect(root, "y.heif", "cannot be read")
+
+
+def test_a_test_folder_that_holds_nothing(tmp_path):
+    root = fill(tmp_path, "train/good/a.png", "test/notes.txt")
+    expect(root, "one folder per kind", "or images without labels", "1 file (.txt)")
 
 
 def test_no_images(tmp_path):

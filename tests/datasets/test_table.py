@@ -200,10 +200,13 @@ def test_a_union_needs_masks_of_one_size_and_each_of_them_whole(tmp_path):
         read_mask(())
 
 
-def test_what_has_no_labels_or_images_makes_no_bunch():
-    good = (InspectionImage("a.png", 1),)
-    with pytest.raises(DatasetError, match=r"labels of its test images are not published"):
-        InspectionDataset("x", "y", good, (InspectionImage("b.png", None),)).to_bunch()
+def test_what_has_no_images_makes_no_bunch_and_without_labels_only_a_test_set_does():
+    good, unlabeled = (InspectionImage("a.png", 1),), (InspectionImage("b.png", None, "unknown"),)
+    parts = InspectionDataset("x", "y", good, unlabeled).to_bunch()
+    assert (parts.y_test.tolist(), parts.masks_test, parts.kinds_test) == ([0], [None], ["unknown"])
+    assert parts.missing_masks == []
+    with pytest.raises(DatasetError, match=r"there are training images without a label"):
+        InspectionDataset("x", "y", unlabeled, good).to_bunch()
     with pytest.raises(DatasetError, match="has no test images"):
         InspectionDataset("x", "y", good, ()).to_bunch()
 
