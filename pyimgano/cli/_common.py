@@ -238,8 +238,11 @@ def run(prog: str, job: Callable[[], int]) -> int:
         except _user_errors() as error:
             from pyimgano.utils._outputs import is_out_of_room
 
-            say(f"{prog}: error: {_message(error)}")
-            return EXIT_STOPPED if is_out_of_room(error) else EXIT_USAGE
+            if not is_out_of_room(error):
+                say(f"{prog}: error: {_message(error)}")
+                return EXIT_USAGE
+            say(f"{prog}: error: {_message(error)}{_of_compiled_code(error)}")
+            return EXIT_STOPPED
         except Exception:
             say(f"{traceback.format_exc()}{prog}: this is a fault of the program, please report it")
             return EXIT_BUG
@@ -265,6 +268,21 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def _of_compiled_code(error: BaseException) -> str:
+    """Name the folder if it was numba that found no room, which names no file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any(
+        frame.filename.endswith(os.path.join("numba", "core", "caching.py")) for frame in frames
+    ):
+        return ""
+    from pyimgano.cli.doctor import numba_folder
+
+    return (
+        f": compiled code is kept in {numba_folder()}. Set the environment variable "
+        "NUMBA_CACHE_DIR to a folder with more room"
+    )
 
 
 def _show_warning(prog: str) -> Callable[..., None]:

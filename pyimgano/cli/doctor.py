@@ -12,7 +12,7 @@ from typing import Any
 
 from pyimgano.cli import _common
 
-__all__ = ["main"]
+__all__ = ["main", "numba_folder"]
 
 _PROG = "pyimgano doctor"
 _DESCRIPTION = """\
@@ -64,13 +64,13 @@ def _examine() -> dict[str, Any]:
         "threads_used": n_threads(),
         "extras": {name: has_extra(name) for name in EXTRAS},
         "weights": {"folder": str(weights), "files": files},
-        "compiled_code": str(_numba_folder()),
+        "compiled_code": str(numba_folder()),
     }
     found["problems"] = [*_opencv_problems(found["environment"]["packages"]), *_numba_problems()]
     return found
 
 
-def _numba_folder() -> Path:
+def numba_folder() -> Path:
     """Folder in which numba keeps what it has compiled of this package."""
     import numba
 
@@ -83,7 +83,7 @@ def _numba_folder() -> Path:
 
 
 def _numba_problems() -> list[str]:
-    folder = _numba_folder()
+    folder = numba_folder()
     home = Path.home()  # numba keeps it in a folder of the user's where it must
     for wanted in (folder, home):
         place = next(one for one in (wanted, *wanted.parents) if one.exists())
