@@ -93,6 +93,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
 
     _options.add_model_options(parser)
+    _options.add_threads_option(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -115,6 +116,13 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 def _benchmark(options: argparse.Namespace) -> int:
     _check(options)
+    from pyimgano.utils._threads import limit_threads
+
+    with limit_threads(options.threads):
+        return _run_checked(options)
+
+
+def _run_checked(options: argparse.Namespace) -> int:
     name, described = _options.name_model(options)
     _common.tell(f"{options.dataset}: fitting {described} ...")
     from pyimgano.benchmark import run_benchmark

@@ -14,7 +14,7 @@ from pyimgano.persistence._source import Source
 
 __all__ = ["read_saved"]
 
-_WHOLE_FILE = "If you trust the whole file: joblib.load(path) (pyimgano-infer --trust)."
+_WHOLE_FILE = "If you trust the whole file: joblib.load(path) (pyimgano infer --trust)."
 
 
 def read_saved(

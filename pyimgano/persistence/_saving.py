@@ -57,7 +57,7 @@ def save(
         zlib level. 0 loads fastest; a bank of features shrinks by about a tenth at 3.
     map_range : (float, float), default=None
         Scale of the colors of heat maps, from :func:`pyimgano.reporting.map_range`. It is kept
-        beside the file, where ``pyimgano-infer --save-maps`` finds it.
+        beside the file, where ``pyimgano infer --save-maps`` finds it.
 
     Returns
     -------

@@ -138,6 +138,16 @@ def test_command_defaults_are_the_functions():
     assert options.quantile == unset[-1].quantile
 
 
+def test_defaults_of_train_are_the_classes():
+    options = train._parser().parse_args(["photos", "-o", "a.joblib"])
+    normalizer = inspect.signature(ImageFormatNormalizer).parameters
+    for option in ("input_format", "u16_max"):
+        assert getattr(options, option) == normalizer[option].default, option
+    shared = benchmark._parser().parse_args(["--dataset", "synthetic"])
+    for option in ("model", "quantile", "seed", "threads", "u16_max", "weights", "device"):
+        assert getattr(options, option) == getattr(shared, option), option
+
+
 def test_defaults_that_help_tells_are_the_functions():
     told = {
         action.dest: int(re.search(r"default: (\d+)", action.help).group(1))
