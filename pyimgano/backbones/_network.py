@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -19,6 +20,8 @@ __all__ = [
     "Network",
     "NetworkBuilder",
     "WeightsSource",
+    "digest",
+    "kept_network",
     "load_network",
     "nearest_names",
     "read_network",
@@ -60,14 +63,9 @@ class Network:
     """
 
     def __init__(self, module: Any, state: dict[str, np.ndarray], device: str) -> None:
-        if state.keys() != module.shapes.keys():
-            raise WeightsError(
-                "the weights kept since fit (embed_weights=True) are those of another backbone or "
-                "of other layers. Set the parameters back, or fit again."
-            )
         self.module = module
         self.module.fill(state)
-        self.sha256 = _digest(state)
+        self.sha256 = digest(state)
         self.device = device
 
     def patch_maps(
@@ -120,6 +118,47 @@ def load_network(
     precision: str,
 ) -> Network:
     return Network(*read_network(builder, backbone, layers, source, device, precision), device)
+
+
+# Networks of weights that estimators keep themselves, as long as one of them runs it.
+_kept_networks: WeakValueDictionary[tuple, Network] = WeakValueDictionary()
+
+
+def kept_network(
+    builder: type[NetworkBuilder],
+    backbone: str,
+    layers: tuple,
+    state: dict[str, np.ndarray],
+    device: str,
+    precision: str,
+) -> Network:
+    """The network of weights that come with an estimator; equal ones share one."""
+    module = builder._build(backbone, layers, device, precision)
+    _check_kept(module, state, backbone)
+    key = (builder, backbone, layers, digest(state), device, precision)
+    network = _kept_networks.get(key)
+    if network is None:
+        network = _kept_networks[key] = Network(module, state, device)
+    return network
+
+
+def _check_kept(module: Any, state: dict[str, np.ndarray], backbone: str) -> None:
+    """Refuse weights from a saved estimator that are not those of the network.
+
+    They may come from anywhere, and compiled code takes their shapes for granted.
+    """
+    shapes = {name: getattr(value, "shape", None) for name, value in state.items()}
+    if shapes != module.shapes:
+        raise WeightsError(
+            "the weights kept since fit (embed_weights=True) are those of another backbone or "
+            "of other layers. Set the parameters back, or fit again."
+        )
+    for name, value in state.items():
+        if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
+            raise WeightsError(
+                f"the weights of {backbone} kept since fit (embed_weights=True) are damaged: "
+                f"{name} holds other values than finite numbers. Copy the file anew, or fit again."
+            )
 
 
 def read_network(
@@ -187,7 +226,7 @@ def _random_state(module: Any, backbone: str, seed: int) -> dict[str, np.ndarray
     return state
 
 
-def _digest(state: dict[str, np.ndarray]) -> str:
+def digest(state: dict[str, np.ndarray]) -> str:
     """sha256 over names, shapes and values, whatever order or file they came in."""
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -63,7 +63,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ----------
     path : str or path-like
         File written by ``torch.save(model.state_dict(), path)``, or one that holds this
-        dict under the key ``"state_dict"``, or a ``.safetensors`` file.
+        dict under the key ``"state_dict"``, or a safetensors file.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"the weights file {path} {what}. Give the path of a state dict, leave weights out "
             "for the published ones, or set weights=None for a random network."
         )
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _begins_like_safetensors(path):
         return _read_safetensors(path)
     _check_kind(path)
     try:
@@ -113,6 +113,14 @@ def _check_kind(path: Path) -> None:
         head = file.read(262)
     if not head.startswith((b"PK", b"\x80")) and head[257:] != b"ustar":
         raise WeightsError(f"{path} is no file of network weights. {_HOW}")
+
+
+def _begins_like_safetensors(path: Path) -> bool:
+    """Tell by the first bytes, the length of a JSON header: caches keep files without suffix."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    length = int.from_bytes(head[:8], "little")
+    return head[8:] == b"{" and 2 <= length <= path.stat().st_size - 8
 
 
 def _state_of(content: Any, arrays: Callable[[Any], Any]) -> Any:

@@ -9,7 +9,10 @@ import os
 import re
 import sys
 import urllib.request
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlparse
 
 from pyimgano.exceptions import WeightsError
@@ -39,14 +42,98 @@ def cache_dir() -> Path:
     return base / "pyimgano" / "weights"
 
 
+# Names further folders with files of weights, separated as in PATH.
+_FOLDERS_VARIABLE = "PYIMGANO_WEIGHTS"
+
+
+class Place(NamedTuple):
+    """A folder or a file in which weights are looked for, and what it is, in words."""
+
+    path: Path
+    what: str
+
+
+def weights_folders() -> list[Place]:
+    """Folders in which weights are looked for on this machine, in this order.
+
+    Returns
+    -------
+    list of Place
+        Those that ``PYIMGANO_WEIGHTS`` names, :func:`cache_dir`, and that of torchvision's own
+        downloads (``hub/checkpoints`` of ``TORCH_HOME``, by default ``~/.cache/torch``). None
+        of them need exist.
+    """
+    named = [one for one in os.environ.get(_FOLDERS_VARIABLE, "").split(os.pathsep) if one]
+    places = [Place(Path(one).expanduser(), f"named by {_FOLDERS_VARIABLE}") for one in named]
+    places.append(Place(cache_dir(), "the cache"))
+    if _torch_hub_dir() != cache_dir():
+        places.append(Place(_torch_hub_dir(), "torchvision's cache"))
+    return places
+
+
+class WantedFile(NamedTuple):
+    """A file of weights that was used once, as far as it is known.
+
+    Parameters
+    ----------
+    name : str
+        The name it had.
+    size : int or None
+        In bytes; None if the model was saved by a version that did not note it.
+    sha256 : str or None
+        Of its content.
+    """
+
+    name: str
+    size: int | None
+    sha256: str | None
+
+    def is_at(self, path: Path) -> bool:
+        """Tell whether a file is this one: by its content, or by its name if that is all."""
+        if not path.is_file():
+            return False
+        if self.sha256 is None:
+            return path.name == self.name
+        return path.stat().st_size == self.size and file_sha256(path) == self.sha256
+
+    def find(self, folders: Sequence[Place]) -> Path | None:
+        """Find it in one of some folders, under any name."""
+        for folder, _ in folders:
+            entries = sorted(folder.iterdir()) if folder.is_dir() else []
+            for path in entries:
+                if self.is_at(path):
+                    return path
+        return None
+
+    def __str__(self) -> str:
+        about = [self.name]
+        if self.size is not None:
+            about.append(f"{self.size} bytes")
+        if self.sha256 is not None:
+            about.append(f"sha256 {self.sha256}")
+        return ", ".join(about)
+
+
+def listed(places: Sequence[Place]) -> str:
+    """List places that were looked at in vain, one a line, for an error message."""
+    lines = []
+    for path, what in places:
+        missing = "" if path.exists() else "; there is no such file or folder"
+        lines.append(f"  - {path} ({what}{missing})")
+    if not os.environ.get(_FOLDERS_VARIABLE):
+        lines.append(
+            f"  - {_FOLDERS_VARIABLE}, which names more folders, separated by {os.pathsep!r}, is "
+            "not set"
+        )
+    return "\n".join(lines)
+
+
 def find_weights(name: str, version: str, url: str) -> Path:
     """Local file of published weights, downloaded first if need be.
 
-    Looked for in :func:`cache_dir`, then among torchvision's own downloads
-    (``hub/checkpoints`` of ``TORCH_HOME``, by default ``~/.cache/torch``). Whatever is
-    found is checked before it is used: against the sha256 in the json file beside it where
-    there is one, and against the start of the sha256 that torchvision writes into the names
-    of its files.
+    Looked for in :func:`weights_folders`. Whatever is found is checked before it is used:
+    against the sha256 in the json file beside it where there is one, and against the start of
+    the sha256 that torchvision writes into the names of its files.
 
     Parameters
     ----------
@@ -68,11 +155,10 @@ def find_weights(name: str, version: str, url: str) -> Path:
         download fails.
     """
     file_name = Path(urlparse(url).path).name
+    found = find_by_name(file_name)
+    if found is not None:
+        return found
     cached = cache_dir() / file_name
-    for path in (cached, _torch_hub_dir() / file_name):
-        if path.is_file():
-            check_file(path)
-            return path
     try:
         _download(url, cached, {"name": name, "version": version, "url": url})
     except WeightsError:
@@ -85,19 +171,42 @@ def find_weights(name: str, version: str, url: str) -> Path:
     return cached
 
 
+def find_by_name(file_name: str) -> Path | None:
+    """Find a published file in :func:`weights_folders`, and check it.
+
+    Raises
+    ------
+    WeightsError
+        If the file there does not have the sha256 it must have.
+    """
+    for folder, _ in weights_folders():
+        path = folder / file_name
+        if path.is_file():
+            check_file(path)
+            return path
+    return None
+
+
 def ways_out(file_name: str) -> str:
     """Tell a user without the weights what to do, for the end of an error message."""
     return (
         "Three ways out:\n"
         '  - you have a state dict of this network: weights="path/to/file.pth";\n'
-        f"  - you can copy files to this machine: put {file_name} into {cache_dir()};\n"
+        f"  - you can copy files to this machine: put {file_name} into {cache_dir()}, or "
+        f"into a folder that {_FOLDERS_VARIABLE} names;\n"
         '  - no pretrained weights: features="filterbank" (made for this case), or '
         "weights=None for a random network."
     )
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal sha256 of a file."""
+    """Hexadecimal sha256 of a file; computed once for a file as it is now."""
+    stat = os.stat(path)
+    return _sha256_of(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(_BLOCK), b""):

@@ -25,8 +25,9 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--weights",
         metavar="FILE",
-        help="state dict of the pipeline's network, where it is not at the place it had when the "
-        "pipeline was fitted",
+        help="state dict of the pipeline's network, where it is not found by itself: at the place "
+        "it had when the pipeline was fitted, beside the pipeline, in the folders that "
+        "PYIMGANO_WEIGHTS names, or in the cache",
     )
     network.add_argument(
         "--device",
@@ -62,10 +63,13 @@ def load_pipeline(path: str, trust: bool) -> Any:
 
         import joblib
 
+        from pyimgano.persistence._networks import look_beside
+
         try:
             pipeline = joblib.load(path)
         except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError) as error:
             raise _common.UsageError(f"{path}: is no joblib file ({error})") from error
+        look_beside(pipeline, os.path.dirname(os.path.realpath(path)))
     if not hasattr(pipeline, "score_samples"):
         raise _common.UsageError(
             f"{path}: holds a {type(pipeline).__name__}, which is no fitted detector"

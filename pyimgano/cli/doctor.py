@@ -52,22 +52,29 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _examine() -> dict[str, Any]:
-    from pyimgano.backbones._weights import cache_dir
+    from pyimgano.backbones._weights import weights_folders
     from pyimgano.utils import environment
     from pyimgano.utils._optional import EXTRAS, has_extra
     from pyimgano.utils._threads import n_threads
 
-    weights = cache_dir()
-    files = sorted(path.name for path in weights.glob("*.pth")) if weights.is_dir() else []
     found: dict[str, Any] = {
         "environment": environment(),
         "threads_used": n_threads(),
         "extras": {name: has_extra(name) for name in EXTRAS},
-        "weights": {"folder": str(weights), "files": files},
+        "weights": [
+            {"folder": str(folder), "what": what, "files": _weights_in(folder)}
+            for folder, what in weights_folders()
+        ],
         "compiled_code": str(numba_folder()),
     }
     found["problems"] = [*_opencv_problems(found["environment"]["packages"]), *_numba_problems()]
     return found
+
+
+def _weights_in(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(one.name for one in folder.iterdir() if one.suffix in (".pth", ".safetensors"))
 
 
 def numba_folder() -> Path:
@@ -119,8 +126,9 @@ def _in_words(found: dict[str, Any]) -> list[str]:
     for name, present in found["extras"].items():
         state = "installed" if present else f'missing: pip install "pyimgano[{name}]"'
         lines.append(f"extra {name}: {state} (for {_USES[name]})")
-    files = ", ".join(found["weights"]["files"]) or "none"
-    lines.append(f"downloaded weights in {found['weights']['folder']}: {files}")
+    for place in found["weights"]:
+        files = ", ".join(place["files"]) or "none"
+        lines.append(f"weights in {place['folder']} ({place['what']}): {files}")
     lines.append(f"compiled code: {found['compiled_code']}")
     lines += [f"problem: {text}" for text in found["problems"]] or ["no problem found"]
     return lines

@@ -73,6 +73,12 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="other images of good parts, to put the threshold by; without them it is put by the "
         "images in DIR, each judged as if it had been left out of training",
     )
+    parser.add_argument(
+        "--embed-weights",
+        action="store_true",
+        help="put the weights of the network into the file, so that it needs nothing else where it "
+        "is used (45 MB for resnet18, 3 MB for efficientnet_lite0)",
+    )
     _options.add_threads_option(parser)
     images = parser.add_argument_group("images")
     images.add_argument(
@@ -147,7 +153,7 @@ def _train_checked(options: argparse.Namespace) -> int:
     else:
         pipeline = _fit_apart(pipeline, good.images, held_out.images, metadata)
     limits = map_range(pipeline, good.images) if _makes_maps(pipeline) else None
-    save(pipeline, options.output, map_range=limits)
+    save(pipeline, options.output, map_range=limits, embed_weights=options.embed_weights)
     for line in threshold_in_words(pipeline[-1].provenance_):
         _common.tell(line)
     _common.tell(f"saved: {options.output}")

@@ -91,6 +91,7 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
     embed_weights : bool, default=False
         Keep the weights in the state from ``fit`` on, so that one joblib file holds all
         there is. Otherwise the file stays small and needs the weights where it is loaded.
+        ``pyimgano.save(..., embed_weights=True)`` puts them into the file of any fitted model.
     random_state : int, default=0
         Seed of the random weights; used for ``weights=None`` only. An int is required,
         because the network is drawn again after unpickling.
@@ -101,10 +102,16 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
         sha256 over the names, shapes and float32 values of the weights that are used. It
         does not depend on the file they came in.
     weights_file_ : str
-        Absolute path of the file, if ``weights`` is one. It is tried where ``weights``, a
-        relative path, leads nowhere.
+        Absolute path of the file they were read from; not there for random weights. After
+        loading it is looked for at ``weights`` and here, and then by its sha256 beside the saved
+        model, in the folders that ``PYIMGANO_WEIGHTS`` names and in the cache folder.
+    weights_file_size_ : int
+        Its size in bytes.
+    weights_file_sha256_ : str
+        The sha256 of its content, as ``sha256sum`` gives it.
     embedded_weights_ : dict of str to ndarray
-        The weights themselves; only with ``embed_weights=True``.
+        The weights themselves; only with ``embed_weights=True``, and in a model that was saved
+        so.
 
     Notes
     -----

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from copy import deepcopy
 from numbers import Integral
 from pathlib import Path
@@ -15,13 +16,36 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.backbones._network import Network, WeightsSource, load_network, read_network
+from pyimgano.backbones._network import (
+    Network,
+    WeightsSource,
+    digest,
+    kept_network,
+    load_network,
+    read_network,
+)
 from pyimgano.backbones._torch_module import resolve_device
+from pyimgano.backbones._weights import Place, WantedFile, file_sha256, listed, weights_folders
 from pyimgano.exceptions import DeviceError, RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
-from pyimgano.utils._state import Array, Map, Maybe, MayLack, Plain, Sizes, State, Text, fail
+from pyimgano.utils._state import (
+    Array,
+    Map,
+    Maybe,
+    MayLack,
+    Number,
+    Plain,
+    Sizes,
+    State,
+    Text,
+    fail,
+)
 
-__all__ = ["BaseNetworkFeatures"]
+__all__ = ["EMBEDDED", "BaseNetworkFeatures"]
+
+_SHA256 = Text(re.compile("[0-9a-f]{64}").fullmatch)
+# Weights that pickles of steps are to hold, by the id of the step; see pyimgano.persistence.
+EMBEDDED: ContextVar[dict[int, dict[str, np.ndarray]] | None] = ContextVar("EMBEDDED", default=None)
 
 
 class BaseNetworkFeatures(BasePatchFeatures):
@@ -70,8 +94,10 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     # Any of them may be missing: transform works without fit.
     _fitted_state = {
-        "weights_sha256_": MayLack(Text(re.compile("[0-9a-f]{64}").fullmatch)),
+        "weights_sha256_": MayLack(_SHA256),
         "weights_file_": MayLack(Text()),
+        "weights_file_size_": MayLack(Number(0, whole=True)),
+        "weights_file_sha256_": MayLack(_SHA256),
         "embedded_weights_": MayLack(Map(str, Plain())),
         "_channels": MayLack(Maybe(Array("int", None, low=0))),
     }
@@ -178,19 +204,49 @@ class BaseNetworkFeatures(BasePatchFeatures):
         for name in (
             "weights_sha256_",
             "weights_file_",
+            "weights_file_size_",
+            "weights_file_sha256_",
             "embedded_weights_",
             "_loaded",
+            "_beside",
             "_channels",
         ):
             self.__dict__.pop(name, None)  # of an earlier fit
         self._check_parameters()
-        self.weights_sha256_ = self._network().sha256
-        given = self._given_file()
-        if given is not None:
-            self.weights_file_ = os.path.abspath(given)  # a relative path works here only
+        sha256 = self._network().sha256
+        source = self._source()
+        if source.path is not None:
+            self.weights_file_ = source.path
+            self.weights_file_size_ = source.size
+            self.weights_file_sha256_ = file_sha256(source.path)
         if self.embed_weights:
-            key = (self.backbone, self._layers(), self._source())
-            _, self.embedded_weights_ = read_network(type(self), *key, "cpu", self.precision)
+            self.embedded_weights_ = self._read_weights(source)
+        self.weights_sha256_ = sha256  # from here on it counts as fitted
+
+    def _read_weights(self, source: WeightsSource) -> dict[str, np.ndarray]:
+        key = (self.backbone, self._layers(), source)
+        return read_network(type(self), *key, "cpu", self.precision)[1]
+
+    def weights_to_embed(self) -> dict[str, np.ndarray]:
+        """Return the weights, from the state or else from the file.
+
+        Returns
+        -------
+        dict of str to ndarray
+
+        Raises
+        ------
+        WeightsError
+            If they are not to be found, or are not those of ``fit``.
+        """
+        if hasattr(self, "embedded_weights_"):
+            return self.embedded_weights_
+        fitted = self._as_fitted()
+        weights = fitted._read_weights(fitted._source())
+        found = digest(weights)
+        if found != getattr(self, "weights_sha256_", found):
+            raise WeightsError(self._other_weights_message(found))
+        return weights
 
     def _network(self) -> Network:
         """Return the network these parameters describe, loaded if that was not done yet."""
@@ -209,8 +265,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
                 raise
             raise DeviceError(f"{error} {_how_to_set(self, 'device', 'cpu')}") from error
         if hasattr(self, "embedded_weights_"):
-            module = self._build(self.backbone, layers, device, self.precision)
-            network = Network(module, self.embedded_weights_, device)
+            kept = (self.embedded_weights_, device, self.precision)
+            network = kept_network(type(self), self.backbone, layers, *kept)
         else:
             if self.weights is None and expected is None:
                 warnings.warn(
@@ -236,7 +292,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
         if not path.exists():
             return WeightsSource(str(path), 0, 0, 0)  # reading it says what is wrong
         stat = path.stat()
-        return WeightsSource(str(path.resolve()), stat.st_size, stat.st_mtime_ns, 0)
+        # Links are not followed: what they lead to may have a name that says nothing.
+        return WeightsSource(os.path.abspath(path), stat.st_size, stat.st_mtime_ns, 0)
 
     def _given_file(self) -> Path | None:
         """Path in ``weights``; None if it holds none."""
@@ -246,36 +303,76 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     def _weights_path(self) -> Path:
         """Find the file of the weights, which for a fitted step is one it has seen before."""
-        fitted = hasattr(self, "weights_sha256_")
         given = self._given_file()
+        if hasattr(self, "weights_sha256_"):
+            return self._find_again(given)
+        return self._find_published(self.backbone) if given is None else given
+
+    def _find_again(self, given: Path | None) -> Path:
+        """Find the file of fit: where it was, or by its sha256 wherever weights are looked for."""
+        named, folders = self._places(given)
+        wanted = self._wanted_file(given)
+        if wanted is not None:
+            for path, _ in named:
+                if wanted.is_at(path):
+                    return path
+            found = wanted.find(folders)
+            if found is not None:
+                return found
+        if given is not None:
+            here = [path for path, _ in named if path.exists()]
+            if here:  # another file may hold the same values, which are checked
+                return here[0]
+        why = ""
         if given is None:
             try:
                 return self._find_published(self.backbone)
             except WeightsError as error:
-                if not fitted:
-                    raise
-                reason = str(error).partition("\n")[0]
-                raise WeightsError(
-                    f"this model runs {self.backbone} with its published weights, and {reason}\n"
-                    f"{self._how_to_find()}"
-                ) from error
-        places = [given]
-        if hasattr(self, "weights_file_") and self.weights_file_ != os.path.abspath(given):
-            places.append(Path(self.weights_file_))
-        found = [place for place in places if place.exists()]
-        if fitted and not found:
-            raise WeightsError(
-                f"this model runs {self.backbone} with the weights of a file that is not here: "
-                f"looked for at {' and '.join(str(place) for place in places)}.\n"
-                f"{self._how_to_find()}"
-            )
-        return found[0] if found else given
+                why = f"\nFor the published ones, {str(error).partition(chr(10))[0]}"
+        raise WeightsError(self._missing_message(wanted, [*named, *folders]) + why) from None
 
-    def _how_to_find(self) -> str:
+    def _wanted_file(self, given: Path | None) -> WantedFile | None:
+        """Describe the file of fit; None for published weights of an earlier version's model."""
+        path = getattr(self, "weights_file_", given)
+        if path is None:
+            return None
+        size, sha256 = (getattr(self, f"weights_file_{name}_", None) for name in ("size", "sha256"))
+        return WantedFile(os.path.basename(path), size, sha256)
+
+    def _places(self, given: Path | None) -> tuple[list[Place], list[Place]]:
+        """Paths that the file of fit had, and folders in which it may be."""
+        named = [] if given is None else [Place(given, "the parameter weights")]
+        if hasattr(self, "weights_file_") and (
+            given is None or self.weights_file_ != os.path.abspath(given)
+        ):
+            named.append(Place(Path(self.weights_file_), "where it was in fit"))
+        folders = weights_folders()
+        beside = vars(self).get("_beside")
+        if beside is not None:
+            folders.insert(0, Place(Path(beside), "beside the saved model"))
+        return named, folders
+
+    def _missing_message(self, wanted: WantedFile | None, places: list[Place]) -> str:
+        if wanted is None:
+            what = f"a file of values with sha256 {self.weights_sha256_}"
+        elif wanted.sha256 is None:
+            what = f"{wanted.name}, by this name"
+        else:
+            what = f"{wanted}; the name does not matter"
+        beside = (
+            ""
+            if "_beside" in vars(self)
+            else (
+                "  - beside the saved model: not known where that is, which pyimgano.load notes\n"
+            )
+        )
         return (
-            f"If you have the file: {_how_to_set(self, 'weights', 'FILE')} It is recognized by the "
-            "sha256 of its values, so its name does not matter. A model that was fitted with "
-            "embed_weights=True needs no file."
+            f"the weights of {self.backbone} that this model was fitted with are not here. "
+            f"Wanted is {what}. It was looked for in\n"
+            f"{beside}{listed(places)}\n"
+            "Copy the file into one of these folders, or save the model anew where the weights "
+            "are, with them inside: save(..., embed_weights=True). If it is elsewhere: "
+            f"{_how_to_set(self, 'weights', 'FILE')}"
         )
 
     def _other_weights_message(self, found: str) -> str:
@@ -302,7 +399,11 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # it may be the very __dict__
-        state.pop("_loaded", None)  # a network is found again, never pickled
+        for name in ("_loaded", "_beside"):  # a network is found again, never pickled
+            state.pop(name, None)
+        embedded = EMBEDDED.get()
+        if embedded is not None and id(self) in embedded:
+            state["embedded_weights_"] = embedded[id(self)]
         return state
 
     @classmethod

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval
 
 from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._torch_module import TorchModule, torch_module
-from pyimgano.backbones._weights import cache_dir, find_weights, ways_out
+from pyimgano.backbones._weights import find_by_name, find_weights, ways_out
 from pyimgano.exceptions import WeightsError
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
@@ -95,7 +95,8 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         their last digits from those of another number.
     embed_weights : bool, default=False
         Keep the weights in the state from ``fit`` on, so that one joblib file holds all
-        there is.
+        there is. ``pyimgano.save(..., embed_weights=True)`` puts them into the file of any
+        fitted model.
     random_state : int, default=0
         Seed of the random weights; used for ``weights=None`` only.
 
@@ -104,10 +105,16 @@ class ViTPatchFeatures(BaseNetworkFeatures):
     weights_sha256_ : str
         sha256 over the names, shapes and float32 values of the weights that are used.
     weights_file_ : str
-        Absolute path of the file, if ``weights`` is one. It is tried where ``weights``, a
-        relative path, leads nowhere.
+        Absolute path of the file they were read from; not there for random weights. After
+        loading it is looked for at ``weights`` and here, and then by its sha256 beside the saved
+        model, in the folders that ``PYIMGANO_WEIGHTS`` names and in the cache folder.
+    weights_file_size_ : int
+        Its size in bytes.
+    weights_file_sha256_ : str
+        The sha256 of its content, as ``sha256sum`` gives it.
     embedded_weights_ : dict of str to ndarray
-        The weights themselves; only with ``embed_weights=True``.
+        The weights themselves; only with ``embed_weights=True``, and in a model that was saved
+        so.
 
     Notes
     -----
@@ -248,8 +255,9 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         if config.url and config.url.endswith(".pth"):
             return find_weights(full_name, full_name, config.url)
         file_name = f"{full_name}.safetensors"
-        if (cache_dir() / file_name).is_file():
-            return cache_dir() / file_name
+        found = find_by_name(file_name)
+        if found is not None:
+            return found
         if not config.hf_hub_id:
             raise WeightsError(f"timm publishes no weights of {full_name}.\n{ways_out(file_name)}")
         hub = import_optional("huggingface_hub", "timm", cls.__name__)

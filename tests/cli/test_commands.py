@@ -1327,12 +1327,15 @@ def test_python_m_lists_the_commands():
 
 def test_doctor_tells_versions_extras_and_weights(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PYIMGANO_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("PYIMGANO_WEIGHTS", str(tmp_path / "named"))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "resnet18-f37072fd.pth").touch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert call(doctor.main, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["weights"]["files"] == ["resnet18-f37072fd.pth"]
+    named, cache, _ = found["weights"]
+    assert (named["folder"], named["files"]) == (str(tmp_path / "named"), [])
+    assert (cache["what"], cache["files"]) == ("the cache", ["resnet18-f37072fd.pth"])
     assert found["environment"]["packages"]["numpy"] == np.__version__
     assert found["extras"] == {"imagenet": False, "torch": False, "timm": False}
     assert call(doctor.main) == 0

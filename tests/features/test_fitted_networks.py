@@ -76,7 +76,7 @@ def test_weights_that_have_moved_are_asked_for_and_can_be_set(fitted_with_relati
     write_state(tmp_path / "wrong.pth", seed=4)
     loaded = pickle.loads(pipe)
     with pytest.raises(
-        WeightsError, match=r"(?s)looked for at net\.pth and .*home.*--weights FILE"
+        WeightsError, match=r"(?s)looked for in.* net\.pth .*home.*net\.pth .*--weights FILE"
     ) as error:
         loaded.score_samples(images)
     assert "fit again" not in str(error.value)
@@ -118,7 +118,8 @@ def test_infer_takes_weights_and_device(fitted_with_relative_path, tmp_path, cap
     for part in find_parts(saved, BackbonePatchFeatures):
         part.set_params(device="cuda:99")
     pyimgano.save(saved, tmp_path / "line.joblib")
-    (tmp_path / "home" / "net.pth").rename(tmp_path / "other.pth")
+    (tmp_path / "attic").mkdir()
+    other = (tmp_path / "home" / "net.pth").rename(tmp_path / "attic" / "other.pth")
     cv2.imwrite(str(tmp_path / "part.png"), images[0][..., ::-1])
     out = tmp_path / "out.jsonl"
     out.write_text("earlier results")
@@ -136,7 +137,7 @@ def test_infer_takes_weights_and_device(fitted_with_relative_path, tmp_path, cap
     status, err = message("--device", "cpu")
     assert status == 2 and "pyimgano infer --weights FILE" in err
     assert out.read_text() == "earlier results"  # nothing was done, and nothing is lost
-    status, err = message("--device", "cpu", "--weights", str(tmp_path / "other.pth"))
+    status, err = message("--device", "cpu", "--weights", str(other))
     assert status == 0, err
     assert json.loads(out.read_text().splitlines()[0])["score"] == -scores[0]
 
