@@ -194,7 +194,7 @@ def _judge(
                 write({"complete": True, **counts})
     except BrokenPipeError:
         raise
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, _common.StoppedError) as error:
         if not begun:
             raise
         raise _common.StoppedError(_where_it_stopped(options, error, done, images)) from error
@@ -233,13 +233,15 @@ def _where_it_stopped(
 ) -> str:
     from pyimgano.utils._outputs import part_of
 
-    why = getattr(error, "strerror", None) or str(error) or "the memory is used up"
     files = [one for one in (options.save_jsonl, options.save_csv) if one not in (None, "-")]
-    where = getattr(error, "filename", None) or (files[0] if files else "standard output")
+    why = str(error) or "the memory is used up"
+    if isinstance(error, OSError) and error.strerror:
+        named = error.filename or (files[0] if files else None)
+        why = error.strerror if named is None else f"{named}: {error.strerror}"
     there = ""
     if done and files:
         there = f", whose records are in {' and '.join(str(part_of(one)) for one in files)}"
-    return f"{where}: {why}; stopped after {done} of {len(images)} images{there}"
+    return f"{why}; stopped after {done} of {len(images)} images{there}"
 
 
 # ---- input ----------------------------------------------------------------------------

@@ -329,6 +329,14 @@ def stream_that_is(kind):
     return open(write, "w")
 
 
+def test_records_that_standard_output_has_no_room_for(root, pipeline_file, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream_that_is("full"))
+        assert infer.main([str(pipeline_file), str(root / "wood/test")]) == 4
+    expected = "standard output: No space left on device; stopped after 0 of 7 images\n"
+    assert capsys.readouterr().err == f"pyimgano-infer: error: {expected}"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--nonsense"]])
 @pytest.mark.parametrize("redirection", ["> /dev/full 2>&1", ">&- 2>&-", "2> /dev/full >&-"])
 def test_help_and_wrong_options_with_no_one_to_read_them(arguments, redirection):
