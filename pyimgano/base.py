@@ -46,6 +46,7 @@ from pyimgano.tiling import TiledImages
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
+from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._state import Array, Flag, Map, Maybe, MayLack, Names, Number, OneOf, Rule
 from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
@@ -428,8 +429,12 @@ class BaseDetector(
 
     def _fit_validated(self, train: Any) -> None:
         """Fit on validated samples, known anomalies already removed."""
-        self._fit_steps(train)
+        self._learn_steps(train)
         self._set_offset(self._run_fit(train, len(train)))
+
+    def _learn_steps(self, data: Any) -> None:
+        with progress_callback("feature step", getattr(self, "verbose", False)):
+            self._fit_steps(data)
 
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
         """Run ``_fit`` and remember which images it saw; return the out-of-sample scores."""
@@ -665,7 +670,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
         if not self.tiled_:
             super()._fit_validated(train)
             return
-        self._fit_steps(train.side_by_side())
+        self._learn_steps(train.side_by_side())
         scores = self._run_fit(train, int(train.counts.sum()))
         self._set_offset(train.reduce(scores))
 

@@ -153,15 +153,6 @@ class _Lists(NamedTuple):
     radius: NDArray[np.float64]  # (m,) largest dist of the list, -1 if it is empty
 
 
-class _Pool(NamedTuple):
-    """The points farthest from all picks, from which the next ones come."""
-
-    at: NDArray[np.int64]  # (n,) where they stand in the lists
-    ids: NDArray[np.int64]  # (n,)
-    dist: NDArray[np.float64]  # (n,) squared distance to the nearest pick; -1 once picked
-    kept: NDArray[np.float32]  # (n, 32) sketches
-
-
 class _Taken(NamedTuple):
     """Points that new picks take from the lists, at the places that they had there or before."""
 
@@ -177,19 +168,6 @@ def _move(lists, target, source):
     lists.dist[target] = lists.dist[source]
     for m in range(_SKETCH):
         lists.kept[target, m] = lists.kept[source, m]
-
-
-@numba.njit(cache=True, nogil=True)
-def _close_gaps(lists, n_lists):
-    """Move all lists to the front; return where the last one ends."""
-    end = 0
-    for j in range(n_lists):
-        begin = lists.start[j]
-        lists.start[j] = end
-        for k in range(begin, begin + lists.size[j]):
-            _move(lists, end, k)
-            end += 1
-    return end
 
 
 @numba.njit(cache=True, nogil=True)
@@ -229,47 +207,21 @@ def _approach(points, ids, dist, kept, n, new, new_kept, row, margin, float_marg
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(lists, n_lists, cutoff, pool):
-    """Put all points with at least this distance into the pool; return how many there are.
-
-    As soon as they do not fit, return a number larger than the pool.
-    """
-    n = 0
-    for j in range(n_lists):
-        if lists.radius[j] < cutoff:
-            continue
-        for k in range(lists.start[j], lists.start[j] + lists.size[j]):
-            if lists.dist[k] < cutoff:
-                continue
-            if n < pool.ids.shape[0]:
-                pool.at[n] = k
-                pool.ids[n] = lists.ids[k]
-                pool.dist[n] = lists.dist[k]
-                for m in range(_SKETCH):
-                    pool.kept[n, m] = lists.kept[k, m]
-            n += 1
-        if n > pool.ids.shape[0]:
-            break
-    return n
-
-
-@numba.njit(cache=True, nogil=True)
-def _pick_from_pool(points, pool, n, cutoff, margin, float_margin, chosen):
+def _pick_from_pool(points, ids, dist, kept, cutoff, margin, float_margin, chosen):
     """Pick from the pool as long as its farthest point is the farthest of all.
 
-    All points outside are closer to a pick than ``cutoff``. Fill ``chosen`` with positions in
-    the pool and return how many there are.
+    The pool is the points ``ids`` with their squared distances and sketches; all points outside
+    are closer to a pick than ``cutoff``. Fill ``chosen`` with positions in the pool and return
+    how many there are.
     """
+    n = ids.shape[0]
     for p in range(chosen.shape[0]):
-        best = _farthest(pool.ids, pool.dist, n)
-        if best < 0 or pool.dist[best] < cutoff:
+        best = _farthest(ids, dist, n)
+        if best < 0 or dist[best] < cutoff:
             return p
         chosen[p] = best
-        pool.dist[best] = -1.0
-        new = pool.ids[best]
-        _approach(
-            points, pool.ids, pool.dist, pool.kept, n, new, pool.kept, best, margin, float_margin
-        )
+        dist[best] = -1.0
+        _approach(points, ids, dist, kept, n, ids[best], kept, best, margin, float_margin)
     return chosen.shape[0]
 
 
@@ -417,8 +369,6 @@ class _Selection:
         self._end = n - 1  # of the last list
         capacity = len(self._lists.ids)
         self._taken = _Taken(*(np.empty(capacity, kind) for kind in (np.int64, float, np.int64)))
-        self._pool = _new_pool(_POOL)
-        self._chosen = np.empty(_BATCH, np.int64)
         self._spread = 0.05
         self._seconds = 0.0
 
@@ -432,31 +382,43 @@ class _Selection:
             unpicked[self.picks[:first]] = False
             self._add(np.flatnonzero(unpicked)[: n_picks - first])
             return
-        n, cutoff = self._fill_pool(largest)
+        at, cutoff = self._farthest_points(largest)
         # Among few picks each new one changes most distances: a batch would be wasted on them.
         wanted = min(_BATCH, 1 + first // 4, n_picks - first)
-        chosen = self._chosen[:wanted]
+        chosen = np.empty(wanted, np.int64)
+        ids = self._lists.ids[at]
         n_new = _pick_from_pool(
-            self._points, self._pool, n, cutoff, self._margin, self._float_margin, chosen
+            self._points,
+            ids,
+            self._lists.dist[at],
+            self._lists.kept[at],
+            cutoff,
+            self._margin,
+            self._float_margin,
+            chosen,
         )
         self._spread = min(0.5, max(_NO_SPREAD, self._spread) * (0.8 if n_new == wanted else 2.0))
         chosen = chosen[:n_new]
-        self._lists.dist[self._pool.at[chosen]] = -1.0
-        new = self._pool.ids[chosen]
+        self._lists.dist[at[chosen]] = -1.0
+        new = ids[chosen]
         taken = self._take(new)
         self._add(new)
         self._add_lists(first, *taken)
         self._seconds = time.perf_counter() - began
 
-    def _fill_pool(self, largest: float) -> tuple[int, float]:
-        """Return how many points the pool has, and what all others are closer than."""
+    def _farthest_points(self, largest: float) -> tuple[NDArray[np.int64], float]:
+        """Places in the lists of the next picks' pool, and what all others are closer than.
+
+        The pool grows beyond its size only where so many points are equally far away.
+        """
+        lists = self._lists
         while True:
             cutoff = largest * (1.0 - self._spread)
-            n = _gather(self._lists, self.done, cutoff, self._pool)
-            if n <= len(self._pool.ids):
-                return n, cutoff
-            if cutoff == largest:  # that many points are equally far away
-                self._pool = _new_pool(int(np.count_nonzero(self._lists.dist >= largest)))
+            j = np.flatnonzero(lists.radius[: self.done] >= cutoff)
+            at = _all_places(lists.start[j], lists.size[j])
+            at = at[lists.dist[at] >= cutoff]
+            if len(at) <= _POOL or cutoff == largest:
+                return at, cutoff
             self._spread = self._spread / 2 if self._spread > _NO_SPREAD else 0.0
 
     def _add(self, new: NDArray[np.int64]) -> None:
@@ -503,7 +465,7 @@ class _Selection:
         """Make the lists of the picks from ``first`` on."""
         lists = self._lists
         if self._end + len(ids) > len(lists.ids):
-            self._end = _close_gaps(lists, first)
+            self._close_gaps(first)
         order = np.argsort(by, kind="stable")
         ids, dist, by = ids[order], dist[order], by[order]
         part = slice(self._end, self._end + len(ids))
@@ -514,6 +476,24 @@ class _Selection:
         lists.start[first : self.done] = part.start + np.cumsum(size) - size
         np.maximum.at(lists.radius, first + by, dist)
         self._end = part.stop
+
+    def _close_gaps(self, n_lists: int) -> None:
+        """Move all lists to the front."""
+        lists = self._lists
+        start, size = lists.start[:n_lists], lists.size[:n_lists]
+        at = _all_places(start, size)
+        for values in (lists.ids, lists.dist, lists.kept):
+            for begin in range(0, len(at), 4096):  # they ascend: nothing unread is overwritten
+                some = at[begin : begin + 4096]
+                values[begin : begin + len(some)] = values[some]
+        start[:] = np.cumsum(size) - size
+        self._end = len(at)
+
+
+def _all_places(start: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``start[j] .. start[j] + size[j]`` of all j, one after the other."""
+    ends = np.cumsum(size)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - ends + size, size)
 
 
 def _next_chunk(chunk: int, seconds: float) -> int:
@@ -545,12 +525,3 @@ def _first_list(
         lists.size[0] = n - 1
         lists.radius[0] = lists.dist[: n - 1].max()
     return lists
-
-
-def _new_pool(n: int) -> _Pool:
-    return _Pool(
-        np.empty(n, np.int64),
-        np.empty(n, np.int64),
-        np.empty(n, np.float64),
-        np.empty((n, _SKETCH), np.float32),
-    )

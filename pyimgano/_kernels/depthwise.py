@@ -87,7 +87,8 @@ def _depthwise(frame, weights, bias, size, stride, pixels, out):
     for y in range(out.shape[0]):
         for i in range(0, width, pixels):
             x = min(i, width - pixels)  # the last ones may be computed twice
-            sums[:] = bias
+            for k in range(n):  # assigning all of them at once compiles for two seconds
+                sums[k] = bias[k]
             for line in range(size):
                 start = (y * stride + line) * row + x * stride * channels
                 if size == 3:

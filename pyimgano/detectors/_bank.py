@@ -267,7 +267,8 @@ def choose_bank(
     alike = np.ones(n)
     weighed = PatchWeights(np.arange(n), alike, lambda group: alike)
     if weigh is not None:
-        weighed = weigh(patches, groups, stream.duplicate_of)
+        with progress_callback("weights of patches", verbose):
+            weighed = weigh(patches, groups, stream.duplicate_of)
     kept, weight = weighed.kept, weighed.weight
 
     def weights(left_out: int, picks: np.ndarray, refill: np.ndarray) -> Any:
@@ -275,14 +276,16 @@ def choose_bank(
         return known[picks], known[refill]
 
     if ratio == 1.0:
-        bank = NearestNeighbors(patches.take(kept), bank_group=group[kept])
+        with progress_callback("memory bank", verbose):
+            bank = NearestNeighbors(patches.take(kept), bank_group=group[kept])
         none = np.empty((0, patches.n_features), np.float32)
         of_each = partial(weights, picks=kept, refill=np.empty(0, np.intp))
         sources = BankPatches(patches.rows_of, lambda i, rows: None, none, np.zeros(1), of_each)
         return MemoryBank(bank, weight[kept], 0.0, None, sources)
-    points = patches.project(Projection(patches.n_features, projection_dim, rng))
-    if len(kept) < n:
-        points = points[kept]
+    with progress_callback("projection of patches", verbose):
+        points = patches.project(Projection(patches.n_features, projection_dim, rng))
+        if len(kept) < n:
+            points = points[kept]
     n_picks = max(1, round(ratio * len(points)))
     first = rng.randint(len(points))
     chosen = CoresetWithRefills(points, group[kept], n_picks, first, verbose)
@@ -290,14 +293,15 @@ def choose_bank(
     nearest = np.full(n, -1)
     nearest[kept] = chosen.nearest
     picks, refill = kept[chosen.picks], kept[chosen.refills.refill]
-    sources = BankPatches(
-        patches.rows_of,
-        lambda i, rows: nearest[starts[i] : starts[i + 1]],
-        patches.take(refill),
-        chosen.refills.starts,
-        partial(weights, picks=picks, refill=refill),
-    )
-    search = NearestNeighbors(patches.take(picks), bank_group=group[picks])
+    with progress_callback("memory bank", verbose):
+        sources = BankPatches(
+            patches.rows_of,
+            lambda i, rows: nearest[starts[i] : starts[i + 1]],
+            patches.take(refill),
+            chosen.refills.starts,
+            partial(weights, picks=picks, refill=refill),
+        )
+        search = NearestNeighbors(patches.take(picks), bank_group=group[picks])
     return MemoryBank(search, weight[picks], chosen.radius, chosen.elsewhere, sources)
 
 
@@ -329,7 +333,7 @@ def stream_bank(
     for grids in stream:
         if candidates is None or projection is None:
             projection = Projection(grids.n_features, projection_dim, rng)
-            candidates = _Candidates(capacity, projection)
+            candidates = _Candidates(capacity, projection, verbose)
         patches.append(grids)
         groups = stream.groups_since(n_samples)
         for one, group in zip(grids.as_image_rows(), groups.tolist()):
@@ -346,7 +350,9 @@ def stream_bank(
     n_picks = min(max(1, round(ratio * patches.n_patches)), max_patches)
     first = rng.randint(len(rows))
     chosen = CoresetWithRefills(candidates.points, group_of_row, n_picks, first, verbose)
-    in_projection = NearestNeighbors(candidates.points[chosen.picks])
+    with progress_callback("memory bank", verbose):
+        in_projection = NearestNeighbors(candidates.points[chosen.picks])
+        search = NearestNeighbors(rows[chosen.picks], bank_group=group_of_row[chosen.picks])
 
     def nearest(i: int, image: np.ndarray) -> np.ndarray:
         distance, index = in_projection.query(projection(image), k=1)
@@ -357,7 +363,7 @@ def stream_bank(
     added = rows[chosen.refills.refill]
     alike = np.ones(n_picks), np.ones(len(added))
     bank = MemoryBank(
-        NearestNeighbors(rows[chosen.picks], bank_group=group_of_row[chosen.picks]),
+        search,
         alike[0],
         chosen.radius,
         chosen.elsewhere,
@@ -378,16 +384,17 @@ class CoresetWithRefills:
         with progress_callback("leave-one-image-out banks", verbose) as progress:
             self.refills = leave_one_group_out_banks(points, coreset, group, progress=progress)
         image = group[self.picks]
-        search = NearestNeighbors(points[self.picks], bank_group=image)
-        # For each pick the nearest one of another group; -1 if there is none.
-        self.elsewhere = search.query(search.bank, k=1, exclude=image)[1][:, 0]
+        with progress_callback("neighbors in other images", verbose):
+            search = NearestNeighbors(points[self.picks], bank_group=image)
+            # For each pick the nearest one of another group; -1 if there is none.
+            self.elsewhere = search.query(search.bank, k=1, exclude=image)[1][:, 0]
 
 
 class _Candidates:
     """Buffer of at most ``capacity`` patches that represents all patches added."""
 
-    def __init__(self, capacity: int, projection: Projection) -> None:
-        self._capacity, self._projection = capacity, projection
+    def __init__(self, capacity: int, projection: Projection, verbose: bool) -> None:
+        self._capacity, self._projection, self._verbose = capacity, projection, verbose
         self._n = 0
         self._rows = np.empty((0, projection.n_features), np.float32)
         self._points = np.empty((0, projection.n_dims), np.float32)
@@ -430,7 +437,9 @@ class _Candidates:
 
     def _reduce(self) -> None:
         half = self._capacity // 2
-        picks = np.sort(greedy_k_center(self.points, half, first=0).picks)
+        with progress_callback("coreset of the images so far", self._verbose) as progress:
+            coreset = greedy_k_center(self.points, half, first=0, progress=progress)
+        picks = np.sort(coreset.picks)
         for values in (self._rows, self._points, self._group):
             for start in range(0, half, 4096):  # picks ascend: nothing unread is overwritten
                 some = picks[start : start + 4096]

@@ -23,6 +23,7 @@ from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
+from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._state import Array, Maybe, MayLack, Object, Sizes, State, fail
 from pyimgano.utils._warning import warn_user
 
@@ -175,17 +176,22 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
         scores = np.empty(len(groups))
         # By group, the index of its first image; copies of it have no entry of their own.
         levels = np.full((len(groups), 2), np.nan)
-        for rest, held_out in folds.split(groups, groups=groups):
-            other = clone(self)
-            other.input_kind_, other.tiled_ = self.input_kind_, self.tiled_
-            other.roi_mask_ = self.roi_mask_
-            super(BasePatchDetector, other)._fit_validated(train[rest])
-            at = iter(held_out)
-            for some_scores, maps in other._score_batches(train[held_out], maps=True):
-                # ``at`` comes last: zip takes nothing of it when a batch is at its end.
-                for score, heat, i in zip(some_scores, maps, at):
-                    scores[i] = score
-                    levels[groups[i]] = np.median(heat), np.max(heat)
+        n_scored = 0
+        with progress_callback("in folds", getattr(self, "verbose", False)) as progress:
+            for rest, held_out in folds.split(groups, groups=groups):
+                other = clone(self)
+                other.input_kind_, other.tiled_ = self.input_kind_, self.tiled_
+                other.roi_mask_ = self.roi_mask_
+                super(BasePatchDetector, other)._fit_validated(train[rest])
+                at = iter(held_out)
+                for some_scores, maps in other._score_batches(train[held_out], maps=True):
+                    # ``at`` comes last: zip takes nothing of it when a batch is at its end.
+                    for score, heat, i in zip(some_scores, maps, at):
+                        scores[i] = score
+                        levels[groups[i]] = np.median(heat), np.max(heat)
+                    n_scored += len(some_scores)
+                    if progress is not None:
+                        progress(n_scored, len(scores))
         self._set_offset(scores)
         self._held_out_levels = levels
 
