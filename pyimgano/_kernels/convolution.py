@@ -166,8 +166,9 @@ def _vector_sums(pixels, start, row, size, run, step, weights, begin, bias, firs
 
 def _plain_sums(pixels, start, row, size, run, step, weights, begin, bias, first, out, at, n):
     sums = np.empty((_PIXELS, _PANEL), np.float32)
-    for pixel in range(_PIXELS):
-        sums[pixel] = bias[first : first + _PANEL]
+    for pixel in range(_PIXELS):  # assigning all of them at once compiles for two seconds
+        for k in range(_PANEL):
+            sums[pixel, k] = bias[first + k]
     for line in range(size):
         for value in range(run):
             panel = begin + (line * run + value) * _PANEL
@@ -177,7 +178,8 @@ def _plain_sums(pixels, start, row, size, run, step, weights, begin, bias, first
                 for k in range(_PANEL):
                     total[k] += one * factors[k]
     for pixel in range(_PIXELS):
-        out[at + pixel * n : at + pixel * n + _PANEL] = sums[pixel]
+        for k in range(_PANEL):
+            out[at + pixel * n + k] = sums[pixel, k]
 
 
 @intrinsic

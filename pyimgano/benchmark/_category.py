@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +43,7 @@ from pyimgano.inputs._sequence import KeptImages
 from pyimgano.persistence import save
 from pyimgano.reporting import map_range, overlay, write_overlay
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._stopwatch import Stopwatch
 
 __all__ = [
     "CategoryOptions",
@@ -122,8 +122,8 @@ class Judged:
         saturation areas.
     pictures : PictureChoice
         The images to draw.
-    seconds : float
-        Time it took.
+    seconds, compile_seconds : float
+        Time it took, and what numba spent on compiling besides.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -131,6 +131,7 @@ class Judged:
     saturated: dict[str, SPRO] = field(default_factory=dict)
     pictures: PictureChoice = field(default_factory=lambda: PictureChoice(0))
     seconds: float = 0.0
+    compile_seconds: float = 0.0
 
 
 @dataclass
@@ -286,7 +287,8 @@ def run_category(
     CategoryOutcome
     """
     masks = TestMasks(data)
-    masks.check()
+    with progress_callback(f"{name}: masks", options.progress):
+        masks.check()
     if masks.left_out:
         first = next(iter(masks.left_out.values()))
         warnings.warn(
@@ -295,16 +297,22 @@ def run_category(
             stacklevel=3,
         )
     part = "validation" if uses_validation(pipeline[-1], data) else "train"
-    fit_seconds = fit(pipeline, data)
+    fitted = fit(pipeline, data)
     limits = None
     if folder is not None and (options.save_pipeline or options.n_overlays):
-        limits = _color_scale(pipeline, data)
+        with progress_callback(f"{name}: color scale of maps", options.progress):
+            limits = _color_scale(pipeline, data)
     if folder is not None and options.save_pipeline:
         save(pipeline, folder.pipeline, map_range=limits)
     judged = judge(name, data, pipeline, masks, options)
-    report = measure(name, data, judged, masks)
+    with progress_callback(f"{name}: metrics", options.progress):
+        report = measure(name, data, judged, masks)
     report["threshold"] = {**pipeline[-1].provenance_, "part": part}
-    report["seconds"] = {"fit": fit_seconds, "test": judged.seconds}
+    report["seconds"] = {
+        "fit": fitted.seconds,
+        "test": judged.seconds,
+        "compile": fitted.compile_seconds + judged.compile_seconds,
+    }
     report["map_range"] = None if limits is None else list(limits)
     if folder is not None:
         folder.write_per_image(judged.records)
@@ -312,8 +320,8 @@ def run_category(
     return CategoryOutcome(report, judged.records, pipeline, draw)
 
 
-def fit(pipeline: Pipeline, data: Bunch) -> float:
-    """Fit on the good training images, and put the threshold; return the seconds it took.
+def fit(pipeline: Pipeline, data: Bunch) -> Stopwatch:
+    """Fit on the good training images, and put the threshold; return the time it took.
 
     The threshold comes from the validation images where there are any, and else from
     out-of-sample scores of the training images.
@@ -327,18 +335,18 @@ def fit(pipeline: Pipeline, data: Bunch) -> float:
 
     Returns
     -------
-    float
+    Stopwatch
     """
-    started = time.perf_counter()
     calibrator = pipeline[-1]
-    if uses_validation(calibrator, data):
-        images = pipeline[:-1].fit_transform(data.X_train)
-        fitted = clone(calibrator.estimator).fit(images, data.y_train)
-        calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
-        pipeline.fit(data.X_validation)
-    else:
-        pipeline.fit(data.X_train, data.y_train)
-    return time.perf_counter() - started
+    with Stopwatch() as watch:
+        if uses_validation(calibrator, data):
+            images = pipeline[:-1].fit_transform(data.X_train)
+            fitted = clone(calibrator.estimator).fit(images, data.y_train)
+            calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
+            pipeline.fit(data.X_validation)
+        else:
+            pipeline.fit(data.X_train, data.y_train)
+    return watch
 
 
 def uses_validation(calibrator: ThresholdCalibrator, data: Bunch) -> bool:
@@ -387,7 +395,6 @@ def judge(
     -------
     Judged
     """
-    started = time.perf_counter()
     judged, n_test = Judged(pictures=PictureChoice(options.n_overlays)), len(data.X_test)
     if data.get("defect_types"):
         defective = np.asarray(data.y_test) == -1
@@ -396,13 +403,14 @@ def judge(
     kept = KeptImages.of(data.X_test) if options.n_overlays else None
     images = data.X_test if kept is None else kept
     found = infer(pipeline, images, maps=True, batch_size=options.batch_size)
-    with progress_callback(f"{name}: test images", options.progress) as progress:
+    label = f"{name}: test images"
+    with Stopwatch() as watch, progress_callback(label, options.progress) as progress:
         for record, anomaly_map in found:
             image = kept.take(record["path"]) if kept is not None else None
             _take(judged, data, record, anomaly_map, image, masks)
             if progress is not None:
                 progress(record["index"] + 1, n_test)
-    judged.seconds = time.perf_counter() - started
+    judged.seconds, judged.compile_seconds = watch.seconds, watch.compile_seconds
     return judged
 
 

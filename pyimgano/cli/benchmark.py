@@ -311,6 +311,12 @@ def _details(name: str, report: Mapping[str, Any]) -> str:
             f"  {'without label':<{width}} {report['n_unlabeled_anomalous']:>4} of "
             f"{report['n_test_unlabeled']:<4} judged anomalous; they count in no figure"
         )
+    compiled = report["seconds"]["compile"]
+    if compiled >= 0.5:
+        lines.append(
+            f"  compiled for {compiled:.1f} s, which is no part of the times above and falls to "
+            "the first run only"
+        )
     return "\n".join(line.rstrip() for line in lines)
 
 

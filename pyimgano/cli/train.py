@@ -118,6 +118,7 @@ def _train_checked(options: argparse.Namespace) -> int:
     from pyimgano.benchmark._benchmark import make_pipeline_of
     from pyimgano.persistence import save
     from pyimgano.reporting import map_range
+    from pyimgano.utils._progress import progress_callback
 
     progress = _common.on_terminal()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
@@ -152,7 +153,10 @@ def _train_checked(options: argparse.Namespace) -> int:
         )
     else:
         pipeline = _fit_apart(pipeline, good.images, held_out.images, metadata)
-    limits = map_range(pipeline, good.images) if _makes_maps(pipeline) else None
+    limits = None
+    if _makes_maps(pipeline):
+        with progress_callback("color scale of maps", progress):
+            limits = map_range(pipeline, good.images)
     save(pipeline, options.output, map_range=limits, embed_weights=options.embed_weights)
     for line in threshold_in_words(pipeline[-1].provenance_):
         _common.tell(line)

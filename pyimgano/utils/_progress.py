@@ -32,8 +32,13 @@ def progress_callback(what: str, shown: bool) -> Iterator[Callable[[int, int], N
         return
     from tqdm import tqdm
 
-    bar = tqdm(desc=what, delay=_DELAY, leave=False, dynamic_ncols=True)
-    bar.bar_format = "{desc} [{elapsed}]"  # as long as nothing is known
+    bar = tqdm(
+        desc=what,
+        bar_format="{desc} [{elapsed}]",  # as long as nothing is known
+        delay=_DELAY,
+        leave=False,
+        dynamic_ncols=True,
+    )
     over = Event()
 
     def keep_drawn() -> None:

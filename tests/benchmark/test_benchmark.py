@@ -420,6 +420,23 @@ def test_mask_that_breaks_after_the_fit_is_left_out(tmp_path, monkeypatch):
     assert str(mask) in left_out["reason"]
 
 
+def test_time_spent_on_compiling_is_no_part_of_the_others(tmp_path, monkeypatch, capsys):
+    real = _category.fit
+
+    def and_compile(pipeline, data):
+        watch = real(pipeline, data)
+        watch.compile_seconds += 100.0
+        return watch
+
+    monkeypatch.setattr(_category, "fit", and_compile)
+    options = {"size": 64, "n_train": 12, "n_test_good": 4, "n_test_defect": 4}
+    result = run_benchmark(model=MODEL, quantile=0.9, output_dir=None, dataset_options=options)
+    (report,) = result.categories.values()
+    assert report["seconds"]["compile"] >= 100.0
+    assert 0 < report["seconds"]["fit"] < 100.0 and 0 < report["seconds"]["test"] < 100.0
+    assert report["ms_per_image"] == pytest.approx(1000 * report["seconds"]["test"] / 8)
+
+
 def test_saved_pipelines_are_loaded_when_asked_for_and_not_held(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fitted, real = [], _category.fit

@@ -11,13 +11,14 @@ from scipy.spatial.distance import cdist
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from pyimgano.detectors import PatchCoreDetector, _patches
+from pyimgano.detectors import PatchCoreDetector, _bank, _patches
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.model_selection import anomaly_roc_auc
 from pyimgano.testing import make_check_images
+from pyimgano.utils import _progress
 
 
 def grids(n=10, shape=(3, 4), d=6, seed=0):
@@ -265,6 +266,38 @@ def test_training_scores_of_a_streamed_bank_say_as_much_as_those_of_an_exact_one
     exact = share_above_the_90_percent_quantile(PatchCoreDetector(coreset_ratio=500 / 30_000))
     assert streamed == pytest.approx(exact, abs=0.04)
     assert 0.02 <= streamed <= 0.16
+
+
+STAGES = [
+    "feature step",
+    "training images",
+    "coreset",
+    "leave-one-image-out banks",
+    "neighbors in other images",
+    "memory bank",
+    "out-of-sample scores",
+]
+
+
+@pytest.mark.usefixtures("cross_fit")
+@pytest.mark.parametrize(
+    ("params", "stages"),
+    [
+        ({}, [*STAGES, "projection of patches", "in folds"]),
+        ({"max_bank_patches": 20}, [*STAGES, "coreset of the images so far", "in folds"]),
+        ({"coreset_ratio": 1.0}, ["training images", "memory bank", "out-of-sample scores"]),
+    ],
+)
+def test_every_stage_of_a_verbose_fit_has_a_bar(params, stages, monkeypatch, capsys):
+    monkeypatch.setattr(_progress, "_DELAY", 0.0)
+    monkeypatch.setattr(_bank, "_FEWEST_CANDIDATES", 100)
+    images = make_check_images(6)
+    PatchCoreDetector(FilterBankFeatures(resize=None), verbose=True, **params).fit(images)
+    seen = capsys.readouterr().err
+    for stage in stages:
+        assert f"\r{stage} [" in seen or f"\r{stage}: " in seen, stage
+    PatchCoreDetector(FilterBankFeatures(resize=None), **params).fit(images)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("wrong", [0, 2.5, "many"])
