@@ -178,6 +178,8 @@ def region(text: str) -> str | tuple[int, int, int, int]:
 
 def input_format(text: str) -> str:
     """Option value that is one of the formats of images in arrays."""
+    if text == _defaults.INPUT_FORMAT:  # argparse asks for the default as well
+        return text
     from pyimgano.inputs import ImageFormat
     from pyimgano.utils._words import did_you_mean
 

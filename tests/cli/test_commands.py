@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import errno
 import importlib.util
@@ -101,6 +102,16 @@ def test_help_answers_without_heavy_imports(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(rf"usage: pyimgano[- ]{module}", done.stdout)
+
+
+@pytest.mark.parametrize("module", [benchmark, doctor, infer, models, train])
+def test_ctrl_c_while_options_are_read(module, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", interrupted)
+    assert call(module.main, "photos") == 130
+    assert capsys.readouterr().err.endswith(": interrupted\n")
 
 
 def test_version_is_the_packages(capsys):
