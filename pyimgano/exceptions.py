@@ -15,6 +15,7 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "RandomWeightsWarning",
+    "RunError",
     "SampleError",
     "TooFewImagesError",
     "TooFewImagesWarning",
@@ -70,6 +71,10 @@ class ImageReadError(SampleError, OSError):
 
 class DatasetError(ValueError):
     """A dataset is not there, or its files are not as they should be."""
+
+
+class RunError(ValueError):
+    """A benchmark cannot be run, gone on with or compared as it was asked for."""
 
 
 class DeviceError(ValueError):

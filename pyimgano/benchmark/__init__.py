@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from pyimgano.benchmark._benchmark import BenchmarkResult, run_benchmark
-from pyimgano.benchmark._run_dir import RunDirectory
+from pyimgano.benchmark._compare import compare_runs
+from pyimgano.benchmark._run_dir import RunDirectory, json_schema
 
-__all__ = ["BenchmarkResult", "RunDirectory", "run_benchmark"]
+__all__ = [
+    "BenchmarkResult",
+    "RunDirectory",
+    "compare_runs",
+    "json_schema",
+    "run_benchmark",
+]

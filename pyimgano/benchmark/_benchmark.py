@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
+from sklearn.utils.parallel import Parallel, delayed
 
 from pyimgano import _defaults
 from pyimgano._nesting import all_parts, innermost
 from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
-from pyimgano.benchmark._run_dir import RunDirectory
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory, RunDirectory
+from pyimgano.benchmark._sources import Source, dataset_name, sources
+from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
 from pyimgano.benchmark._summary import summarize
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.datasets import (
-    InspectionDataset,
-    dataset_info,
-    list_categories,
-    load_dataset,
-    make_inspection_dataset,
-)
+from pyimgano.datasets import InspectionDataset
+from pyimgano.exceptions import RunError
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info, resolve_model
 from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
+from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import is_out_of_room
 
 __all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
-
-# What dataset_options may be for a dataset of files.
-_FILE_OPTIONS = ("split", "duplicates")
 
 
 class FittedPipelines(Mapping[str, Any]):
@@ -125,12 +125,17 @@ def run_benchmark(
     model_name: str | None = None,
     model_options: Mapping[str, Any] | None = None,
     quantile: float | None = None,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
     output_dir: str | Path | None = _defaults.OUTPUT_DIR,
+    resume: bool | str | Path = False,
     save_pipeline: bool = True,
+    save_records: bool = True,
     n_overlays: int = _defaults.N_OVERLAYS,
     u16_max: int = _defaults.U16_MAX,
     random_state: int | None = _defaults.RANDOM_STATE,
     batch_size: int = 8,
+    n_jobs: int | None = None,
     dataset_options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> BenchmarkResult:
@@ -146,7 +151,8 @@ def run_benchmark(
 
     A category that fails, say because a training image is damaged, does not keep the others from
     being run: ``report["failed"]`` says why, and whether it is only its pictures that could not be
-    drawn. If all fail, the first error is raised. A test
+    drawn. If all fail, the first error is raised. Neither does a category that cannot be opened,
+    unless it was asked for by name. A test
     image whose mask cannot be used, being damaged or of another size, is left out of the pixel
     metrics, which a warning says before anything is fitted and the category's report under
     ``pixel``. Fitted pipelines are saved before the test images are judged.
@@ -164,8 +170,8 @@ def run_benchmark(
         For a dataset of files: the folder it was unpacked to, or that of a category; for
         ``"manifest"`` the file.
     category : str or sequence of str, default=None
-        What to run. None is, for ``"synthetic"``, ``"brushed_metal"``, and for files every
-        category in ``root``.
+        What to run; ``"all"`` is every category. None is, for ``"synthetic"``,
+        ``"brushed_metal"``, and for files every category in ``root``.
     model : str or estimator, default="industrial-fast"
         A name of :func:`~pyimgano.registry.list_models`. The default needs no weights beyond
         those of the extra ``imagenet``, and none where that is not installed; the report names
@@ -178,19 +184,35 @@ def run_benchmark(
         them.
     quantile : float in (0, 1), default=None
         Share of good images that shall pass; None is 0.98.
+    limit_train : int, default=None
+        Number of good training images to take of each category, drawn at random.
+    limit_test : int, default=None
+        Number of test images to take of each category, drawn at random from each kind in
+        proportion; at least one of each kind is taken.
     output_dir : str, Path or None, default="runs"
         Where to make the run directory; None writes nothing.
+    resume : bool, str or Path, default=False
+        Go on with a run that was interrupted, without repeating the categories that are finished;
+        those that failed are tried again. True takes the newest run in ``output_dir`` that was
+        asked for the same, and starts a new one if there is none. A path is that of a run
+        directory. The result is that of a run which was not interrupted.
     save_pipeline : bool, default=True
         Save the fitted pipelines in the run directory.
+    save_records : bool, default=True
+        Write the records of the test images to the run directory.
     n_overlays : int, default=12
         Largest number of pictures per category: of good images and of each kind of defect the
         one judged worst, the one judged best and the one closest to the threshold.
     u16_max : int, default=65535
         Value of full scale in 16-bit files: 4095 for a 12-bit camera.
     random_state : int or None, default=0
-        Seeds the synthetic images and a model given by name.
+        Seeds the synthetic images, a model given by name, and what ``limit_train`` and
+        ``limit_test`` take.
     batch_size : int, default=8
         Test images held at a time.
+    n_jobs : int, default=None
+        Number of categories that are run side by side, as in scikit-learn: None is 1 unless in a
+        :func:`joblib.parallel_config` context. The report is the same but for its times.
     dataset_options : dict, default=None
         Further arguments of :func:`~pyimgano.datasets.make_inspection_dataset`, or ``split`` and
         ``duplicates`` of :func:`~pyimgano.datasets.load_dataset`.
@@ -205,6 +227,9 @@ def run_benchmark(
     ------
     DatasetError
         If there is no such dataset, or the files do not have its layout.
+    RunError
+        If the run to go on with was asked for something else, or was begun with other images or
+        other versions of packages.
     ImageReadError
         If a training image of every category cannot be read. Such a test image has a record
         with an error.
@@ -234,70 +259,66 @@ def run_benchmark(
         )
     else:
         name = type(innermost(model)[0]).__name__
+    for what, value in (("limit_train", limit_train), ("limit_test", limit_test)):
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"{what}={value!r} must be a number of images, or None for all.")
+    if resume and output_dir is None and isinstance(resume, bool):
+        raise ValueError("resume=True looks for a run in output_dir, which is None; give a folder.")
     pipeline = make_pipeline_of(model, quantile, u16_max)
+    found = sources(
+        dataset,
+        root,
+        category,
+        random_state,
+        dataset_options or {},
+        (limit_train, limit_test),
+    )
+    side_by_side = effective_n_jobs(n_jobs) > 1 and len(found) > 1
     options = CategoryOptions(
+        dataset=dataset_name(dataset),
         batch_size=batch_size,
         n_overlays=n_overlays,
         save_pipeline=save_pipeline,
-        progress=progress,
+        save_records=save_records,
+        progress=progress and not side_by_side,  # their bars would overwrite each other
     )
-    sources = list(_sources(dataset, root, category, random_state, dataset_options))
-    for one, count in Counter(one for one, _ in sources).items():
-        if count > 1:
-            raise ValueError(f"category names {one!r} {count} times; name each category once.")
-    dataset_name = _dataset_name(dataset)
-    model_name = name if model_name is None else model_name
+    config = as_plain_json(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "dataset": options.dataset,
+            "model": name if model_name is None else model_name,
+            "categories": [one.name for one in found],
+            "dataset_options": dict(dataset_options or {}),
+            "limit_train": limit_train,
+            "limit_test": limit_test,
+            "pipeline": _describe(pipeline),
+            "random_state": random_state,
+            "batch_size": batch_size,
+            "n_overlays": n_overlays,
+            "save_pipeline": save_pipeline,
+            "save_records": save_records,
+        }
+    )
     result = BenchmarkResult()
     run = None
-    if output_dir is not None:
-        run = RunDirectory.create(output_dir, dataset_name, model_name)
+    if output_dir is not None or not isinstance(resume, bool):
+        run = _open_run(output_dir, resume, config)
         result.path = run.path
     try:
         if run is not None:
-            run.write_config(
-                {
-                    "dataset": dataset_name,
-                    "root": None if root is None else str(root),
-                    "categories": [name for name, _ in sources],
-                    "dataset_options": dict(dataset_options or {}),
-                    "pipeline": _describe(pipeline),
-                    "random_state": random_state,
-                    "batch_size": batch_size,
-                }
+            _begin(run, config)
+        jobs = [
+            _Job(
+                one,
+                clone(pipeline),
+                options,
+                None if run is None else run.category(one.name),
+                tuple(str(folder) for folder in (root, output_dir) if folder is not None),
+                side_by_side,
             )
-            run.write_environment(environment())
-        failed: dict[str, str] = {}
-        first_error: Exception | None = None
-        for name, make in sources:
-            folder = None if run is None else run.category(name)
-            try:
-                if folder is not None:
-                    folder.create()
-                done = run_category(name, make(), clone(pipeline), options, folder)
-                result.categories[name] = done.report
-                result.records[name] = done.records
-                saved = folder.pipeline if folder is not None and save_pipeline else None
-                result.pipelines.add(name, done.pipeline, saved)
-                try:
-                    done.draw()
-                except Exception as error:
-                    if _ends_all(error):
-                        raise
-                    failed[name] = f"its pictures: {type(error).__name__}: {error}"
-                if folder is not None:
-                    folder.write_report(done.report)
-                del done  # the next category needs the memory
-            except Exception as error:  # whatever it is, the other categories may be all right
-                if _ends_all(error):
-                    raise
-                failed[name] = f"{type(error).__name__}: {error}"
-                first_error = first_error or error
-            finally:
-                if folder is not None:
-                    folder.discard_if_empty()
-        if first_error is not None and not result.categories:
-            raise first_error
-        result.report = summarize(dataset_name, model_name, result.categories, failed)
+            for one in found
+        ]
+        _run_jobs(jobs, n_jobs, result, config["model"])
         if run is not None:
             run.write_report(result.report)
     except BaseException as error:
@@ -313,6 +334,149 @@ def run_benchmark(
 def _ends_all(error: Exception) -> bool:
     """Tell whether the other categories would meet the same error."""
     return isinstance(error, MODEL_ERRORS) or is_out_of_room(error)
+
+
+# ---- run directories ------------------------------------------------------------------
+def _open_run(
+    output_dir: str | Path | None, resume: bool | str | Path, config: Mapping[str, Any]
+) -> RunDirectory:
+    """Open the run to go on with, or a new one."""
+    if not isinstance(resume, bool):
+        run = RunDirectory(resume)
+        if not run.config.is_file():
+            raise RunError(
+                f"resume={os.fspath(resume)!r} is no run directory: it has no {run.config.name}."
+            )
+        asked = run.read_config()
+        differing = sorted(key for key in {*asked, *config} if asked.get(key) != config.get(key))
+        if differing:
+            raise RunError(
+                f"the run in {run.path} was asked for something else: {', '.join(differing)} "
+                f"differ. See {run.config}; give the same arguments, or start a new run."
+            )
+        return run
+    found = RunDirectory.find(str(output_dir), config) if resume else None
+    return found or RunDirectory.create(str(output_dir), config["dataset"], config["model"])
+
+
+def _begin(run: RunDirectory, config: Mapping[str, Any]) -> None:
+    """Write what is known before the first category, unless it is there."""
+    if not run.config.exists():
+        run.write_config(config)
+    here = {"schema_version": SCHEMA_VERSION, **environment()}
+    if not run.environment.exists():
+        run.write_environment(here)
+        return
+    before, now = run.read_environment()["packages"], as_plain_json(here)["packages"]
+    for package in sorted({*before, *now}):
+        if before.get(package) != now.get(package):
+            raise RunError(
+                f"the run in {run.path} was begun with {package} {before.get(package)}, and here "
+                f"is {now.get(package)}, which can change results: start a new run."
+            )
+
+
+# ---- categories, side by side or one after the other ---------------------------------------
+@dataclass(frozen=True)
+class _Job:
+    """A category to run; can be sent to another process."""
+
+    source: Source
+    pipeline: Pipeline
+    options: CategoryOptions
+    folder: CategoryDirectory | None
+    folders: tuple[str, ...]  # that no text in a report may name
+    elsewhere: bool  # in another process, whose warnings nobody would see
+
+
+@dataclass
+class _Done:
+    """A category that was run; without a report if it failed."""
+
+    report: dict[str, Any] | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    pipeline: Any = None  # where it was not saved
+    error: Exception | None = None
+    reason: str = ""
+    warnings: list[warnings.WarningMessage] = field(default_factory=list)
+
+
+def _run_jobs(
+    jobs: Sequence[_Job], n_jobs: int | None, result: BenchmarkResult, model: str
+) -> None:
+    for job in jobs:
+        _check_unchanged(job)
+    # One after the other they come one by one, so that a single pipeline is held at a time.
+    done: Iterable[_Done] = (_run_job(job) for job in jobs)
+    if jobs[0].elsewhere:
+        done = Parallel(n_jobs=n_jobs)(delayed(_run_job)(job) for job in jobs)
+    failed: dict[str, str] = {}
+    first_error: Exception | None = None
+    for job, one in zip(jobs, done):
+        name = job.source.name
+        for seen in one.warnings:
+            warnings.warn(seen.message, seen.category, stacklevel=4)
+        if one.report is None:
+            failed[name], first_error = one.reason, first_error or one.error
+            continue
+        result.categories[name], result.records[name] = one.report, one.records
+        if job.folder is not None and job.options.save_pipeline:
+            result.pipelines.add(name, None, job.folder.pipeline)
+        elif one.pipeline is not None:
+            result.pipelines.add(name, one.pipeline, None)
+        if one.report["overlay_error"] is not None:
+            failed[name] = f"its pictures: {one.report['overlay_error']}"
+    if first_error is not None and not result.categories:
+        raise first_error
+    result.report = summarize(jobs[0].options.dataset, model, result.categories, failed)
+
+
+def _check_unchanged(job: _Job) -> None:
+    """Refuse to go on with a run whose images are no longer those it was begun with."""
+    if job.folder is None or not job.folder.is_complete:
+        return
+    name = job.source.name
+    if job.source.error is not None:
+        raise job.source.error
+    if job.folder.read_report()["split"] != fingerprint(job.source.open()):
+        raise RunError(
+            f"the images of {name} are not those that the run was begun with: their fingerprint "
+            f"differs from the one in {job.folder.report}. Start a new run."
+        )
+
+
+def _run_job(job: _Job) -> _Done:
+    if not job.elsewhere:
+        return _run_or_read(job)
+    with warnings.catch_warnings(record=True) as seen:
+        done = _run_or_read(job)
+    done.warnings = [one for one in seen if not issubclass(one.category, DeprecationWarning)]
+    return done
+
+
+def _run_or_read(job: _Job) -> _Done:
+    folder, options = job.folder, job.options
+    if folder is not None and folder.is_complete:
+        records = folder.read_per_image() if options.save_records else []
+        # Where pipelines are not saved, that of a finished category is lost.
+        return _Done(folder.read_report(), records)
+    shorten: Callable[[str], str] = partial(without_folders, folders=job.folders)
+    try:
+        if folder is not None:
+            folder.create()
+        data = job.source.open()
+        names = InputNames(data, job.folders)
+        shorten = names.shorten
+        out = run_category(job.source.name, data, names, job.pipeline, options, folder)
+    except Exception as error:  # whatever it is, the other categories may be all right
+        if _ends_all(error):
+            raise
+        return _Done(error=error, reason=shorten(f"{type(error).__name__}: {error}"))
+    finally:
+        if folder is not None:
+            folder.discard_if_empty()
+    saved = folder is not None and options.save_pipeline
+    return _Done(out.report, out.records, None if saved else out.pipeline)
 
 
 # ---- what to run ----------------------------------------------------------------------
@@ -378,81 +542,29 @@ def make_pipeline_of(
     return pipeline
 
 
-def _dataset_name(dataset: str | Bunch | InspectionDataset) -> str:
-    if isinstance(dataset, str):
-        return dataset_info(dataset).name
-    return dataset.name if isinstance(dataset, InspectionDataset) else "custom"
-
-
-def _sources(
-    dataset: str | Bunch | InspectionDataset,
-    root: str | Path | None,
-    category: str | Sequence[str] | None,
-    random_state: int | None,
-    options: Mapping[str, Any] | None,
-) -> Iterator[tuple[str, Any]]:
-    """Name of each category, and the function that makes or opens it."""
-    names = [category] if isinstance(category, str) else category
-    if not isinstance(dataset, str):
-        if names is not None or root is not None or options:
-            raise ValueError(
-                "a dataset that is given opened takes neither root, category nor dataset_options."
-            )
-        opened = dataset.to_bunch() if isinstance(dataset, InspectionDataset) else dataset
-        yield str(opened.get("category", "custom")), lambda: opened
-    elif dataset == "synthetic":
-        if root is not None:
-            raise ValueError('root belongs to a dataset of files; "synthetic" reads none.')
-        arguments = {"random_state": random_state, **(options or {})}
-        for name in [_defaults.CATEGORY] if names is None else names:
-            yield name, lambda name=name: make_inspection_dataset(name, **arguments)
-    else:
-        # Opened now, which reads no image: a wrong name is better said before the first fit.
-        opened_files = list(_open_files(dataset, root, names, options or {}))
-        for name, data in opened_files:
-            yield name, lambda data=data: data
-
-
-def _open_files(
-    dataset: str,
-    root: str | Path | None,
-    names: Sequence[str] | None,
-    options: Mapping[str, Any],
-) -> Iterator[tuple[str, Bunch]]:
-    """Name and images of each category of a dataset of files."""
-    info = dataset_info(dataset)
-    if info.root != "none" and root is None:
-        raise ValueError(f"dataset={dataset!r} needs root, the {info.root} it lies in.")
-    for key in options:
-        if key not in _FILE_OPTIONS:
-            raise ValueError(
-                f"dataset_options of dataset={dataset!r} are {' and '.join(_FILE_OPTIONS)}, "
-                f"got {key!r}."
-            )
-    chosen: Sequence[str | None] | None = names
-    if chosen is None and info.name == "folder" and (Path(str(root)) / "train").is_dir():
-        chosen = [None]
-    if chosen is None:
-        chosen = list_categories(info.name, root) or [None]
-    for name in chosen:
-        found = load_dataset(info.name, root, category=name, **options)
-        yield found.category if name is None else name, found.to_bunch()
-
-
 def _describe(value: Any) -> Any:
-    """An estimator as class and parameters, in plain JSON types."""
+    """An estimator as class and parameters, in JSON types that are the same on any machine."""
     if hasattr(value, "get_params") and not isinstance(value, type):
         params = value.get_params(deep=False)
         if isinstance(value, Pipeline):
             params = dict(value.steps)
         return {
-            "class": f"{type(value).__module__}.{type(value).__qualname__}",
+            "class": _full_name(type(value)),
             "params": {name: _describe(param) for name, param in params.items()},
         }
     if isinstance(value, (list, tuple)):
         return [_describe(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, (str, os.PathLike)):
+        return os.path.basename(value) if os.path.isabs(value) else os.fspath(value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return str(value) if isinstance(value, Path) else repr(value)
+    text = repr(value)
+    # An address in memory would differ in each run.
+    return text if " at 0x" not in text else _full_name(value)
+
+
+def _full_name(value: Any) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"

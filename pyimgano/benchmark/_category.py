@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,12 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, _safe_indexing
+from sklearn.utils.validation import _num_samples
 
 from pyimgano._nesting import makes_maps
 from pyimgano.benchmark._pictures import PictureChoice
-from pyimgano.benchmark._run_dir import CategoryDirectory
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
+from pyimgano.benchmark._split import InputNames, fingerprint
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import Defect, read_mask
 from pyimgano.datasets._record import read_defects
@@ -42,6 +42,7 @@ from pyimgano.inputs._formats import resize_image
 from pyimgano.inputs._sequence import KeptImages
 from pyimgano.persistence import save
 from pyimgano.reporting import map_range, overlay, write_overlay
+from pyimgano.utils._outputs import is_out_of_room
 from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._stopwatch import Stopwatch
 
@@ -79,19 +80,25 @@ class CategoryOptions:
 
     Parameters
     ----------
+    dataset : str
+        Name of the data set.
     batch_size : int
         Test images held at a time.
     n_overlays : int
         Largest number of pictures of test images.
     save_pipeline : bool
         Save the fitted pipeline.
+    save_records : bool
+        Write the records of the test images.
     progress : bool
         Show progress bars.
     """
 
+    dataset: str
     batch_size: int
     n_overlays: int
     save_pipeline: bool
+    save_records: bool
     progress: bool
 
 
@@ -146,14 +153,11 @@ class CategoryOutcome:
         One per test image.
     pipeline : Pipeline
         Fitted.
-    draw : callable
-        Writes the pictures of the images that were chosen, from the pixels that were judged.
     """
 
     report: dict[str, Any]
     records: list[dict[str, Any]]
     pipeline: Pipeline
-    draw: Callable[[], None]
 
 
 class TestMasks:
@@ -262,13 +266,12 @@ class TestMasks:
 def run_category(
     name: str,
     data: Bunch,
+    names: InputNames,
     pipeline: Pipeline,
     options: CategoryOptions,
     folder: CategoryDirectory | None,
 ) -> CategoryOutcome:
-    """Fit, judge and measure one category; write its pipeline and its records.
-
-    The pictures and the report, which marks the category as complete, are left to the caller.
+    """Fit, judge and measure one category, and write what came out.
 
     Parameters
     ----------
@@ -276,6 +279,8 @@ def run_category(
         Name of the category.
     data : Bunch
         A data set, as :func:`~pyimgano.datasets.load_folder` returns it.
+    names : InputNames
+        Of the images of ``data``.
     pipeline : Pipeline
         Not fitted; ends in a ``ThresholdCalibrator``.
     options : CategoryOptions
@@ -285,6 +290,7 @@ def run_category(
     Returns
     -------
     CategoryOutcome
+        Pictures that cannot be drawn are a note in the report, ``overlay_error``.
     """
     masks = TestMasks(data)
     with progress_callback(f"{name}: masks", options.progress):
@@ -296,6 +302,8 @@ def run_category(
             f"their masks cannot be used; the first: {first}",
             stacklevel=3,
         )
+    with progress_callback(f"{name}: fingerprint of the images", options.progress):
+        split = fingerprint(data)
     part = "validation" if uses_validation(pipeline[-1], data) else "train"
     fitted = fit(pipeline, data)
     limits = None
@@ -304,20 +312,36 @@ def run_category(
             limits = _color_scale(pipeline, data)
     if folder is not None and options.save_pipeline:
         save(pipeline, folder.pipeline, map_range=limits)
-    judged = judge(name, data, pipeline, masks, options)
+    judged = judge(name, data, names, pipeline, masks, options)
     with progress_callback(f"{name}: metrics", options.progress):
-        report = measure(name, data, judged, masks)
-    report["threshold"] = {**pipeline[-1].provenance_, "part": part}
-    report["seconds"] = {
-        "fit": fitted.seconds,
-        "test": judged.seconds,
-        "compile": fitted.compile_seconds + judged.compile_seconds,
+        measured = measure(name, data, names, judged, masks)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": options.dataset,
+        "category": name,
+        "split": split,
+        **measured,
+        "threshold": {**pipeline[-1].provenance_, "part": part},
+        "map_range": None if limits is None else list(limits),
+        "overlay_error": None,
+        "times": {
+            "fit_seconds": fitted.seconds,
+            "test_seconds": judged.seconds,
+            "compile_seconds": fitted.compile_seconds + judged.compile_seconds,
+            "ms_per_image": 1000.0 * judged.seconds / len(judged.records),
+        },
     }
-    report["map_range"] = None if limits is None else list(limits)
     if folder is not None:
-        folder.write_per_image(judged.records)
-    draw = partial(draw_pictures, folder, data, pipeline, judged, masks, limits)
-    return CategoryOutcome(report, judged.records, pipeline, draw)
+        if options.save_records:
+            folder.write_per_image(judged.records)
+        try:
+            draw_pictures(folder, data, pipeline, judged, masks, limits)
+        except Exception as error:  # whatever it is, all else is all right
+            if is_out_of_room(error):
+                raise
+            report["overlay_error"] = names.shorten(f"{type(error).__name__}: {error}")
+        folder.write_report(report)
+    return CategoryOutcome(report, judged.records, pipeline)
 
 
 def fit(pipeline: Pipeline, data: Bunch) -> Stopwatch:
@@ -377,15 +401,21 @@ def _color_scale(pipeline: Pipeline, data: Bunch) -> tuple[float, float] | None:
 
 
 def judge(
-    name: str, data: Bunch, pipeline: Pipeline, masks: TestMasks, options: CategoryOptions
+    name: str,
+    data: Bunch,
+    names: InputNames,
+    pipeline: Pipeline,
+    masks: TestMasks,
+    options: CategoryOptions,
 ) -> Judged:
     """Judge the test images, one at a time.
 
     Parameters
     ----------
     name : str
-        For the progress bar.
+        Name of the category.
     data : Bunch
+    names : InputNames
     pipeline : Pipeline
         Fitted.
     masks : TestMasks
@@ -406,31 +436,37 @@ def judge(
     label = f"{name}: test images"
     with Stopwatch() as watch, progress_callback(label, options.progress) as progress:
         for record, anomaly_map in found:
-            image = kept.take(record["path"]) if kept is not None else None
-            _take(judged, data, record, anomaly_map, image, masks)
+            index = record["index"]
+            path, error = record.pop("path", None), record.pop("error", None)
+            image = kept.take(path) if kept is not None else None
+            if error is not None:
+                record["error"] = names.shorten(error)
+            judged.records.append(
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "index": index,
+                    "dataset": options.dataset,
+                    "category": name,
+                    "input": names.name(path, f"test[{index}]"),
+                    "kind": data.kinds_test[index],
+                    "y_true": {1: 0, -1: 1, 0: None}[int(data.y_test[index])],
+                    **record,
+                }
+            )
+            if error is None:
+                _take(judged, anomaly_map, image, masks)
             if progress is not None:
-                progress(record["index"] + 1, n_test)
+                progress(index + 1, n_test)
     judged.seconds, judged.compile_seconds = watch.seconds, watch.compile_seconds
     return judged
 
 
 def _take(
-    judged: Judged,
-    data: Bunch,
-    record: dict[str, Any],
-    anomaly_map: np.ndarray | None,
-    image: np.ndarray | None,
-    masks: TestMasks,
+    judged: Judged, anomaly_map: np.ndarray | None, image: np.ndarray | None, masks: TestMasks
 ) -> None:
-    index = record["index"]
-    defective = {1: 0, -1: 1, 0: None}[int(data.y_test[index])]
-    path, kind = record.pop("path", None), data.kinds_test[index]
-    verdict = {k: v for k, v in record.items() if k != "index"}
-    judged.records.append(
-        {"index": index, "path": path, "kind": kind, "y_true": defective, **verdict}
-    )
-    if "error" in record:
-        return
+    """Add the map of the image of the last record."""
+    record = judged.records[-1]
+    index, defective, kind = (record[key] for key in ("index", "y_true", "kind"))
     if anomaly_map is not None:
         found = masks.defects(index)
         if found is not None:
@@ -444,13 +480,16 @@ def _take(
         judged.pictures.add(kind, wrong, index, anomaly_map, image)
 
 
-def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[str, Any]:
+def measure(
+    name: str, data: Bunch, names: InputNames, judged: Judged, masks: TestMasks
+) -> dict[str, Any]:
     """Compute what the report of a category says about its test images.
 
     Parameters
     ----------
     name : str
     data : Bunch
+    names : InputNames
     judged : Judged
     masks : TestMasks
 
@@ -478,9 +517,10 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
     y = np.array([-1 if r["y_true"] else 1 for r in scored])
     flagged = np.array([r["pred"] for r in scored], dtype=bool)
     scores = np.array([r["score"] for r in scored])
+    validation = data.get("X_validation")
     return {
-        "category": name,
         "n_train": int(np.sum(np.asarray(data.y_train) == 1)),
+        "n_validation": 0 if validation is None else _num_samples(validation),
         "n_test_good": int((y == 1).sum()),
         "n_test_defect": int((y == -1).sum()),
         "n_test_unlabeled": len(unlabeled),
@@ -499,14 +539,13 @@ def measure(name: str, data: Bunch, judged: Judged, masks: TestMasks) -> dict[st
                 mask is None and label == -1 for mask, label in zip(data.masks_test, data.y_test)
             ),
             "masks_left_out": [
-                {"index": i, "path": records[i]["path"], "reason": reason}
+                {"index": i, "input": records[i]["input"], "reason": names.shorten(reason)}
                 for i, reason in sorted(masks.left_out.items())
             ],
         },
         "false_positive_rate": rate(int(flagged[y == 1].sum()), int((y == 1).sum())),
         "true_positive_rate": rate(int(flagged[y == -1].sum()), int((y == -1).sum())),
         "kinds": _kinds(np.array([r["kind"] for r in scored]), scores, y, flagged),
-        "ms_per_image": 1000.0 * judged.seconds / len(records),
     }
 
 
@@ -579,10 +618,7 @@ def draw_pictures(
         record, image = judged.records[chosen.sample], chosen.image
         verdict = _VERDICTS[record["y_true"], record["pred"]]
         truth = "not labeled" if record["y_true"] is None else f"in truth {record['kind']}"
-        caption = (
-            f"{verdict}: {truth}, {_ROLES[role]} of this kind\n"
-            f"{record['path'] or 'test image ' + str(record['index'])}"
-        )
+        caption = f"{verdict}: {truth}, {_ROLES[role]} of this kind\n{record['input']}"
         try:
             if image is None:  # it is in memory, or a cache has answered for its file
                 one = _safe_indexing(data.X_test, [record["index"]])
@@ -601,6 +637,6 @@ def draw_pictures(
             threshold=record["threshold"],
             good_scores=pipeline[-1].calibration_scores_,
         )
-        name = f"{record['index']:03d}" if record["path"] is None else Path(record["path"]).stem
+        name = Path(record["input"]).stem
         target = folder.overlay(rank, verdict.replace(" ", "-"), record["kind"], role, name)
         write_overlay(target, picture)

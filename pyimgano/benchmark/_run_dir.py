@@ -16,23 +16,56 @@ The order is that of writing. Every file is written whole (:mod:`pyimgano.utils.
 ``report.json`` is the last of its folder: a category is complete if and only if it has one, and so
 is a run. So a run that was ended by whatever can go on in its directory: categories that are
 complete stay as they are, :meth:`CategoryDirectory.create` makes room for the others.
+
+Each JSON file, and each record, says by ``schema_version`` which of the schemas in ``schemas/``
+describes it. Keys are sorted, and all that differs between two equal runs is under ``times``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pyimgano.utils._json import read_json, read_json_lines, write_json, write_json_lines
 from pyimgano.utils._outputs import short_name
 
-__all__ = ["CategoryDirectory", "RunDirectory"]
+__all__ = ["SCHEMA_VERSION", "CategoryDirectory", "RunDirectory", "json_schema"]
+
+#: Goes up when a file changes so that a program which reads the older one fails.
+SCHEMA_VERSION = 1
+_SCHEMAS = ("report", "config", "environment", "category_report", "record")
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """Give the JSON Schema of a file of a run directory.
+
+    Parameters
+    ----------
+    name : {"report", "config", "environment", "category_report", "record"}
+        ``record`` is that of a line of ``per_image.jsonl``.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> from pyimgano.benchmark import json_schema
+    >>> "mean" in json_schema("report")["required"]
+    True
+    """
+    if name not in _SCHEMAS:
+        raise ValueError(f"name must be one of {', '.join(map(repr, _SCHEMAS))}, got {name!r}.")
+    text = files("pyimgano.benchmark").joinpath(f"schemas/{name}.schema.json").read_text("utf-8")
+    return json.loads(text)
 
 
 class RunDirectory:
@@ -79,6 +112,32 @@ class RunDirectory:
                 number += 1
                 continue
             return cls(path)
+
+    @classmethod
+    def find(
+        cls, output_dir: str | os.PathLike[str], config: Mapping[str, Any]
+    ) -> RunDirectory | None:
+        """Find the newest run that was asked for the same.
+
+        Parameters
+        ----------
+        output_dir : str or Path
+            Folder of runs.
+        config : mapping
+            As :meth:`write_config` writes it.
+
+        Returns
+        -------
+        RunDirectory or None
+        """
+        for path in sorted(Path(output_dir).glob("*/config.json"), reverse=True):
+            run = cls(path.parent)
+            try:
+                if run.read_config() == config:
+                    return run
+            except ValueError:  # no run of ours
+                continue
+        return None
 
     @property
     def report(self) -> Path:
@@ -144,6 +203,12 @@ class RunDirectory:
         if self.path.exists():
             return f"no category is complete; fitted pipelines are in {self.path}"
         return "no category is complete, and nothing was kept"
+
+    def read_config(self) -> dict[str, Any]:
+        return read_json(self.config)
+
+    def read_environment(self) -> dict[str, Any]:
+        return read_json(self.environment)
 
     def discard_if_empty(self) -> None:
         """Remove the directory of a run that produced nothing."""

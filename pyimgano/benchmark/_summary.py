@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyimgano._version import __version__
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION
 
-__all__ = ["COLUMNS", "Column", "summarize"]
+__all__ = ["COLUMNS", "TIMES", "Column", "summarize"]
 
 
 class Column(NamedTuple):
@@ -28,6 +29,8 @@ class Column(NamedTuple):
         Format of a printed value.
     averaged : bool
         Whether a mean over categories means something.
+    interval : str
+        Its name among the intervals of its part of the report; empty if it has none there.
     """
 
     key: str
@@ -35,6 +38,7 @@ class Column(NamedTuple):
     title: str
     form: str
     averaged: bool = True
+    interval: str = ""
 
 
 # The order is that of printed tables.
@@ -44,20 +48,35 @@ COLUMNS = (
     Column("n_test_defect", ("n_test_defect",), "defective", "{:d}", averaged=False),
     Column("n_test_unlabeled", ("n_test_unlabeled",), "", "{:d}", averaged=False),
     Column("n_errors", ("n_errors",), "", "{:d}", averaged=False),
-    Column("image_auroc", ("image", "auroc"), "image AUROC", "{:.3f}"),
-    Column("average_precision", ("image", "average_precision"), "AP", "{:.3f}"),
-    Column("f1", ("image", "f1"), "F1", "{:.3f}"),
+    Column("image_auroc", ("image", "auroc"), "image AUROC", "{:.3f}", interval="auroc"),
+    Column(
+        "average_precision",
+        ("image", "average_precision"),
+        "AP",
+        "{:.3f}",
+        interval="average_precision",
+    ),
+    Column("f1", ("image", "f1"), "F1", "{:.3f}", interval="f1"),
     Column("fpr_at_95_tpr", ("image", "fpr_at_95_tpr"), "", "{:.1%}"),
-    Column("pixel_auroc", ("pixel", "auroc"), "pixel AUROC", "{:.3f}"),
-    Column("pixel_average_precision", ("pixel", "average_precision"), "", "{:.3f}"),
-    Column("aupro", ("pixel", "aupro"), "AUPRO", "{:.3f}"),
-    Column("aupro_0.05", ("pixel", "aupro_0.05"), "", "{:.3f}"),
-    Column("aupimo", ("pixel", "aupimo"), "", "{:.3f}"),
+    Column("pixel_auroc", ("pixel", "auroc"), "pixel AUROC", "{:.3f}", interval="auroc"),
+    Column(
+        "pixel_average_precision",
+        ("pixel", "average_precision"),
+        "",
+        "{:.3f}",
+        interval="average_precision",
+    ),
+    Column("aupro", ("pixel", "aupro"), "AUPRO", "{:.3f}", interval="aupro"),
+    Column("aupro_0.05", ("pixel", "aupro_0.05"), "", "{:.3f}", interval="aupro_0.05"),
+    Column("aupimo", ("pixel", "aupimo"), "AUPIMO", "{:.3f}", interval="aupimo"),
     Column("spro_0.05", ("pixel", "spro_0.05"), "sPRO", "{:.3f}"),
     Column("false_positive_rate", ("false_positive_rate", "value"), "false alarms", "{:.1%}"),
     Column("true_positive_rate", ("true_positive_rate", "value"), "found", "{:.1%}"),
-    Column("fit_seconds", ("seconds", "fit"), "fit s", "{:.1f}"),
-    Column("ms_per_image", ("ms_per_image",), "ms/image", "{:.0f}"),
+)
+# They differ between two equal runs, and stand by themselves.
+TIMES = (
+    Column("fit_seconds", ("times", "fit_seconds"), "fit s", "{:.1f}"),
+    Column("ms_per_image", ("times", "ms_per_image"), "ms/image", "{:.0f}"),
 )
 
 
@@ -81,23 +100,45 @@ def summarize(
     Returns
     -------
     dict
-        In plain JSON types.
+        In plain JSON types. ``standard_deviation`` is that of the categories, divided by their
+        number.
     """
-    rows = {name: {c.key: _look_up(report, c.place) for c in COLUMNS}
-            for name, report in categories.items()}  # fmt: skip
-    mean = {}
+    rows = {
+        name: {**_row(report, COLUMNS), "interval_95": _intervals(report)}
+        for name, report in categories.items()
+    }
+    times = {name: _row(report, TIMES) for name, report in categories.items()}
+    mean, deviation = {}, {}
     for column in COLUMNS:
         if column.averaged:
             values = [row[column.key] for row in rows.values() if row[column.key] is not None]
             mean[column.key] = float(np.mean(values)) if values else None
+            deviation[column.key] = float(np.std(values)) if values else None
     return {
+        "schema_version": SCHEMA_VERSION,
         "dataset": dataset,
         "model": model,
         "pyimgano": __version__,
-        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "categories": rows,
         "failed": dict(failed),
         "mean": mean,
+        "standard_deviation": deviation,
+        "times": {
+            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "categories": times,
+        },
+    }
+
+
+def _row(report: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, Any]:
+    return {column.key: _look_up(report, column.place) for column in columns}
+
+
+def _intervals(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        column.key: report[column.place[0]]["interval_95"][column.interval]
+        for column in COLUMNS
+        if column.interval
     }
 
 

@@ -13,12 +13,15 @@ from pyimgano import _defaults
 from pyimgano.cli import _common
 
 __all__ = [
+    "MODEL_FILTERS",
+    "add_model_filters",
     "add_model_options",
     "add_threads_option",
     "add_u16_max_option",
     "check_model_options",
     "input_format",
     "make_model_as_asked",
+    "model_filters",
     "name_model",
     "region",
 ]
@@ -35,8 +38,12 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the group of options that describe a model, its threshold and its seed."""
+def add_model_options(parser: argparse.ArgumentParser, *, two_sides: bool = False) -> None:
+    """Add the group of options that describe a model, its threshold and its seed.
+
+    With ``two_sides`` the option ``--resize`` takes a height and a width as well; a command that
+    has arguments without a name could not tell them from a width.
+    """
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
@@ -77,8 +84,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--resize",
         metavar="PIXELS",
+        nargs="+" if two_sides else None,
         type=_common.side,
-        help=f"side to which images are brought for the features (default: {_defaults.RESIZE})",
+        help="side to which images are brought for the features"
+        + (", or height and width" if two_sides else "")
+        + f" (default: {_defaults.RESIZE})",
     )
     model.add_argument(
         "--crop",
@@ -91,6 +101,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--quantile",
+        "--calibration-quantile",
         metavar="SHARE",
         type=_common.fraction,
         default=_defaults.QUANTILE,
@@ -105,6 +116,46 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=_defaults.RANDOM_STATE,
         help="random seed (default: %(default)s)",
     )
+
+
+#: The option that says what each filter of ``list_models`` is.
+MODEL_FILTERS = {
+    "tags": "--tag",
+    "family": "--family",
+    "supports_pixel_map": "--maps",
+    "requires_checkpoint": "--checkpoint",
+}
+
+
+def add_model_filters(parser: Any) -> None:
+    """Add the options by which models are chosen from the list of all, see ``model_filters``."""
+    parser.add_argument(
+        "--tag",
+        metavar="TAG",
+        dest="tags",
+        action="append",
+        help="only models with this tag; may be repeated",
+    )
+    parser.add_argument("--family", metavar="NAME", help="only models of this family")
+    for name, what in (
+        ("supports_pixel_map", "make anomaly maps"),
+        ("requires_checkpoint", "need pretrained weights"),
+    ):
+        option = MODEL_FILTERS[name].lstrip("-")
+        either = parser.add_mutually_exclusive_group()
+        for prefix, wanted in (("", True), ("no-", False)):
+            either.add_argument(
+                f"--{prefix}{option}",
+                dest=name,
+                action="store_const",
+                const=wanted,
+                help=f"only models that {'' if wanted else 'do not '}{what}",
+            )
+
+
+def model_filters(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of ``list_models``; None for what was not asked for."""
+    return {name: getattr(options, name) for name in MODEL_FILTERS}
 
 
 def add_u16_max_option(parser: Any) -> None:
@@ -193,15 +244,23 @@ def input_format(text: str) -> str:
 
 def check_model_options(options: argparse.Namespace) -> None:
     """Refuse what no model can do, before anything is imported."""
+    if isinstance(options.resize, list) and len(options.resize) > 2:
+        raise _common.UsageError(
+            f"--resize takes one side or height and width, got {len(options.resize)} numbers"
+        )
     if options.quantile == 1:
         raise _common.UsageError("--quantile 1 asks for no false alarm ever; give less than 1")
+
+
+def _one_or_two(sides: list[int]) -> int | tuple[int, ...]:
+    return sides[0] if len(sides) == 1 else tuple(sides)
 
 
 # Options for the feature step, and what an option's value means to it.
 _FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "weights": lambda text: None if text == "none" else text,
     "layers": tuple,
-    "resize": int,
+    "resize": lambda sides: _one_or_two(sides) if isinstance(sides, list) else sides,
     "crop": lambda side: side or None,
     "device": str,
 }

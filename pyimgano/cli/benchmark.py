@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pyimgano import _defaults
 from pyimgano._dataset_table import ALIASES, DATASETS
 from pyimgano.cli import _common, _options
+from pyimgano.cli._report_text import report_text
 
 __all__ = ["main"]
 
@@ -20,6 +22,9 @@ Fit an anomaly detector on the good training images of a dataset, put its thresh
 where the false-alarm rate asks for it, judge the test images, and write a run
 directory with reports, one record per image, the fitted pipeline, and pictures of
 the worst, the best and the closest calls of each kind.
+
+Standard output holds the summary as JSON and nothing else; on a terminal it is left
+out unless --json asks for it. The table and all messages go to standard error.
 """
 _EPILOG = """\
 examples:
@@ -30,7 +35,8 @@ examples:
       metrics, ground_truth/<kind of defect>
   pyimgano benchmark --dataset folder --root data --category screw \\
       --model vision_padim --features resnet18 --weights resnet18.pth
-  pyimgano benchmark --dataset mvtec_ad --root mvtec_anomaly_detection
+  pyimgano benchmark --dataset mvtec_ad --root mvtec_anomaly_detection --jobs 4
+  pyimgano benchmark --dataset mvtec_ad --root mvtec_anomaly_detection --resume
   pyimgano benchmark --dataset manifest --root parts.csv
   pyimgano benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
@@ -56,7 +62,6 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--dataset",
         metavar="NAME",
         type=_dataset,
-        required=True,
         help=f"one of {', '.join(DATASETS)}: synthetic is pictures made by a program, folder and "
         "manifest are images of your own, the others are public datasets as they were published",
     )
@@ -69,8 +74,20 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--category",
         metavar="NAME",
         nargs="+",
-        help="what to run; by default all categories below --root, or the synthetic "
-        f"{_defaults.CATEGORY}",
+        help='what to run, "all" for every category; by default all categories below --root, or '
+        f"the synthetic {_defaults.CATEGORY}",
+    )
+    data.add_argument(
+        "--limit-train",
+        metavar="N",
+        type=_common.count,
+        help="take N good training images of each category, drawn at random",
+    )
+    data.add_argument(
+        "--limit-test",
+        metavar="N",
+        type=_common.count,
+        help="take N test images of each category, drawn at random, of each kind its share",
     )
     data.add_argument(
         "--split",
@@ -91,8 +108,15 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help=f"number of synthetic training pictures (default: {_defaults.N_TRAIN})",
     )
 
-    _options.add_model_options(parser)
+    _options.add_model_options(parser, two_sides=True)
     _options.add_threads_option(parser)
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_common.count,
+        default=1,
+        help="categories to run side by side (default: %(default)s)",
+    )
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -100,6 +124,36 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         metavar="DIR",
         default=_defaults.OUTPUT_DIR,
         help="where to make the run directory (default: %(default)s)",
+    )
+    output.add_argument(
+        "--save-run",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write a run directory",
+    )
+    output.add_argument(
+        "--resume",
+        metavar="DIR",
+        nargs="?",
+        const=True,
+        default=False,
+        help="go on with a run that was interrupted, without repeating the categories that are "
+        "finished: that in DIR, or the newest in --output-dir with the same options, or a new one "
+        "if there is none",
+    )
+    output.add_argument(
+        "--per-image-jsonl",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write a record for each test image",
+    )
+    output.add_argument(
+        "--output", metavar="FILE", help="write the summary to FILE as well, as JSON"
+    )
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="print the summary as JSON, also on a terminal",
     )
     output.add_argument(
         "--overlays",
@@ -110,10 +164,28 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "best and the one closest to the threshold (default: %(default)s)",
     )
     output.add_argument("--no-save", action="store_true", help="do not save the fitted pipeline")
+
+    discovery = parser.add_argument_group(
+        "discovery", "print what there is, as JSON, and do nothing else"
+    )
+    one = discovery.add_mutually_exclusive_group()
+    one.add_argument("--list-models", action="store_true", help="names of models")
+    one.add_argument("--model-info", metavar="NAME", help="all about a model")
+    one.add_argument("--list-datasets", action="store_true", help="names of data sets")
+    one.add_argument(
+        "--list-categories",
+        action="store_true",
+        help="names of the categories of --dataset below --root",
+    )
+    _options.add_model_filters(discovery)
     return parser
 
 
 def _benchmark(options: argparse.Namespace) -> int:
+    found = _discover(options)
+    if found is not None:
+        _common.answer(json.dumps(found, indent=2, ensure_ascii=False))
+        return _common.EXIT_OK
     _check(options)
     from pyimgano.utils._threads import limit_threads
 
@@ -123,29 +195,70 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 def _run_checked(options: argparse.Namespace) -> int:
     name, described = _options.name_model(options)
-    _common.tell(f"{options.dataset}: fitting {described} ...")
     from pyimgano.benchmark import run_benchmark
+    from pyimgano.utils._json import json_text, write_json
 
     progress = _common.on_terminal()
+    model = _options.make_model_as_asked(options, name, progress)
+    _common.say(f"{options.dataset}: fitting {described} ...")
     result = _run(
         run_benchmark,
         options.dataset,
         root=options.root,
-        category=options.category,
-        model=_options.make_model_as_asked(options, name, progress),
+        category=options.category[0] if options.category == ["all"] else options.category,
+        model=model,
         model_name=name,
         quantile=options.quantile,
         u16_max=options.u16_max,
-        output_dir=options.output_dir,
+        limit_train=options.limit_train,
+        limit_test=options.limit_test,
+        output_dir=options.output_dir if options.save_run else None,
+        resume=options.resume,
         save_pipeline=not options.no_save,
+        save_records=options.per_image_jsonl,
         n_overlays=options.overlays,
         random_state=options.seed,
+        n_jobs=options.jobs,
         dataset_options=_dataset_options(options),
         progress=progress,
     )
-    _common.tell(_text(result.report, result.categories))
-    _common.tell(f"\nrun directory: {result.path}")
-    return _problems(result, options.prog)
+    _common.say(f"\n{report_text(result.report, result.categories)}")
+    if result.path is not None:
+        _common.say(f"\nrun directory: {result.path}")
+    status = _problems(result, options.prog)
+    if options.output is not None:
+        write_json(options.output, result.report)
+    if options.json or not (sys.stdout is not None and sys.stdout.isatty()):
+        _common.answer(json_text(result.report))
+    return status
+
+
+def _discover(options: argparse.Namespace) -> Any:
+    """Find what the options of discovery ask for; None if they do not ask for anything."""
+    filters = _options.model_filters(options)
+    if options.list_models:
+        from pyimgano.registry import list_models
+
+        return list_models(**filters)
+    for name, value in filters.items():
+        if value is not None:
+            raise _common.UsageError(f"{_options.MODEL_FILTERS[name]} belongs to --list-models")
+    if options.model_info is not None:
+        from pyimgano.registry import model_info
+
+        return model_info(options.model_info)
+    if options.list_datasets:
+        from pyimgano.datasets import list_datasets
+
+        return list_datasets()
+    if options.list_categories:
+        from pyimgano.datasets import list_categories
+
+        if options.dataset is None:
+            raise _common.UsageError("--list-categories needs --dataset NAME")
+        _check_root(options)
+        return list_categories(options.dataset, options.root)
+    return None
 
 
 def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
@@ -182,19 +295,14 @@ def _problems(result: Any, prog: str) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is imported or read."""
+    if options.dataset is None:
+        raise _common.UsageError(
+            f'--dataset NAME is missing; there are {", ".join(DATASETS)}, and "--dataset '
+            'synthetic" needs nothing else'
+        )
     synthetic_only = [f"--{n.replace('_', '-')}" for n in _SYNTHETIC if _given(options, n)]
     synthetic = options.dataset == "synthetic"
-    # None for the dataset of a plug-in, which is not loaded yet.
-    info = DATASETS.get(ALIASES.get(options.dataset, options.dataset))
-    if info is not None and info.root != "none" and options.root is None:
-        what = "DIR, the folder of the images" if info.root == "folder" else "FILE"
-        raise _common.UsageError(f"--dataset {options.dataset} needs --root {what}")
-    if options.root is not None:
-        if synthetic:
-            raise _common.UsageError("--root belongs to a dataset of files; synthetic reads none")
-        exists = {"folder": os.path.isdir, "file": os.path.isfile}
-        if info is not None and not exists[info.root](options.root):
-            raise _common.UsageError(f"--root {options.root}: there is no such {info.root}")
+    info = _check_root(options)
     if not synthetic and synthetic_only:
         raise _common.UsageError(f"{synthetic_only[0]} belongs to --dataset synthetic")
     if options.split is not None and info is not None and options.split not in info.splits:
@@ -208,13 +316,43 @@ def _check(options: argparse.Namespace) -> None:
 
         known = list_inspection_categories()
         for name in options.category or ():
-            if name not in known:
+            if name not in known and options.category != ["all"]:
                 raise _common.UsageError(f"--category {name} is not one of {', '.join(known)}")
         if options.image_size is not None and options.image_size < 64:
             raise _common.UsageError(f"--image-size {options.image_size} is below 64")
     repeated = [n for n in options.category or () if options.category.count(n) > 1]
     if repeated:
         raise _common.UsageError(f"--category names {repeated[0]} twice")
+    if options.jobs > 1 and options.threads is not None:
+        raise _common.UsageError(
+            "--threads is for one process; with --jobs set OMP_NUM_THREADS, which all of them obey"
+        )
+    if options.resume and not options.save_run:
+        raise _common.UsageError(
+            "--resume goes on with a run directory, and --no-save-run has none"
+        )
+    if options.output is not None:
+        folder = os.path.dirname(os.path.abspath(options.output))
+        if os.path.isdir(options.output):
+            raise _common.UsageError(f"--output {options.output} is a folder; give a file")
+        if not os.path.isdir(folder):
+            raise _common.UsageError(f"--output {options.output}: {folder} does not exist")
+
+
+def _check_root(options: argparse.Namespace) -> Any:
+    """Refuse a root that the data set has not; return what is known of the data set."""
+    # None for the dataset of a plug-in, which is not loaded yet.
+    info = DATASETS.get(ALIASES.get(options.dataset, options.dataset))
+    if info is not None and info.root != "none" and options.root is None:
+        what = "DIR, the folder of the images" if info.root == "folder" else "FILE"
+        raise _common.UsageError(f"--dataset {options.dataset} needs --root {what}")
+    if options.root is not None:
+        if options.dataset == "synthetic":
+            raise _common.UsageError("--root belongs to a dataset of files; synthetic reads none")
+        exists = {"folder": os.path.isdir, "file": os.path.isfile}
+        if info is not None and not exists[info.root](options.root):
+            raise _common.UsageError(f"--root {options.root}: there is no such {info.root}")
+    return info
 
 
 _SYNTHETIC = {"image_size": "size", "n_train": "n_train"}
@@ -246,86 +384,6 @@ def _dataset(name: str) -> str:
             f"{', '.join(known)}"
         )
     return name
-
-
-# ---- the table ------------------------------------------------------------------------
-def _text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]) -> str:
-    from pyimgano.benchmark._summary import COLUMNS
-
-    lines = dict(report["categories"])
-    if len(categories) > 1:
-        lines["mean"] = report["mean"]
-    # A column without a single value would only make the table wider.
-    columns = [
-        column
-        for column in COLUMNS
-        if column.title and any(values.get(column.key) is not None for values in lines.values())
-    ]
-    rows = [["category", *(column.title for column in columns)]]
-    for name, values in lines.items():
-        found = [(column.form, values.get(column.key)) for column in columns]
-        rows.append(
-            [name, *("-" if value is None else form.format(value) for form, value in found)]
-        )
-    parts = ["\n" + _aligned(rows)]
-    parts += [_details(name, category) for name, category in categories.items()]
-    return "\n\n".join(parts)
-
-
-def _details(name: str, report: Mapping[str, Any]) -> str:
-    threshold = report["threshold"]
-    images = {"train": "training", "validation": "validation"}[threshold["part"]]
-    asked = threshold["target_false_positive_rate"]
-    lines = [
-        f"{name}: threshold {threshold['threshold']:.4g}, set on {threshold['n_images']} good "
-        f"{images} images; false alarms asked for {asked:.1%}, "
-        f"expected {threshold['expected_false_positive_rate']:.1%}"
-    ]
-    realized, kinds = report["false_positive_rate"], report["kinds"]
-    width = max(15, *map(len, kinds)) if kinds else 15
-    for title, part, key in (
-        ("image AUROC", "image", "auroc"),
-        ("pixel AUROC", "pixel", "auroc"),
-        ("AUPRO", "pixel", "aupro"),
-    ):
-        interval = report[part]["interval_95"].get(key)
-        if interval is not None:
-            low, high = interval
-            lines.append(
-                f"  {title:<{width}} {report[part][key]:.3f}        "
-                f"(95 % interval {low:.3f} to {high:.3f})"
-            )
-    if realized["value"] is not None:
-        low, high = realized["interval_95"]
-        lines.append(
-            f"  {'false alarms':<{width}} {realized['count']:>4} of {realized['n']:<4} "
-            f"(95 % interval {low:.1%} to {high:.1%})"
-        )
-    lines += [
-        f"  {kind:<{width}} {found['count']:>4} of {found['n']:<4} found"
-        for kind, found in kinds.items()
-    ]
-    if report["n_test_unlabeled"]:
-        lines.append(
-            f"  {'without label':<{width}} {report['n_unlabeled_anomalous']:>4} of "
-            f"{report['n_test_unlabeled']:<4} judged anomalous; they count in no figure"
-        )
-    compiled = report["seconds"]["compile"]
-    if compiled >= 0.5:
-        lines.append(
-            f"  compiled for {compiled:.1f} s, which is no part of the times above and falls to "
-            "the first run only"
-        )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first = row[0].ljust(widths[0])
-        lines.append("  ".join([first, *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

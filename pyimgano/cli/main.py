@@ -19,6 +19,7 @@ COMMANDS = {
     "infer": "judge images with a saved pipeline",
     "recalibrate": "move the threshold of a saved pipeline, by new good images or by hand",
     "benchmark": "fit, judge and measure on a data set with known defects",
+    "runs": "list, show and compare the runs of the benchmark",
     "models": "list the models, or tell all about one",
     "doctor": "check this installation: versions, extras, weights, threads",
 }

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pyimgano.cli import _common
+from pyimgano.cli import _common, _options
 
 __all__ = ["main"]
 
@@ -35,23 +35,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     jobs = parser.add_subparsers(dest="job", metavar="list|info", required=True)
     listing = jobs.add_parser("list", help="names, sorted", allow_abbrev=False)
-    listing.add_argument(
-        "--tag", metavar="TAG", action="append", help="only models with this tag; may be repeated"
-    )
-    listing.add_argument("--family", metavar="NAME", help="only models of this family")
-    for option, name, what in (
-        ("maps", "supports_pixel_map", "make anomaly maps"),
-        ("checkpoint", "requires_checkpoint", "need pretrained weights"),
-    ):
-        either = listing.add_mutually_exclusive_group()
-        for prefix, wanted in (("", True), ("no-", False)):
-            either.add_argument(
-                f"--{prefix}{option}",
-                dest=name,
-                action="store_const",
-                const=wanted,
-                help=f"only models that {'' if wanted else 'do not '}{what}",
-            )
+    _options.add_model_filters(listing)
     info = jobs.add_parser("info", help="one model", allow_abbrev=False)
     info.add_argument("name", metavar="NAME", help='one of "list"')
     return parser
@@ -63,12 +47,7 @@ def _models(options: argparse.Namespace) -> int:
     if options.job == "info":
         answer: object = model_info(options.name)
     else:
-        answer = list_models(
-            tags=options.tag,
-            family=options.family,
-            supports_pixel_map=options.supports_pixel_map,
-            requires_checkpoint=options.requires_checkpoint,
-        )
+        answer = list_models(**_options.model_filters(options))
     _common.answer(json.dumps(answer, indent=2, ensure_ascii=False))
     return _common.EXIT_OK
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
+
+from threadpoolctl import threadpool_info
 
 from pyimgano._version import __version__
 
@@ -72,9 +76,11 @@ def environment() -> dict[str, object]:
     Returns
     -------
     dict
-        ``python``, ``implementation``, ``platform``, ``machine``, ``cpu_count`` (logical
-        processors), ``cpu_usable`` (those this process may run on), ``threads`` (the
-        variables that limit threads, where set) and ``packages``.
+        ``python``, ``implementation``, ``platform``, ``machine``, ``cpu`` (name of the
+        processor), ``cpu_count`` (logical processors), ``cpu_usable`` (those this process may run
+        on), ``blas`` (libraries of linear algebra that are loaded), ``cuda`` (version
+        and devices, if torch is in use), ``threads`` (the variables that limit threads, where
+        set) and ``packages``.
     """
     usable = os.cpu_count()
     if hasattr(os, "sched_getaffinity"):  # Linux only
@@ -85,8 +91,38 @@ def environment() -> dict[str, object]:
         "implementation": platform.python_implementation(),
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "cpu": _processor(),
         "cpu_count": os.cpu_count(),
         "cpu_usable": usable,
+        "blas": _libraries(),
+        "cuda": _cuda(),
         "threads": {name: os.environ[name] for name in limits if name in os.environ},
         "packages": package_versions(),
     }
+
+
+@lru_cache
+def _processor() -> str | None:
+    """Name of the processor, None if the system does not tell."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or None
+
+
+def _libraries() -> list[dict[str, str | None]]:
+    loaded = [one for one in threadpool_info() if one["user_api"] == "blas"]
+    found = {(one["internal_api"], one["version"]) for one in loaded}
+    return [
+        {"name": name, "version": version} for name, version in sorted(found, key=lambda x: str(x))
+    ]
+
+
+def _cuda() -> dict[str, object] | None:
+    torch = sys.modules.get("torch")  # importing it for this would take seconds
+    if torch is None or not torch.cuda.is_available():
+        return None
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"version": torch.version.cuda, "devices": devices}

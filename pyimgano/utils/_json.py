@@ -12,16 +12,33 @@ import numpy as np
 
 from pyimgano.utils._outputs import atomic_write
 
-__all__ = ["json_line", "read_json", "read_json_lines", "write_json", "write_json_lines"]
+__all__ = [
+    "as_plain_json",
+    "json_line",
+    "json_text",
+    "read_json",
+    "read_json_lines",
+    "write_json",
+    "write_json_lines",
+]
+
+
+def json_text(content: Any) -> str:
+    """Strict JSON: sorted keys, indented; NaN is a ``ValueError``."""
+    return json.dumps(
+        content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False, default=_plain
+    )
+
+
+def as_plain_json(content: Any) -> Any:
+    """Content as it will be when it is read back."""
+    return json.loads(json_text(content))
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write strict JSON atomically: sorted keys, indented, UTF-8; NaN is a ``ValueError``."""
-    text = json.dumps(
-        content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False, default=_plain
-    )
+    """Write the text of :func:`json_text` atomically, as UTF-8."""
     with atomic_write(path) as file:
-        file.write(f"{text}\n".encode())
+        file.write(f"{json_text(content)}\n".encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

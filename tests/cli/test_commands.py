@@ -34,9 +34,16 @@ from pyimgano import (
 from pyimgano.benchmark._benchmark import make_pipeline_of
 from pyimgano.cli import _options, benchmark, doctor, infer, models, train
 from pyimgano.cli import main as umbrella
-from pyimgano.datasets import load_folder, make_inspection_dataset, write_inspection_dataset
+from pyimgano.datasets import (
+    list_categories,
+    list_datasets,
+    load_folder,
+    make_inspection_dataset,
+    write_inspection_dataset,
+)
 from pyimgano.detectors import SSIMTemplateDetector
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
+from pyimgano.registry import list_models, model_info
 from pyimgano.reporting import map_range, overlay
 
 
@@ -89,7 +96,7 @@ def call(main, *arguments):
 
 # ---- both -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "module", ["benchmark", "doctor", "infer", "models", "recalibrate", "train"]
+    "module", ["benchmark", "doctor", "infer", "models", "recalibrate", "runs", "train"]
 )
 def test_help_answers_without_heavy_imports(module):
     code = (
@@ -187,12 +194,12 @@ def test_benchmark_of_a_folder(root, tmp_path, capsys):
     )
     out, err = capsys.readouterr()
     assert status == 0
-    assert err == ""
     (run,) = (tmp_path / "runs").iterdir()
-    assert out.endswith(f"\nrun directory: {run}\n")
+    assert out == (run / "report.json").read_text()  # one document, and nothing else
+    assert err.endswith(f"\nrun directory: {run}\n")
     assert run.name.endswith("_folder_industrial-fast-filterbank")
     report = json.loads((run / "report.json").read_text())
-    table = out.split("\n\n")[1].splitlines()
+    table = err.split("\n\n")[1].splitlines()
     assert len({len(line) for line in table}) == 1  # aligned
     assert table[1].split()[:4] == ["wood", "12", "3", "4"]
     assert table[1].split()[4] == f"{report['categories']['wood']['image_auroc']:.3f}"
@@ -221,8 +228,8 @@ def test_benchmark_of_images_without_labels(root, tmp_path, capsys):
     )
     assert call(benchmark.main, *arguments, "--output-dir", tmp_path / "runs") == 0
     out, err = capsys.readouterr()
-    assert err == "" and "AUROC" not in out
-    assert re.search(r"  without label +\d of 7 +judged anomalous; they count in no figure", out)
+    assert json.loads(out)["mean"]["image_auroc"] is None and "AUROC" not in err
+    assert re.search(r"  without label +\d of 7 +judged anomalous; they count in no figure", err)
 
 
 def test_benchmark_of_synthetic_images(tmp_path, capsys):
@@ -232,7 +239,7 @@ def test_benchmark_of_synthetic_images(tmp_path, capsys):
         *("--resize", 64, "--seed", 1, "--output-dir", tmp_path, "--quantile", 0.9),
     )
     assert status == 0
-    assert "brushed_metal" in capsys.readouterr().out
+    assert list(json.loads(capsys.readouterr().out)["categories"]) == ["brushed_metal"]
     (run,) = tmp_path.iterdir()
     assert not list(run.rglob("*.joblib"))
     config = json.loads((run / "config.json").read_text())
@@ -258,8 +265,9 @@ def test_benchmark_shows_warnings_in_a_line(root, tmp_path, capsys):
         *("--dataset", "folder", "--root", root, "--no-save", "--resize", 64),
         *("--output-dir", tmp_path, "--quantile", "0.99", "--overlays", "0"),
     )
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pyimgano-benchmark: warning: 12 good images support")
+    head = "pyimgano-benchmark: "
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith(head)]
+    assert line.startswith(f"{head}warning: 12 good images support")
 
 
 def test_benchmark_goes_on_without_bad_masks_and_categories(root, tmp_path, capsys):
@@ -274,11 +282,12 @@ def test_benchmark_goes_on_without_bad_masks_and_categories(root, tmp_path, caps
     )
     assert status == 1
     out, err = capsys.readouterr()
-    early, failed, masks = err.splitlines()
+    early, failed, masks = [x for x in err.splitlines() if x.startswith("pyimgano-benchmark:")]
     assert "warning: oak: 1 test images are left out of the pixel metrics" in early
     assert failed.startswith("pyimgano-benchmark: pine failed: ") and "junk" not in failed
     assert masks.startswith("pyimgano-benchmark: 1 masks could not be used")
-    assert out.split("\n\n")[1].splitlines()[1].startswith("oak ")
+    assert err.split("\n\n")[1].splitlines()[1].startswith("oak ")
+    assert list(json.loads(out)["failed"]) == ["pine"]
     (run,) = (tmp_path / "runs").iterdir()
     assert list(json.loads((run / "report.json").read_text())["failed"]) == ["pine"]
     assert pyimgano.load(run / "categories" / "oak" / "pipeline.joblib")
@@ -291,16 +300,92 @@ def test_benchmark_of_a_public_dataset_by_its_alias(root, tmp_path, capsys):
         *("--set", "coreset_ratio=0.02", "--quantile", "0.9", "--output-dir", tmp_path),
         *("--no-save", "--overlays", "0"),
     )
-    assert (status, capsys.readouterr().err) == (0, "")
+    assert status == 0 and "pyimgano-benchmark:" not in capsys.readouterr().err
     (run,) = tmp_path.iterdir()
     assert run.name.endswith("_mvtec_ad_industrial-fast-filterbank")
     assert json.loads((run / "report.json").read_text())["dataset"] == "mvtec_ad"
 
 
+QUICK = ("--dataset", "folder", "--resize", 64, "--quantile", 0.9, "--overlays", 0)
+
+
+def test_benchmark_of_all_categories_with_limits(root, tmp_path, capsys):
+    shutil.copytree(root / "wood", tmp_path / "data" / "oak")
+    shutil.copytree(root / "wood", tmp_path / "data" / "pine")
+    arguments = (
+        *(*QUICK, "--root", tmp_path / "data", "--category", "all", "--resize", 64, 48),
+        *("--limit-train", 10, "--limit-test", 6, "--jobs", 2, "--seed", 3),
+        *("--no-save-run", "--output", tmp_path / "summary.json"),
+    )
+    assert call(benchmark.main, *arguments) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert (tmp_path / "summary.json").read_text() == out
+    assert list(summary["categories"]) == ["oak", "pine"]
+    for row in summary["categories"].values():
+        assert (row["n_train"], row["n_test_good"] + row["n_test_defect"]) == (10, 6)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "summary.json"}
+    assert "run directory" not in err and err.count("\nmean ") == 1
+
+
+def test_benchmark_leaves_the_summary_out_on_a_terminal(root, tmp_path, capsys, monkeypatch):
+    arguments = (*QUICK, "--root", root, "--output-dir", tmp_path, "--no-save")
+    # Not the terminal itself: only whether there is one.
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert call(benchmark.main, *arguments, "--no-per-image-jsonl") == 0
+    out, err = capsys.readouterr()
+    assert out == "" and "image AUROC" in err
+    assert not list(tmp_path.rglob("per_image.jsonl"))
+    assert call(benchmark.main, *arguments, "--no-save-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] == "folder"
+
+
+def test_benchmark_resumes(root, tmp_path, capsys):
+    arguments = (*QUICK, "--root", root, "--output-dir", tmp_path, "--no-save")
+    assert call(benchmark.main, *arguments, "--resume") == 0
+    (run,) = tmp_path.iterdir()
+    (run / "report.json").unlink()
+    assert call(benchmark.main, *arguments, "--resume") == 0
+    assert [one.name for one in tmp_path.iterdir()] == [run.name] and (run / "report.json").exists()
+    assert call(benchmark.main, *arguments, "--resume", run) == 0
+    assert call(benchmark.main, *arguments, "--seed", 1, "--resume", run) == 2
+    assert "asked for something else: pipeline, random_state differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ("--list-datasets", list_datasets()),
+        ("--list-models", list_models()),
+        (
+            "--list-models --tag pyod --no-maps",
+            list_models(tags=["pyod"], supports_pixel_map=False),
+        ),
+        ("--list-categories --dataset folder --root {root}", ["wood"]),
+        ("--list-categories --dataset synthetic", list_categories("synthetic", None)),
+        ("--model-info vision_padim", model_info("vision_padim")),
+    ],
+)
+def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
+    assert call(benchmark.main, *arguments.format(root=root).split()) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads(json.dumps(expected)) and err == ""
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("", "--dataset"),
+        ("", "--dataset NAME is missing"),
+        ("--dataset synthetic --tag pyod", "--tag belongs to --list-models"),
+        ("--list-categories", "--list-categories needs --dataset NAME"),
+        ("--list-categories --dataset folder", "--dataset folder needs --root DIR"),
+        ("--list-models --list-datasets", "not allowed with argument"),
+        ("--dataset synthetic --resize 64 64 64", "--resize takes one side or height and width"),
+        ("--dataset synthetic --resume --no-save-run", "--resume goes on with a run directory"),
+        ("--dataset synthetic --resume nowhere", "resume='nowhere' is no run directory"),
+        ("--dataset synthetic --output {root}", "is a folder; give a file"),
+        ("--dataset synthetic --output {root}/no/a.json", "/no does not exist"),
+        ("--dataset synthetic --limit-test 0", "0 is not at least 1"),
         ("--dataset folder", "--dataset folder needs --root DIR"),
         ("--dataset folder --root {root}/nope", "nope: there is no such folder"),
         ("--dataset folder --root {root}/wood/train", "no folder in it is a category"),
@@ -335,7 +420,10 @@ def test_benchmark_refuses_wrong_options(arguments, message, root, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert call(benchmark.main, *arguments.format(root=root).split()) == 2
     err = capsys.readouterr().err
-    assert err.startswith("pyimgano-benchmark: error: ")
+    said = [
+        one for one in err.splitlines() if not one.startswith(("synthetic: ", "folder: ", "visa: "))
+    ]
+    assert said[0].startswith("pyimgano-benchmark: error: ")
     assert any(part in err for part in message.split("|"))
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
@@ -1317,7 +1405,7 @@ def test_one_command_calls_the_others_under_its_own_name(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which command: train, infer, recalibrate, benchmark, models, doctor"),
+        ((), "which command: train, infer, recalibrate, benchmark, runs, models, doctor"),
         (("tran",), "there is no command 'tran', did you mean 'train'?"),
         (("photos",), "there is no command 'photos': train, infer"),
     ],

@@ -1,0 +1,355 @@
+"""Runs of several categories: which, how many images, side by side, interrupted and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.utils import Bunch
+
+from pyimgano import PatchCoreDetector, run_benchmark
+from pyimgano.benchmark import RunDirectory, _category, json_schema
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION
+from pyimgano.benchmark._split import InputNames, fingerprint, limited
+from pyimgano.datasets import load_dataset, write_inspection_dataset
+from pyimgano.exceptions import DatasetError, RunError
+from pyimgano.features import FilterBankFeatures
+from tests.datasets import layouts
+
+NAMES = ["brushed_metal", "terrazzo", "wood"]
+MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name in NAMES:
+        write_inspection_dataset(
+            root, name, random_state=0, n_train=10, n_test_good=4, n_test_defect=6, size=64
+        )
+    return root
+
+
+def run(root, tmp_path, **arguments):
+    arguments = {"model": MODEL, "quantile": 0.9, "n_overlays": 1, **arguments}
+    return run_benchmark("folder", root=root, output_dir=tmp_path / "runs", **arguments)
+
+
+def files_of(path, whole=False):
+    """The content of the JSON files of a run, without times unless it is to be whole."""
+    found = {}
+    for file in sorted(path.rglob("*.json*")):
+        if ".joblib" not in file.name:
+            text = file.read_text()
+            content = (
+                [json.loads(line) for line in text.splitlines()]
+                if (file.suffix == ".jsonl")
+                else json.loads(text)
+            )
+            if isinstance(content, dict) and not whole:
+                content.pop("times", None)
+                content.pop("blas", None)  # another test may load a library meanwhile
+            found[file.relative_to(path).as_posix()] = content
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    return run(root, tmp_path_factory.mktemp("whole"))
+
+
+# ---- which categories -------------------------------------------------------------------
+def test_all_is_every_category(root, undisturbed, tmp_path):
+    assert list(undisturbed.categories) == NAMES
+    result = run(root, tmp_path, category="all")
+    assert files_of(result.path) == files_of(undisturbed.path)
+    result = run(root, tmp_path, category=["wood", "terrazzo"])
+    assert list(result.categories) == ["wood", "terrazzo"]
+
+
+def test_all_of_the_synthetic_ones(tmp_path):
+    options = {"n_train": 4, "n_test_good": 1, "n_test_defect": 1, "size": 64}
+    result = run_benchmark(
+        category="all", model=MODEL, quantile=0.5, output_dir=None, dataset_options=options
+    )
+    assert len(result.categories) == 9 and result.report["failed"] == {}
+
+
+def test_a_category_that_cannot_be_opened_fails_alone(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    stray = data / "terrazzo" / "ground_truth" / "no_such_kind"
+    shutil.copytree(next((data / "terrazzo" / "ground_truth").iterdir()), stray)
+    result = run(data, tmp_path)
+    assert list(result.categories) == ["brushed_metal", "wood"]
+    reason = result.report["failed"]["terrazzo"]
+    assert reason.startswith("DatasetError: terrazzo/ground_truth/no_such_kind holds masks")
+    with pytest.raises(DatasetError, match="no_such_kind holds masks"):
+        run(data, tmp_path, category="terrazzo")
+
+
+# ---- how many images --------------------------------------------------------------------
+def test_limits_take_of_each_kind(root, tmp_path):
+    whole = load_dataset("folder", root, category="wood").to_bunch()
+    result = run(root, tmp_path, category="wood", limit_train=7, limit_test=6)
+    report, records = result.categories["wood"], result.records["wood"]
+    assert (report["n_train"], len(records)) == (7, 6)
+    assert {r["kind"] for r in records} == set(whole.kinds_test)
+    inputs = [r["input"] for r in records]
+    every = [Path(path).relative_to(root / "wood").as_posix() for path in whole.X_test.paths]
+    assert [one for one in every if one in inputs] == inputs  # in their order
+    assert report["split"] != fingerprint(whole)
+    again = run(root, tmp_path, category="wood", limit_train=7, limit_test=6)
+    assert again.records == result.records
+    other = run(root, tmp_path, category="wood", limit_train=7, limit_test=6, random_state=1)
+    assert [r["input"] for r in other.records["wood"]] != inputs
+
+
+@pytest.mark.parametrize("limit", [3, 4, 17, 59, 60, 200])
+def test_kinds_keep_their_shares(limit):
+    counts = {"good": 30, "crack": 29, "hole": 1}
+    kinds = [kind for kind, n in counts.items() for _ in range(n)]
+    y = np.where(np.array(kinds) == "good", 1, -1)
+    data = Bunch(X_train=["a"], y_train=[1], X_test=np.arange(60), y_test=y)
+    data.update(masks_test=list(range(60)), kinds_test=kinds)
+    some = limited(data, None, limit, 0)
+    taken = Counter(some.kinds_test)
+    assert sum(taken.values()) == len(some.X_test) == min(limit, 60)
+    assert taken["hole"] == 1
+    assert abs(taken["good"] - taken["crack"]) <= 1
+    assert some.masks_test == some.X_test.tolist() == sorted(some.masks_test)
+    assert some.y_test.tolist() == y[some.masks_test].tolist()
+    assert taken["good"] < limit or limit >= 60  # not the first ones
+
+
+def test_defective_training_images_do_not_count_as_good():
+    y = np.array([1, -1, 1, 1, -1, 1])
+    data = Bunch(X_train=np.arange(6), y_train=y, X_test=[0], y_test=[1])
+    data.update(masks_test=[0], kinds_test=["good"])
+    some = limited(data, 3, None, 0)
+    assert some.y_train.tolist() == [1, 1, 1] and set(some.X_train) <= {0, 2, 3, 5}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"limit_test": 1}, "limit_test=1 is less than the . kinds of test images"),
+        ({"limit_test": 0}, "limit_test=0 must be a number of images"),
+        ({"limit_train": 1.5}, "limit_train=1.5 must be a number of images"),
+        ({"resume": True, "output_dir": None}, "resume=True looks for a run in output_dir"),
+        ({"resume": "nowhere"}, "resume='nowhere' is no run directory"),
+    ],
+)
+def test_arguments_that_cannot_be_followed_are_refused(root, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(
+            "folder", root=root, model=MODEL, **{"output_dir": tmp_path / "runs", **arguments}
+        )
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+# ---- side by side -----------------------------------------------------------------------
+def test_two_processes_write_what_one_writes(root, tmp_path, cross_fit):
+    # Other processes know nothing of the tests' short cuts, so that there must be none here.
+    one, two = (run(root, tmp_path, category=NAMES[:2], n_jobs=n_jobs) for n_jobs in (1, 2))
+    assert files_of(two.path) == files_of(one.path)
+    assert two.records == one.records
+    assert list(two.pipelines.paths) == NAMES[:2]
+
+
+def test_failures_and_warnings_of_other_processes_arrive(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    next((data / "terrazzo" / "train" / "good").iterdir()).write_bytes(b"junk")
+    next((data / "wood" / "ground_truth").rglob("*.png")).write_bytes(b"junk")
+    with pytest.warns(UserWarning, match="wood: 1 test images are left out of the pixel metrics"):
+        result = run(data, tmp_path, n_jobs=2)
+    assert list(result.categories) == ["brushed_metal", "wood"]
+    assert result.report["failed"]["terrazzo"].startswith("ImageReadError: train/good/")
+
+
+def test_pipelines_that_are_not_saved_come_back(root, tmp_path):
+    result = run(root, tmp_path, n_jobs=2, save_pipeline=False)
+    assert list(result.pipelines) == NAMES and result.pipelines.paths == {}
+    images = load_dataset("folder", root, category="wood").images("test")
+    scores = [-record["score"] for record in result.records["wood"]]
+    assert result.pipelines["wood"].score_samples(images).tolist() == scores
+
+
+# ---- what is written --------------------------------------------------------------------
+def test_nothing_that_is_written_names_the_machine(root, undisturbed):
+    for file in undisturbed.path.rglob("*.json*"):
+        text = file.read_text()
+        for private in (str(root), str(undisturbed.path), str(Path.home()), str(Path.cwd())):
+            assert private not in text, (file, private)
+
+
+def schema_of(file):
+    if file.parent.parent.name == "categories":
+        return "record" if file.suffix == ".jsonl" else "category_report"
+    return file.stem
+
+
+def test_what_is_written_has_the_published_schemas(root, undisturbed, tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    next((data / "terrazzo" / "train" / "good").iterdir()).write_bytes(b"junk")
+    next((data / "wood" / "test" / "good").iterdir()).write_bytes(b"junk")
+    next((data / "wood" / "ground_truth").rglob("*.png")).write_bytes(b"junk")
+    with pytest.warns(UserWarning, match="left out of the pixel metrics"):
+        broken = run(data, tmp_path, limit_train=9)
+    loco = layouts.mvtec_loco(tmp_path / "loco")
+    saturated = run_benchmark(
+        "mvtec_loco", root=loco, model=MODEL, quantile=0.5, output_dir=tmp_path / "runs"
+    )
+    pyod = run(root, tmp_path, category="wood", model="vision_knn", limit_test=7, quantile=0.5)
+    seen = Counter()
+    for result in (undisturbed, broken, saturated, pyod):
+        for name, content in files_of(result.path, whole=True).items():
+            schema = json_schema(schema_of(result.path / name))
+            jsonschema.Draft202012Validator.check_schema(schema)
+            for one in content if isinstance(content, list) else [content]:
+                jsonschema.validate(one, schema)
+                seen[schema_of(result.path / name)] += 1
+                assert one["schema_version"] == SCHEMA_VERSION
+    assert set(seen) == {"report", "config", "environment", "category_report", "record"}
+    # A schema that forgets a field would let it come and go.
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**undisturbed.report, "new": 1}, json_schema("report"))
+
+
+def test_keys_are_sorted(undisturbed):
+    for file in (undisturbed.path / "report.json", *undisturbed.path.glob("categories/*/*.json")):
+        if ".joblib" not in file.name:
+            text = file.read_text()
+            assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+
+
+def test_the_fingerprint_is_of_the_content(root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(root / "wood", elsewhere)
+    before = fingerprint(load_dataset("folder", root, category="wood").to_bunch())
+    assert fingerprint(load_dataset("folder", elsewhere).to_bunch()) == before
+    assert before["validation"] is None
+    for part, place in (("train", "train/good"), ("test", "test/good"), ("test", "ground_truth")):
+        changed = tmp_path / f"{part}{place.replace('/', '')}"
+        shutil.copytree(elsewhere, changed)
+        file = next((changed / place).rglob("*.png"))
+        file.write_bytes(file.read_bytes() + b"\0")
+        after = fingerprint(load_dataset("folder", changed).to_bunch())
+        assert [one for one in before if after[one] != before[one]] == [part]
+
+
+def test_names_hold_no_folders_of_the_machine(root, monkeypatch):
+    monkeypatch.chdir(root)
+    data = load_dataset("folder", "wood").to_bunch()
+    names = InputNames(data, [root, Path.home() / "runs"])
+    image = Path(data.X_test.paths[0])
+    assert names.name(str(image), "") == image.relative_to("wood").as_posix()
+    assert names.name(None, "test[3]") == "test[3]"
+    assert names.shorten(f"{image} and {image.absolute()}: bad") == (
+        "test/good/000.png and test/good/000.png: bad"
+    )
+    assert names.shorten(f"{root}/oak/1.png") == "oak/1.png"
+    assert names.shorten("plywood/1.png") == "plywood/1.png"
+
+
+def test_records_need_not_be_written(root, tmp_path):
+    result = run(root, tmp_path, category="wood", save_records=False)
+    assert not list(result.path.rglob("*.jsonl")) and len(result.records["wood"]) == 10
+
+
+def test_config_is_the_same_in_each_run(root, undisturbed, tmp_path):
+    weights = tmp_path / "weights.pth"
+    model = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
+    result = run(root, tmp_path, model=model, category="wood", model_name=str(weights.name))
+    config = RunDirectory(result.path).read_config()
+    assert config["model"] == "weights.pth" and config["categories"] == ["wood"]
+    assert config["pipeline"] == RunDirectory(undisturbed.path).read_config()["pipeline"]
+
+
+# ---- interrupted and resumed ------------------------------------------------------------
+class Stopped(BaseException):
+    """Takes the place of a signal."""
+
+
+def stop_at(monkeypatch, function, category):
+    """Let a run stop when it calls ``function`` of _category for a category."""
+    real, fitted = getattr(_category, function), []
+
+    def stopping(*arguments, **options):
+        if any(category in str(one) for one in arguments):
+            raise Stopped
+        fitted.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(_category, function, stopping)
+    return fitted
+
+
+@pytest.mark.parametrize("function", ["save", "judge", "draw_pictures"])
+def test_a_resumed_run_is_the_undisturbed_one(function, root, undisturbed, tmp_path, monkeypatch):
+    stop_at(monkeypatch, function, "terrazzo")
+    with pytest.raises(Stopped):
+        run(root, tmp_path)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not RunDirectory(path).report.exists()
+    monkeypatch.undo()
+    done = []
+    real = _category.fit
+    monkeypatch.setattr(_category, "fit", lambda *a: done.append(1) or real(*a))
+    result = run(root, tmp_path, resume=True)
+    assert result.path == path and len(done) == 2  # brushed_metal is not repeated
+    assert files_of(path) == files_of(undisturbed.path)
+    assert result.records == undisturbed.records
+    assert list(result.pipelines.paths) == NAMES
+    # A finished run is no work at all.
+    assert run(root, tmp_path, resume=path).records == undisturbed.records
+    assert len(done) == 2 and len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_failed_categories_are_tried_again(root, undisturbed, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    broken = next((data / "terrazzo" / "train" / "good").iterdir())
+    content = broken.read_bytes()
+    broken.write_bytes(b"junk")
+    assert list(run(data, tmp_path).report["failed"]) == ["terrazzo"]
+    broken.write_bytes(content)
+    result = run(data, tmp_path, resume=True)
+    assert result.report["failed"] == {}
+    assert files_of(result.path) == files_of(undisturbed.path)
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_resume_starts_a_run_where_there_is_none(root, tmp_path):
+    first = run(root, tmp_path, category="wood", resume=True)
+    other = run(root, tmp_path, category="wood", quantile=0.8, resume=True)
+    assert first.path != other.path
+    with pytest.raises(RunError, match=r"asked for something else: pipeline differ"):
+        run(root, tmp_path, category="wood", quantile=0.8, resume=first.path)
+
+
+def test_a_run_whose_images_have_changed_is_not_resumed(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    run(data, tmp_path, category="wood")
+    file = next((data / "wood" / "test" / "good").iterdir())
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(RunError, match="the images of wood are not those"):
+        run(data, tmp_path, category="wood", resume=True)
+
+
+def test_a_run_of_other_versions_is_not_resumed(root, tmp_path):
+    first = run(root, tmp_path, category="wood")
+    file = RunDirectory(first.path).environment
+    content = json.loads(file.read_text())
+    content["packages"]["numpy"] = "1.0"
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"was begun with numpy 1\.0, and here is"):
+        run(root, tmp_path, category="wood", resume=True)
