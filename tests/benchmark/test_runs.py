@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from pyimgano import PatchCoreDetector, run_benchmark
 from pyimgano.benchmark import RunDirectory, _category, json_schema
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION
 from pyimgano.benchmark._split import InputNames, fingerprint, limited
+from pyimgano.cli import benchmark
 from pyimgano.datasets import load_dataset, write_inspection_dataset
 from pyimgano.exceptions import DatasetError, RunError
 from pyimgano.features import FilterBankFeatures
@@ -353,3 +359,31 @@ def test_a_run_of_other_versions_is_not_resumed(root, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"was begun with numpy 1\.0, and here is"):
         run(root, tmp_path, category="wood", resume=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
+def test_killed_runs_are_resumed(root, tmp_path, cross_fit, capsys):
+    # benchmarks/kill_and_resume.py does this at random moments.
+    command = [
+        *("--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64),
+        *("--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 2, "--resume"),
+    ]
+    command = [str(one) for one in command]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for last in ("config.json", "categories/brushed_metal/report.json"):
+        program = [sys.executable, "-m", "pyimgano", "benchmark", *command]
+        with subprocess.Popen(
+            [*program, "--output-dir", str(killed)], stdout=subprocess.DEVNULL
+        ) as process:
+            while not list(killed.glob(f"*/{last}")):
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    (path,) = killed.iterdir()
+    assert not RunDirectory(path).is_complete
+    for folder in (killed, whole):
+        assert benchmark.main([*command, "--output-dir", str(folder)]) == 0
+    assert [one.name for one in killed.iterdir()] == [path.name]
+    assert files_of(path) == files_of(next(whole.iterdir()))
+    assert not list(path.rglob("*.part"))
