@@ -39,7 +39,8 @@ examples:
     {_common.EXIT_ERRORS: "done, but some images could not be read and were left out"}
 )
 
-# Folders whose images are hardly those of good parts, in lower case.
+# Folders whose images are those of good parts, and hardly those of good parts, in lower case.
+_GOOD_NAMES = ("good", "normal", "ok")
 _BAD_NAMES = frozenset(
     (
         *("anomalies", "anomalous", "anomaly", "bad", "broken", "defect", "defective", "defects"),
@@ -224,7 +225,7 @@ def _look_at(
 
     images = ImageSequence.from_folder(folder, recursive=True, u16_max=options.u16_max)
     check_output(options.output, images.paths)
-    _warn_of_bad_names(options, folder, images.paths)
+    _warn_of_names(options, folder, images.paths)
     found = look_at(options.prog, folder, images, options.u16_max, progress, known)
     deepest = found.highest_u16
     if 0 < deepest <= options.u16_max // 4:
@@ -236,17 +237,22 @@ def _look_at(
     return found
 
 
-def _warn_of_bad_names(options: argparse.Namespace, folder: str, paths: Sequence[str]) -> None:
-    counts = Counter(
-        part
-        for path in paths
-        for part in Path(path).relative_to(folder).parts[:-1]
-        if part.lower() in _BAD_NAMES
-    )
-    for name, count in counts.items():
+def _warn_of_names(options: argparse.Namespace, folder: str, paths: Sequence[str]) -> None:
+    """Warn of folders whose names say that their images are not, or may not be, of good parts."""
+    inner = [Path(path).relative_to(folder).parts[:-1] for path in paths]
+    bad = Counter(part for parts in inner for part in parts if part.lower() in _BAD_NAMES)
+    for name, count in bad.items():
         _common.say(
             f"{options.prog}: warning: {_common.several(count, 'image')} in folders called {name}: "
             "counted as good parts; if they are not, move them out of the folder"
+        )
+    top = Counter(parts[0] for parts in inner if parts)
+    good = [name for name in top if name.lower() in _GOOD_NAMES]
+    others = [name for name in top if name.lower() not in (*_GOOD_NAMES, *_BAD_NAMES)]
+    if good and others:
+        _common.say(
+            f"{options.prog}: warning: {folder} holds {good[0]} beside {', '.join(others)}, and "
+            f"all images are counted as good parts; if not all are, give {Path(folder, good[0])}"
         )
 
 

@@ -564,6 +564,20 @@ def test_train_says_what_it_found_and_leaves_copies_out(root, tmp_path, capsys):
     assert len(pyimgano.load(out)[-1].calibration_scores_) == 14
 
 
+def test_train_warns_of_a_folder_that_holds_more_than_good_images(root, tmp_path, capsys):
+    for name in ("good", "new"):
+        shutil.copytree(root / "wood" / "test" / "good", tmp_path / "photos" / name)
+    shutil.copytree(root / "wood" / "train" / "good", tmp_path / "photos" / "good" / "more")
+    assert train_small(tmp_path / "photos", tmp_path / "a.joblib") == 0
+    warned = capsys.readouterr().err.splitlines()[0]
+    assert warned.endswith(
+        "photos holds good beside new, and all images are counted as good parts; if not all are, "
+        f"give {tmp_path / 'photos' / 'good'}"
+    )
+    assert train_small(tmp_path / "photos" / "good", tmp_path / "a.joblib") == 0
+    assert capsys.readouterr().err == ""
+
+
 def train_small(good, out, *options):
     """Train quickly."""
     return call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.8, *options)
@@ -1392,6 +1406,29 @@ def test_sigterm_cleans_up_like_ctrl_c(pipeline_file, photos, tmp_path, monkeypa
     assert capsys.readouterr().err == "pyimgano-infer: terminated\n"
     assert signal.getsignal(signal.SIGTERM) == before
     assert not out.exists() and len(read_lines(f"{out}.part")) == 3
+
+
+# ---- documentation --------------------------------------------------------------------
+def documented_commands():
+    """The command lines of README and user guide, one word list each."""
+    home = Path(__file__).resolve().parents[2]
+    for path in (home / "README.md", *sorted((home / "doc" / "user_guide").glob("*.rst"))):
+        text = path.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^ *(?:.* && )?(pyimgano(?:-[a-z]+)? .*)$", text, re.MULTILINE):
+            name, *words = shlex.split(line.partition(">")[0], comments=True)
+            if name != "pyimgano":
+                words = [name.partition("-")[2], *words]
+            if words[0] in umbrella.COMMANDS and len(words) > 1:  # else it is a heading
+                yield pytest.param(words, id=f"{path.name}: {' '.join(words)}"[:80])
+
+
+@pytest.mark.parametrize("words", list(documented_commands()))
+def test_documented_options_exist(words, monkeypatch):
+    job = f"_{words[0]}"
+    module = importlib.import_module(f"pyimgano.cli.{words[0]}")
+    done = []
+    monkeypatch.setattr(module, job, lambda options: done.append(options) or 0)
+    assert call(module.main, *words[1:]) == 0 and len(done) == 1
 
 
 # -- all commands under one name -------------------------------------------------------------
