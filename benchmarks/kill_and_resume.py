@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=96)
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # also into a file
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
         for name in CATEGORIES:

@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pyimgano import _defaults
@@ -114,8 +115,18 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--jobs",
         metavar="N",
         type=_common.count,
-        default=1,
-        help="categories to run side by side (default: %(default)s)",
+        help="categories to run side by side (default: one, with dask as many as it has workers)",
+    )
+    parser.add_argument(
+        "--joblib-backend",
+        choices=("loky", "dask"),
+        default="loky",
+        help="where --jobs run: in processes of this machine, or on the workers of a Dask cluster, "
+        "which must have the images and the run directory under the same paths (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--dask-scheduler", metavar="ADDRESS", help="of the cluster, such as tcp://10.0.0.5:8786"
     )
 
     output = parser.add_argument_group("output")
@@ -201,27 +212,28 @@ def _run_checked(options: argparse.Namespace) -> int:
     progress = _common.on_terminal()
     model = _options.make_model_as_asked(options, name, progress)
     _common.say(f"{options.dataset}: fitting {described} ...")
-    result = _run(
-        run_benchmark,
-        options.dataset,
-        root=options.root,
-        category=options.category[0] if options.category == ["all"] else options.category,
-        model=model,
-        model_name=name,
-        quantile=options.quantile,
-        u16_max=options.u16_max,
-        limit_train=options.limit_train,
-        limit_test=options.limit_test,
-        output_dir=options.output_dir if options.save_run else None,
-        resume=options.resume,
-        save_pipeline=not options.no_save,
-        save_records=options.per_image_jsonl,
-        n_overlays=options.overlays,
-        random_state=options.seed,
-        n_jobs=options.jobs,
-        dataset_options=_dataset_options(options),
-        progress=progress,
-    )
+    with _backend(options):
+        result = _run(
+            run_benchmark,
+            options.dataset,
+            root=options.root,
+            category=options.category[0] if options.category == ["all"] else options.category,
+            model=model,
+            model_name=name,
+            quantile=options.quantile,
+            u16_max=options.u16_max,
+            limit_train=options.limit_train,
+            limit_test=options.limit_test,
+            output_dir=options.output_dir if options.save_run else None,
+            resume=options.resume,
+            save_pipeline=not options.no_save,
+            save_records=options.per_image_jsonl,
+            n_overlays=options.overlays,
+            random_state=options.seed,
+            n_jobs=options.jobs if options.joblib_backend == "loky" else None,
+            dataset_options=_dataset_options(options),
+            progress=progress,
+        )
     _common.say(f"\n{report_text(result.report, result.categories)}")
     if result.path is not None:
         _common.say(f"\nrun directory: {result.path}")
@@ -259,6 +271,22 @@ def _discover(options: argparse.Namespace) -> Any:
         _check_root(options)
         return list_categories(options.dataset, options.root)
     return None
+
+
+@contextmanager
+def _backend(options: argparse.Namespace) -> Iterator[None]:
+    """Let joblib run categories on a cluster where the options ask for one."""
+    if options.joblib_backend != "dask":
+        yield
+        return
+    from joblib import parallel_config
+
+    from pyimgano.utils._optional import import_optional
+
+    distributed = import_optional("distributed", "dask", "--joblib-backend dask")
+    with distributed.Client(options.dask_scheduler):  # noqa: SIM117 (joblib needs the client)
+        with parallel_config("dask", n_jobs=options.jobs or -1):
+            yield
 
 
 def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
@@ -323,7 +351,9 @@ def _check(options: argparse.Namespace) -> None:
     repeated = [n for n in options.category or () if options.category.count(n) > 1]
     if repeated:
         raise _common.UsageError(f"--category names {repeated[0]} twice")
-    if options.jobs > 1 and options.threads is not None:
+    if (options.joblib_backend == "dask") != (options.dask_scheduler is not None):
+        raise _common.UsageError("--joblib-backend dask and --dask-scheduler ADDRESS go together")
+    if (options.jobs or 1) > 1 and options.threads is not None:
         raise _common.UsageError(
             "--threads is for one process; with --jobs set OMP_NUM_THREADS, which all of them obey"
         )

@@ -167,6 +167,21 @@ def test_two_processes_write_what_one_writes(root, tmp_path, cross_fit):
     assert list(two.pipelines.paths) == NAMES[:2]
 
 
+def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path, cross_fit):
+    distributed = pytest.importorskip("distributed")
+    command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64]
+    command += ["--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 0]
+    one, two = tmp_path / "one", tmp_path / "two"
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        address = ["--joblib-backend", "dask", "--dask-scheduler", cluster.scheduler_address]
+        for options in (["--output-dir", one], ["--output-dir", two, *address]):
+            assert benchmark.main([str(x) for x in [*command, *options]]) == 0
+    (one,), (two,) = one.iterdir(), two.iterdir()
+    assert files_of(one) == files_of(two)
+
+
 def test_failures_and_warnings_of_other_processes_arrive(root, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(root, data)
