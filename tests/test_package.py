@@ -45,6 +45,35 @@ def test_importing_every_module_loads_nothing_that_few_need():
     assert out.stdout.strip() == "[]"
 
 
+def test_main_classes_load_nothing_that_they_do_not_use():
+    code = (
+        "import sys\n"
+        "from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator\n"
+        "unused = ('torch', 'timm', 'onnxruntime', 'pyod', 'skimage', 'matplotlib', 'tqdm',\n"
+        "          'sklearn.ensemble', 'sklearn.svm', 'sklearn.linear_model', 'sklearn.cluster',\n"
+        "          'pyimgano.datasets', 'pyimgano.benchmark', 'pyimgano.cli')\n"
+        "print([m for m in unused if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_no_window_of_opencv_is_asked_for():
+    # opencv-python-headless, which has none, is to serve as well.
+    windows = {
+        "imshow",
+        "namedWindow",
+        "waitKey",
+        "destroyAllWindows",
+        "createTrackbar",
+        "selectROI",
+    }
+    for path in Path(pyimgano.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cv2":
+                assert node.attr not in windows, f"{path}, line {node.lineno}"
+
+
 def test_every_public_name_and_subpackage_is_there():
     for name in pyimgano.__all__:
         assert getattr(pyimgano, name) is not None
