@@ -94,6 +94,12 @@ def prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
             "--weights is one file, and this pipeline has several networks: load it in Python and "
             "use set_params(weights=...) on each"
         )
+    if "weights" in asked and any(hasattr(step, "embedded_weights_") for step in networks):
+        _common.say(
+            f"{options.prog}: warning: {options.pipeline} holds its weights, and --weights "
+            f"{options.weights} is not read"
+        )
+        del asked["weights"]
     for step in networks:
         step.set_params(**asked)
     for step in networks:

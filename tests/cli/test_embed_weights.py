@@ -64,7 +64,8 @@ def test_train_embeds_weights_and_recalibrate_keeps_them(shop, capsys):
     pipeline = trained(shop, "--embed-weights")
     expected = scores(shop, pipeline)
     (shop / "net.pth").unlink()
-    assert scores(shop, pipeline) == expected
+    assert scores(shop, pipeline, "--weights", "nothing.pth") == expected
+    assert "holds its weights, and --weights nothing.pth is not read" in capsys.readouterr().err
     moved = shop / "line" / "line3b.joblib"
     assert call(recalibrate, pipeline, shop / "good", "-o", moved, "--quantile", "0.8") == 0
     assert "12 of them training images" in load(moved)[-1].provenance_["scores"]
