@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyimgano
 
-sys.path.insert(0, str(Path(__file__).parent))  # picture_files
+sys.path.insert(0, str(Path(__file__).parent))  # mathml, picture_files
 
 project = "pyimgano"
 author = "The pyimgano developers"
@@ -20,13 +21,16 @@ version = ".".join(release.split(".")[:2])
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
     "myst_parser",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
+    "mathml",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 default_role = "literal"
+highlight_language = "text"  # of literal blocks: commands and what they print
 
 # Every cross-reference must lead somewhere: one to a name that is gone is a warning.
 nitpicky = True
@@ -118,5 +122,13 @@ def _skip(app: Any, what: str, name: str, member: Any, skip: bool, options: Any)
     return True if absent or name == "why_not_images" else None
 
 
+def _names_are_no_lists(
+    app: Any, what: str, name: str, member: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep the initial of a reference's first author from becoming the number of a list item."""
+    lines[:] = [re.sub(r"^(\s*\.\. \[[^\]]+\] )([A-Z]\. )", r"\1\\\2", line) for line in lines]
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-docstring", _names_are_no_lists, priority=900)  # after numpydoc

@@ -124,7 +124,7 @@ class RunDirectory:
         output_dir : str or Path
             Folder of runs.
         config : mapping
-            As :meth:`write_config` writes it.
+            As ``write_config`` writes it.
 
         Returns
         -------

@@ -81,7 +81,7 @@ class NearestNormalMixin:
 class NormalPatch:
     """A patch of a good training image.
 
-    Attributes
+    Parameters
     ----------
     image_index : int
         Training image that it is from, counted without those labeled anomalous; of equal
@@ -109,7 +109,7 @@ class NormalPatch:
 class NearestNormal:
     """Result of :func:`nearest_normal`.
 
-    Attributes
+    Parameters
     ----------
     place : (int, int, int, int)
         Top, left, height and width of the patch in pixels of the image.
