@@ -35,7 +35,7 @@ from pyimgano.registry import create_model, model_info, resolve_model
 from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
 from pyimgano.utils._json import as_plain_json
-from pyimgano.utils._outputs import is_out_of_room
+from pyimgano.utils._outputs import exclusive_folder, is_out_of_room
 
 __all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
 
@@ -304,30 +304,31 @@ def run_benchmark(
     if output_dir is not None or not isinstance(resume, bool):
         run = _open_run(output_dir, resume, config)
         result.path = run.path
-    try:
-        if run is not None:
-            _begin(run, config)
-        jobs = [
-            _Job(
-                one,
-                clone(pipeline),
-                options,
-                None if run is None else run.category(one.name),
-                tuple(str(folder) for folder in (root, output_dir) if folder is not None),
-                side_by_side,
-            )
-            for one in found
-        ]
+    jobs = [
+        _Job(
+            one,
+            clone(pipeline),
+            options,
+            None if run is None else run.category(one.name),
+            tuple(str(folder) for folder in (root, output_dir) if folder is not None),
+            side_by_side,
+        )
+        for one in found
+    ]
+    if run is None:
         _run_jobs(jobs, n_jobs, result, config["model"])
-        if run is not None:
+        return result
+    with exclusive_folder(run.path):
+        try:
+            _begin(run, config)
+            _run_jobs(jobs, n_jobs, result, config["model"])
             run.write_report(result.report)
-    except BaseException as error:
-        if run is not None:
+        except BaseException as error:
             run.discard_if_empty()
             if isinstance(error, OSError) and is_out_of_room(error):
                 what = f"{error.strerror}; stopped, {run.what_there_is()}"
                 raise OSError(error.errno, what, error.filename) from error
-        raise
+            raise
     return result
 
 

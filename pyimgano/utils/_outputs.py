@@ -25,6 +25,7 @@ from pyimgano._signals import cleaning_up_on_sigterm
 __all__ = [
     "PieceWriter",
     "atomic_write",
+    "exclusive_folder",
     "exclusive_write",
     "is_out_of_room",
     "naming_temporary_files",
@@ -256,6 +257,34 @@ def _part_file(path: Path, wait: bool, durable: bool) -> Iterator[_PartFile]:
         raise
     finally:
         part.close()
+
+
+@contextmanager
+def exclusive_folder(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder.
+
+    Where the system knows no locks of folders, nobody is kept out.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder that exists.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it.
+    """
+    if not _POSIX:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if not _lock(handle, wait=False):
+            raise BlockingIOError(errno.EAGAIN, "another run is writing in this folder", str(path))
+        yield
+    finally:
+        os.close(handle)
 
 
 def _open_alone(part: Path, wait: bool) -> Any:

@@ -376,6 +376,20 @@ def test_a_run_of_other_versions_is_not_resumed(root, tmp_path):
         run(root, tmp_path, category="wood", resume=True)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="folders have no locks")
+def test_a_run_that_is_going_on_is_not_resumed(root, tmp_path, monkeypatch):
+    real = _category.fit
+
+    def and_resume(pipeline, data):
+        (path,) = (tmp_path / "runs").iterdir()
+        with pytest.raises(BlockingIOError, match="another run is writing in this folder"):
+            run(root, tmp_path, category="wood", resume=path)
+        return real(pipeline, data)
+
+    monkeypatch.setattr(_category, "fit", and_resume)
+    assert list(run(root, tmp_path, category="wood").categories) == ["wood"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
 def test_killed_runs_are_resumed(root, tmp_path, cross_fit, capsys):
     # benchmarks/kill_and_resume.py does this at random moments.
