@@ -99,6 +99,9 @@ class TrainingStream(Generic[Block]):
         Number of training samples.
     verbose : bool, default=False
         Show a progress bar where reading takes more than two seconds.
+    on_block : callable, default=None
+        ``on_block(block, groups)`` is called with each block of the first pass and the groups of
+        its samples, before the block is yielded; not with augmented views.
 
     Attributes
     ----------
@@ -125,8 +128,10 @@ class TrainingStream(Generic[Block]):
         read_blocks: Callable[[], Iterator[tuple[Block, list[SampleKey]]]],
         n_samples: int,
         verbose: bool = False,
+        on_block: Callable[[Block, np.ndarray], None] | None = None,
     ) -> None:
         self.n_samples = n_samples
+        self._on_block = on_block
         self._read_blocks = read_blocks
         self._verbose = verbose
         self._begun = False
@@ -147,6 +152,7 @@ class TrainingStream(Generic[Block]):
     def _first_pass(self) -> Iterator[Block]:
         with progress_callback("training images", self._verbose) as progress:
             for block, keys in prefetch(self._read_blocks()):
+                n_before = len(self._group_of)
                 for key in keys:
                     self._n_images += key.tile == 0  # each image begins with its first tile
                     group = self._group_of_image.setdefault(key.image, self._n_images - 1)
@@ -156,6 +162,8 @@ class TrainingStream(Generic[Block]):
                     )
                 if progress is not None:
                     progress(len(self._group_of), self.n_samples)
+                if self._on_block is not None and n_before < self.n_samples:
+                    self._on_block(block, self.groups_since(n_before))
                 yield block
 
     def replay(self) -> Iterator[Block]:

@@ -39,7 +39,7 @@ from pyimgano.exceptions import (
     TooFewImagesError,
     WeightsError,
 )
-from pyimgano.grids import PatchGrids
+from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.inputs._containers import counted_from, first_index
 from pyimgano.tiling import TiledImages
@@ -66,6 +66,9 @@ __all__ = [
 
 # ``contamination="auto"`` puts the threshold at this quantile of the out-of-sample scores.
 _AUTO_QUANTILE = 0.995
+# Images that are unlike the training images as a whole score at least so many times the highest
+# training score.
+_TIMES_SCORE = 2.0
 # Default number of samples per block.
 _DEFAULT_BLOCK_SIZE = 8
 
@@ -378,6 +381,9 @@ class BaseDetector(
     def _fit_steps(self, data: Any) -> None:
         """Fit the inner feature step; called before the first block is read."""
 
+    def _see_training_block(self, block: Block, groups: np.ndarray) -> None:
+        """Look at a block of the first pass through the training samples; nothing by default."""
+
     # ---- fitting --------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, *, roi_mask: Any = None) -> BaseDetector:
         """Learn what good parts look like.
@@ -439,7 +445,10 @@ class BaseDetector(
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
         """Run ``_fit`` and remember which images it saw; return the out-of-sample scores."""
         stream = TrainingStream(
-            partial(self._training_blocks, train), n_samples, getattr(self, "verbose", False)
+            partial(self._training_blocks, train),
+            n_samples,
+            getattr(self, "verbose", False),
+            self._see_training_block,
         )
         scores = np.asarray(self._fit(stream), dtype=np.float64)
         self._known = stream.group_of_image
@@ -656,7 +665,9 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
     every detector with ``set_fit_request(roi_mask=True)``.
 
     Besides ``_fit`` and ``_score`` a subclass implements ``_to_pixels(block, values) -> maps``,
-    which turns the values of a block into one map per sample. Set ``_takes_roi_mask = True`` if
+    which turns the values of a block into one map per sample. It may implement ``_as_whole`` and
+    ``_excess``: images beyond the limit get at least twice the highest training score, everywhere
+    in their map. Set ``_takes_roi_mask = True`` if
     ``_blocks``, ``_score``, and ``_to_pixels`` respect ``roi_mask_``.
     """
 
@@ -665,6 +676,17 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
     _fitted_state = {"roi_mask_": Maybe(Array("bool", None, None))}
 
     roi_mask_: np.ndarray | None
+
+    def _as_whole(self, block: Block, values: Values) -> np.ndarray | None:
+        """Numbers ``(n, k)`` that say what each sample is as a whole; None if there are none.
+
+        Of the tiles of an image their mean is taken.
+        """
+        return None
+
+    def _excess(self, whole: np.ndarray) -> np.ndarray:
+        """How far images are from the training images as a whole, ``(n,)``; 1 is the limit."""
+        raise NotImplementedError
 
     def _fit_validated(self, train: Any) -> None:
         if not self.tiled_:
@@ -678,19 +700,53 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
         self, data: Any, maps: bool
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         if not self.tiled_:
-            yield from super()._score_batches(data, maps)
+            for block, train_group, values, scores in self._score_blocks(data):
+                known = self._substitute_training_scores(scores, train_group)
+                refuse_nan(known, type(self).__name__)
+                heat = self._to_pixels(block, values) if maps else []
+                self._raise_if_unlike(self._as_whole(block, values), train_group, known, heat)
+                yield known, heat
             return
         for tiles in data.iter_images():
             canvas = tiles.canvas() if maps else None
-            parts = []
+            parts, whole = [], []
             for block, _, values, tile_scores in self._score_blocks(tiles):
                 parts.append(tile_scores)
+                whole.append(self._as_whole(block, values))
                 if canvas is not None:
                     canvas.lay(self._to_pixels(block, values))
             scores = np.array([tiles.reduce(np.concatenate(parts))])
             train_group = np.array([self._known.get(tiles.digest, -1)])
             known = self._substitute_training_scores(scores, train_group)
-            yield known, [canvas.finish()] if canvas else []
+            refuse_nan(known, type(self).__name__)
+            heat = [canvas.finish()] if canvas else []
+            seen = [one for one in whole if one is not None]
+            mean = np.concatenate(seen).mean(axis=0, keepdims=True) if seen else None
+            self._raise_if_unlike(mean, train_group, known, heat)
+            yield known, heat
+
+    def _raise_if_unlike(
+        self,
+        whole: np.ndarray | None,
+        train_group: np.ndarray,
+        scores: np.ndarray,
+        maps: list[np.ndarray],
+    ) -> None:
+        """Raise in place scores and maps of images that are unlike the training images as a whole.
+
+        Where the score is as high by itself, the map tells more than one that is raised
+        everywhere, and both stay.
+        """
+        if whole is None:
+            return
+        least = _TIMES_SCORE * float(self.training_scores_.max())
+        excess = self._excess(whole)
+        for i in np.flatnonzero((excess > 1.0) & (scores < least) & (train_group < 0)).tolist():
+            scores[i] = least * excess[i]
+            if maps:
+                maps[i] = np.maximum(maps[i], np.float32(scores[i]))
+                if self.roi_mask_ is not None:
+                    maps[i] = lowest_outside(maps[i], self.roi_mask_)
 
     def _sample_keys(self, data: Any) -> Iterator[SampleKey]:
         if not self.tiled_:

@@ -14,6 +14,7 @@ __all__ = [
     "ModelChoiceWarning",
     "PluginError",
     "PluginWarning",
+    "PoseWarning",
     "RandomWeightsWarning",
     "RunError",
     "SampleError",
@@ -130,6 +131,10 @@ class IgnoredLabelsWarning(UserWarning):
 
 class ModelChoiceWarning(UserWarning):
     """A model's name stands for its weight-free preset, because an extra is not installed."""
+
+
+class PoseWarning(UserWarning):
+    """A template was learned from parts that lie in no fixed pose, and tells little."""
 
 
 class RandomWeightsWarning(UserWarning):

@@ -141,7 +141,7 @@ def test_a_score_of_rows_at_the_threshold_is_normal(name, instance):
 def test_the_image_battery_is_not_empty():
     for name, several in IMAGE_INSTANCES.items():
         for instance in several:
-            n_checks = 31 if hasattr(type(instance), "anomaly_map") else 28
+            n_checks = 33 if hasattr(type(instance), "anomaly_map") else 30
             n_checks += 2 * has_fit_parameter(instance, "roi_mask")
             assert len(list(yield_image_checks(instance))) == n_checks, name
     assert hasattr(ThresholdCalibrator, "anomaly_map")

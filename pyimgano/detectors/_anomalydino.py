@@ -97,6 +97,10 @@ class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
     scale of DINOv2's tokens. Here it is Otsu's [2]_, which has no scale. The side with more
     of the image's middle is the object; it is then dilated and its holes are closed.
 
+    Images that consist of something else than good images as a whole, such as black, white or
+    noisy ones, are flagged by their average token, as by
+    :class:`~pyimgano.detectors.PatchCoreDetector`, see its Notes.
+
     Rotations by right angles are exact. By others, the image keeps its size and is continued
     by its mirror image at the corners.
 
@@ -240,6 +244,9 @@ class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
             counted = distance[a:b][inside[a:b]]
             scores.append(_mean_of_worst(counted, self._n_worst(len(counted))))
         return distance, np.array(scores)
+
+    def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
+        return super()._as_whole(self._foreground_tokens(block), values)
 
     def _as_in_bank(self, rows: np.ndarray) -> np.ndarray:
         return _unit_length(rows)

@@ -15,16 +15,18 @@ from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
 
+from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano._nesting import steps_before
 from pyimgano._training import SampleKey, iter_keyed_images
 from pyimgano.base import BaseImageDetector
+from pyimgano.detectors._composition import ImageAverages, average_patch
 from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
 from pyimgano.utils._progress import progress_callback
-from pyimgano.utils._state import Array, Maybe, MayLack, Object, Sizes, State, fail
+from pyimgano.utils._state import Array, Maybe, MayLack, Number, Object, Sizes, State, fail
 from pyimgano.utils._warning import warn_user
 
 __all__ = ["BasePatchDetector"]
@@ -48,6 +50,10 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     step and detector are therefore fitted once more in each of up to 5 folds, and
     ``training_scores_`` are those of the images left out. The model itself is fitted on all.
 
+    Patches are judged one by one, and a white image before a white table has none that good images
+    lack. The average patch of each image is therefore compared with those of the training images
+    as well, see :mod:`pyimgano.detectors._composition`.
+
     Attributes
     ----------
     features_ : transformer
@@ -63,6 +69,9 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     _takes_roi_mask = True
     _fitted_state = {
         "features_": MayLack(Object(methods=("transform",))),
+        # Absent from files of earlier versions; None where each image is one patch.
+        "_composition": MayLack(Maybe(Object("NearestNeighbors"))),
+        "_composition_limit": MayLack(Number(0)),
         # NaN where an image is a copy of another.
         "_held_out_levels": MayLack(Maybe(Array("float64", "n", 2, infinite=True))),
     }
@@ -72,6 +81,10 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     features: str | BasePatchFeatures
     smoothing_sigma: float
+
+    # Average patch of each training image, and how far another one's may be from the nearest.
+    _composition: NearestNeighbors | None = None
+    _composition_limit: float = 0.0
 
     # Median and largest value of the map of each group of training images, from the folds.
     _held_out_levels: np.ndarray | None = None
@@ -84,6 +97,32 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
         if not wanted <= set(state) or ("features_" in state) != ("features_" in wanted):
             kind = state["input_kind_"]
             fail(cls.__name__, f"was fitted on {kind} and lacks what belongs to them")
+        composition = state.get("_composition")
+        if composition is not None and not state.get("_composition_limit", 0.0) > 0:
+            fail(f"{cls.__name__}._composition_limit", "does not go with _composition")
+        n_features = state.get("n_features_in_")
+        if composition is not None and n_features not in (None, composition.bank.shape[1]):
+            fail(f"{cls.__name__}._composition", f"is not of patches of {n_features} features")
+
+    def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
+        self._averages = ImageAverages()
+        scores = super()._run_fit(train, n_samples)
+        self._composition, self._composition_limit = self._averages.reference()
+        del self._averages
+        return scores
+
+    def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
+        for patches, group in zip(block.as_image_rows(), groups.tolist()):
+            self._averages.add(patches, group)
+
+    def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
+        if self._composition is None:
+            return None
+        return np.array([average_patch(patches) for patches in block.as_image_rows()])
+
+    def _excess(self, whole: np.ndarray) -> np.ndarray:
+        assert self._composition is not None
+        return self._composition.query(whole)[0][:, 0] / self._composition_limit
 
     def set_params(self, **params: Any) -> BasePatchDetector:
         """Set parameters; those that say how the feature step computes take effect at once.

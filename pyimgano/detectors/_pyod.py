@@ -9,6 +9,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from numbers import Integral
 from threading import RLock
 from typing import Any
@@ -97,11 +98,12 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
     over training rows, new rows are therefore scored with the median of the folds' models; see
     :doc:`/user_guide/thresholds` for what came of it.
 
-    Three models differ from PyOD's own. PCA keeps the components that hold more than a thousandth
+    Four models differ from PyOD's own. PCA keeps the components that hold more than a thousandth
     of the variance, unless ``n_components`` says otherwise: it divides by the variance of each.
     LODA finds the bin that a row lies in, and takes the bins beyond its histograms for empty: PyOD
     takes the next bin, and the outermost ones. INNE goes on growing outside all of its
-    hyperspheres, where its score ends at 1.
+    hyperspheres, where its score ends at 1. CBLOF takes all clusters for large where none
+    is small; PyOD gives up.
 
     A score must not depend on the batch. ECOD and COPOD rank rows among the training rows
     *and the batch*; scored one at a time, each new row is ranked among the training rows and
@@ -378,6 +380,8 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
             fresh.set_params(random_state=seed)
         if _chooses_components(model):
             fresh.set_params(n_components=_n_components(model, rows))
+        if type(fresh).__module__ == "pyod.models.cblof":
+            fresh._set_small_large_clusters = partial(_separate_clusters, fresh)
         try:
             with one_blas_thread:
                 fresh.fit(rows.copy())  # models keep what they are given
@@ -386,6 +390,8 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
                 f"{type(model).__name__} cannot be fitted on these {len(rows)} rows, whose "
                 f"distances are too small to be told from 0 ({error}): scale the columns."
             ) from error
+    if type(fresh).__module__ == "pyod.models.cblof":
+        del fresh._set_small_large_clusters  # of the instance: nothing is left of it in a file
     if type(fresh).__module__ == "pyod.models.loda":
         _mend_bins(fresh)
     if type(fresh).__module__ == "pyod.models.inne":
@@ -445,6 +451,25 @@ def _chooses_components(model: Any) -> bool:
         and parameters.get("n_components", 0) is None
         and parameters.get("svd_solver") != "arpack"
     )
+
+
+def _separate_clusters(cblof: Any, n_samples: int) -> None:
+    """Tell large clusters from small ones as PyOD does; all are large where none are small.
+
+    PyOD looks for the last large cluster among all but the smallest, and gives up where clusters
+    have about the same size. In the paper it may be the smallest as well.
+    """
+    sizes = np.bincount(cblof.cluster_labels_)
+    order = np.argsort(-sizes)
+    held = np.cumsum(sizes[order])[:-1] >= n_samples * cblof.alpha
+    with np.errstate(divide="ignore"):
+        drops = sizes[order][:-1] / sizes[order][1:] >= cblof.beta
+    if held.any() or drops.any():
+        type(cblof)._set_small_large_clusters(cblof, n_samples)
+        return
+    cblof._clustering_threshold = len(order)
+    cblof.small_cluster_labels_, cblof.large_cluster_labels_ = order[:0], order
+    cblof._large_cluster_centers = cblof.cluster_centers_[order]
 
 
 def _with_same_components(model: Any, rows: np.ndarray, tests: list[np.ndarray]) -> Any:

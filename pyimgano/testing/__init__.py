@@ -5,6 +5,8 @@ from __future__ import annotations
 from pyimgano.testing._image_checks import (
     check_image_detector,
     make_check_images,
+    make_check_parts,
+    make_gross_anomalies,
     yield_image_checks,
     yield_image_row_checks,
     yield_image_transformer_checks,
@@ -13,6 +15,8 @@ from pyimgano.testing._image_checks import (
 __all__ = [
     "check_image_detector",
     "make_check_images",
+    "make_check_parts",
+    "make_gross_anomalies",
     "yield_image_checks",
     "yield_image_row_checks",
     "yield_image_transformer_checks",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from pyimgano.interop import as_pyod
 __all__ = [
     "check_image_detector",
     "make_check_images",
+    "make_check_parts",
+    "make_gross_anomalies",
     "yield_image_checks",
     "yield_image_row_checks",
     "yield_image_transformer_checks",
@@ -71,6 +74,58 @@ def make_check_images(
     return images
 
 
+def make_check_parts(n: int, *, missing: bool = False, random_state: Any = 0) -> np.ndarray:
+    """Make small images of a dark round part with a cross on a light table, in a fixed pose.
+
+    The corners of each image are table: an image of nothing but table resembles them everywhere.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    missing : bool, default=False
+        Show the table without the part.
+    random_state : int, RandomState or None, default=0
+
+    Returns
+    -------
+    ndarray of shape (n, 48, 64, 3), uint8
+    """
+    rng = check_random_state(random_state)
+    rows, columns = np.mgrid[:48, :64]
+    images = np.empty((n, 48, 64, 3), dtype=np.uint8)
+    for image in images:
+        down, right = rows - 23.5 - rng.uniform(-0.5, 0.5), columns - 31.5 - rng.uniform(-0.5, 0.5)
+        disc = np.clip(20.5 - np.hypot(down, right), 0, 1) * (not missing)
+        cross = np.clip(3.5 - np.minimum(np.abs(down), np.abs(right)), 0, 1) * disc
+        gray = 236 - 150 * disc + 70 * cross + rng.normal(0, 2, size=disc.shape)
+        image[:] = np.clip(gray[..., None] * rng.uniform(0.98, 1.02, size=3), 0, 255)
+    return images
+
+
+def make_gross_anomalies() -> dict[str, np.ndarray]:
+    """Make images that show no part of :func:`make_check_parts`.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (48, 64, 3), uint8
+    """
+    part = make_check_parts(1, random_state=9)[0]
+    rng = check_random_state(0)
+    stripes = np.zeros_like(part)
+    stripes[:, ::8] = stripes[:, 1::8] = 255
+    return {
+        "black": np.zeros_like(part),
+        "white": np.full_like(part, 255),
+        "gray": np.full_like(part, 128),
+        "the table without the part": make_check_parts(1, missing=True, random_state=9)[0],
+        "noise": rng.randint(0, 256, size=part.shape).astype(np.uint8),
+        "inverted": 255 - part,
+        "another part": make_check_images(1)[0],
+        "stripes": stripes,
+    }
+
+
 def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
     """Yield the checks that apply to ``detector``; each takes the unfitted detector.
 
@@ -92,6 +147,8 @@ def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
     yield check_list_equals_array
     yield check_sequence_slices_stay_lazy
     yield check_finds_a_defect
+    yield check_gross_anomalies_are_flagged
+    yield check_threads_score_the_same
     yield check_training_images_are_scored_out_of_sample
     yield check_anomalies_are_left_out_of_training
     yield check_other_labels_are_ignored_with_a_warning
@@ -311,6 +368,23 @@ def check_finds_a_defect(detector: Any) -> None:
     _fitted(detector)
     scores = detector.score_samples(X)
     assert scores[:3].min() > scores[3:].max(), f"good {scores[:3]}, defective {scores[3:]}"
+
+
+def check_gross_anomalies_are_flagged(detector: Any) -> None:
+    detector.fit(make_check_parts(20))
+    strangers = make_gross_anomalies()
+    labels = detector.predict(np.stack(list(strangers.values())))
+    passed = [name for name, label in zip(strangers, labels) if label != -1]
+    assert not passed, f"passed as good: {', '.join(passed)}"
+
+
+def check_threads_score_the_same(detector: Any) -> None:
+    X = np.concatenate([_new_images(), make_check_images(6, random_state=5)])
+    _fitted(detector)
+    one_by_one = [detector.score_samples(X[i : i + 1]) for i in range(len(X))]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(detector.score_samples, [X[i : i + 1] for i in range(len(X))]))
+    np.testing.assert_array_equal(at_once, one_by_one)
 
 
 def check_training_images_are_scored_out_of_sample(detector: Any) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from pyod.models.base import BaseDetector
+from pyod.models.cblof import CBLOF
 from pyod.models.copod import COPOD
 from pyod.models.ecod import ECOD
 from pyod.models.iforest import IForest
@@ -39,7 +40,6 @@ from threadpoolctl import threadpool_limits
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.features import FilterBankFeatures, PatchPooling
 from pyimgano.inference import infer
 from pyimgano.inputs import check_images
 from pyimgano.interop import PyODView, as_pyod
@@ -265,28 +265,6 @@ def test_no_threshold_and_no_verdict_is_nan(name):
     assert n_fitted >= 4
 
 
-@pytest.fixture(scope="module")
-def parts_and_strangers():
-    """Rows of 20 parts, and of pictures that show anything else."""
-    parts = make_check_images(20)
-    noise = np.random.RandomState(0).randint(0, 256, size=parts.shape[1:]).astype(np.uint8)
-    stripes = np.zeros_like(noise)
-    stripes[:, ::8] = stripes[:, 1::8] = 255
-    strangers = np.stack([np.zeros_like(noise), np.full_like(noise, 255), noise, stripes])
-    steps = make_pipeline(FilterBankFeatures(resize=32, n_components=16), PatchPooling("max"))
-    return steps.fit_transform(parts), steps.transform(strangers)
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("name", list_models(tags="pyod"))
-def test_what_is_no_part_at_all_is_flagged(name, parts_and_strangers):
-    parts, strangers = parts_and_strangers
-    settings = {"subset_size": 10} if name == "vision_sampling" else {}
-    detector = create_model(name, **settings)[-1]
-    calibrator = ThresholdCalibrator(detector, quantile=0.9).fit(parts)
-    assert calibrator.predict(strangers).tolist() == [-1] * 4
-
-
 def test_generators_are_left_alone_for_models_that_never_draw(monkeypatch):
     X = rows()
 
@@ -299,6 +277,15 @@ def test_generators_are_left_alone_for_models_that_never_draw(monkeypatch):
         never.score_samples(X + 1)
         with pytest.raises(AssertionError, match="was seeded"):
             draws.score_samples(X + 1)
+
+
+@pytest.mark.parametrize("n_clusters", [2, 3, 4])
+def test_cblof_takes_clusters_of_one_size(n_clusters):
+    centers = 100.0 * np.eye(8)[:n_clusters]
+    X = np.repeat(centers, 12, axis=0) + np.random.RandomState(0).normal(size=(12 * n_clusters, 8))
+    detector = PyODDetector(CBLOF(n_clusters=n_clusters, random_state=0)).fit(X)
+    scores = detector.decision_function(np.r_[centers, np.full((1, 8), 50.0)])
+    assert scores[:-1].min() > 0 > scores[-1]
 
 
 def test_the_models_own_random_state_is_seeded_unless_given():
@@ -480,8 +467,6 @@ def test_two_images_are_refused_with_the_number_needed(name):
     X = rows(40)
     with pytest.raises(TooFewImagesError, match="train on at least") as refusal:
         create_model(name)[-1].fit(X[:2])
-    if name == "vision_cblof":  # it also wants clusters of unequal sizes
-        return
     enough = int(re.search(r"train on at least (\d+)", str(refusal.value)).group(1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

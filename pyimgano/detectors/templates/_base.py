@@ -23,13 +23,19 @@ from pyimgano.detectors.templates._alignment import (
     warp,
     warp_back,
 )
-from pyimgano.exceptions import AlignmentWarning, ImageFormatError, TooFewImagesError
+from pyimgano.exceptions import (
+    AlignmentWarning,
+    ImageFormatError,
+    PoseWarning,
+    TooFewImagesError,
+)
 from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._outputs import PieceWriter, naming_temporary_files
 from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._state import Array, Maybe, MayLack, Number, Sizes, State, TupleOf, fail
+from pyimgano.utils._warning import warn_user
 
 __all__ = [
     "BaseTemplateDetector",
@@ -43,6 +49,9 @@ __all__ = [
 
 # Values sorted at a time; bounds the temporaries.
 _CHUNK = 4_000_000
+# Training images lack this share of what a blank image lacks, or more, if their parts lie in any
+# direction: screws 1.0, bottles 0.02.
+_NO_TEMPLATE = 0.9
 
 
 class _Block(NamedTuple):
@@ -58,6 +67,7 @@ class _Heat(NamedTuple):
 
     values: np.ndarray
     motion: np.ndarray | None
+    lack: tuple[float, float]  # of the template's pattern, and all of that
 
 
 class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
@@ -74,7 +84,15 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
     ``_deviation(planes, model) -> (height, width)``, float32
         How far each pixel deviates, higher = more anomalous, before any smoothing.
 
-    and says in ``_n_others`` how many samples it needs beside the one left out.
+    and says in ``_n_others`` how many samples it needs beside the one left out. A subclass whose
+    deviations end somewhere, however wrong an image is, also writes
+
+    ``_lack(deviation, model) -> (lack, pattern)``
+        How much an image lacks of the template's pattern, and how much that is; zeros where the
+        template has none. Tiles of an image are added up.
+    ``_lack_of_blank(model) -> (lack, pattern)``
+        The same of an image without any pattern. Images whose share is more than half way between
+        those of the training images and of a blank one are unlike them as a whole.
     """
 
     _family = "template"
@@ -95,8 +113,11 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         ),
         "_region": Maybe(Array("bool", "height", "width")),
         "reference_": MayLack(Array("uint8", "height", "width", contiguous=True)),
+        # Absent from files of earlier versions.
+        "_lack_limit": MayLack(Maybe(Number(0))),
     }
     _n_others = 1
+    _lack_limit: float | None = None
     _takes_roi_mask = True
 
     resize: int | tuple[int, int] | None
@@ -136,6 +157,12 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
 
     def _deviation(self, planes: np.ndarray, model: Any) -> np.ndarray:
         raise NotImplementedError
+
+    def _lack(self, deviation: np.ndarray, model: Any) -> tuple[float, float]:
+        return 0.0, 0.0
+
+    def _lack_of_blank(self, model: Any) -> tuple[float, float]:
+        return 0.0, 0.0
 
     # ---- from input to planes -------------------------------------------------------
     def _fit_steps(self, data: Any) -> None:
@@ -246,6 +273,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
     ) -> np.ndarray:
         members = np.bincount(groups)[groups]
         scores = np.empty(len(stack))
+        lacks = []
         # Copies of an image, and tiles of one, go together: learn anew from the others.
         order, last, model = np.argsort(groups, kind="stable"), -1, None
         for i in order:
@@ -257,11 +285,32 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
                 rest._learn(stack[groups != last])
                 model = rest._model(None)
             heat = self._heat(planes, motions[i], model)
+            lacks.append(heat.lack)
             if self.input_kind_ == "images":
                 scores[i] = self._reduce(self._smooth(heat.values))
             else:
                 scores[i] = self._reduce(heat.values)
+        self._limit_lack(np.array(lacks), groups)
         return scores
+
+    def _limit_lack(self, lacks: np.ndarray, groups: np.ndarray) -> None:
+        """Say how much of the template an image may lack, from ``lacks (n_samples, 2)``."""
+        shares = _ratio(np.array([lacks[groups == group].sum(axis=0) for group in set(groups)]))
+        blank = float(_ratio(np.array([self._lack_of_blank(self._model(None))]))[0])
+        self._lack_limit = None
+        if blank == 0:
+            return
+        if float(np.median(shares)) <= _NO_TEMPLATE * blank:
+            most = float(shares.max())
+            self._lack_limit = max(most, (most + blank) / 2.0)
+        else:
+            warn_user(
+                f"{type(self).__name__}: most training images are as unlike their median image as "
+                "a blank image is, so this template cannot tell a part from its absence. "
+                "Templates are for parts in one fixed pose: align the images (alignment='ecc', "
+                "motion='euclidean'), or take a detector for any pose, such as PatchCoreDetector.",
+                PoseWarning,
+            )
 
     # ---- alignment ------------------------------------------------------------------
     def _align_all(self, stack: np.ndarray) -> list[np.ndarray | None]:
@@ -332,7 +381,16 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         if motion is not None:
             # Of what moved into the frame from outside the image nothing is known.
             values[~covered(motion, values.shape)] = 0.0
-        return _Heat(values, motion)
+        return _Heat(values, motion, self._lack(values, model))
+
+    def _as_whole(self, block: _Block, values: list[_Heat]) -> np.ndarray | None:
+        if self._lack_limit is None:
+            return None
+        return np.array([heat.lack for heat in values])
+
+    def _excess(self, whole: np.ndarray) -> np.ndarray:
+        assert self._lack_limit is not None
+        return _ratio(whole) / self._lack_limit
 
     def _smooth(self, values: np.ndarray) -> np.ndarray:
         if values.size == 1 or (self.smoothing_sigma == 0 and self._region is None):
@@ -363,6 +421,11 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
             if self.roi_mask_ is not None and heat.motion is None:
                 maps[-1] = lowest_outside(maps[-1], self.roi_mask_)
         return maps
+
+
+def _ratio(lacks: np.ndarray) -> np.ndarray:
+    """Share of the pattern that is lacking, ``(n,)``, of ``(n, 2)``; 0 where there is none."""
+    return np.divide(lacks[:, 0], lacks[:, 1], out=np.zeros(len(lacks)), where=lacks[:, 1] > 0)
 
 
 # ---- the median, and the median without one member ----------------------------------

@@ -132,6 +132,33 @@ class _Similarity(BaseTemplateDetector):
             np.maximum(best, similarity.mean(axis=0), out=best)
         return 1.0 - best
 
+    def _lack(self, deviation: np.ndarray, model: Any) -> tuple[float, float]:
+        """Sum of the deviations, each by the variance of the template's window, and of variances.
+
+        An image without any pattern has a deviation of about 1 wherever the template has one, and
+        good images have that in places: the largest deviation does not tell them apart, the
+        average does.
+        """
+        if self.input_kind_ != "images":
+            return 0.0, 0.0
+        weight = np.maximum(self._unmoved(model)[2].mean(axis=0, dtype=np.float64), 0.0)
+        if self._region is not None:
+            weight *= self._region
+        # Less than a gray level: nothing but rounding and noise.
+        weight[weight < 1.0] = 0.0
+        return float((deviation * weight).sum()), float(weight.sum())
+
+    def _lack_of_blank(self, model: Any) -> tuple[float, float]:
+        if self.input_kind_ != "images":
+            return 0.0, 0.0
+        _, mean, variance = self._unmoved(model)
+        nothing = np.zeros_like(mean)
+        similarity = self._similarity(mean, mean, nothing, variance, nothing, 255.0)
+        return self._lack(1.0 - similarity.mean(axis=0), model)
+
+    def _unmoved(self, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return model[len(model) // 2]  # of all shifts, the one by nothing
+
 
 class SSIMTemplateDetector(_Similarity):
     """Structural similarity to the median image: one minus SSIM at every pixel.
@@ -201,6 +228,12 @@ class SSIMTemplateDetector(_Similarity):
     The paper's constants are used (0.01 and 0.03 of 255 levels), with square windows in place of
     Gaussian ones. Training scores are those of a detector fitted without the image, exactly.
     Training images wait on disk at working size, a byte per pixel and channel.
+
+    An image that lacks the template's pattern as a whole, such as a black, white or noisy one, may
+    deviate nowhere more than good images do somewhere, since maps end at about 1 for unrelated
+    windows. The deviation averaged over the template's windows, each by its variance, tells them
+    apart. Where it is above half way between the highest of the training images and that of a
+    blank image, score and map are at least twice the highest training score.
 
     Alignment is that of :class:`~pyimgano.detectors.PixelGaussianDetector`, see its Notes.
 
@@ -315,6 +348,12 @@ class NCCTemplateDetector(_Similarity):
     noise, and two flat windows are alike. Gain and offset cancel where contrast is well above.
     Training scores are those of a detector fitted without the image, exactly. Training
     images wait on disk at working size, a byte per pixel and channel.
+
+    An image that lacks the template's pattern as a whole, such as a black, white or noisy one, may
+    deviate nowhere more than good images do somewhere, since maps end at about 1 for unrelated
+    windows. The deviation averaged over the template's windows, each by its variance, tells them
+    apart. Where it is above half way between the highest of the training images and that of a
+    blank image, score and map are at least twice the highest training score.
 
     Alignment is that of :class:`~pyimgano.detectors.PixelGaussianDetector`, see its Notes.
 
