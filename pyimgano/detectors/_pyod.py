@@ -386,10 +386,7 @@ def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
             with one_blas_thread:
                 fresh.fit(rows.copy())  # models keep what they are given
         except ZeroDivisionError as error:  # ABOD, of rows whose distances vanish
-            raise ValueError(
-                f"{type(model).__name__} cannot be fitted on these {len(rows)} rows, whose "
-                f"distances are too small to be told from 0 ({error}): scale the columns."
-            ) from error
+            raise _cannot_compute(model, rows, error) from error
     if type(fresh).__module__ == "pyod.models.cblof":
         del fresh._set_small_large_clusters  # of the instance: nothing is left of it in a file
     if type(fresh).__module__ == "pyod.models.loda":
@@ -493,10 +490,20 @@ def _n_components(model: Any, rows: np.ndarray) -> int:
     parameters = model.get_params(deep=False)
     scaler = StandardScaler(with_std=parameters["standardization"])  # as the model does
     scaled = scaler.fit_transform(rows)
-    with one_blas_thread:
-        variances = np.linalg.svd(scaled, compute_uv=False) ** 2
+    try:
+        with one_blas_thread:
+            variances = np.linalg.svd(scaled, compute_uv=False) ** 2
+    except np.linalg.LinAlgError as error:  # squares are infinite
+        raise _cannot_compute(model, rows, error) from error
     n_large = int(np.count_nonzero(variances > _LEAST_VARIANCE * variances.sum()))
     return max(1, n_large, parameters["n_selected_components"] or 1)
+
+
+def _cannot_compute(model: Any, rows: np.ndarray, error: Exception) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} cannot be fitted on these {len(rows)} rows, whose distances are "
+        f"too small or too large to compute with ({error}): scale the columns."
+    )
 
 
 def _scores(
