@@ -685,7 +685,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
         return None
 
     def _excess(self, whole: np.ndarray) -> np.ndarray:
-        """How far images are from the training images as a whole, ``(n,)``; 1 is the limit."""
+        """Distance of images to the training images as a whole, ``(n,)``; 1 is the limit."""
         raise NotImplementedError
 
     def _fit_validated(self, train: Any) -> None:

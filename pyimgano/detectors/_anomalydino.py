@@ -140,6 +140,10 @@ class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
     _fitted_state = {"_search": Object("NearestNeighbors")}
 
     @classmethod
+    def _width(cls, state: State) -> int:
+        return int(state["_search"].bank.shape[1])
+
+    @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         check_bank(cls.__name__, state["_search"], state.get("n_features_in_"))
@@ -245,8 +249,13 @@ class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
             scores.append(_mean_of_worst(counted, self._n_worst(len(counted))))
         return distance, np.array(scores)
 
+    def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
+        # With a mask the bank holds no background, and no image of nothing else resembles it.
+        if self.mask == "none":
+            super()._see_training_block(block, groups)
+
     def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
-        return super()._as_whole(self._foreground_tokens(block), values)
+        return super()._as_whole(block.with_rows(_unit_length(block.rows)), values)
 
     def _as_in_bank(self, rows: np.ndarray) -> np.ndarray:
         return _unit_length(rows)

@@ -38,9 +38,9 @@ class ImageAverages:
     def __init__(self) -> None:
         self._n, self._step = 0, 1
         self._kept: list[tuple[np.ndarray, int]] = []
-        self._squared_spread = 0.0
+        self._squares: np.ndarray | float = 0.0  # of each feature
         self._tiles: list[np.ndarray] = []
-        self._within = 0.0
+        self._within: np.ndarray | float = 0.0
         self._group = -1
 
     def add(self, patches: np.ndarray, group: int) -> None:
@@ -57,15 +57,15 @@ class ImageAverages:
             self._group = group
         average = average_patch(patches)
         some = patches[:: max(1, len(patches) // _SPREAD_SAMPLE)].astype(np.float64)
-        self._within += float(np.square(some - average).sum() / len(some))
+        self._within += np.square(some - average).mean(axis=0)
         self._tiles.append(average)
 
     def _finish_image(self) -> None:
         if not self._tiles:
             return
         average = np.mean(self._tiles, axis=0)
-        between = sum(float(np.square(tile - average).sum()) for tile in self._tiles)
-        self._squared_spread += (self._within + between) / len(self._tiles)
+        between = np.square(self._tiles - average).sum(axis=0)
+        self._squares += (self._within + between) / len(self._tiles)
         if self._n % self._step == 0:
             self._kept.append((average.astype(np.float32), self._group))
         self._n += 1
@@ -73,8 +73,13 @@ class ImageAverages:
             self._kept, self._step = self._kept[::2], 2 * self._step
         self._tiles, self._within = [], 0.0
 
-    def reference(self) -> tuple[NearestNeighbors | None, float]:
+    def reference(self, columns: np.ndarray | None = None) -> tuple[NearestNeighbors | None, float]:
         """Finish, and return what the averages of other images are compared with.
+
+        Parameters
+        ----------
+        columns : ndarray of int, default=None
+            The features that count; all by default.
 
         Returns
         -------
@@ -84,10 +89,14 @@ class ImageAverages:
             Distance to the nearest average beyond which an image consists of something else.
         """
         self._finish_image()
-        spread = float(np.sqrt(self._squared_spread / self._n))
+        if not self._kept:  # nothing was added
+            return None, 0.0
+        counted = slice(None) if columns is None else columns
+        spread = float(np.sqrt(np.asarray(self._squares)[counted].sum() / self._n))
         if spread == 0:
             return None, 0.0
-        rows, group = np.array([row for row, _ in self._kept]), [group for _, group in self._kept]
+        rows = np.array([row[counted] for row, _ in self._kept])
+        group = [group for _, group in self._kept]
         search = NearestNeighbors(rows, bank_group=group)
         to_others = search.query(rows, exclude=group)[0][:, 0]
         largest = float(to_others.max(initial=0.0, where=np.isfinite(to_others)))

@@ -135,6 +135,10 @@ class PaDiMDetector(BasePatchDetector):
         self.random_state = random_state
 
     @classmethod
+    def _width(cls, state: State) -> int:
+        return len(state["channels_"])
+
+    @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         channels, held = state["channels_"], state["_held"]
@@ -215,6 +219,13 @@ class PaDiMDetector(BasePatchDetector):
         if block.n_features > len(self.channels_):  # the step does not select them, or not yet
             rows = rows.take(self.channels_, axis=1)
         return rows.reshape(len(block), -1, len(self.channels_))
+
+    def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
+        rows = self._select(block).reshape(-1, len(self.channels_))
+        return super()._as_whole(block.with_rows(rows), values)
+
+    def _average_columns(self) -> np.ndarray:
+        return self.channels_
 
     def _estimate(self, store: PatchStore, groups: list[np.ndarray]) -> np.ndarray:
         """Set mean and factor of each position; return leave-one-out distances ``(n, positions)``.

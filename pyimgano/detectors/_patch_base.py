@@ -98,22 +98,32 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
             kind = state["input_kind_"]
             fail(cls.__name__, f"was fitted on {kind} and lacks what belongs to them")
         composition = state.get("_composition")
-        if composition is not None and not state.get("_composition_limit", 0.0) > 0:
-            fail(f"{cls.__name__}._composition_limit", "does not go with _composition")
-        n_features = state.get("n_features_in_")
-        if composition is not None and n_features not in (None, composition.bank.shape[1]):
-            fail(f"{cls.__name__}._composition", f"is not of patches of {n_features} features")
+        if composition is not None and (
+            not state.get("_composition_limit", 0.0) > 0
+            or composition.bank.shape[1] != cls._width(state)
+        ):
+            fail(f"{cls.__name__}._composition", "does not go with the rest")
+
+    @classmethod
+    def _width(cls, state: State) -> int:
+        """Number of features that a stored detector works on; a subclass that stores them says."""
+        return int(state.get("n_features_in_", state["_composition"].bank.shape[1]))
 
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
         self._averages = ImageAverages()
         scores = super()._run_fit(train, n_samples)
-        self._composition, self._composition_limit = self._averages.reference()
+        columns = self._average_columns()
+        self._composition, self._composition_limit = self._averages.reference(columns)
         del self._averages
         return scores
 
     def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
         for patches, group in zip(block.as_image_rows(), groups.tolist()):
             self._averages.add(patches, group)
+
+    def _average_columns(self) -> np.ndarray | None:
+        """The features that the detector works on; None for all."""
+        return None
 
     def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
         if self._composition is None:

@@ -145,6 +145,10 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
     _weigh: Any = None
 
     @classmethod
+    def _width(cls, state: State) -> int:
+        return int(state["_search"].bank.shape[1])
+
+    @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         check_bank(cls.__name__, state["_search"], state.get("n_features_in_"))

@@ -149,6 +149,10 @@ class SPADEDetector(NearestNormalMixin, BasePatchDetector):
     }
 
     @classmethod
+    def _width(cls, state: State) -> int:
+        return len(state["axes_"])
+
+    @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         d, n_features = sizes["d"], state.get("n_features_in_")
