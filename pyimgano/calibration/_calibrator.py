@@ -34,6 +34,7 @@ from pyimgano.calibration._out_of_sample import (
 from pyimgano.calibration._recognition import (
     content_keys,
     recognized,
+    recognizes,
     scores_own_out_of_sample,
 )
 from pyimgano.calibration._tails import METHODS, Cut, check_enough, cut_by_hand
@@ -453,20 +454,27 @@ class ThresholdCalibrator(
             return 0  # the steps before have scored them
         if scores_own_out_of_sample(self.estimator_):
             return int(recognized(self.estimator_, X).sum())
-        known = vars(self).get("_training_keys")
-        keys = content_keys(X) if known else None
-        if not known or keys is None:
-            return 0
-        again = [i for i, key in enumerate(keys) if key in known]
-        if again:
+        again = self._trained_on(X)
+        if len(again):
             raise TrainingImagesError(
-                f"{len(again)} of the {len(keys)} images given to recalibrate were trained on, the "
-                f"first is at index {again[0]}. This model scores them as more normal than new "
-                "ones: a step before its detector has learned from them, or the detector does "
+                f"{len(again)} of the {_num_samples(X)} images given to recalibrate were trained "
+                f"on, the first is at index {again[0]}. This model scores them as more normal than "
+                "new ones: a step before its detector has learned from them, or the detector does "
                 "not recognize them. Nothing was changed. Leave them out, or fit again on all "
                 "images."
             )
         return 0
+
+    def _trained_on(self, X: Any) -> np.ndarray:
+        """Indices of training images, as far as they are known."""
+        known = vars(self).get("_training_keys")
+        if known is None:  # fitted before it came here, or by an earlier version
+            found = recognizes(self.estimator_)
+            seen: Any = recognized(self.estimator_, X) if found else []
+        else:
+            keys = content_keys(X) or []
+            seen = [key in known for key in keys]
+        return np.flatnonzero(seen)
 
     def _keys_of(self, X: Any) -> dict[bytes, int] | None:
         """Keys of the training images where the estimator does not score them as new ones."""

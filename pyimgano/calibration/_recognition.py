@@ -16,7 +16,7 @@ from pyimgano.grids import PatchGrids
 from pyimgano.inputs._containers import as_list, is_path
 from pyimgano.utils._fingerprint import digest
 
-__all__ = ["content_keys", "recognized", "scores_own_out_of_sample"]
+__all__ = ["content_keys", "recognized", "recognizes", "scores_own_out_of_sample"]
 
 
 def scores_own_out_of_sample(estimator: Any) -> bool:
@@ -39,6 +39,24 @@ def scores_own_out_of_sample(estimator: Any) -> bool:
     detector, _ = innermost(estimator)
     if hasattr(detector, "fold_estimators"):
         return all(map(scores_own_out_of_sample, detector.fold_estimators))
+    return recognizes(detector)
+
+
+def recognizes(estimator: Any) -> bool:
+    """Tell whether the detector inside a fitted estimator knows its training samples again.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+
+    Returns
+    -------
+    bool
+    """
+    detector, _ = innermost(estimator)
+    folds = getattr(detector, "fold_estimators", None)
+    if folds is not None:
+        return all(map(recognizes, folds))
     return bool(getattr(detector, "_scores_own_out_of_sample", False))
 
 
@@ -48,7 +66,7 @@ def recognized(estimator: Any, X: Any) -> np.ndarray:
     Parameters
     ----------
     estimator : fitted estimator
-        One for which ``scores_own_out_of_sample`` is true.
+        One that ``recognizes`` them.
     X : input of the estimator
 
     Returns

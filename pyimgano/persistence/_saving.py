@@ -61,10 +61,9 @@ def save(
     map_range : (float, float), default=None
         Scale of the colors of heat maps, from :func:`pyimgano.reporting.map_range`. It is kept
         beside the file, where ``pyimgano infer --save-maps`` finds it.
-
     embed_weights : bool, default=False
         Put the weights of all networks into the file, so that it needs none where it is loaded:
-        45 MB for a ResNet-18, 3 MB for EfficientNet-Lite0, nothing where there is no network.
+        11 MB for a ResNet-18, 3 MB for EfficientNet-Lite0, nothing where there is no network.
         Otherwise they are found again by their SHA-256, see :doc:`/user_guide/delivery`.
 
     Returns

@@ -246,6 +246,23 @@ def test_training_images_that_would_score_too_low_are_refused(model, ensemble):
     np.testing.assert_array_equal(calibrator.calibration_scores_, -calibrator.score_samples(new))
 
 
+def test_training_images_of_a_model_that_was_fitted_before_are_refused_where_they_are_known():
+    X, new = rows(), rows(60, seed=1)
+    pipe = make_pipeline(StandardScaler(), PatchCoreDetector()).fit(X)
+    for calibrator in (
+        ThresholdCalibrator(pipe, cv="prefit", quantile=0.9),
+        ThresholdCalibrator(FrozenEstimator(pipe), quantile=0.9),
+    ):
+        calibrator.fit(rows(50, seed=2))
+        with pytest.raises(TrainingImagesError, match=r"2 of the 62 images .* index 60"):
+            calibrator.recalibrate(np.vstack([new, X[4:6]]))
+        calibrator.recalibrate(new)
+    frozen = FrozenEstimator(PatchCoreDetector(coreset_ratio=1.0).fit(X))
+    calibrator = ThresholdCalibrator(frozen, quantile=0.9).fit(new).recalibrate(X)
+    assert "120 of them training images" in calibrator.provenance_["scores"]
+    assert calibrator.calibration_scores_.min() > 0
+
+
 def test_files_that_were_trained_on_are_refused_under_any_name(tmp_path):
     def write(name, image):
         cv2.imwrite(str(tmp_path / name), image)
