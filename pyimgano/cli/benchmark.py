@@ -12,7 +12,7 @@ from typing import Any
 
 from pyimgano import _defaults
 from pyimgano._dataset_table import ALIASES, DATASETS
-from pyimgano.cli import _common, _options
+from pyimgano.cli import _common, _options, _targets
 from pyimgano.cli._report_text import report_text
 
 __all__ = ["main"]
@@ -240,8 +240,12 @@ def _run_checked(options: argparse.Namespace) -> int:
     status = _problems(result, options.prog)
     if options.output is not None:
         write_json(options.output, result.report)
-    if options.json or not (sys.stdout is not None and sys.stdout.isatty()):
-        _common.answer(json_text(result.report))
+    if options.json or (sys.stdout is not None and not sys.stdout.isatty()):
+        try:
+            _common.answer(json_text(result.report))
+        except _common.StoppedError as error:
+            there = "" if result.path is None else f"; the run directory is {result.path}"
+            raise _common.StoppedError(f"{error}{there}") from error
     return status
 
 
@@ -331,6 +335,8 @@ def _check(options: argparse.Namespace) -> None:
     synthetic_only = [f"--{n.replace('_', '-')}" for n in _SYNTHETIC if _given(options, n)]
     synthetic = options.dataset == "synthetic"
     info = _check_root(options)
+    if options.json and sys.stdout is None:
+        raise _common.UsageError("--json: standard output is closed, and the report goes there")
     if not synthetic and synthetic_only:
         raise _common.UsageError(f"{synthetic_only[0]} belongs to --dataset synthetic")
     if options.split is not None and info is not None and options.split not in info.splits:
@@ -362,11 +368,8 @@ def _check(options: argparse.Namespace) -> None:
             "--resume goes on with a run directory, and --no-save-run has none"
         )
     if options.output is not None:
-        folder = os.path.dirname(os.path.abspath(options.output))
-        if os.path.isdir(options.output):
-            raise _common.UsageError(f"--output {options.output} is a folder; give a file")
-        if not os.path.isdir(folder):
-            raise _common.UsageError(f"--output {options.output}: {folder} does not exist")
+        files = [one for one in (options.root, options.weights) if one is not None]
+        _targets.check_file("--output", options.output, _targets.real_paths(files))
 
 
 def _check_root(options: argparse.Namespace) -> Any:

@@ -387,7 +387,7 @@ def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
         ("--dataset synthetic --jobs 2 --threads 1", "--threads is for one process"),
         ("--dataset synthetic --resume nowhere", "resume='nowhere' is no run directory"),
         ("--dataset synthetic --output {root}", "is a folder; give a file"),
-        ("--dataset synthetic --output {root}/no/a.json", "/no does not exist"),
+        ("--dataset synthetic --output {root}/no/a.json", "there is no such folder; make it first"),
         ("--dataset synthetic --limit-test 0", "0 is not at least 1"),
         ("--dataset folder", "--dataset folder needs --root DIR"),
         ("--dataset folder --root {root}/nope", "nope: there is no such folder"),
