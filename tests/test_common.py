@@ -15,7 +15,12 @@ from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
 from pyimgano.testing import _image_checks as checks
-from pyimgano.testing import yield_image_checks
+from pyimgano.testing import (
+    yield_image_checks,
+    yield_image_row_checks,
+    yield_image_transformer_checks,
+)
+from pyimgano.testing._transformer_checks import check_rows_are_finite_numbers
 from pyimgano.utils import all_estimators
 from tests.instances import (
     IMAGE_INSTANCES,
@@ -88,7 +93,7 @@ def test_scikit_learn_contract_of_image_transformers(name, instance):
 
 
 @pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
-@pytest.mark.parametrize("check", list(checks.yield_image_transformer_checks()))
+@pytest.mark.parametrize("check", list(yield_image_transformer_checks()))
 @pytest.mark.parametrize(("name", "instance"), _ids(TRANSFORMER_INSTANCES))
 def test_image_transformer_contract(name, instance, check):
     if name == "ViTPatchFeatures":
@@ -96,14 +101,14 @@ def test_image_transformer_contract(name, instance, check):
     check(clone(instance))
 
 
-@pytest.mark.parametrize("check", list(checks.yield_image_row_checks()))
+@pytest.mark.parametrize("check", list(yield_image_row_checks()))
 @pytest.mark.parametrize(("name", "instance"), _ids(ROW_INSTANCES))
 def test_image_row_contract(name, instance, check):
     check(clone(instance))
 
 
 @pytest.mark.parametrize(
-    "check", [*checks.yield_image_transformer_checks(), checks.check_rows_are_finite_numbers]
+    "check", [*yield_image_transformer_checks(), check_rows_are_finite_numbers]
 )
 @pytest.mark.parametrize(("name", "instance"), _ids(POOLING_INSTANCES))
 def test_pooled_row_contract(name, instance, check):
@@ -111,8 +116,8 @@ def test_pooled_row_contract(name, instance, check):
 
 
 def test_the_batteries_of_image_transformers_are_not_empty():
-    assert len(list(checks.yield_image_transformer_checks())) == 10
-    assert len(list(checks.yield_image_row_checks())) == 14
+    assert len(list(yield_image_transformer_checks())) == 10
+    assert len(list(yield_image_row_checks())) == 14
 
 
 def _image_checks():

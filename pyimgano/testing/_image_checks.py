@@ -18,112 +18,19 @@ from typing import Any
 import cv2
 import numpy as np
 from sklearn.base import clone, is_outlier_detector
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.exceptions import ImageFormatError, ImageReadError
-from pyimgano.grids import PatchGrids
 from pyimgano.inference import anomaly_map, infer, threshold
 from pyimgano.inputs import ImageSequence
 from pyimgano.interop import as_pyod
+from pyimgano.testing._images import make_check_images, make_check_parts, make_gross_anomalies
 
 __all__ = [
     "check_image_detector",
-    "make_check_images",
-    "make_check_parts",
-    "make_gross_anomalies",
     "yield_image_checks",
-    "yield_image_row_checks",
-    "yield_image_transformer_checks",
 ]
-
-
-def make_check_images(
-    n: int, *, size: tuple[int, int] = (48, 64), defect: bool = False, random_state: Any = 0
-) -> np.ndarray:
-    """Make small images of a striped part, all alike but for phase and noise.
-
-    Parameters
-    ----------
-    n : int
-        Number of images.
-    size : tuple of int, default=(48, 64)
-        Height and width in pixels.
-    defect : bool, default=False
-        Put a bright square of a sixth of the width into each image.
-    random_state : int, RandomState or None, default=0
-
-    Returns
-    -------
-    ndarray of shape (n, height, width, 3), uint8
-    """
-    rng = check_random_state(random_state)
-    height, width = size
-    rows, columns = np.mgrid[:height, :width]
-    images = np.empty((n, height, width, 3), dtype=np.uint8)
-    for image in images:
-        stripes = np.sin((columns + 0.5 * rows) / 4.0 + rng.uniform(0, 2 * np.pi))
-        tint = rng.uniform(0.95, 1.05, size=3)
-        gray = 110 + 40 * stripes + rng.normal(0, 3, size=size)
-        image[:] = np.clip(gray[..., None] * tint, 0, 255)
-        if defect:
-            side = width // 6
-            top, left = rng.randint(0, height - side), rng.randint(0, width - side)
-            image[top : top + side, left : left + side] = 250
-    return images
-
-
-def make_check_parts(n: int, *, missing: bool = False, random_state: Any = 0) -> np.ndarray:
-    """Make small images of a dark round part with a cross on a light table, in a fixed pose.
-
-    The corners of each image are table: an image of nothing but table resembles them everywhere.
-
-    Parameters
-    ----------
-    n : int
-        Number of images.
-    missing : bool, default=False
-        Show the table without the part.
-    random_state : int, RandomState or None, default=0
-
-    Returns
-    -------
-    ndarray of shape (n, 48, 64, 3), uint8
-    """
-    rng = check_random_state(random_state)
-    rows, columns = np.mgrid[:48, :64]
-    images = np.empty((n, 48, 64, 3), dtype=np.uint8)
-    for image in images:
-        down, right = rows - 23.5 - rng.uniform(-0.5, 0.5), columns - 31.5 - rng.uniform(-0.5, 0.5)
-        disc = np.clip(20.5 - np.hypot(down, right), 0, 1) * (not missing)
-        cross = np.clip(3.5 - np.minimum(np.abs(down), np.abs(right)), 0, 1) * disc
-        gray = 236 - 150 * disc + 70 * cross + rng.normal(0, 2, size=disc.shape)
-        image[:] = np.clip(gray[..., None] * rng.uniform(0.98, 1.02, size=3), 0, 255)
-    return images
-
-
-def make_gross_anomalies() -> dict[str, np.ndarray]:
-    """Make images that show no part of :func:`make_check_parts`.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (48, 64, 3), uint8
-    """
-    part = make_check_parts(1, random_state=9)[0]
-    rng = check_random_state(0)
-    stripes = np.zeros_like(part)
-    stripes[:, ::8] = stripes[:, 1::8] = 255
-    return {
-        "black": np.zeros_like(part),
-        "white": np.full_like(part, 255),
-        "gray": np.full_like(part, 128),
-        "the table without the part": make_check_parts(1, missing=True, random_state=9)[0],
-        "noise": rng.randint(0, 256, size=part.shape).astype(np.uint8),
-        "inverted": 255 - part,
-        "another part": make_check_images(1)[0],
-        "stripes": stripes,
-    }
 
 
 def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
@@ -174,32 +81,6 @@ def yield_image_checks(detector: Any) -> Iterator[Callable[[Any], None]]:
         yield check_wrong_regions_of_interest_are_refused
 
 
-def yield_image_transformer_checks() -> Iterator[Callable[[Any], None]]:
-    """Yield the checks of steps that turn images into images or patch features.
-
-    scikit-learn's battery has next to nothing to say of them: it feeds tables only.
-    """
-    yield check_transformer_fit_returns_self
-    yield check_transformer_treats_images_one_by_one
-    yield check_transformer_takes_ragged_and_read_only_input
-    yield check_transformer_does_not_alias_or_change_its_input
-    yield check_transformer_paths_equal_arrays
-    yield check_transformer_clone_and_pickle
-    yield check_transformer_refit_is_reproducible
-    yield check_transformer_refuses_wrong_arrays
-    yield check_transformer_parameters_count_as_they_were_in_fit
-    yield check_parameters_are_not_changed_by_fit
-
-
-def yield_image_row_checks() -> Iterator[Callable[[Any], None]]:
-    """Yield the checks of steps that turn each image into one row of numbers."""
-    yield from yield_image_transformer_checks()
-    yield check_rows_are_finite_numbers
-    yield check_rows_have_names
-    yield check_rows_as_a_data_frame
-    yield check_rows_of_a_missing_file_are_an_error
-
-
 def check_image_detector(detector: Any) -> list[str]:
     """Run every check on clones of ``detector``.
 
@@ -226,7 +107,7 @@ def check_image_detector(detector: Any) -> list[str]:
     >>> from pyimgano.testing import check_image_detector
     >>> detector = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.1)
     >>> len(check_image_detector(detector))
-    33
+    35
     """
     ran = []
     for check in yield_image_checks(detector):
@@ -663,145 +544,3 @@ def check_wrong_regions_of_interest_are_refused(detector: Any) -> None:
     refuse(whole[0], "(64,)")
     refuse(np.stack([whole] * 4), "(4, 48, 64)", "one for all")
     refuse(whole.T, "64 x 48", "48 x 64")
-
-
-def _parts(output: Any) -> list[np.ndarray]:
-    """Outputs of a transformer for each image, as comparable arrays."""
-    if isinstance(output, PatchGrids):
-        return output.as_image_rows()
-    return [np.asarray(output[i]) for i in range(len(output))]
-
-
-def _assert_same(actual: Any, expected: Any) -> None:
-    actual, expected = _parts(actual), _parts(expected)
-    assert len(actual) == len(expected), f"{len(actual)} outputs for {len(expected)} images"
-    for one, other in zip(actual, expected):
-        np.testing.assert_array_equal(one, other)
-
-
-def check_transformer_fit_returns_self(transformer: Any) -> None:
-    X = make_check_images(6)
-    assert transformer.fit(X) is transformer
-    assert len(transformer.transform(X)) == 6, "a transformer must not change the number of images"
-    _assert_same(clone(transformer).fit_transform(X), transformer.transform(X))
-
-
-def check_transformer_treats_images_one_by_one(transformer: Any) -> None:
-    transformer.fit(make_check_images(6))
-    X = _new_images()
-    together = _parts(transformer.transform(X))
-    for i in range(len(X)):
-        np.testing.assert_array_equal(_parts(transformer.transform(X[i : i + 1]))[0], together[i])
-
-
-def check_transformer_takes_ragged_and_read_only_input(transformer: Any) -> None:
-    transformer.fit(make_check_images(6))
-    X = [*make_check_images(1, random_state=1), *make_check_images(1, size=(80, 60))]
-    expected = transformer.transform(X)
-    for image in X:
-        image.setflags(write=False)
-    _assert_same(transformer.transform(X), expected)
-
-
-def check_transformer_does_not_alias_or_change_its_input(transformer: Any) -> None:
-    X = make_check_images(6)
-    before = X.copy()
-    output = transformer.fit(X).transform(X)
-    np.testing.assert_array_equal(X, before)
-    assert not any(np.shares_memory(part, X) for part in _parts(output)), "the output is a view"
-
-
-def check_transformer_paths_equal_arrays(transformer: Any) -> None:
-    X = make_check_images(6)
-    transformer.fit(X)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = _write(X, folder)
-        _assert_same(transformer.transform(paths), transformer.transform(X))
-        _assert_same(transformer.transform(ImageSequence(paths)), transformer.transform(X))
-
-
-def check_transformer_clone_and_pickle(transformer: Any) -> None:
-    X = make_check_images(6)
-    transformer.fit(X)
-    assert str(clone(transformer).get_params()) == str(transformer.get_params())
-    _assert_same(pickle.loads(pickle.dumps(transformer)).transform(X), transformer.transform(X))
-
-
-def check_transformer_refit_is_reproducible(transformer: Any) -> None:
-    X = make_check_images(6)
-    expected = clone(transformer).fit(X).transform(X)
-    transformer.fit(make_check_images(4, random_state=5)).fit(X)
-    _assert_same(transformer.transform(X), expected)
-
-
-def check_transformer_refuses_wrong_arrays(transformer: Any) -> None:
-    X = make_check_images(4)
-    transformer.fit(X)
-    refuse: Callable[..., None] = partial(_assert_raises, (ImageFormatError, ValueError))
-    refuse(lambda: transformer.transform(X / 255.0), "float64")
-    refuse(lambda: transformer.transform(X[0]), "[")
-    refuse(lambda: transformer.transform(np.zeros((4, 3))))
-    refuse(lambda: transformer.transform([]))
-
-
-def check_transformer_parameters_count_as_they_were_in_fit(transformer: Any) -> None:
-    import warnings
-
-    X = _new_images()
-    expected = transformer.fit(make_check_images(6)).transform(X)
-    steps = [step for _, step in getattr(transformer, "steps", [("", transformer)])]
-    for step in steps:
-        for name, value in step.get_params(deep=False).items():
-            if name in getattr(step, "_runtime_parameters", ()):
-                continue
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                setattr(step, name, object())  # no use of it can go unnoticed: it does not work
-                try:
-                    _assert_same(transformer.transform(X), expected)
-                except Exception as error:
-                    raise AssertionError(
-                        f"{name}, changed after fit, changes what transform returns"
-                    ) from error
-            setattr(step, name, value)
-
-
-def check_rows_are_finite_numbers(transformer: Any) -> None:
-    transformer.fit(make_check_images(6))
-    plain = np.full((1, 48, 64, 3), 128, dtype=np.uint8)  # no contrast to divide by
-    for X in (_new_images(), plain, np.zeros_like(plain)):
-        rows = transformer.transform(X)
-        assert isinstance(rows, np.ndarray) and rows.ndim == 2, "one row per image"
-        assert rows.dtype == np.float64, f"rows are {rows.dtype}"
-        assert np.isfinite(rows).all(), "rows hold NaN or infinity"
-    assert len(np.unique(transformer.transform(_new_images()), axis=0)) > 1, "all rows are alike"
-
-
-def check_rows_have_names(transformer: Any) -> None:
-    X = make_check_images(6)
-    names = transformer.fit(X).get_feature_names_out()
-    n_columns = transformer.transform(X).shape[1]
-    assert names.shape == (n_columns,), f"{names.shape} names for {n_columns} columns"
-    assert all(isinstance(name, str) for name in names), "names must be strings"
-    assert len(set(names)) == n_columns, "two columns have the same name"
-
-
-def check_rows_as_a_data_frame(transformer: Any) -> None:
-    from unittest import SkipTest
-
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        raise SkipTest("pandas is not installed") from None
-    X = make_check_images(6)
-    rows = transformer.fit(X).transform(X)
-    frame = clone(transformer).set_output(transform="pandas").fit(X).transform(X)
-    np.testing.assert_array_equal(frame.to_numpy(), rows)
-    assert list(frame.columns) == list(transformer.get_feature_names_out())
-
-
-def check_rows_of_a_missing_file_are_an_error(transformer: Any) -> None:
-    transformer.fit(make_check_images(6))
-    _assert_raises(
-        ImageReadError, lambda: transformer.transform(["nowhere/a.png"]), "nowhere/a.png"
-    )
