@@ -22,6 +22,7 @@ from pyimgano._kernels.sketches import (
 )
 from pyimgano.utils._schema import CheckedStateMixin
 from pyimgano.utils._state import (
+    LARGEST_FLOAT32,
     Array,
     Maybe,
     Number,
@@ -394,7 +395,7 @@ class _Products(CheckedStateMixin):
     _fitted_state = {
         "mean": Array("float32", "d"),
         "_gamma": Number(0, 1),
-        "_squared_norm": Array("float64", "m", low=0.0),
+        "_squared_norm": Array("float64", "m", low=0.0, high=LARGEST_FLOAT32**2),
     }
 
     @classmethod

@@ -278,7 +278,10 @@ def _check_scaler(state: State, sizes: Sizes) -> None:
             fail(f"the scaler's {name}", "is missing")
 
 
-_SCALE = _numbers("d", low=1e-100)  # rows are divided by it
+# Rows are shifted and scaled by them. Values of an image's features are far from these limits, with
+# which rows of ordinary size stay such, also as float32.
+_SHIFT = _numbers("d", low=-1e18, high=1e18)
+_SCALE = _numbers("d", low=1e-15, high=1e18)
 _SEEN = MayLack(Either(Number(1), Array("int float", "d", low=0)))
 
 _NEIGHBORS: dict[str, Rule] = {
@@ -292,7 +295,7 @@ _NEIGHBORS: dict[str, Rule] = {
 }
 
 
-def _check_neighbors(state: State, sizes: Sizes) -> None:
+def _check_points(state: State) -> None:
     tree, method = state["_tree"], state["_fit_method"]
     wanted = {"kd_tree": "KDTree", "ball_tree": "BallTree", "brute": "NoneType"}[method]
     if type(tree).__name__.rstrip("0123456789") != wanted:
@@ -301,8 +304,43 @@ def _check_neighbors(state: State, sizes: Sizes) -> None:
         fail("NearestNeighbors._tree", "holds other points than _fit_X")
 
 
+def _check_neighbors(state: State, sizes: Sizes) -> None:
+    _check_points(state)
+    if state["n_neighbors"] > sizes["rows"]:
+        fail("NearestNeighbors.n_neighbors", "are more than there are points")
+
+
+def _check_density(state: State, sizes: Sizes) -> None:
+    if state["tree_"].data.shape[1] != sizes["d"]:
+        fail("KernelDensity.tree_", "holds points of other columns")
+
+
+def _check_svd(state: State, sizes: Sizes) -> None:
+    if sizes["components"] > sizes["d"]:
+        fail("PCA.components_", "are more than there are columns")
+    if state["whiten"] and not (state["explained_variance_"] > 0).all():
+        fail("PCA.explained_variance_", "is not positive")
+
+
+def _check_kernel(state: State, sizes: Sizes) -> None:
+    if state["_centerer"].n_features_in_ != sizes["rows"]:
+        fail("PyODKernelPCA._centerer", "is of other rows than X_fit_")
+    for name in ("degree", "coef0"):
+        if not abs(state[name]) <= 100:
+            fail(f"PyODKernelPCA.{name}", "is too large to compute with")
+
+
+def _check_covariance(state: State, sizes: Sizes) -> None:
+    if state["store_precision"] != (state["precision_"] is not None):
+        fail("MinCovDet.precision_", "does not go with store_precision")
+
+
 def _check_factor(state: State, sizes: Sizes) -> None:
-    _check_neighbors(state, sizes)
+    _check_points(state)
+    if state["_distances_fit_X_"].shape[1] < state["n_neighbors_"]:
+        fail("LocalOutlierFactor._distances_fit_X_", "lacks neighbors")
+    if not (state["_lrd"] > 0).all():
+        fail("LocalOutlierFactor._lrd", "is not positive")
     if not 1 <= state["n_neighbors_"] < max(2, sizes["rows"]):
         fail("LocalOutlierFactor.n_neighbors_", "are more than there are points")
 
@@ -313,6 +351,13 @@ def _check_mixture(state: State, sizes: Sizes) -> None:
     for name in ("covariances_", "precisions_cholesky_", "precisions_"):
         if state[name].shape != shape[state["covariance_type"]]:
             fail(f"GaussianMixture.{name}", "does not go with covariance_type")
+    factor = state["precisions_cholesky_"]
+    if state["covariance_type"] in ("full", "tied"):
+        factor = factor[..., np.arange(d), np.arange(d)]
+    if not (factor > 0).all():  # their logarithms are taken
+        fail("GaussianMixture.precisions_cholesky_", "is no factor of a covariance")
+    if not abs(state["weights_"].sum() - 1) < 0.1:
+        fail("GaussianMixture.weights_", "do not add up to one")
 
 
 _COVARIANCE: dict[str, Rule] = {
@@ -497,22 +542,19 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
     # Preprocessing.
     ("sklearn.preprocessing._data", "StandardScaler"): _scaler(
         n_samples_seen_=_SEEN,
-        mean_=Maybe(_numbers("d")),
+        mean_=Maybe(_SHIFT),
         var_=Maybe(_numbers("d", low=0.0)),
         scale_=Maybe(_SCALE),
     ),
     ("sklearn.preprocessing._data", "MinMaxScaler"): _scaler(
         n_samples_seen_=_SEEN,
-        **{
-            name: _numbers("d")
-            for name in ("scale_", "min_", "data_min_", "data_max_", "data_range_")
-        },
+        **dict.fromkeys(("scale_", "min_", "data_min_", "data_max_", "data_range_"), _SHIFT),
     ),
     ("sklearn.preprocessing._data", "MaxAbsScaler"): _scaler(
         n_samples_seen_=_SEEN, max_abs_=_numbers("d"), scale_=_SCALE
     ),
     ("sklearn.preprocessing._data", "RobustScaler"): _scaler(
-        center_=Maybe(_numbers("d")), scale_=Maybe(_SCALE)
+        center_=Maybe(_SHIFT), scale_=Maybe(_SCALE)
     ),
     ("sklearn.preprocessing._data", "KernelCenterer"): _scaler(
         K_fit_rows_=_numbers("d"), K_fit_all_=Number()
@@ -539,7 +581,8 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
             "explained_variance_": _numbers("components"),
             "explained_variance_ratio_": _numbers("components"),
             "singular_values_": _numbers("components"),
-        }
+        },
+        relations=_check_svd,
     ),
     # Detectors and what they are made of.
     ("sklearn.cluster._kmeans", "KMeans"): _Library(
@@ -557,9 +600,11 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
         },
         {"init": OneOf("k-means++", "random")},
     ),
-    ("sklearn.covariance._robust_covariance", "MinCovDet"): _Library(_COVARIANCE),
+    ("sklearn.covariance._robust_covariance", "MinCovDet"): _Library(
+        _COVARIANCE, relations=_check_covariance
+    ),
     ("sklearn.covariance._elliptic_envelope", "EllipticEnvelope"): _Library(
-        {**_COVARIANCE, "offset_": Number()}
+        {**_COVARIANCE, "offset_": Number()}, relations=_check_covariance
     ),
     ("sklearn.ensemble._iforest", "IsolationForest"): _Library(_FOREST, relations=_check_forest),
     ("sklearn.tree._classes", "ExtraTreeRegressor"): _Library(
@@ -604,8 +649,9 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
         _check_factor,
     ),
     ("sklearn.neighbors._kde", "KernelDensity"): _Library(
-        {**_COLUMNS, "bandwidth_": Number(1e-100), "tree_": Object("KDTree", "BallTree")},
+        {**_COLUMNS, "bandwidth_": Number(1e-15, 1e18), "tree_": Object("KDTree", "BallTree")},
         _METRIC_RULES,
+        _check_density,
     ),
     ("sklearn.svm._classes", "OneClassSVM"): _Library(
         _SVM, {"kernel": OneOf("linear", "poly", "rbf", "sigmoid")}, _check_svm
@@ -656,12 +702,13 @@ _LIBRARY: dict[tuple[str, str], _Library] = {
         fitted={
             **_COLUMNS,
             "iterated_power": MayLack(OneOf("auto")),
-            "gamma_": Number(),
+            "gamma_": Number(0, 1e18),
             "_centerer": Object("KernelCenterer"),
-            "eigenvalues_": _numbers("components"),
+            "eigenvalues_": _numbers("components", low=0.0),
             "eigenvectors_": _numbers("rows", "components"),
             "X_fit_": _numbers("rows", "d"),
         },
+        relations=_check_kernel,
         constrained=False,
     ),
 }

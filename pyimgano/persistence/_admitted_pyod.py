@@ -95,7 +95,7 @@ _FITTED: dict[str, dict[str, Rule]] = {
     "GMM": {"detector_": MayLack(Maybe(Object("GaussianMixture")))},
     "HBOS": {
         # Lists where n_bins="auto" gives each column bins of its own.
-        "hist_": Either(_floats("bins", "d"), ListOf(_floats(None), "d")),
+        "hist_": Either(_floats("bins", "d", low=0.0), ListOf(_floats(None, low=0.0), "d")),
         "bin_edges_": Either(_floats("edges", "d"), ListOf(_floats(None), "d")),
     },
     "IForest": {"detector_": Object("IsolationForest")},
@@ -119,7 +119,10 @@ _FITTED: dict[str, dict[str, Rule]] = {
     "LODA": {
         "weights": MayLack(_floats("cuts", low=0.0)),
         "projections_": _floats("cuts", "d"),
-        "histograms_": Either(_floats("cuts", "bins"), ListOf(_floats(None), "cuts")),
+        # Their logarithms are taken.
+        "histograms_": Either(
+            _floats("cuts", "bins", low=1e-100), ListOf(_floats(None, low=1e-100), "cuts")
+        ),
         "limits_": Either(_floats("cuts", "edges"), ListOf(_floats(None), "cuts")),
         "n_bins_": MayLack(ListOf(Number(1, whole=True), "cuts")),
     },
@@ -134,7 +137,7 @@ _FITTED: dict[str, dict[str, Rule]] = {
         "n_selected_components_": Number(1, equals="selected"),
         "w_components_": _floats("components"),
         "selected_components_": _floats("selected", "d"),
-        "selected_w_components_": _floats("selected"),
+        "selected_w_components_": _floats("selected", low=1e-100),  # distances are divided by it
     },
     "Sampling": {
         "dist": MayLack(Maybe(Object("DistanceMetric"))),
@@ -154,8 +157,8 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 KERNEL = OneOf("cosine", "linear", "poly", "rbf", "sigmoid")
 _METRIC = OneOf("chebyshev", "cityblock", "euclidean", "l1", "l2", "manhattan", "minkowski")
 _COUNT = Number(1, whole=True)
+_BINS = Either(Number(1, whole=True), OneOf("auto"))
 _PARAMETERS: dict[str, dict[str, Rule]] = {
-    "CBLOF": {"clustering_estimator": Maybe(Object("KMeans"))},
     "ABOD": {"metric": _METRIC, "n_neighbors": _COUNT, "method": OneOf("fast", "default")},
     "KDE": {"metric": _METRIC},
     "KNN": {
@@ -166,7 +169,10 @@ _PARAMETERS: dict[str, dict[str, Rule]] = {
     "LOF": {"metric": _METRIC, "n_neighbors": _COUNT},
     "Sampling": {"metric": _METRIC},
     "OCSVM": {"kernel": OneOf("linear", "poly", "rbf", "sigmoid")},
-    **{name: {"n_bins": Either(Number(1, whole=True), OneOf("auto"))} for name in ("HBOS", "LODA")},
+    "HBOS": {"n_bins": _BINS, "alpha": Number(1e-100, 1), "tol": Number(0, 1)},
+    "LODA": {"n_bins": _BINS, "n_random_cuts": _COUNT},
+    "INNE": {"n_estimators": _COUNT},
+    "CBLOF": {"clustering_estimator": Maybe(Object("KMeans")), "n_clusters": _COUNT},
     "KPCA": {"kernel": KERNEL, "kernel_params": Maybe(Plain())},
 }
 
@@ -176,10 +182,58 @@ def _points(tree: Any) -> Any:
     return tree.data.shape if hasattr(tree, "data") else getattr(tree, "_fit_X", tree).shape
 
 
+# Models score with their parameters as well: each must be that of the fit, which sizes tell.
 def _abod(state: State, sizes: Sizes) -> None:
     # Compiled code is given rows of X_train_ that the search has found.
     if any(_points(state[name]) != state["X_train_"].shape for name in ("tree_", "neigh_")):
         fail("ABOD.tree_", "searches other rows than X_train_")
+    if state["n_neighbors"] > sizes["n"]:
+        fail("ABOD.n_neighbors", "are more than there are rows")
+
+
+def _cblof(state: State, sizes: Sizes) -> None:
+    k = sizes["clusters"]
+    small, large = state["small_cluster_labels_"], state["large_cluster_labels_"]
+    if sorted([*small.tolist(), *large.tolist()]) != list(range(k)):
+        fail("CBLOF.large_cluster_labels_", "and the small ones are not all clusters")
+    if len(large) == 0:
+        fail("CBLOF.large_cluster_labels_", "are none")
+    if state["clustering_estimator_"].cluster_centers_.shape != state["cluster_centers_"].shape:
+        fail("CBLOF.clustering_estimator_", "has other clusters")
+
+
+def _copula(state: State, sizes: Sizes) -> None:
+    if sizes["n"] == 0:
+        fail("X_train", "has no rows")
+
+
+def _inne(state: State, sizes: Sizes) -> None:
+    if sizes["members"] != state["n_estimators"]:
+        fail("INNE._centroids", "does not go with n_estimators")
+    if sizes["samples"] == 0:
+        fail("INNE._centroids", "are none")
+
+
+def _kde(state: State, sizes: Sizes) -> None:
+    if not hasattr(state["kde_"], "tree_"):
+        fail("KDE.kde_", "is not fitted")
+
+
+def _knn(state: State, sizes: Sizes) -> None:
+    if _points(state["tree_"]) != _points(state["neigh_"]):
+        fail("KNN.tree_", "searches other rows than neigh_")
+    if state["n_neighbors"] > _points(state["neigh_"])[0]:
+        fail("KNN.n_neighbors", "are more than there are rows")
+
+
+def _kpca(state: State, sizes: Sizes) -> None:
+    if not hasattr(state["kpca"], "eigenvalues_"):
+        fail("KPCA.kpca", "is not fitted")
+
+
+def _sampling(state: State, sizes: Sizes) -> None:
+    if sizes["samples"] == 0:
+        fail("Sampling.subset", "has no rows")
 
 
 def _check_bins(where: str, edges: Any, counts: Any, n_bins: Any) -> None:
@@ -216,6 +270,24 @@ def _loda(state: State, sizes: Sizes) -> None:
 def _pca(state: State, sizes: Sizes) -> None:
     if state["standardization"] and "scaler_" not in state:
         fail("PCA.scaler_", "is missing")
+    if sizes["selected"] > sizes["components"]:
+        fail("PCA.selected_components_", "are more than there are components")
+    for name in ("scaler_", "detector_"):
+        if getattr(state.get(name), "n_features_in_", sizes["d"]) != sizes["d"]:
+            fail(f"PCA.{name}", "is of other columns")
 
 
-_RELATIONS: dict[str, Relations] = {"ABOD": _abod, "HBOS": _hbos, "LODA": _loda, "PCA": _pca}
+_RELATIONS: dict[str, Relations] = {
+    "ABOD": _abod,
+    "CBLOF": _cblof,
+    "COPOD": _copula,
+    "ECOD": _copula,
+    "HBOS": _hbos,
+    "INNE": _inne,
+    "KDE": _kde,
+    "KNN": _knn,
+    "KPCA": _kpca,
+    "LODA": _loda,
+    "PCA": _pca,
+    "Sampling": _sampling,
+}

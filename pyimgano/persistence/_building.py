@@ -29,16 +29,19 @@ from pyimgano.persistence._arrays import array_from, dtype_of, masked_array_from
 from pyimgano.persistence._native import TreeChecks, distance_from, search_tree_from
 from pyimgano.persistence._opcodes import CANNOT_BE, NO_STATE, Call, Items, Name, Pairs, made_class
 from pyimgano.utils._schema import CheckedStateMixin
+from pyimgano.utils._words import printable
 
 __all__ = ["build"]
 
 # A pipeline of pipelines in a calibrator in a search is about forty levels deep.
 _DEEPEST = 200
-# Objects, where one that is in several places counts several times.
-_MOST_OBJECTS = 20_000_000
+# Objects, where one that is in several places counts several times, as all that holds it is
+# checked; so many bytes of an array count as one. Large files may have more.
+_MOST_OBJECTS, _SIZE_OF_OBJECT = 5_000_000, 256
 # Bytes of arrays and search trees that are made from parts of the pickle, of which many may share
 # one. Arrays that joblib wrote behind their descriptions do not count: each is in the file itself.
-_MOST_BYTES = 2**30
+# Large files may have more, so many times their size.
+_MOST_BYTES, _MOST_TIMES = 2**27, 8
 # Numbers and tuples as keys; more could be chosen to take forever to tell apart.
 _MOST_OTHER_KEYS = 1000
 
@@ -50,7 +53,9 @@ Value = Callable[[Any], Any]
 Maker = Callable[[Call, Value], Any]
 
 
-def build(tree: Any, trusted: Iterable[str], in_range: dict[int, np.ndarray] | None = None) -> Any:
+def build(
+    tree: Any, trusted: Iterable[str], file_size: int, in_range: dict[int, np.ndarray]
+) -> Any:
     """Make the objects that a tree describes.
 
     Parameters
@@ -59,7 +64,9 @@ def build(tree: Any, trusted: Iterable[str], in_range: dict[int, np.ndarray] | N
         See :mod:`._opcodes`.
     trusted : iterable of str
         Full names of further classes and functions, which are imported and may be called.
-    in_range : dict of int to ndarray, default=None
+    file_size : int
+        Bytes of the file, which limit what may be made of it.
+    in_range : dict of int to ndarray
         Arrays of floats whose values need not be looked at again, by their ids.
 
     Returns
@@ -71,7 +78,7 @@ def build(tree: Any, trusted: Iterable[str], in_range: dict[int, np.ndarray] | N
     UntrustedFileError
         If it describes anything else, or an object that cannot be.
     """
-    builder = _Builder(frozenset(trusted), {} if in_range is None else in_range)
+    builder = _Builder(frozenset(trusted), file_size, in_range)
     order = builder.in_order(tree)
     if builder.unknown:
         raise _not_admitted(builder.unknown)
@@ -79,8 +86,12 @@ def build(tree: Any, trusted: Iterable[str], in_range: dict[int, np.ndarray] | N
 
 
 class _Builder:
-    def __init__(self, trusted: frozenset[str], in_range: dict[int, np.ndarray]) -> None:
+    def __init__(
+        self, trusted: frozenset[str], file_size: int, in_range: dict[int, np.ndarray]
+    ) -> None:
         self._trusted, self._in_range = trusted, in_range
+        self._most_objects = _MOST_OBJECTS + 16 * file_size // _SIZE_OF_OBJECT
+        self._most_bytes = _MOST_BYTES + _MOST_TIMES * file_size
         self.unknown: dict[str, None] = {}  # as an ordered set
         self._makers: dict[int, Maker] = {}
         self._built: dict[int, Any] = {}
@@ -104,6 +115,8 @@ class _Builder:
                 others = [part for part in parts if type(part) not in _ATOMS]
                 way.append((node, iter(others)))
                 total.append(1 + len(parts) - len(others))
+                if type(node) is np.ndarray:
+                    total[-1] += node.nbytes // _SIZE_OF_OBJECT
             node = None
             for part in way[-1][1]:
                 known = size.get(id(part))
@@ -122,10 +135,10 @@ class _Builder:
                 break
             if node is None:  # leave it
                 left, own = way.pop()[0], total.pop()
-                if own > _MOST_OBJECTS:
+                if own > self._most_objects:
                     raise UntrustedFileError(
-                        f"it holds more than {_MOST_OBJECTS:,} objects, those in several places "
-                        "counted each time."
+                        f"it holds more than {self._most_objects:,} objects, those in several "
+                        "places counted each time and arrays by their size."
                     )
                 size[id(left)] = own
                 order.append(left)
@@ -178,7 +191,7 @@ class _Builder:
     # ---- second pass: making it ---------------------------------------------------------
     def make_all(self, order: list[Any], tree: Any) -> Any:
         built, value, atoms = self._built, self._value, _ATOMS
-        left = _MOST_BYTES
+        left = self._most_bytes
         for node in order:
             kind = type(node)
             if kind is Call:
@@ -376,7 +389,7 @@ def _check_version(cls: type, state: dict[str, Any]) -> None:
             InconsistentVersionWarning(
                 estimator_name=cls.__name__,
                 current_sklearn_version=sklearn.__version__,
-                original_sklearn_version=version[:40],
+                original_sklearn_version=printable(version[:40]),
             ),
             stacklevel=2,
         )

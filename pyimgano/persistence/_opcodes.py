@@ -17,8 +17,6 @@ from pyimgano.persistence._source import AHEAD, Source
 
 __all__ = ["NO_STATE", "Call", "Items", "Name", "Pairs", "made_class", "read_tree"]
 
-# A saved pipeline needs a few thousand operations, and a dozen for each training image.
-_MOST_OPERATIONS = 10_000_000
 # Longest strings, byte strings and integers, in bytes. Arrays are not among them.
 _LONGEST_TEXT = 2**20
 _LONGEST_BYTES = 2**26
@@ -147,14 +145,15 @@ class _Machine:
         source, memo, unpack = self._source, self._memo, struct.unpack_from
         stack: list[Any] = []
         below: list[list[Any]] = []  # what lies under each mark
-        left = source.operations_left(_MOST_OPERATIONS)
+        left = source.operations_left
         data, at = source.data, source.at
         last = len(data) - AHEAD  # up to there is enough ahead for any of the operations below
         while True:
             left -= 1
             if left < 0:
                 raise UntrustedFileError(
-                    f"it has more than {_MOST_OPERATIONS:,} steps, more than any saved pipeline."
+                    f"it has more than {source.most_operations:,} steps, more than a saved "
+                    "pipeline of its size."
                 )
             if at > last:
                 source.at = at
@@ -276,7 +275,7 @@ class _Machine:
                 if below or len(stack) != 1:
                     raise UntrustedFileError("it is damaged: it ends in the middle of an object.")
                 source.at = at
-                source.spent(_MOST_OPERATIONS - left)
+                source.operations_left = left
                 return stack[0]
             else:
                 source.at = at
@@ -344,7 +343,8 @@ class _Machine:
         elif op == 0x46:  # FLOAT
             stack.append(_number(line(_LONGEST_LINE), float))
         elif op == 0x56:  # UNICODE
-            stack.append(str(line(_LONGEST_TEXT), "raw-unicode-escape"))
+            text = self._source.text(line(_LONGEST_TEXT))
+            stack.append(str(text, "raw-unicode-escape"))
         elif op == 0x6C:  # LIST
             items, stack = stack, below.pop()
             stack.append(items)
@@ -362,7 +362,7 @@ class _Machine:
     # ---- values -------------------------------------------------------------------------
     def _text(self, length: int) -> str:
         _check_length(length, _LONGEST_TEXT, "a string")
-        return str(self._source.take(length), "utf-8", "surrogatepass")
+        return str(self._source.text(self._source.take(length)), "utf-8", "surrogatepass")
 
     def _bytes(self, length: int) -> bytes:
         _check_length(length, _LONGEST_BYTES, "a byte string")

@@ -11,6 +11,7 @@ from pyimgano.persistence._arrays import ArrayReader
 from pyimgano.persistence._building import build
 from pyimgano.persistence._opcodes import read_tree
 from pyimgano.persistence._source import Source
+from pyimgano.utils._words import printable
 
 __all__ = ["read_saved"]
 
@@ -61,11 +62,12 @@ def read_saved(
                 f"is not an estimator saved by pyimgano.save: {error}"
             ) from None
         check_entry(entry)
-        return build(tree, trusted, arrays.in_range)
+        return build(tree, trusted, source.size, arrays.in_range)
     except UntrustedFileError as error:
         if str(error).startswith(f"{target}"):
             raise
-        raise UntrustedFileError(f"{target}: {error} {_WHOLE_FILE}") from error.__cause__
+        why = printable(str(error))  # the file may have chosen names in it
+        raise UntrustedFileError(f"{target}: {why} {_WHOLE_FILE}") from error.__cause__
     except MemoryError as error:
         raise UntrustedFileError(f"{target}: there is not enough memory to read it.") from error
     except OSError as error:

@@ -25,6 +25,7 @@ from pyimgano.utils._clock import utc_now
 from pyimgano.utils._environment import package_versions
 from pyimgano.utils._json import write_json
 from pyimgano.utils._outputs import atomic_write
+from pyimgano.utils._words import printable
 
 __all__ = ["load", "read_map_range", "save"]
 
@@ -317,9 +318,10 @@ def _check_entry(about: dict[str, Any], entry: dict[str, Any], target: Path) -> 
         key = "checksum" if _has_checksum(one) else "sha256"
         if one.get(key) == entry[key]:
             return
+    announced = printable(str(about.get("size"))[:20])
     raise UntrustedFileError(
         f"{target}: is not the file that {_side_file(target).name} describes "
-        f"({str(about.get('size'))[:20]} bytes, here are {entry['size']} bytes with another "
+        f"({announced} bytes, here are {entry['size']} bytes with another "
         "checksum): it was damaged, cut short or replaced. Copy both files anew."
     )
 

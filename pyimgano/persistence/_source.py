@@ -30,16 +30,22 @@ from pyimgano.utils._state import are_in_range
 __all__ = ["AHEAD", "Source", "open_regular", "read_small"]
 
 _LARGEST_FILE = 2**35
-# What a compressed file may become: so many times its size, and some more. Arrays of real
-# features shrink to about nine tenths, masks and equal numbers to a hundredth.
-_MOST_TIMES, _AND_MORE = 200, 2**26
+# What a compressed file may become: so many times its size, or this if it is more. Arrays of real
+# features shrink to about nine tenths, images kept as floats to a quarter.
+_MOST_TIMES, _AT_LEAST = 8, 2**28
+# Steps that the pickles of a file may have: a saved pipeline needs a few thousand, and a dozen for
+# each training image. Each may make an object of some hundred bytes, so for more than this many the
+# file must have so many bytes for each.
+_MOST_OPERATIONS, _SIZE_OF_OPERATION = 500_000, 8
+# Bytes of strings, but short ones; in memory they may be four times as large.
+_MOST_TEXT = 2**25
 # Bytes of compressed content, or of an uncompressed one outside of arrays, read at a time.
 _PIECE = 2**16
 # What a Source holds ready unless its end is near; short operations need no more.
 AHEAD = 300
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-# Largest window of an LZMA stream; that of its highest preset is 64 MiB.
-_LZMA_MEMORY = 2**28
+# Memory of an LZMA stream; its highest preset has a window of 64 MiB.
+_LZMA_MEMORY = 80 * 2**20
 
 
 @contextmanager
@@ -168,8 +174,8 @@ class _Decompressed(io.RawIOBase):
         self._n += len(content)
         if self._n > self._most:
             raise UntrustedFileError(
-                f"it is compressed, and becomes more than {self._most:,} bytes: more than "
-                f"{_MOST_TIMES} times its size."
+                f"it is compressed, and becomes more than {self._most:,} bytes, out of proportion "
+                "to its size."
             )
         view[: len(content)] = content
         return len(content)
@@ -229,6 +235,10 @@ class Source:
         The piece of the content that is read next, followed by zeros where the content ends.
     at : int
         How much of it has been read.
+    size : int
+        Of the file, as it lies on the disk.
+    most_operations, operations_left : int
+        Steps that the pickles in it may have, all together and from here on.
     """
 
     def __init__(self, descriptor: int, with_sha256: bool = False) -> None:
@@ -245,11 +255,14 @@ class Source:
         content: Any = raw
         for prefix, make in _COMPRESSIONS:
             if begin.startswith(prefix):
-                self._most = _MOST_TIMES * size + _AND_MORE
+                self._most = max(_MOST_TIMES * size, _AT_LEAST)
                 content = io.BufferedReader(_Decompressed(raw, make, self._most), _PIECE)
                 break
         self._raw, self._content = raw, content
-        self._operations = 0
+        self.size = size
+        self.most_operations = max(_MOST_OPERATIONS, size // _SIZE_OF_OPERATION)
+        self.operations_left = self.most_operations
+        self._text_left = _MOST_TEXT
         self.data, self.at = b"", 0
         self._end: int | None = None  # of the content in data, once that is known
 
@@ -359,13 +372,12 @@ class Source:
                 f"it announces an array of {n_bytes:,} bytes, and holds {self._most:,} at most."
             )
 
-    def operations_left(self, most: int) -> int:
-        """Tell how many operations a pickle may have, after those before it in this file."""
-        return most - self._operations
-
-    def spent(self, n: int) -> None:
-        """Note how many operations pickles of this file have had so far."""
-        self._operations = n
+    def text(self, content: bytes) -> bytes:
+        """Count what is about to become a string."""
+        self._text_left -= len(content)
+        if self._text_left < 0:
+            raise UntrustedFileError(f"it holds more than {_MOST_TEXT:,} bytes of text.")
+        return content
 
     def finish(self) -> dict[str, Any]:
         """Read the rest; refuse content behind the end of the pickle.

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pyimgano.exceptions import UntrustedFileError
+from pyimgano.utils._words import printable
 
 __all__ = [
     "Array",
@@ -59,9 +60,10 @@ def fail(where: str, why: str) -> NoReturn:
     ------
     UntrustedFileError
     """
+    what = printable(f"{where} {why}")  # the file may have chosen names in it
     raise UntrustedFileError(
-        f"{where} {why}. The file is damaged, or was not written by this library: copy it anew, "
-        "or fit and save the model again."
+        f"{what}. The file is damaged, or was not written by this library: copy it anew, or fit "
+        "and save the model again."
     )
 
 

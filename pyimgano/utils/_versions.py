@@ -12,6 +12,7 @@ from pyimgano.exceptions import VersionDriftWarning
 from pyimgano.utils._environment import environment, scoring_versions
 from pyimgano.utils._schema import CheckedStateMixin
 from pyimgano.utils._state import fail
+from pyimgano.utils._words import printable
 
 __all__ = ["VersionStampMixin", "show_versions"]
 
@@ -77,7 +78,9 @@ class VersionStampMixin(CheckedStateMixin):
                 if _minor(version := saved.get(name, now)) != _minor(now)
             }
         if drifted:
-            changes = ", ".join(f"{n} {old} (now {new})" for n, (old, new) in drifted.items())
+            changes = ", ".join(
+                f"{n} {printable(old[:40])} (now {new})" for n, (old, new) in drifted.items()
+            )
             warnings.warn(
                 f"this {cls.__name__} was saved under {changes}; scores may differ. "
                 "Fit and save it again under these versions, or install the old ones.",

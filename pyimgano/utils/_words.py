@@ -9,7 +9,7 @@ from typing import Any
 
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-__all__ = ["as_json", "did_you_mean", "readable"]
+__all__ = ["as_json", "did_you_mean", "printable", "readable"]
 
 _TYPES: dict[type, str] = {Integral: "int", Real: "float"}
 _WORDS = {"boolean": ["bool"], "random_state": ["int", "RandomState", "None"]}
@@ -43,6 +43,24 @@ def as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return repr(value)
+
+
+def printable(text: str) -> str:
+    """Write as escapes what is not printed: control characters, line ends, turns of direction.
+
+    Parameters
+    ----------
+    text : str
+        From a file, which may hold anything, on its way to a terminal or a log.
+
+    Returns
+    -------
+    str
+    """
+    if text.isprintable():
+        return text
+    letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(letters)
 
 
 def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.5) -> str:

@@ -473,7 +473,7 @@ def a_key_of_a_million_tuples(folder: Path) -> bytes:
 
 
 @hostile
-def a_million_dicts_in_each_other(folder: Path) -> bytes:
+def half_a_million_dicts_in_each_other(folder: Path) -> bytes:
     return A.file(b"}K\x00" * 10**5 + A.value(1) + b"s" * 10**5)
 
 
@@ -513,21 +513,104 @@ def frozen_estimators_in_each_other(folder: Path) -> bytes:
     return A.file(piece * 5000 + A.new(SCALER) + b"sb" * 5000)
 
 
-@hostile
-def an_announced_terabyte(folder: Path) -> bytes:
-    wrapper = A.new("joblib.numpy_pickle.NumpyArrayWrapper")
-    dtype = A.with_state(
-        A.call("numpy.dtype", A.value("f8"), A.value(False), A.value(True)),
-        A.value((3, "<", None, None, None, -1, -1, 0)),
-    )
+def dtype(kind: str, *state: Any) -> bytes:
+    """A description of a dtype, and what its state says of names, fields and size."""
+    made = A.call("numpy.dtype", A.value(kind), A.value(False), A.value(True))
+    names, fields, size, base = [*state, None, None, None, None][:4] if state else [None] * 4
+    state_of_it = [
+        *map(A.value, (3, "|" if kind[0] in "VSb" else "<")),
+        A.value(None) if base is None else base,
+        A.value(names),
+        A.value(None) if fields is None else fields,
+        A.value(-1 if size is None else size),
+        *map(A.value, (1, 0)),
+    ]
+    return A.with_state(made, A.MARK + b"".join(state_of_it) + b"t")
+
+
+def structure(fields: dict[str, tuple[bytes, int]], size: int, names: Any = None) -> bytes:
+    """A dtype of fields, each a description and an offset."""
+    inner = A.dict(**{name: one + A.value(at) + b"\x86" for name, (one, at) in fields.items()})
+    return dtype(f"V{size}", tuple(fields) if names is None else names, inner, size)
+
+
+def array_of(kind: bytes, shape: tuple, content: bytes = b"") -> bytes:
+    """What joblib writes for an array, as a file of its own without its end."""
     state = A.dict(
         subclass=A.name("numpy.ndarray"),
-        shape=A.value((10**12,)),
+        shape=A.value(shape),
         order=A.value("C"),
-        dtype=dtype,
+        dtype=kind,
         allow_mmap=A.value(True),
     )
-    return A.file(A.with_state(wrapper, state))
+    wrapper = A.new("joblib.numpy_pickle.NumpyArrayWrapper")
+    return A.START + A.with_state(wrapper, state) + content
+
+
+@hostile
+def an_announced_terabyte(folder: Path) -> bytes:
+    return array_of(dtype("f8"), (10**12,)) + A.STOP
+
+
+# ---- dtypes -------------------------------------------------------------------------------
+@hostile
+def a_dtype_in_dtypes(folder: Path) -> bytes:
+    inner = dtype("f8")
+    for _ in range(50):
+        inner = structure({"a": (inner, 0)}, 8)
+    return array_of(inner, (1,), bytes(8)) + A.STOP
+
+
+@hostile
+def a_subarray_of_subarrays(folder: Path) -> bytes:
+    inner = dtype("f8")
+    for _ in range(3):
+        inner = dtype("V8", None, None, None, inner + A.value((1000,)) + b"\x86")
+    return array_of(inner, (1,)) + A.STOP
+
+
+@hostile
+def a_dtype_of_ten_thousand_names(folder: Path) -> bytes:
+    fields = {f"f{i}": (dtype("u1"), i) for i in range(10_000)}
+    return array_of(structure(fields, 10_000), (1,), bytes(10_000)) + A.STOP
+
+
+@hostile
+def a_dtype_with_a_name_twice(folder: Path) -> bytes:
+    return array_of(structure({"a": (dtype("u1"), 0)}, 8, ("a", "a")), (1,), bytes(8)) + A.STOP
+
+
+@hostile
+def a_dtype_with_a_name_of_no_field(folder: Path) -> bytes:
+    return array_of(structure({"a": (dtype("u1"), 0)}, 8, ("b",)), (1,), bytes(8)) + A.STOP
+
+
+@hostile
+def a_field_beyond_its_item(folder: Path) -> bytes:
+    return array_of(structure({"a": (dtype("f8"), 0)}, 7), (1,), bytes(7)) + A.STOP
+
+
+@hostile
+def a_field_before_its_item(folder: Path) -> bytes:
+    return array_of(structure({"a": (dtype("f8"), -8)}, 8), (1,), bytes(8)) + A.STOP
+
+
+@hostile
+def a_field_of_pointers(folder: Path) -> bytes:
+    return array_of(structure({"a": (dtype("O8"), 0)}, 8), (1,), bytes(8)) + A.STOP
+
+
+@hostile
+def an_item_of_a_terabyte(folder: Path) -> bytes:
+    return array_of(structure({"a": (dtype("u1"), 0)}, 2**40), (1,), bytes(8)) + A.STOP
+
+
+HOSTILE["a_float_of_three_bytes"] = lambda folder: array_of(dtype("f3"), (1,), bytes(3)) + A.STOP
+HOSTILE["an_item_of_no_size"] = lambda folder: array_of(dtype("S0"), (10**9,)) + A.STOP
+HOSTILE["text_of_four_gigabytes"] = lambda folder: array_of(dtype("U999999999"), (1,)) + A.STOP
+HOSTILE["a_length_below_zero"] = lambda folder: array_of(dtype("f8"), (-1,)) + A.STOP
+HOSTILE["lengths_that_overflow"] = lambda folder: array_of(dtype("f8"), (2**33, 2**33)) + A.STOP
+HOSTILE["forty_dimensions"] = lambda folder: array_of(dtype("f8"), (1,) * 40, bytes(8)) + A.STOP
 
 
 @hostile
@@ -575,10 +658,66 @@ def six_gigabytes_of_bz2(folder: Path) -> bytes:
 @hostile
 def a_zlib_stream_of_zeros(folder: Path) -> bytes:
     packer = zlib.compressobj(9)
-    wrapper = an_announced_terabyte(folder)[:-1].replace(A.value((10**12,)), A.value((5 * 10**7,)))
-    parts = [packer.compress(wrapper)]
+    parts = [packer.compress(array_of(dtype("f8"), (3 * 10**7,)))]
     parts += [packer.compress(bytes(2**24)) for _ in range(24)]
     return b"".join([*parts, packer.flush()])
+
+
+@hostile
+def a_window_of_two_gigabytes(folder: Path) -> bytes:
+    return b"\x5d" + struct.pack("<Iq", 2**31, -1) + bytes(1000)
+
+
+def in_a_scaler(piece: bytes) -> bytes:
+    """A compressed file in which something stands where an array should be."""
+    return zlib.compress(A.file(A.with_state(A.new(SCALER), A.dict(mean_=piece))))
+
+
+@hostile
+def half_a_million_lists(folder: Path) -> bytes:
+    return in_a_scaler(b"](" + b"]" * 499_000 + b"e")
+
+
+@hostile
+def half_a_million_dicts(folder: Path) -> bytes:
+    return in_a_scaler(b"](" + b"}" * 499_000 + b"e")
+
+
+@hostile
+def many_objects(folder: Path) -> bytes:
+    recipe = A.name("numpy.dtype") + b"\x940" + A.value(("f8",)) + b"\x940"
+    return in_a_scaler(recipe + b"](" + b"h\x00h\x01R" * 160_000 + b"e")
+
+
+@hostile
+def short_texts_of_wide_letters(folder: Path) -> bytes:
+    # In memory, one letter beyond 16 bits makes each of the others four bytes long.
+    text = ("\U0001f600" + "a" * 250).encode()
+    one = b"\x8c" + bytes([len(text)]) + text
+    return in_a_scaler(b"](" + one * 499_000 + b"e")
+
+
+@hostile
+def long_texts_of_wide_letters(folder: Path) -> bytes:
+    text = ("\U0001f600" + "a" * (2**20 - 10)).encode()
+    one = b"X" + struct.pack("<I", len(text)) + text
+    return in_a_scaler(b"](" + one * 200 + b"e")
+
+
+@hostile
+def an_array_in_ten_thousand_places(folder: Path) -> bytes:
+    # Each of the scalers would look through it.
+    n = 2**20
+    shared = array_of(dtype("f8"), (n,), np.ones(n).tobytes())[2:] + b"\x940"
+    plain = {"copy": True, "with_mean": True, "with_std": True, "n_samples_seen_": 2}
+    scaler = A.with_state(
+        A.new(SCALER),
+        A.dict(
+            **{name: A.value(value) for name, value in {**plain, "n_features_in_": n}.items()},
+            **dict.fromkeys(("mean_", "var_", "scale_"), b"h\x00"),
+        ),
+    )
+    return zlib.compress(A.START + shared + b"](" + scaler * 10_000 + b"e.")
 
 
 @hostile

@@ -23,6 +23,8 @@ from pyimgano.detectors import PyODDetector
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.persistence._admitted import _OWN, admitted_class
+from pyimgano.utils import all_estimators
+from pyimgano.utils._schema import CheckedStateMixin
 from tests.attack.files import write
 from tests.instances import (
     IMAGE_INSTANCES,
@@ -113,6 +115,28 @@ def test_every_class_of_the_table_exists_and_declares_its_state():
             assert admitted_class(module, name).cls.__name__ == name
 
 
+def test_every_class_of_the_package_is_in_the_table_and_in_these_tests():
+    tables = (
+        TABLE_INSTANCES,
+        IMAGE_INSTANCES,
+        TRANSFORMER_INSTANCES,
+        ROW_INSTANCES,
+        POOLING_INSTANCES,
+    )
+    tried = {type(one).__name__ for table in tables for each in table.values() for one in each}
+    for name, cls in all_estimators():
+        assert admitted_class(cls.__module__, name), f"add {name} to _OWN in _admitted.py"
+        assert name in tried, f"add {name} to a table of tests/instances.py"
+    waiting = [CheckedStateMixin]
+    while waiting:  # those that other classes of the package derive from are bases
+        cls = waiting.pop()
+        derived = [one for one in cls.__subclasses__() if one.__module__.startswith("pyimgano.")]
+        waiting += derived
+        if not derived:
+            found = admitted_class(cls.__module__, cls.__name__)
+            assert found, f"add {cls.__module__}.{cls.__name__} to _OWN in _admitted.py"
+
+
 def test_an_attribute_that_is_not_declared_is_refused_by_name(tmp_path):
     model = pyimgano.PatchCoreDetector().fit(ROWS)
     model.new_ = 1
@@ -143,8 +167,8 @@ def test_files_of_earlier_versions_are_admitted(path, tmp_path):
 GONE = object()
 
 
-def parts(model: Any) -> Iterator[Any]:
-    """The model and all objects of this package in it."""
+def parts(model: Any, packages: tuple[str, ...] = ("pyimgano.",)) -> Iterator[Any]:
+    """The model and all objects of some packages in it."""
     waiting, seen = [model], set()
     while waiting:
         one = waiting.pop()
@@ -155,7 +179,7 @@ def parts(model: Any) -> Iterator[Any]:
             waiting += one.values()
         elif isinstance(one, (list, tuple)):
             waiting += one
-        elif type(one).__module__.startswith("pyimgano."):
+        elif type(one).__module__.startswith(packages) and hasattr(one, "__dict__"):
             yield one
             waiting += vars(one).values()
 
@@ -199,6 +223,45 @@ def wrong_values(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         yield "shorter", value[:-1]
         yield "doubled", value + value
+
+
+@pytest.mark.parametrize("name", PYOD)
+def test_wrong_state_of_pyods_models_is_refused_or_another_model(name, tmp_path):
+    """A part of all changes; ``benchmarks/fuzz_load.py`` makes more of them."""
+    module = pytest.importorskip(f"pyod.models.{name.lower()}")
+    model = PyODDetector(getattr(module, name)(), cv=2).fit(ROWS)
+    inner = [
+        one
+        for one in parts(model.detector_, ("pyod.", "sklearn."))
+        if type(one).__name__ not in ("ExtraTreeRegressor", "Tree")
+    ]
+    changes = [
+        (one, attribute, what, wrong)
+        for one in inner
+        for attribute, value in vars(one).items()
+        for what, wrong in wrong_values(value)
+    ]
+    rng, path, problems = np.random.RandomState(0), tmp_path / "a.joblib", []
+    for k in rng.choice(len(changes), min(60, len(changes)), replace=False):
+        one, attribute, what, wrong = changes[k]
+        value = vars(one)[attribute]
+        if wrong is GONE:
+            del vars(one)[attribute]
+        else:
+            vars(one)[attribute] = wrong
+        try:
+            write(model, path)
+        finally:
+            vars(one)[attribute] = value
+        try:
+            found = results(pyimgano.load(path), ROWS[:4] + 0.1)
+            assert np.isfinite(found).all(), "not finite"
+        except UntrustedFileError:
+            continue
+        except Exception as error:
+            where = f"{type(one).__name__}.{attribute} {what}"
+            problems.append(f"{where}: {type(error).__name__}: {error}")
+    assert not problems, "\n".join(problems)
 
 
 def check_wrong_states(model: Any, X: Any, tmp_path: Any) -> int:

@@ -13,12 +13,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import pyimgano
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
-from pyimgano.exceptions import UntrustedFileError
+from pyimgano.exceptions import UntrustedFileError, VersionDriftWarning
 from tests.attack import hostile
+from tests.attack.files import Assembler as A
 from tests.attack.files import vouch_for, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,69 @@ def test_good_state_comes_through_the_other_door(tmp_path):
         again = joblib.load(tmp_path / "a.joblib", mmap_mode="r")
         rows = np.random.RandomState(1).normal(size=(5, model.n_features_in_))
         np.testing.assert_array_equal(again.score_samples(rows), model.score_samples(rows))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_dtypes_are_read_as_numpy_reads_them_or_refused(seed, tmp_path):
+    rng = np.random.RandomState(seed)
+    kinds = ["?", "i1", "<u2", ">i4", "<f4", ">f8", "<c8", "S3", "<U2", "V5"]
+
+    def some_dtype(depth: int) -> np.dtype:
+        if depth > rng.randint(3):
+            return np.dtype(kinds[rng.randint(len(kinds))])
+        if rng.randint(2) and depth:
+            shape = tuple(int(n) for n in rng.randint(1, 4, size=rng.randint(1, 3)))
+            return np.dtype((some_dtype(depth + 1), shape))
+        inner = [some_dtype(depth + 1) for _ in range(rng.randint(1, 5))]
+        starts = np.cumsum([rng.randint(3), *(one.itemsize + rng.randint(3) for one in inner)])
+        return np.dtype(
+            {
+                "names": [f"f{i}" for i in range(len(inner))],
+                "formats": inner,
+                "offsets": starts[:-1].tolist(),
+                "itemsize": int(starts[-1]) + int(rng.randint(1, 4)),
+            }
+        )
+
+    array = np.zeros((2, 3), some_dtype(0))
+    path = write(FunctionTransformer(kw_args={"v": array}), tmp_path / "a.joblib")
+    again = pyimgano.load(path).kw_args["v"]
+    # joblib writes anything into holes between fields.
+    assert again.shape == array.shape and repr(again.tolist()) == repr(array.tolist())
+    assert again.dtype.fields == array.dtype.fields or again.dtype == array.dtype.newbyteorder("=")
+
+
+# ---- what is said of it -----------------------------------------------------------------
+@pytest.mark.parametrize(
+    "content",
+    [
+        A.file(A.new("evil\x1b]0;title\x07.\u202e\nname")),
+        A.file(A.with_state(A.new(hostile.SCALER), A.dict(**{"a\x1b[2J\r\nb": A.value(1)}))),
+        A.file(A.with_state(A.new(hostile.SCALER), A.dict(with_mean=A.value("\x1b[31m\x9b")))),
+        hostile.array_of(hostile.dtype("\x1b[5m"), (1,)),
+        b"L\x1b[5mL\n.",
+    ],
+    ids=["class", "attribute", "value", "dtype", "number"],
+)
+def test_errors_hold_no_control_characters_of_the_files(content, tmp_path):
+    path = write(content, tmp_path / "a.joblib")
+    with pytest.raises(UntrustedFileError) as refusal:
+        pyimgano.load(path)
+    assert str(refusal.value).isprintable()
+
+
+def test_warnings_and_side_files_hold_none_either(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        wrong = {"numpy": "1.\x1b[2J" + "9" * 1000}
+        patch.setattr("pyimgano.utils._versions.scoring_versions", lambda: wrong)
+        path = write(PatchCoreDetector().fit(hostile.ROWS), tmp_path / "a.joblib")
+    with pytest.warns(VersionDriftWarning) as caught:
+        pyimgano.load(path)
+    assert all(str(one.message).isprintable() and len(str(one.message)) < 400 for one in caught)
+    path.with_name("a.joblib.json").write_text(json.dumps({"size": "\x1b[2J", "sha256": ""}))
+    with pytest.raises(UntrustedFileError, match="is not the file that") as refusal:
+        pyimgano.load(path)
+    assert str(refusal.value).isprintable()
 
 
 # ---- what is no file --------------------------------------------------------------------
