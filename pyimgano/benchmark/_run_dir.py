@@ -34,6 +34,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pyimgano.exceptions import RunError
 from pyimgano.utils._json import read_json, read_json_lines, write_json, write_json_lines
 from pyimgano.utils._outputs import short_name
 
@@ -193,7 +194,8 @@ class RunDirectory:
         write_json(self.report, report)
 
     def read_report(self) -> dict[str, Any]:
-        return read_json(self.report)
+        """Read ``report.json``; another version of its schema is a :class:`RunError`."""
+        return _read_report(self.report)
 
     def what_there_is(self) -> str:
         """Say in words which results an unfinished run has left."""
@@ -290,10 +292,22 @@ class CategoryDirectory:
         return self.overlays / f"{short_name('_'.join(map(_file_name, parts)))}.png"
 
     def read_report(self) -> dict[str, Any]:
-        return read_json(self.report)
+        """Read ``report.json``; another version of its schema is a :class:`RunError`."""
+        return _read_report(self.report)
 
     def read_per_image(self) -> list[dict[str, Any]]:
         return read_json_lines(self.per_image)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    report = read_json(path)
+    version = report.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has schema_version {version}, and this version of pyimgano reads "
+            f"{SCHEMA_VERSION}: read it with the pyimgano that wrote it, or run it again."
+        )
+    return report
 
 
 def _folder_name(category: str) -> str:

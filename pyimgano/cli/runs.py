@@ -98,19 +98,26 @@ def _list(options: argparse.Namespace) -> int:
             "-" if one[key] is None else f"{one[key]:.3f}" for key in ("image_auroc", "pixel_auroc")
         ]
         counts = [str(len(one["categories"])), str(len(one["failed"]))]
-        rows.append([one["run"], "complete" if one["complete"] else "unfinished", *counts, *cells])
+        rows.append([one["run"], one["state"], *counts, *cells])
     _common.answer(aligned(rows) if found else f"no runs in {', '.join(options.folders)}")
     return _common.EXIT_OK
 
 
 def _summary(path: str) -> dict[str, Any]:
     from pyimgano.benchmark import RunDirectory
+    from pyimgano.exceptions import RunError
 
     run = RunDirectory(path)
-    report: Mapping[str, Any] = run.read_report() if run.is_complete else {"mean": {}, "failed": {}}
+    report: Mapping[str, Any] = {"mean": {}, "failed": {}}
+    state = "unfinished"
+    if run.is_complete:
+        try:
+            report, state = run.read_report(), "complete"
+        except RunError:
+            state = "of another version"
     return {
         "run": path,
-        "complete": run.is_complete,
+        "state": state,
         "categories": [one.path.name for one in run.categories()],
         "failed": sorted(report["failed"]),
         "image_auroc": report["mean"].get("image_auroc"),

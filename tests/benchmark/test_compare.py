@@ -181,7 +181,13 @@ def test_command_lists_runs(run, tmp_path, capsys):
     ]  # fmt: skip
     assert call("list", tmp_path / "b", "--json") == 0
     (one,) = json.loads(capsys.readouterr().out)
-    assert one["complete"] and one["image_auroc"] == report["mean"]["image_auroc"]
+    assert one["state"] == "complete" and one["image_auroc"] == report["mean"]["image_auroc"]
+    report = tmp_path / "b" / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "schema_version": 0}))
+    assert call("list", tmp_path / "b") == 0
+    assert "  of another version  " in capsys.readouterr().out
+    assert call("show", tmp_path / "b") == 2
+    assert "has schema_version 0, and this version of pyimgano reads 1" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert call("list", tmp_path / "empty") == 0
     assert capsys.readouterr().out == f"no runs in {tmp_path / 'empty'}\n"

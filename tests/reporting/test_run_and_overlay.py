@@ -23,8 +23,9 @@ from pyimgano import (
     anomaly_map,
 )
 from pyimgano.benchmark import RunDirectory
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION
 from pyimgano.detectors import PaDiMDetector, SPADEDetector, SSIMTemplateDetector
-from pyimgano.exceptions import ImageFormatError
+from pyimgano.exceptions import ImageFormatError, RunError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.reporting import (
     _drawing,
@@ -72,14 +73,17 @@ def test_names_cannot_leave_the_directory(tmp_path):
 
 def test_what_is_written_can_be_read(tmp_path):
     run = RunDirectory.create(tmp_path, "d", "m", now=NOW)
-    run.write_report({"b": 1, "a": np.float64(0.5), "c": np.arange(2), "path": tmp_path})
-    assert run.read_report() == {"a": 0.5, "b": 1, "c": [0, 1], "path": str(tmp_path)}
+    version = {"schema_version": SCHEMA_VERSION}
+    run.write_report({"b": 1, "a": np.float64(0.5), "c": np.arange(2), "path": tmp_path, **version})
+    assert run.read_report() == {"a": 0.5, "b": 1, "c": [0, 1], "path": str(tmp_path), **version}
     assert run.report.read_text().index('"a"') < run.report.read_text().index('"b"')
     category = run.category("screw").create()
     assert run.categories() == []  # without a report it is not finished
     category.write_per_image([{"index": 0, "path": "b\u00e4d \udcff.png"}, {"index": 1}])
     assert category.read_per_image()[0]["path"] == "b\u00e4d \udcff.png"
     category.write_report({})
+    with pytest.raises(RunError, match="has schema_version None"):
+        category.read_report()
     assert [c.path for c in run.categories()] == [category.path]
 
 
