@@ -19,7 +19,8 @@ from sklearn.pipeline import make_pipeline
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
 from pyimgano.benchmark import RunDirectory, _benchmark, _category, _run_dir
-from pyimgano.cli import _common, _records, benchmark, doctor, infer, models, train
+from pyimgano.cli import _common, _records, benchmark, infer, train
+from pyimgano.cli.main import COMMANDS, main
 from pyimgano.datasets import load_folder, write_inspection_dataset
 from pyimgano.features import FilterBankFeatures
 from pyimgano.utils import _outputs
@@ -317,7 +318,7 @@ def test_commands_go_on_when_nobody_can_read_what_they_say(
     ],
 )
 def test_a_result_that_cannot_be_written_is_an_error(kind, status, message, monkeypatch, capsys):
-    for main, arguments in ((models.main, ["list"]), (doctor.main, ["--json"])):
+    for arguments in (["models", "list"], ["doctor", "--json"]):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", stream_that_is(kind))
             assert main(arguments) == status
@@ -394,12 +395,12 @@ def test_names_that_the_terminal_has_no_characters_for(monkeypatch, tmp_path):
 def test_help_and_guide_list_the_exit_statuses(capsys):
     known = {name: value for name, value in vars(_common).items() if name.startswith("EXIT_")}
     everywhere = set(known.values()) - {_common.EXIT_ERRORS, _common.EXIT_ANOMALY}
-    for module in (benchmark, doctor, infer, models, train):
+    for name in COMMANDS:
         with pytest.raises(SystemExit):
-            module.main(["--help"])
-        told = capsys.readouterr().out.split("\nexit status:\n")[1]
+            main([name, "--help"])
+        told = capsys.readouterr().out.split("exit status:\n")[1]
         listed = {int(one) for one in re.findall(r"^  (\d+)", told, re.MULTILINE)}
-        assert everywhere <= listed <= set(known.values()), module.__name__
+        assert everywhere <= listed <= set(known.values()), name
     guide = (ROOT / "doc/user_guide/command_line.rst").read_text(encoding="utf-8")
     rows = re.findall(r"^   \* - ([\d, ]+)$", guide, re.MULTILINE)
     assert {int(one) for row in rows for one in row.split(",")} == set(known.values())
