@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from pyimgano._kernels.lanes import (
+    LANES,
+    VECTOR,
+    has_long_registers,
+    read_vector,
+    spread,
+    write_vector,
+)
 from pyimgano._kernels.vector_code import compiles
 from pyimgano._kernels.winograd import Winograd
 from pyimgano.utils._threads import even_slices, map_in_threads
@@ -23,22 +29,10 @@ from pyimgano.utils._threads import even_slices, map_in_threads
 __all__ = ["DirectConvolution", "convolution", "max_pool"]
 
 
-def _has_long_registers() -> bool:
-    """Return True if numba compiles for AVX-512, by the settings that its cache goes by."""
-    config: Any = numba.config
-    if not config.ENABLE_AVX:
-        return False
-    if config.CPU_NAME is None and config.CPU_FEATURES is None:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-    return "+avx512f" in (config.CPU_FEATURES or "")
-
-
-# Floats of one vector operation; where registers are shorter the compiler takes several.
-_LANES = 16
 # Pixels, and vectors of output channels, whose sums are held in registers at a time: each weight
 # and each input is read once for all of them. 16 of 32 long registers, or 12 of 16 short ones.
-_PIXELS, _VECTORS = (4, 4) if _has_long_registers() else (6, 1)
-_PANEL = _LANES * _VECTORS
+_PIXELS, _VECTORS = (4, 4) if has_long_registers() else (6, 1)
+_PANEL = LANES * _VECTORS
 # Types of the arguments of ``_sum_products``, of which these are arrays.
 _ARRAY, _ARRAY_PLACES = types.Array(types.float32, 1, "C"), (0, 6, 8, 10)
 _SIGNATURE = types.void(*(_ARRAY if i in _ARRAY_PLACES else types.intp for i in range(13)))
@@ -197,23 +191,18 @@ def _sum_in_vectors(
             context.make_array(array)(context, builder, arg).data if i in arrays else arg
             for i, arg in enumerate(args)
         )
-        integer, vector = start.type, ir.VectorType(ir.FloatType(), _LANES)
-        nothing, zero = ir.Constant(vector, ir.Undefined), ir.IntType(32)(0)
-        spread = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
+        integer = start.type
         contract = ("contract",)  # multiply and add in one operation
 
-        def places(values: Any, k: Any) -> list[Any]:
-            starts = [builder.add(k, integer(_LANES * v)) for v in range(_VECTORS)]
-            return [
-                builder.bitcast(builder.gep(values, [one]), vector.as_pointer()) for one in starts
-            ]
+        def places(k: Any) -> list[Any]:
+            return [builder.add(k, integer(LANES * v)) for v in range(_VECTORS)]
 
         def load(values: Any, k: Any) -> list[Any]:
-            return [builder.load(one, align=4) for one in places(values, k)]
+            return [read_vector(builder, values, one) for one in places(k)]
 
         sums = []
         for _ in range(_PIXELS):
-            sums.append([cgutils.alloca_once(builder, vector) for _ in range(_VECTORS)])
+            sums.append([cgutils.alloca_once(builder, VECTOR) for _ in range(_VECTORS)])
             for value, total in zip(load(bias, first), sums[-1]):
                 builder.store(value, total)
         with cgutils.for_range(builder, size) as line:
@@ -226,9 +215,7 @@ def _sum_in_vectors(
                 here = builder.add(source, value.index)
                 for pixel, totals in enumerate(sums):
                     k = builder.add(here, builder.mul(step, integer(pixel)))
-                    one = builder.load(builder.gep(pixels, [k]))
-                    one = builder.insert_element(nothing, one, zero)
-                    one = builder.shuffle_vector(one, nothing, spread)
+                    one = spread(builder, builder.load(builder.gep(pixels, [k])))
                     for factor, total in zip(factors, totals):
                         product = builder.fmul(one, factor, flags=contract)
                         builder.store(
@@ -236,8 +223,8 @@ def _sum_in_vectors(
                         )
         for pixel, totals in enumerate(sums):
             k = builder.add(at, builder.mul(n, integer(pixel)))
-            for place, total in zip(places(out, k), totals):
-                builder.store(builder.load(total), place, align=4)
+            for place, total in zip(places(k), totals):
+                write_vector(builder, builder.load(total), out, place)
         return context.get_dummy_value()
 
     return signature, generate

@@ -5,14 +5,34 @@ A map is an array (height, width, channels), float32, C-contiguous.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-__all__ = ["DepthwiseConvolution", "add_bias", "rectify_into_frame", "unfold"]
+from pyimgano._kernels.lanes import (
+    LANES,
+    VECTOR,
+    has_long_registers,
+    read_vector,
+    write_vector,
+)
+from pyimgano._kernels.vector_code import compiles
 
-# Values that are summed side by side: pixels of few channels go together.
-_SIDE_BY_SIDE = 256
+__all__ = ["DepthwiseConvolution", "rectify_into_frame", "unfold"]
+
+# Pixels whose sums of ``LANES`` channels are held in registers at a time: each weight is read
+# once for all of them.
+_PIXELS = 8 if has_long_registers() else 4
+# Types of the arguments of the sums of taps, of which these are arrays.
+_ARRAY, _ARRAY_PLACES = types.Array(types.float32, 1, "C"), (0, 6, 8, 10)
+_SIGNATURE = types.void(*(_ARRAY if i in _ARRAY_PLACES else types.intp for i in range(13)))
 
 
 class DepthwiseConvolution:
@@ -21,7 +41,7 @@ class DepthwiseConvolution:
     Parameters
     ----------
     kernel : ndarray of shape (channels, size, size), float32
-        ``size`` is 3 or 5.
+        The number of channels is a multiple of 16.
     bias : ndarray of shape (channels,), float32
     stride : int
         In pixels, down and across.
@@ -29,14 +49,12 @@ class DepthwiseConvolution:
 
     def __init__(self, kernel: NDArray[np.float32], bias: NDArray[np.float32], stride: int) -> None:
         n, self.size, _ = kernel.shape
-        if self.size not in (3, 5):
-            raise ValueError(f"kernel must be 3 or 5 pixels wide, got {self.size}")
+        if n % LANES:
+            raise ValueError(f"kernel has {n} channels, which is no multiple of {LANES}")
         self.stride = stride
-        # Pixels with a stride between them are not side by side in memory.
-        self._pixels = max(1, _SIDE_BY_SIDE // n) if stride == 1 else 1
         taps = np.asarray(kernel, np.float32).transpose(1, 2, 0)
-        self._weights = np.ascontiguousarray(np.tile(taps, self._pixels))
-        self._bias = np.tile(np.asarray(bias, np.float32), self._pixels)
+        self._weights = np.ascontiguousarray(taps).ravel()
+        self._bias = np.ascontiguousarray(bias, np.float32)
 
     def __call__(self, frame: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Convolve some rows.
@@ -48,57 +66,123 @@ class DepthwiseConvolution:
         out : ndarray of shape (rows, width * channels), float32
             Result.
         """
-        n = len(self._bias) // self._pixels
-        if out.shape[1] // n < self._pixels:  # a narrow map: one pixel at a time
-            weights, bias, pixels = self._weights[:, :, :n].copy(), self._bias[:n], 1
-        else:
-            weights, bias, pixels = self._weights, self._bias, self._pixels
-        _depthwise(frame, weights.ravel(), bias, self.size, self.stride, pixels, out)
+        _depthwise(frame, self._weights, self._bias, self.size, self.stride, out)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_three(sums, values, step, weights):
-    n = sums.shape[0]
-    a0, a1, a2 = values[:n], values[step : step + n], values[2 * step : 2 * step + n]
-    w0, w1, w2 = weights[:n], weights[n : 2 * n], weights[2 * n : 3 * n]
-    for k in range(n):
-        sums[k] += a0[k] * w0[k] + a1[k] * w1[k] + a2[k] * w2[k]
+def _sums_of(pixels: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Make the sums of ``LANES`` channels at so many pixels side by side.
+
+    Returns the function for compiled code, and the version in vector operations, whose body is
+    the call of an intrinsic.
+    """
+
+    def sums(values, start, row, size, step, channels, weights, begin, bias, first, out, at, n):
+        """Sums of products of a square kernel, cut off below 0 and above 6.
+
+        The kernel has ``size`` lines of ``size`` taps. It begins at ``values[start]``, the next
+        line lies ``row`` values farther, the next tap ``channels`` values in ``values`` and in
+        ``weights``, the next pixel ``step`` values. Sums begin with ``bias[first:]``, and the
+        pixels' results go to ``out[at:]``, ``n`` apart. Arrays are float32, one-dimensional and
+        contiguous.
+        """
+        raise NotImplementedError("numba puts an overload in its place")
+
+    @intrinsic
+    def in_vectors(
+        typing_context,
+        values, start, row, size, step, channels, weights, begin, bias, first, out, at, n,
+    ):  # fmt: skip
+        """Sum products in vector operations; numba's compiler keeps them in memory."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values, start, row, size, step, channels, weights, begin, bias, first, out, at, n = (
+                context.make_array(_ARRAY)(context, builder, arg).data
+                if i in _ARRAY_PLACES
+                else arg
+                for i, arg in enumerate(args)
+            )
+            integer = start.type
+            contract = ("contract",)  # multiply and add in one operation
+            totals = [cgutils.alloca_once(builder, VECTOR) for _ in range(pixels)]
+            for total in totals:
+                builder.store(read_vector(builder, bias, first), total)
+            with cgutils.for_range(builder, size) as line:
+                source = builder.add(start, builder.mul(line.index, row))
+                taps = builder.mul(line.index, builder.mul(size, channels))
+                factors = builder.add(begin, taps)
+                with cgutils.for_range(builder, size) as tap:
+                    along = builder.mul(tap.index, channels)
+                    factor = read_vector(builder, weights, builder.add(factors, along))
+                    here = builder.add(source, along)
+                    for pixel, total in enumerate(totals):
+                        k = builder.add(here, builder.mul(step, integer(pixel)))
+                        one = read_vector(builder, values, k)
+                        product = builder.fmul(one, factor, flags=contract)
+                        builder.store(
+                            builder.fadd(builder.load(total), product, flags=contract), total
+                        )
+            zero, six = (ir.Constant(VECTOR, [number] * LANES) for number in (0.0, 6.0))
+            for pixel, total in enumerate(totals):
+                value = builder.load(total)
+                value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+                value = builder.select(builder.fcmp_ordered(">", value, six), six, value)
+                write_vector(builder, value, out, builder.add(at, builder.mul(n, integer(pixel))))
+            return context.get_dummy_value()
+
+        return _SIGNATURE, generate
+
+    def _vector_sums(
+        values, start, row, size, step, channels, weights, begin, bias, first, out, at, n
+    ):
+        in_vectors(  # type: ignore[call-arg]
+            values, start, row, size, step, channels, weights, begin, bias, first, out, at, n
+        )
+
+    def plain_sums(
+        values, start, row, size, step, channels, weights, begin, bias, first, out, at, n
+    ):
+        for pixel in range(pixels):
+            total = out[at + pixel * n : at + pixel * n + LANES]
+            total[:] = bias[first : first + LANES]
+            for line in range(size):
+                for tap in range(size):
+                    one = values[start + line * row + tap * channels + pixel * step :]
+                    factors = weights[begin + (line * size + tap) * channels :]
+                    for k in range(LANES):
+                        total[k] += one[k] * factors[k]
+            for k in range(LANES):
+                total[k] = min(max(total[k], np.float32(0)), np.float32(6))
+
+    @overload(sums, jit_options={"fastmath": {"contract"}})
+    def choose(values, start, row, size, step, channels, weights, begin, bias, first, out, at, n):
+        return _vector_sums if compiles(_vector_sums, _SIGNATURE) else plain_sums
+
+    return sums, _vector_sums
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_five(sums, values, step, weights):
-    n = sums.shape[0]
-    a0, a1, a2 = values[:n], values[step : step + n], values[2 * step : 2 * step + n]
-    a3, a4 = values[3 * step : 3 * step + n], values[4 * step : 4 * step + n]
-    w0, w1, w2 = weights[:n], weights[n : 2 * n], weights[2 * n : 3 * n]
-    w3, w4 = weights[3 * n : 4 * n], weights[4 * n : 5 * n]
-    for k in range(n):
-        sums[k] += a0[k] * w0[k] + a1[k] * w1[k] + a2[k] * w2[k] + a3[k] * w3[k] + a4[k] * w4[k]
+_some_pixels, _vector_sums = _sums_of(_PIXELS)
+_one_pixel, _ = _sums_of(1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _depthwise(frame, weights, bias, size, stride, pixels, out):
+def _depthwise(frame, weights, bias, size, stride, out):
     row, n = frame.shape[1], bias.shape[0]
-    channels = n // pixels
-    width = out.shape[1] // channels
-    values = frame.ravel()
-    zero, six = np.float32(0), np.float32(6)
-    sums = np.empty(n, np.float32)
-    for y in range(out.shape[0]):
-        for i in range(0, width, pixels):
-            x = min(i, width - pixels)  # the last ones may be computed twice
-            for k in range(n):  # assigning all of them at once compiles for two seconds
-                sums[k] = bias[k]
-            for line in range(size):
-                start = (y * stride + line) * row + x * stride * channels
-                if size == 3:
-                    _add_three(sums, values[start:], channels, weights[3 * line * n :])
-                else:
-                    _add_five(sums, values[start:], channels, weights[5 * line * n :])
-            result = out[y, x * channels : x * channels + n]
-            for k in range(n):
-                value = zero if sums[k] < zero else sums[k]
-                result[k] = six if value > six else value
+    width = out.shape[1] // n
+    values, results = frame.ravel(), out.ravel()
+    step = stride * n
+    for first in range(0, n, LANES):  # what these channels' rows share stays in the cache
+        for y in range(out.shape[0]):
+            start = y * stride * row + first
+            at = y * width * n + first
+            if width < _PIXELS:
+                for x in range(width):
+                    _one_pixel(values, start + x * step, row, size, step, n, weights, first, bias,
+                               first, results, at + x * n, n)  # fmt: skip
+                continue
+            for i in range(0, width, _PIXELS):
+                x = min(i, width - _PIXELS)  # the last ones may be computed twice
+                _some_pixels(values, start + x * step, row, size, step, n, weights, first, bias,
+                             first, results, at + x * n, n)  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True)
@@ -137,36 +221,22 @@ def rectify_into_frame(values, bias, limit, top, left, frame):
 
 
 @numba.njit(cache=True, nogil=True)
-def add_bias(values, bias, others):
-    """Add bias, and others as far as they reach, to rows ``(n, channels)`` in place."""
-    n = bias.shape[0]
-    for y in range(values.shape[0]):
-        line = values[y]
-        for k in range(n):
-            line[k] += bias[k]
-        if y < others.shape[0]:
-            other = others[y]
-            for k in range(n):
-                line[k] += other[k]
-
-
-@numba.njit(cache=True, nogil=True)
-def unfold(frame, channels, stride, out):
+def unfold(frame, stride, out):
     """Write down what a kernel of 3 x 3 pixels sees at each place, one row for each.
 
     Parameters
     ----------
-    frame : ndarray of shape (height, width * channels), float32
-        With all that lies beyond the border.
-    channels, stride : int
-    out : ndarray of shape (rows * columns, 9 * channels), float32
+    frame : ndarray of shape (height, width * 3), float32
+        Pixels of three colors, with all that lies beyond the border.
+    stride : int
+    out : ndarray of shape (rows * columns, 27), float32
         Result: the three lines of the kernel one after the other.
     """
-    run = 3 * channels
-    across = (frame.shape[1] // channels - 3) // stride + 1
-    for k in range(out.shape[0]):
-        y, x = k // across * stride, k % across * stride * channels
+    columns = (frame.shape[1] // 3 - 3) // stride + 1
+    for y in range(out.shape[0] // columns):
         for line in range(3):
-            values, row = frame[y + line], out[k]
-            for i in range(run):
-                row[line * run + i] = values[x + i]
+            values = frame[y * stride + line]
+            for x in range(columns):
+                row, first = out[y * columns + x], 3 * x * stride
+                for i in range(9):
+                    row[9 * line + i] = values[first + i]

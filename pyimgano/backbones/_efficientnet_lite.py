@@ -11,12 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyimgano._kernels.depthwise import (
-    DepthwiseConvolution,
-    add_bias,
-    rectify_into_frame,
-    unfold,
-)
+from pyimgano._kernels.depthwise import DepthwiseConvolution, rectify_into_frame, unfold
+from pyimgano._kernels.pointwise import PointwiseConvolution
 from pyimgano._kernels.scratch import scratch
 from pyimgano.backbones._weights import cache_dir, check_file, find_by_name
 from pyimgano.exceptions import WeightsError
@@ -179,8 +175,8 @@ class EfficientNetLite:
 
     def fill(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over the weights, batch norms merged into the convolutions before them."""
-        kernel, self._stem_bias = _merged(state, "_conv_stem", "_bn0")
-        self._stem = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0).reshape(-1, _STEM))
+        kernel, bias = _merged(state, "_conv_stem", "_bn0")
+        self._stem = PointwiseConvolution(kernel.transpose(0, 2, 3, 1).reshape(_STEM, -1), bias)
         self._run = [_InvertedResidual(block, state) for block in self._blocks]
 
     def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
@@ -219,18 +215,14 @@ class EfficientNetLite:
             begin, end = 2 * first - top, 2 * last - top + 1
             seen = x[max(begin, 0) : end]
             n_pixels = (last - first) * width
-            frame, patches, sums = scratch(
-                (end - begin) * columns * 3, n_pixels * 27, n_pixels * _STEM
-            )
+            frame, patches = scratch((end - begin) * columns * 3, n_pixels * 27)
             frame = frame.reshape(end - begin, columns, 3)
             frame[:] = 0
             above = max(begin, 0) - begin
             frame[above : above + len(seen), left : left + x.shape[1]] = seen
-            patches = patches.reshape(-1, 27)
-            unfold(frame.reshape(end - begin, -1), 3, 2, patches)
-            np.matmul(patches, self._stem, out=sums.reshape(-1, _STEM))
-            values = sums.reshape(last - first, -1)
-            rectify_into_frame(values, self._stem_bias, 6.0, 0, 0, out[first:last])
+            unfold(frame.reshape(end - begin, -1), 2, patches.reshape(-1, 27))
+            seen = patches.reshape(last - first, width, 27)
+            self._stem.into_frame(seen, 6.0, 0, 0, out[first:last])
 
         map_in_threads(compute, range(0, height, at_once), threads)
         return out.reshape(height, width, _STEM)
@@ -243,12 +235,12 @@ class _InvertedResidual:
         self._block = block
         parts = [_merged(state, name, norm) for name, norm, _ in _convolutions(block)]
         if block.expands:
-            kernel, self._expand_bias = parts[0]
-            self._expand = np.ascontiguousarray(kernel[:, :, 0, 0].T)
+            kernel, bias = parts[0]
+            self._expand = PointwiseConvolution(kernel[:, :, 0, 0], bias)
         kernel, bias = parts[-2]
         self._depthwise = DepthwiseConvolution(kernel[:, 0], bias, block.stride)
-        kernel, self._project_bias = parts[-1]
-        self._project = np.ascontiguousarray(kernel[:, :, 0, 0].T)
+        kernel, bias = parts[-1]
+        self._project = PointwiseConvolution(kernel[:, :, 0, 0], bias)
 
     def __call__(self, x: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
         block = self._block
@@ -267,23 +259,19 @@ class _InvertedResidual:
             begin = first * block.stride - top
             end = (last - 1) * block.stride - top + block.size
             seen = x[max(begin, 0) : end]
-            frame, inner, wide = scratch(
-                (end - begin) * columns * block.inner,
-                (last - first) * width * block.inner,
-                len(seen) * x.shape[1] * block.inner,
+            frame, inner = scratch(
+                (end - begin) * columns * block.inner, (last - first) * width * block.inner
             )
-            bias = np.zeros(block.inner, np.float32)
-            values = seen.reshape(len(seen), -1)  # rectified already if it is not expanded
-            if block.expands:
-                bias, values = self._expand_bias, wide.reshape(len(seen), -1)
-                pixels = seen.reshape(-1, block.inputs)
-                np.matmul(pixels, self._expand, out=wide.reshape(-1, block.inner))
             frame = frame.reshape(end - begin, -1)
-            rectify_into_frame(values, bias, 6.0, max(begin, 0) - begin, left, frame)
+            above = max(begin, 0) - begin
+            if block.expands:
+                self._expand.into_frame(seen, 6.0, above, left, frame)
+            else:  # it is rectified already
+                nothing = np.zeros(block.inner, np.float32)
+                rectify_into_frame(seen.reshape(len(seen), -1), nothing, 6.0, above, left, frame)
             self._depthwise(frame, inner.reshape(last - first, -1))
             part = slice(first * width, last * width)
-            np.matmul(inner.reshape(-1, block.inner), self._project, out=out[part])
-            add_bias(out[part], self._project_bias, others[part])
+            self._project.add_to(inner.reshape(-1, block.inner), others[part], out[part])
 
         map_in_threads(compute, range(0, height, at_once), threads)
         return out.reshape(height, width, block.outputs)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyimgano._kernels.depthwise import DepthwiseConvolution
+from pyimgano._kernels.pointwise import PointwiseConvolution
 from pyimgano.backbones._efficientnet_lite import EfficientNetLite
 from pyimgano.detectors import PaDiMDetector
 from pyimgano.exceptions import WeightsError
@@ -57,7 +58,8 @@ def test_maps_are_those_of_timm(size):
     assert len(theirs) == len(state)
     network.fill(state)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    x = (torch.from_numpy(image).float() - 127) / 128
+    other = other.double()  # in float32 its own rounding is as large as the one looked for
+    x = (torch.from_numpy(image).double() - 127) / 128
     with torch.no_grad():
         x = other.bn1(other.conv_stem(x.permute(2, 0, 1)[None]))
         blocks = iter(network.maps(image, 1))
@@ -165,14 +167,14 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# -- the kernel, against its definition -----------------------------------------------------
+# -- the kernels, against their definitions -------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.sampled_from([3, 5]),
     stride=st.sampled_from([1, 2]),
-    channels=st.integers(1, 70),
+    channels=st.sampled_from([16, 32, 48, 112]),
     height=st.integers(1, 5),
     width=st.integers(1, 12),
     seed=st.integers(0, 2**16),
@@ -189,3 +191,60 @@ def test_depthwise_convolutions_are_sums_of_products(size, stride, channels, hei
     sums = np.einsum("yxcij,cij->yxc", windows[::stride, ::stride].astype(np.float64), kernel)
     expected = np.clip(sums + bias, 0, 6)
     np.testing.assert_allclose(out.reshape(expected.shape), expected, atol=1e-4)
+
+
+def test_a_depthwise_kernel_of_odd_channels_is_refused():
+    with pytest.raises(ValueError, match="40 channels, which is no multiple of 16"):
+        DepthwiseConvolution(np.zeros((40, 3, 3), np.float32), np.zeros(40, np.float32), 1)
+
+
+# Numbers of outputs whose last panel has one, two and three vectors, filled up and not.
+OUTPUTS = st.sampled_from([16, 24, 40, 48, 64, 80, 112])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 40),
+    outputs=OUTPUTS,
+    n=st.integers(1, 150),
+    residual=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_pointwise_convolutions_are_products_with_a_matrix(inputs, outputs, n, residual, seed):
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(size=(outputs, inputs)).astype(np.float32)
+    bias = rng.normal(size=outputs).astype(np.float32)
+    x = rng.normal(size=(n, inputs)).astype(np.float32)
+    others = rng.normal(size=(n if residual else 0, outputs)).astype(np.float32)
+    convolution = PointwiseConvolution(kernel, bias)
+    out = np.full((n, outputs), np.nan, np.float32)
+    convolution.add_to(x, others, out)
+    expected = x.astype(np.float64) @ kernel.T + bias + (others if residual else 0)
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+    alone = np.empty((1, outputs), np.float32)
+    convolution.add_to(x[-1:].copy(), others[-1:].copy(), alone)
+    np.testing.assert_array_equal(alone[0], out[-1])  # whichever pixels it comes with
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 20),
+    outputs=OUTPUTS,
+    rows=st.integers(1, 6),
+    width=st.integers(1, 30),
+    edges=st.tuples(*[st.integers(0, 2)] * 4),
+    seed=st.integers(0, 2**16),
+)
+def test_pointwise_convolutions_fill_a_frame(inputs, outputs, rows, width, edges, seed):
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(size=(outputs, inputs)).astype(np.float32)
+    bias = rng.normal(3, 3, size=outputs).astype(np.float32)
+    x = rng.normal(size=(rows, width, inputs)).astype(np.float32)
+    top, below, left, right = edges
+    shape = (rows + top + below, width + left + right, outputs)
+    frame = np.full((shape[0], shape[1] * outputs), np.nan, np.float32)
+    PointwiseConvolution(kernel, bias).into_frame(x, 6.0, top, left, frame)
+    expected = np.zeros(shape)
+    inside = np.clip(x.astype(np.float64) @ kernel.T + bias, 0, 6)
+    expected[top : top + rows, left : left + width] = inside
+    np.testing.assert_allclose(frame.reshape(shape), expected, atol=1e-4)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from pyimgano._kernels import convolution, triangular
+from pyimgano._kernels import convolution, depthwise, pointwise, triangular
 from pyimgano._kernels.vector_code import compiles
 
 SAID = "plain version with the same results up to rounding"
@@ -24,8 +24,10 @@ import numpy as np
 from llvmlite import ir
 
 del ir.IRBuilder.shuffle_vector  # as if a new llvmlite had it no more
+from pyimgano._kernels import depthwise
 from tests.kernels.test_vector_code import compute
 
+depthwise.compiles = lambda *_: False  # it uses nothing that numba itself could do without
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     results = compute()
@@ -47,6 +49,16 @@ def compute():
             kernel, bias, stride=stride, padding=size // 2, relu=False
         )
         results[f"convolution_{size}"] = conv(x)
+    for outputs in (16, 32, 48):
+        frame = np.empty((3, 12 * outputs), np.float32)
+        one = pointwise.PointwiseConvolution(draw(outputs, 5), draw(outputs))
+        one.into_frame(draw(3, 12, 5), 6.0, 0, 0, frame)
+        results[f"pointwise_{outputs}"] = frame
+    for width in (2, 12):
+        out = np.empty((2, width * 16), np.float32)
+        one = depthwise.DepthwiseConvolution(draw(16, 3, 3), draw(16), 1)
+        one(draw(4, (width + 2) * 16), out)
+        results[f"depthwise_{width}"] = out
     for d in (1, 2, 7, 13):
         values, mean, factor = draw(5, 3, d), draw(3, d), draw(3, d * (d + 1) // 2)
         results[f"mahalanobis_{d}"] = np.empty((5, 3))
@@ -54,14 +66,14 @@ def compute():
     return results
 
 
-@pytest.mark.parametrize("module", [convolution, triangular])
+@pytest.mark.parametrize("module", [convolution, depthwise, pointwise, triangular])
 def test_the_vector_code_compiles_here(module):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compiles.__wrapped__(module._vector_sums, module._SIGNATURE)
 
 
-@pytest.mark.parametrize("module", [convolution, triangular])
+@pytest.mark.parametrize("module", [convolution, pointwise, triangular])
 def test_code_that_llvm_refuses_is_found_out(module, monkeypatch):
     wrong = lambda self, lines: lines.append("shufflevectors")  # noqa: E731
     monkeypatch.setattr(ir.instructions.ShuffleVector, "descr", wrong)
@@ -74,8 +86,10 @@ def test_the_plain_versions_give_the_same(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "results.npz")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(SAID) == 2, done.stdout
-    assert "convolution._vector_sums" in done.stdout and "triangular._vector_sums" in done.stdout
+    refused = {"convolution": 1, "pointwise": 3, "triangular": 1}
+    assert done.stdout.count(SAID) == sum(refused.values()), done.stdout
+    for module, count in refused.items():
+        assert done.stdout.count(f"{module}._vector_sums") == count, done.stdout
     expected, found = compute(), np.load(tmp_path / "results.npz")
     assert expected.keys() == set(found)
     for name, values in expected.items():
