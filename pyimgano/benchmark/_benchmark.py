@@ -24,7 +24,7 @@ from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory, RunDirectory
 from pyimgano.benchmark._sources import Source, dataset_name, sources
-from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
+from pyimgano.benchmark._split import InputNames, fingerprint, of_file, without_folders
 from pyimgano.benchmark._summary import summarize
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import InspectionDataset
@@ -555,6 +555,9 @@ def _describe(value: Any) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return [_describe(item) for item in value]
+    if isinstance(value, (str, os.PathLike)) and os.path.isfile(value):
+        # Such as weights: another file of this name is another model.
+        return f"{os.path.basename(value)} (SHA-256 {of_file(value).hex()})"
     if isinstance(value, (str, os.PathLike)):
         return os.path.basename(value) if os.path.isabs(value) else os.fspath(value)
     if value is None or isinstance(value, (bool, int)):

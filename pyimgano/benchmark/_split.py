@@ -16,7 +16,7 @@ from pyimgano.exceptions import RunError
 from pyimgano.inference import _paths as image_paths
 from pyimgano.utils._fingerprint import digest
 
-__all__ = ["InputNames", "fingerprint", "limited"]
+__all__ = ["InputNames", "fingerprint", "limited", "of_file", "without_folders"]
 
 _BLOCK = 1 << 20
 
@@ -145,12 +145,12 @@ def _of_images(X: Any) -> Iterator[bytes]:
         if path is None:
             yield digest(np.asarray(_safe_indexing(X, [i])[0]))
         else:
-            yield _of_file(path)
+            yield of_file(path)
 
 
 def _of_mask(mask: Any) -> bytes:
     if isinstance(mask, (str, Path)):
-        return _of_file(mask)
+        return of_file(mask)
     if isinstance(mask, (tuple, list)):
         return b"".join(map(_of_mask, mask))
     if isinstance(mask, np.ndarray):
@@ -158,7 +158,8 @@ def _of_mask(mask: Any) -> bytes:
     return str(mask).encode()
 
 
-def _of_file(path: str | Path) -> bytes:
+def of_file(path: str | os.PathLike[str]) -> bytes:
+    """SHA-256 of the content of a file, and a remark in its place if the file cannot be read."""
     hashed = hashlib.sha256()
     try:
         with open(path, "rb") as file:

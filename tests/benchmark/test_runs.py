@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
 
 from pyimgano import PatchCoreDetector, run_benchmark
 from pyimgano.benchmark import RunDirectory, _category, json_schema
+from pyimgano.benchmark._benchmark import _describe
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION
 from pyimgano.benchmark._split import InputNames, fingerprint, limited
 from pyimgano.cli import benchmark
@@ -286,12 +289,24 @@ def test_records_need_not_be_written(root, tmp_path):
 
 
 def test_config_is_the_same_in_each_run(root, undisturbed, tmp_path):
-    weights = tmp_path / "weights.pth"
     model = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
-    result = run(root, tmp_path, model=model, category="wood", model_name=str(weights.name))
+    result = run(root, tmp_path, model=model, category="wood", model_name="mine")
     config = RunDirectory(result.path).read_config()
-    assert config["model"] == "weights.pth" and config["categories"] == ["wood"]
+    assert config["model"] == "mine" and config["categories"] == ["wood"]
     assert config["pipeline"] == RunDirectory(undisturbed.path).read_config()["pipeline"]
+
+
+def test_files_among_parameters_are_named_by_their_content(tmp_path):
+    class Model(BaseEstimator):
+        def __init__(self, weights, function=len, other="/no/such/file.pth"):
+            self.weights, self.function, self.other = weights, function, other
+
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"abc")
+    found = _describe(Model(weights, function=lambda x: x))["params"]
+    assert found["weights"] == f"weights.pth (SHA-256 {hashlib.sha256(b'abc').hexdigest()})"
+    assert found["other"] == "file.pth"
+    assert " at 0x" not in found["function"] and found["function"].endswith("<lambda>")
 
 
 # ---- interrupted and resumed ------------------------------------------------------------
