@@ -36,6 +36,7 @@ from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
 from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import exclusive_folder, is_out_of_room
+from pyimgano.utils._progress import progress_callback
 
 __all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
 
@@ -465,7 +466,8 @@ def _run_or_read(job: _Job) -> _Done:
     try:
         if folder is not None:
             folder.create()
-        data = job.source.open()
+        with progress_callback(f"{job.source.name}: data", options.progress):
+            data = job.source.open()
         names = InputNames(data, job.folders)
         shorten = names.shorten
         out = run_category(job.source.name, data, names, job.pipeline, options, folder)

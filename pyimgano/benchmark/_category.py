@@ -311,7 +311,8 @@ def run_category(
         with progress_callback(f"{name}: color scale of maps", options.progress):
             limits = _color_scale(pipeline, data)
     if folder is not None and options.save_pipeline:
-        save(pipeline, folder.pipeline, map_range=limits)
+        with progress_callback(f"{name}: saving the pipeline", options.progress):
+            save(pipeline, folder.pipeline, map_range=limits)
     judged = judge(name, data, names, pipeline, masks, options)
     with progress_callback(f"{name}: metrics", options.progress):
         measured = measure(name, data, names, judged, masks)
@@ -335,7 +336,8 @@ def run_category(
         if options.save_records:
             folder.write_per_image(judged.records)
         try:
-            draw_pictures(folder, data, pipeline, judged, masks, limits)
+            with progress_callback(f"{name}: pictures", options.progress):
+                draw_pictures(folder, data, pipeline, judged, masks, limits)
         except Exception as error:  # whatever it is, all else is all right
             if is_out_of_room(error):
                 raise
