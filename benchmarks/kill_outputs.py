@@ -103,8 +103,9 @@ def run(job: Callable[[], int], log: Path, seconds: float = 120) -> str:
     return wait_for(in_process(job, log), seconds)
 
 
-def run_timed(job: Callable[[], int], log: Path, place: Path) -> tuple[str, float, float]:
-    """Run a job; say when it began to write, in seconds, and when it ended."""
+def run_timed(job: Callable[[], int], log: Path, place: Path) -> tuple[str, float, float, int]:
+    """Run a job; say when it began to write, in seconds, when it ended, and most pages it used."""
+    before = most = used_pages(place)
     started = time.monotonic()
     child = in_process(job, log)
     begun = None
@@ -113,8 +114,9 @@ def run_timed(job: Callable[[], int], log: Path, place: Path) -> tuple[str, floa
         now = time.monotonic() - started
         if begun is None and next(place.rglob("*.part"), None) is not None:
             begun = now
+        most = max(most, used_pages(place))
         if found:
-            return str(os.waitstatus_to_exitcode(status)), begun or 0.0, now
+            return str(os.waitstatus_to_exitcode(status)), begun or 0.0, now, most - before
         time.sleep(0.001)
 
 
@@ -348,12 +350,10 @@ def examine(kind: str, event: str, n: int, inputs: Path, place: Path, log: Path)
     statuses: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=inputs) as earlier:
         shutil.copytree(place, earlier, dirs_exist_ok=True)
-        # Undisturbed: when it begins to write, how long it takes, and how much it writes.
-        before = used_pages(place)
-        status, begun, seconds = run_timed(program.job, log, place)
+        # Undisturbed: when it begins to write, how long it takes, and how much room it needs.
+        status, begun, seconds, pages = run_timed(program.job, log, place)
         if status != "0" or not program.check():
             raise Broken(f"{kind}: the undisturbed program ended with {status}, see {log}")
-        pages = used_pages(place) - before
         dice = random.Random(f"{kind} {event}")
         for _ in range(n):
             clear(place)
@@ -361,8 +361,7 @@ def examine(kind: str, event: str, n: int, inputs: Path, place: Path, log: Path)
             program = PROGRAMS[kind](inputs, place)
             program.check()
             if event == "full disk":
-                # What replaces something needs its room twice for a while.
-                status = run_on_full_disk(program.job, log, place, dice.randrange(2 * pages + 9))
+                status = run_on_full_disk(program.job, log, place, dice.randrange(pages + 1))
                 early = status == program.stopped
             else:
                 number = signal.SIGKILL if event == "kill -9" else signal.SIGTERM
