@@ -287,7 +287,7 @@ def _check_run(path: Path) -> bool:
             [json.loads(line) for line in file.read_text().splitlines()]
         if file.suffix == ".png" and _picture(file.read_bytes()) is None:
             raise Broken(f"{file} is no picture")
-        if file.suffix == ".joblib" and Path(f"{file}.json").exists():
+        if file.suffix == ".joblib":
             pyimgano.load(file)
     for category in directory.categories():
         report = category.read_report()
