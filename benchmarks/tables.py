@@ -120,6 +120,9 @@ DETECTORS = {
     "PatchCore, 1 % coreset": "patchcore 1%/resnet18",
     "PatchCore, 10 %, EfficientNet-Lite0": "patchcore 10%/efficientnet_lite0",
     "PatchCore, 1 %, EfficientNet-Lite0": "patchcore 1%/efficientnet_lite0",
+    "PatchCore, 1 %, EfficientNet-Lite0, whole image (``industrial-fast-imagenet``)": (
+        "patchcore 1%/efficientnet_lite0, whole image"
+    ),
     'PatchCore, 10 %, ``"filterbank"`` (no weights)': "patchcore 10%/filterbank",
     'PatchCore, 1 %, ``"filterbank"``': "patchcore 1%/filterbank",
     "PaDiM": "padim/resnet18",
@@ -186,6 +189,11 @@ def detectors() -> Table:
         (40, 20, 20, 20),
         [
             ('`PatchCoreDetector("resnet18")`, `crop=224`', *auroc("patchcore 10%/resnet18"), ""),
+            (
+                '`create_model("industrial-fast-imagenet")`',
+                *auroc("patchcore 1%/efficientnet_lite0, whole image"),
+                "features: 7 ms per image",
+            ),
             ('`PatchCoreDetector("filterbank")`', *auroc("patchcore 10%/filterbank"), fast),
             (
                 '`PatchCoreDetector("filterbank", coreset_ratio=0.01)`',
