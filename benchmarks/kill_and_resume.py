@@ -46,9 +46,9 @@ def main() -> int:
         finish(start(root, Path(folder) / "undisturbed", options))
         whole = time.perf_counter() - started
         print(f"undisturbed: {whole:.1f} s")
-        killed = Path(folder) / "killed"
+        killed = Path(folder) / "killed-1"
         moments = random.Random(options.seed)
-        n_kills, n_complete = 0, []
+        n_kills, n_runs, n_complete = 0, 1, []
         while n_kills < options.kills:
             process = start(root, killed, options)
             # Some die before their first file, some in the middle of a category.
@@ -58,6 +58,7 @@ def main() -> int:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 n_kills += 1
+                n_complete.append(len(list(killed.glob("*/categories/*/report.json"))))
             else:
                 if process.returncode:
                     raise SystemExit(f"a resumed run ended with {process.returncode}")
@@ -66,8 +67,8 @@ def main() -> int:
                 print(f"complete after {n_kills} kills: {'equal' if same else 'DIFFERENT'}")
                 if not same:
                     return 1
-                killed = Path(folder) / f"killed-{n_kills}"
-            n_complete.append(len(list(killed.glob("*/categories/*/report.json"))))
+                n_runs += 1
+                killed = Path(folder) / f"killed-{n_runs}"
         finish(start(root, killed, options))
         print(f"complete categories after each of {n_kills} kills: {n_complete}")
         same = files_of(killed) == files_of(Path(folder) / "undisturbed")

@@ -322,7 +322,7 @@ def run_category(
         "category": name,
         "split": split,
         **measured,
-        "threshold": {**pipeline[-1].provenance_, "part": part},
+        "threshold": {**names.shorten(pipeline[-1].provenance_), "part": part},
         "map_range": None if limits is None else list(limits),
         "overlay_error": None,
         "times": {

@@ -19,6 +19,8 @@ from pyimgano.utils._fingerprint import digest
 __all__ = ["InputNames", "fingerprint", "limited", "of_file", "without_folders"]
 
 _BLOCK = 1 << 20
+# The folders of an absolute path, which is no part of an address such as https://host/page.
+_FOLDERS = re.compile(r"(?<![\w.:/\\~-])(?:[A-Za-z]:)?[\\/](?:[^\s'\"<>|:*?\\/]+[\\/])+")
 
 
 class InputNames:
@@ -64,23 +66,27 @@ class InputNames:
         name = Path(os.path.relpath(os.path.abspath(path), self._folder)).as_posix()
         return _encodable(name)
 
-    def shorten(self, text: str) -> str:
-        """Remove the folders of the data set from a text, and the user's own folder.
+    def shorten(self, content: Any) -> Any:
+        """Remove the folders of the data set, and those of absolute paths, from texts.
 
         Parameters
         ----------
-        text : str
+        content : str, or nesting of dict and list
             Such as an error message.
 
         Returns
         -------
-        str
+        as ``content``
         """
-        return without_folders(text, self._known)
+        if isinstance(content, dict):
+            return {key: self.shorten(value) for key, value in content.items()}
+        if isinstance(content, (list, tuple)):
+            return [self.shorten(value) for value in content]
+        return without_folders(content, self._known) if isinstance(content, str) else content
 
 
 def without_folders(text: str, folders: Iterable[str]) -> str:
-    """Remove folders from the paths in a text, and write the user's own folder as ``~``.
+    """Remove folders from the paths in a text; of other absolute paths the last part stays.
 
     Parameters
     ----------
@@ -94,10 +100,7 @@ def without_folders(text: str, folders: Iterable[str]) -> str:
     """
     for folder in folders:
         text = re.sub(r"(?<![\w/.-])" + re.escape(folder + os.sep), "", text)
-    home = os.path.expanduser("~")
-    if home not in ("~", os.sep):
-        text = text.replace(home + os.sep, f"~{os.sep}")
-    return _encodable(text)
+    return _encodable(_FOLDERS.sub("", text))
 
 
 def _encodable(text: str) -> str:

@@ -205,11 +205,23 @@ def test_pipelines_that_are_not_saved_come_back(root, tmp_path):
 
 
 # ---- what is written --------------------------------------------------------------------
-def test_nothing_that_is_written_names_the_machine(root, undisturbed):
-    for file in undisturbed.path.rglob("*.json*"):
-        text = file.read_text()
-        for private in (str(root), str(undisturbed.path), str(Path.home()), str(Path.cwd())):
-            assert private not in text, (file, private)
+def test_nothing_that_is_written_names_the_machine(root, undisturbed, tmp_path, monkeypatch):
+    provenance = {"step": f"Step(weights={str(tmp_path / 'weights.pth')!r})"}
+    real = _category.fit
+
+    def from_elsewhere(pipeline, data):
+        watch = real(pipeline, data)
+        pipeline[-1].provenance_.update(provenance)
+        return watch
+
+    monkeypatch.setattr(_category, "fit", from_elsewhere)
+    result = run(root, tmp_path, category="wood", save_pipeline=False)
+    assert result.categories["wood"]["threshold"]["step"] == "Step(weights='weights.pth')"
+    for path in (undisturbed.path, result.path):
+        for file in path.rglob("*.json*"):
+            text = file.read_text()
+            for private in (root, tmp_path, path, Path.home(), Path.cwd()):
+                assert str(private) not in text, (file, private)
 
 
 def schema_of(file):
@@ -281,6 +293,16 @@ def test_names_hold_no_folders_of_the_machine(root, monkeypatch):
     )
     assert names.shorten(f"{root}/oak/1.png") == "oak/1.png"
     assert names.shorten("plywood/1.png") == "plywood/1.png"
+    # Paths elsewhere, as in the repr of a step among the threshold's origins.
+    origin = {"step": "Step(weights='/mnt/of/alice/a.pth')", "n": 3, "more": ["/a/b/c: bad", None]}
+    assert names.shorten(origin) == {
+        "step": "Step(weights='a.pth')",
+        "n": 3,
+        "more": ["c: bad", None],
+    }
+    for text in ("1 / 2 and/or 3/4", "https://example.org/a/b", "C:\\"):
+        assert names.shorten(text) == text
+    assert names.shorten(r"D:\data\x.png: bad") == "x.png: bad"
 
 
 def test_records_need_not_be_written(root, tmp_path):
