@@ -192,7 +192,7 @@ def _comparison_text(found: Mapping[str, Any]) -> str:
                     f"{one['other']:.3f}",
                     f"{one['difference']:+.3f}",
                     f"{low:+.3f} to {high:+.3f}",
-                    _WORDS[one["verdict"]],
+                    "the same" if low == high == 0 else _WORDS[one["verdict"]],
                 ]
             )
             name = ""

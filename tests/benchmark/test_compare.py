@@ -210,6 +210,8 @@ def test_command_compares_runs(run, tmp_path, capsys):
     assert lines[0].startswith("good (") and lines[1].startswith("against base (")
     (line,) = [one for one in lines if one.startswith("mean")]
     assert line.endswith("better") and "image AUROC" in line
+    assert call("compare", base, base) == 0
+    assert capsys.readouterr().out.count("+0.000 to +0.000  the same") == 15
     assert call("compare", base, good, good, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == [compare_runs(base, good)] * 2
