@@ -19,6 +19,7 @@ __all__ = [
     "add_threads_option",
     "add_u16_max_option",
     "check_model_options",
+    "check_quantile",
     "input_format",
     "make_model_as_asked",
     "model_filters",
@@ -242,14 +243,19 @@ def input_format(text: str) -> str:
     return text
 
 
+def check_quantile(quantile: float | None) -> None:
+    """Refuse a share of good parts that no threshold can promise."""
+    if quantile == 1:
+        raise _common.UsageError("--quantile 1 asks for no false alarm ever; give less than 1")
+
+
 def check_model_options(options: argparse.Namespace) -> None:
     """Refuse what no model can do, before anything is imported."""
     if isinstance(options.resize, list) and len(options.resize) > 2:
         raise _common.UsageError(
             f"--resize takes one side or height and width, got {len(options.resize)} numbers"
         )
-    if options.quantile == 1:
-        raise _common.UsageError("--quantile 1 asks for no false alarm ever; give less than 1")
+    check_quantile(options.quantile)
 
 
 def _one_or_two(sides: list[int]) -> int | tuple[int, ...]:

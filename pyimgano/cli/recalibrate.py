@@ -96,8 +96,7 @@ def _check(options: argparse.Namespace) -> None:
             f"give a pipeline and images: {options.prog} line3.joblib photos/new_good -o FILE"
         )
     options.pipeline, *options.input = options.positional
-    if options.quantile is not None:
-        _options.check_model_options(options)
+    _options.check_quantile(options.quantile)
     if options.threshold is not None and (options.input or options.quantile is not None):
         raise _common.UsageError(
             "--threshold puts the threshold at a score, whatever images and rates say; leave out "
