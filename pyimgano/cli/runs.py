@@ -34,8 +34,11 @@ examples:
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    options = _parser(prog).parse_args(argv)
-    return _common.run(prog, lambda: options.job(options))
+    return _common.run(prog, lambda: _runs(_parser(prog).parse_args(argv)))
+
+
+def _runs(options: argparse.Namespace) -> int:
+    return options.job(options)
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
