@@ -333,6 +333,22 @@ def _check_kernel(state: State, sizes: Sizes) -> None:
 def _check_covariance(state: State, sizes: Sizes) -> None:
     if state["store_precision"] != (state["precision_"] is not None):
         fail("MinCovDet.precision_", "does not go with store_precision")
+    used = "precision_" if state["store_precision"] else "covariance_"
+    if not _is_semidefinite(state[used]):  # distances are roots
+        fail(f"MinCovDet.{used}", "is not that of a covariance")
+
+
+def _is_semidefinite(matrix: np.ndarray) -> bool:
+    """Tell whether a matrix is symmetric and has no eigenvalue below zero, up to rounding."""
+    largest = float(np.abs(matrix).max(initial=1e-300))
+    scaled = matrix.astype(np.float64) / largest
+    if not np.allclose(scaled, scaled.T, atol=1e-6):
+        return False
+    try:
+        np.linalg.cholesky(scaled + 1e-6 * np.eye(len(scaled)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _check_factor(state: State, sizes: Sizes) -> None:

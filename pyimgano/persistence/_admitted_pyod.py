@@ -198,7 +198,8 @@ def _cblof(state: State, sizes: Sizes) -> None:
         fail("CBLOF.large_cluster_labels_", "and the small ones are not all clusters")
     if len(large) == 0:
         fail("CBLOF.large_cluster_labels_", "are none")
-    if state["clustering_estimator_"].cluster_centers_.shape != state["cluster_centers_"].shape:
+    centers = state["clustering_estimator_"].cluster_centers_
+    if centers.shape != state["cluster_centers_"].shape or centers.dtype != np.float64:
         fail("CBLOF.clustering_estimator_", "has other clusters")
 
 

@@ -27,8 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_hostile_files_do_nothing_but_be_read(tmp_path):
     """All of them in a process of their own, which takes seconds: one test for all."""
-    command = [sys.executable, "-m", "tests.attack.hostile", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "tests.attack.hostile"]
+    subprocess.run([*command, "write", str(tmp_path)], cwd=ROOT, check=True, timeout=600)
+    done = subprocess.run(
+        [*command, "load", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     last = outcomes[-1]["name"] if outcomes else "the start"
     assert done.returncode == 0, f"after {last}: {done.stderr}"
