@@ -94,11 +94,12 @@ class PointwiseConvolution:
         top, left : int
             Rows and pixels of zeros above and on the left; the rest of the frame is filled up.
         frame : ndarray of shape (at least top + rows, wide * n_outputs), float32
-            Result.
+            Result; ``n_outputs`` is a multiple of 16.
         """
         rows, width, _ = x.shape
-        _into_frame(x.ravel(), width, self._weights, self._bias, limit, top, left, rows,
-                    self.outputs, frame)  # fmt: skip
+        if self.outputs % LANES:
+            raise ValueError(f"frame has {self.outputs} channels, no multiple of {LANES}")
+        _into_frame(x.ravel(), width, self._weights, self._bias, limit, top, left, rows, frame)
 
 
 def _sums_of(vectors: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -241,9 +242,9 @@ def _add_to(pixels, weights, bias, others, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def _into_frame(pixels, width, weights, bias, limit, top, left, rows, outputs, frame):
-    padded = bias.shape[0]
-    run = weights.shape[0] // padded
+def _into_frame(pixels, width, weights, bias, limit, top, left, rows, frame):
+    outputs = bias.shape[0]
+    run = weights.shape[0] // outputs
     zero, largest = np.float32(0), np.float32(limit)
     for y in range(frame.shape[0]):
         inside = top <= y < top + rows
@@ -255,17 +256,18 @@ def _into_frame(pixels, width, weights, bias, limit, top, left, rows, outputs, f
             line[k] = zero
     n_pixels = rows * width
     pixels = _enough(pixels, run)
-    sums = np.empty(_GROUPS * PIXELS * padded, np.float32)
+    sums = np.empty(_GROUPS * PIXELS * outputs, np.float32)
     i = 0
     while i < n_pixels:
         groups = max(1, min(_GROUPS, (n_pixels - i) // PIXELS))
         first = max(0, min(i, n_pixels - PIXELS))
         _multiply(pixels, first * run, groups, run, weights, bias, sums)
         end = min(first + groups * PIXELS, n_pixels)
-        for k in range(i, end):
-            y, x = k // width, k % width
-            line, source = frame[top + y, (left + x) * outputs :], sums[(k - first) * padded :]
-            for c in range(outputs):
+        while i < end:  # as far as the row goes
+            y, x = i // width, i % width
+            along = min(end - i, width - x)
+            source, line = sums[(i - first) * outputs :], frame[top + y, (left + x) * outputs :]
+            for c in range(along * outputs):
                 value = zero if source[c] < zero else source[c]
                 line[c] = largest if value > largest else value
-        i = end
+            i += along

@@ -229,7 +229,7 @@ def test_pointwise_convolutions_are_products_with_a_matrix(inputs, outputs, n, r
 @settings(max_examples=60, deadline=None)
 @given(
     inputs=st.integers(1, 20),
-    outputs=OUTPUTS,
+    outputs=st.sampled_from([16, 32, 48, 64, 80]),
     rows=st.integers(1, 6),
     width=st.integers(1, 30),
     edges=st.tuples(*[st.integers(0, 2)] * 4),
@@ -248,3 +248,10 @@ def test_pointwise_convolutions_fill_a_frame(inputs, outputs, rows, width, edges
     inside = np.clip(x.astype(np.float64) @ kernel.T + bias, 0, 6)
     expected[top : top + rows, left : left + width] = inside
     np.testing.assert_allclose(frame.reshape(shape), expected, atol=1e-4)
+
+
+def test_a_frame_of_odd_channels_is_refused():
+    convolution = PointwiseConvolution(np.zeros((40, 3), np.float32), np.zeros(40, np.float32))
+    frame = np.zeros((1, 40), np.float32)
+    with pytest.raises(ValueError, match="frame has 40 channels, no multiple of 16"):
+        convolution.into_frame(np.zeros((1, 1, 3), np.float32), 6.0, 0, 0, frame)
