@@ -174,6 +174,9 @@ def nearest_normal(
     -----
     A training image is explained as it is scored: by the patches of the other images.
 
+    An image that is flagged as a whole, such as a black one, need not have an anomalous place:
+    then each of its patches may be near a good one.
+
     The features of a patch depend on more than its own cell: on the receptive field of a network,
     or on the windows of a filter.
 

@@ -52,7 +52,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     Patches are judged one by one, and a white image before a white table has none that good images
     lack. The average patch of each image is therefore compared with those of the training images
-    as well, see :mod:`pyimgano.detectors._composition`.
+    as well.
 
     Attributes
     ----------
