@@ -194,7 +194,7 @@ class RunDirectory:
         write_json(self.report, report)
 
     def read_report(self) -> dict[str, Any]:
-        """Read ``report.json``; another version of its schema is a :class:`~pyimgano.exceptions.RunError`."""
+        """Read ``report.json``; another version of its schema is a ``RunError``."""
         return _read_report(self.report)
 
     def what_there_is(self) -> str:
@@ -292,7 +292,7 @@ class CategoryDirectory:
         return self.overlays / f"{short_name('_'.join(map(_file_name, parts)))}.png"
 
     def read_report(self) -> dict[str, Any]:
-        """Read ``report.json``; another version of its schema is a :class:`~pyimgano.exceptions.RunError`."""
+        """Read ``report.json``; another version of its schema is a ``RunError``."""
         return _read_report(self.report)
 
     def read_per_image(self) -> list[dict[str, Any]]:

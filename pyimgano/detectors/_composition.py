@@ -73,13 +73,8 @@ class ImageAverages:
             self._kept, self._step = self._kept[::2], 2 * self._step
         self._tiles, self._within = [], 0.0
 
-    def reference(self, columns: np.ndarray | None = None) -> tuple[NearestNeighbors | None, float]:
+    def reference(self) -> tuple[NearestNeighbors | None, float]:
         """Finish, and return what the averages of other images are compared with.
-
-        Parameters
-        ----------
-        columns : ndarray of int, default=None
-            The features that count; all by default.
 
         Returns
         -------
@@ -91,11 +86,10 @@ class ImageAverages:
         self._finish_image()
         if not self._kept:  # nothing was added
             return None, 0.0
-        counted = slice(None) if columns is None else columns
-        spread = float(np.sqrt(np.asarray(self._squares)[counted].sum() / self._n))
+        spread = float(np.sqrt(np.sum(self._squares) / self._n))
         if spread == 0:
             return None, 0.0
-        rows = np.array([row[counted] for row, _ in self._kept])
+        rows = np.array([row for row, _ in self._kept])
         group = [group for _, group in self._kept]
         search = NearestNeighbors(rows, bank_group=group)
         to_others = search.query(rows, exclude=group)[0][:, 0]

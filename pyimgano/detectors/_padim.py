@@ -161,8 +161,6 @@ class PaDiMDetector(BasePatchDetector):
         # All images are needed at each position, so they wait in a file, image after image.
         with PatchStore() as store:
             for block in stream:
-                if not hasattr(self, "channels_"):
-                    self._choose_channels(block)
                 rows = self._select(block).reshape(-1, len(self.channels_))
                 store.append(block.with_rows(rows))
             n = stream.n_samples
@@ -184,6 +182,13 @@ class PaDiMDetector(BasePatchDetector):
         return np.concatenate(  # one at a time: maps of all images would be as large as these
             [_largest(grids[i].smooth(one, self.smoothing_sigma)) for i, one in enumerate(left_out)]
         )
+
+    def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
+        if not hasattr(self, "channels_"):
+            self._choose_channels(block)
+        # From here on the step may leave out the other channels, in the next block or a later one.
+        rows = self._select(block).reshape(-1, len(self.channels_))
+        super()._see_training_block(block.with_rows(rows), groups)
 
     def _choose_channels(self, block: PatchGrids) -> None:
         available = block.n_features
@@ -223,9 +228,6 @@ class PaDiMDetector(BasePatchDetector):
     def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
         rows = self._select(block).reshape(-1, len(self.channels_))
         return super()._as_whole(block.with_rows(rows), values)
-
-    def _average_columns(self) -> np.ndarray:
-        return self.channels_
 
     def _estimate(self, store: PatchStore, groups: list[np.ndarray]) -> np.ndarray:
         """Set mean and factor of each position; return leave-one-out distances ``(n, positions)``.

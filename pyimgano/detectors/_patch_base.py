@@ -112,18 +112,13 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
         self._averages = ImageAverages()
         scores = super()._run_fit(train, n_samples)
-        columns = self._average_columns()
-        self._composition, self._composition_limit = self._averages.reference(columns)
+        self._composition, self._composition_limit = self._averages.reference()
         del self._averages
         return scores
 
     def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
         for patches, group in zip(block.as_image_rows(), groups.tolist()):
             self._averages.add(patches, group)
-
-    def _average_columns(self) -> np.ndarray | None:
-        """The features that the detector works on; None for all."""
-        return None
 
     def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
         if self._composition is None:

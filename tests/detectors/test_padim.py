@@ -8,6 +8,7 @@ from scipy.spatial.distance import mahalanobis
 
 from pyimgano.detectors import PaDiMDetector
 from pyimgano.exceptions import TooFewImagesError
+from pyimgano.features import BackbonePatchFeatures
 from pyimgano.grids import PatchGrids
 
 
@@ -153,3 +154,17 @@ def test_another_grid_is_an_error_that_says_both():
 def test_too_few_different_images():
     with pytest.raises(TooFewImagesError, match="different"):
         PaDiMDetector().fit(grids(4)[[0, 1, 1, 1]])
+
+
+@pytest.mark.filterwarnings("ignore:BackbonePatchFeatures")
+def test_a_network_may_leave_out_channels_after_the_first_of_several_blocks():
+    images = np.random.RandomState(0).randint(0, 255, size=(20, 48, 48, 3)).astype(np.uint8)
+    features = BackbonePatchFeatures("resnet18", weights=None, resize=48, batch_size=4)
+    detector = PaDiMDetector(features, n_channels=20).fit(images)
+    assert len(detector.channels_) == 20
+    all_at_once = PaDiMDetector(
+        BackbonePatchFeatures("resnet18", weights=None, resize=48, batch_size=20), n_channels=20
+    ).fit(images)
+    np.testing.assert_array_equal(detector.training_scores_, all_at_once.training_scores_)
+    np.testing.assert_array_equal(detector._composition.bank, all_at_once._composition.bank)
+    np.testing.assert_array_equal(detector.predict(images * 0), -1)
