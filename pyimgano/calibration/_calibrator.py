@@ -17,7 +17,6 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
-    validate_parameter_constraints,
 )
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
@@ -26,26 +25,25 @@ from pyimgano import _defaults
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._nesting import find_parts, no_detector
+from pyimgano.calibration._moving import (
+    AT_ONCE,
+    MovableThresholdMixin,
+    as_stated,
+    is_prefit,
+    target_rate,
+)
 from pyimgano.calibration._out_of_sample import (
     folds_of_normal_samples,
     index_metadata,
     out_of_sample_scores,
 )
-from pyimgano.calibration._recognition import (
-    content_keys,
-    recognized,
-    recognizes,
-    scores_own_out_of_sample,
-)
-from pyimgano.calibration._tails import METHODS, Cut, check_enough, cut_by_hand
-from pyimgano.exceptions import TooFewImagesError, TrainingImagesError
+from pyimgano.calibration._tails import METHODS
+from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import BasePatchFeatures
 from pyimgano.inference import anomaly_map, score_with_maps
 from pyimgano.inputs._containers import sliceable
-from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,
-    FittedParametersMixin,
     differ,
     restored_on_error,
     set_on_fitted_copy,
@@ -69,24 +67,13 @@ from pyimgano.utils._warning import warn_user
 
 __all__ = ["ThresholdCalibrator"]
 
-# The method in ``provenance_`` of a threshold that was assigned.
-_BY_HAND = "set by hand"
-# Parameters that only say where the threshold is put: they move it at once.
-_AT_ONCE = ("quantile", "method")
-# What an entry of the history says of the threshold before and after a change.
-_AUDITED = (
-    "threshold",
-    "method",
-    "scores",
-    "n_images",
-    "target_false_positive_rate",
-    "expected_false_positive_rate",
-    "false_positive_rate_interval_95",
-)
-
 
 class ThresholdCalibrator(
-    FittedParametersMixin, VersionStampMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator
+    MovableThresholdMixin,
+    VersionStampMixin,
+    MetaEstimatorMixin,
+    OutlierMixin,
+    BaseEstimator,
 ):
     """Put the threshold of an outlier detector where a stated false-positive rate asks for it.
 
@@ -322,8 +309,8 @@ class ThresholdCalibrator(
             "method": self.method,
             "scores": source,
             "n_images": len(scores),
-            "target_false_positive_rate": _target(self.quantile),
-            **_as_stated(cut),
+            "target_false_positive_rate": target_rate(self.quantile),
+            **as_stated(cut),
             "lowest_supported_rate": 1.0 / (len(scores) + 1),
             "estimator": None if self.estimator is None else type(self.estimator).__name__,
             "features": _features_of(self.estimator_),
@@ -332,235 +319,6 @@ class ThresholdCalibrator(
         self._put(cut)
         self._keep_parameters()
         return self
-
-    def _keep_scores(self, scores: np.ndarray) -> None:
-        self.calibration_scores_ = scores
-        self._sorted_scores = np.sort(scores)
-
-    def _put(self, cut: Cut) -> None:
-        self.__dict__["threshold_"] = cut.threshold
-        self.expected_false_positive_rate_ = cut.rate
-        self.false_positive_rate_interval_ = cut.interval
-
-    def _move(self, cut: Cut, call: str, **changes: Any) -> None:
-        """Put the threshold somewhere else, and write down what was changed by which call."""
-        before = self.provenance_
-        after = {**before, **changes, **_as_stated(cut)}
-        entry = {
-            "call": call,
-            "time": utc_now(),
-            "before": {name: before.get(name) for name in _AUDITED},
-            "after": {name: after[name] for name in _AUDITED},
-        }
-        self.provenance_ = {**after, "history": [*before["history"], entry]}
-        self._put(cut)
-
-    # ---- moving the threshold of a fitted model ---------------------------------------
-    def set_threshold(self, threshold: float) -> ThresholdCalibrator:
-        """Put the threshold at a given anomaly score; the model stays as it is.
-
-        The same as assigning ``threshold_``.
-
-        Parameters
-        ----------
-        threshold : float
-            Anomaly score, on the scale of ``calibration_scores_``, above which an image is
-            judged anomalous.
-
-        Returns
-        -------
-        self
-            The expected rate follows, and ``provenance_["history"]`` has one entry more.
-        """
-        self._set_by_hand(threshold, "set_threshold")
-        return self
-
-    def set_quantile(self, quantile: float) -> ThresholdCalibrator:
-        """Put the threshold where another false-positive rate asks for it; nothing is fitted.
-
-        Parameters
-        ----------
-        quantile : float in (0, 1)
-            Share of good images that shall pass. It becomes the parameter ``quantile``.
-
-        Returns
-        -------
-        self
-            ``provenance_["history"]`` has one entry more.
-
-        Raises
-        ------
-        TooFewImagesError
-            If the calibration scores are too few for this quantile; nothing is changed then.
-        """
-        check_is_fitted(self)
-        self._check_changes({"quantile": quantile})
-        check_enough(len(self._sorted_scores), float(quantile), self.method)
-        self._recut({"quantile": quantile}, "set_quantile")
-        return self
-
-    def recalibrate(self, X_good: Any, quantile: float | None = None) -> ThresholdCalibrator:
-        """Put the threshold on the scores of other good images; the model stays as it is.
-
-        Their scores replace ``calibration_scores_``. Images that the model was trained on are
-        recognized: they get their out-of-sample scores where the detector keeps these and no
-        earlier step has learned from them, and are refused otherwise.
-
-        Parameters
-        ----------
-        X_good : input of the estimator
-            Good images, such as those of the first days at a new place. For a calibrator at the
-            end of a pipeline: what the steps before it make of them,
-            ``pipe[:-1].transform(images)``.
-        quantile : float in (0, 1), default=None
-            Share of good images that shall pass, which becomes the parameter ``quantile``. None
-            leaves it as it is.
-
-        Returns
-        -------
-        self
-            ``provenance_["history"]`` has one entry more.
-
-        Raises
-        ------
-        TooFewImagesError
-            If there are too few images for the quantile; nothing is changed then.
-        TrainingImagesError
-            If some are training images that this model cannot score as new ones.
-        """
-        check_is_fitted(self)
-        changes = {} if quantile is None else {"quantile": quantile}
-        self._check_changes(changes)
-        if self.estimator_ is not None:
-            (X_good,) = indexable(sliceable(X_good))
-        share = self.quantile if quantile is None else quantile
-        check_enough(_num_samples(X_good), float(share), self.method)
-        n_known = self._refuse_or_count_training_images(X_good)
-        scores = flip(self.score_samples(X_good))
-        check_finite(scores, type(self).__name__, "scores of the images given to recalibrate")
-        self._keep_scores(scores)
-        among = f", {n_known} of them training images by their out-of-sample scores"
-        self._recut(
-            changes,
-            "recalibrate",
-            scores="images given to recalibrate" + among * (n_known > 0),
-            n_images=len(scores),
-            lowest_supported_rate=1.0 / (len(scores) + 1),
-        )
-        return self
-
-    def _refuse_or_count_training_images(self, X: Any) -> int:
-        if self.estimator_ is None:
-            return 0  # the steps before have scored them
-        if scores_own_out_of_sample(self.estimator_):
-            return int(recognized(self.estimator_, X).sum())
-        again = self._trained_on(X)
-        if len(again):
-            raise TrainingImagesError(
-                f"{len(again)} of the {_num_samples(X)} images given to recalibrate were trained "
-                f"on, the first is at index {again[0]}. This model scores them as more normal than "
-                "new ones: a step before its detector has learned from them, or the detector does "
-                "not recognize them. Nothing was changed. Leave them out, or fit again on all "
-                "images."
-            )
-        return 0
-
-    def _trained_on(self, X: Any) -> np.ndarray:
-        """Indices of training images, as far as they are known."""
-        known = vars(self).get("_training_keys")
-        if known is None:  # fitted before it came here, or by an earlier version
-            found = recognizes(self.estimator_)
-            seen: Any = recognized(self.estimator_, X) if found else []
-        else:
-            keys = content_keys(X) or []
-            seen = [key in known for key in keys]
-        return np.flatnonzero(seen)
-
-    def _keys_of(self, X: Any) -> dict[bytes, int] | None:
-        """Keys of the training images where the estimator does not score them as new ones."""
-        if self.estimator is None or _is_prefit(self.cv):
-            return None
-        if isinstance(self.estimator, FrozenEstimator):  # these are not its training images
-            return None
-        if scores_own_out_of_sample(self.estimator_):
-            return None
-        keys = content_keys(X)
-        return None if keys is None else {key: i for i, key in enumerate(keys)}
-
-    @property
-    def _recalibrated(self) -> bool:
-        """Tell whether the calibration scores are of other images than ``fit`` was given."""
-        return any(entry["call"] == "recalibrate" for entry in self.provenance_["history"])
-
-    def _check_changes(self, changes: dict[str, Any]) -> None:
-        constraints = {name: self._parameter_constraints[name] for name in changes}
-        validate_parameter_constraints(constraints, changes, type(self).__name__)
-
-    def _recut(self, changes: dict[str, Any], call: str, **provenance: Any) -> None:
-        """Apply ``quantile`` and ``method``, some of them new, to the calibration scores."""
-        new = {"quantile": self.quantile, "method": self.method, **changes}
-        cut = METHODS[new["method"]](self._sorted_scores, float(new["quantile"]))
-        self.__dict__.update(new)
-        self._parameters_at_fit = {**self._parameters_at_fit, **new}
-        target = _target(new["quantile"])
-        provenance.update(method=new["method"], target_false_positive_rate=target)
-        self._move(cut, call, **provenance)
-
-    def _set_at_once(self, changes: dict[str, Any], call: str) -> None:
-        """Set ``quantile`` or ``method``; the threshold of a fitted calibrator moves along."""
-        if "threshold_" not in vars(self):
-            self.__dict__.update(changes)
-            return
-        if any(differ(vars(self)[name], value) for name, value in changes.items()):
-            self._check_changes(changes)
-            self._recut(changes, call)
-
-    @property
-    def quantile(self) -> float:
-        return self.__dict__["quantile"]
-
-    @quantile.setter
-    def quantile(self, quantile: float) -> None:
-        self._set_at_once({"quantile": quantile}, "assignment of quantile")
-
-    @property
-    def method(self) -> str:
-        return self.__dict__["method"]
-
-    @method.setter
-    def method(self, method: str) -> None:
-        self._set_at_once({"method": method}, "assignment of method")
-
-    @property
-    def threshold_(self) -> float:
-        if "threshold_" not in vars(self):
-            raise AttributeError  # __getattr__ then raises the error that says why
-        if self.provenance_["method"] != _BY_HAND:
-            self._as_fitted()  # warns if parameters were changed after fit
-        return vars(self)["threshold_"]
-
-    @threshold_.setter
-    def threshold_(self, threshold: float) -> None:
-        self._set_by_hand(threshold, "assignment of threshold_")
-
-    def _set_by_hand(self, threshold: float, call: str) -> None:
-        check_is_fitted(self)
-        number = isinstance(threshold, Real) and not isinstance(threshold, (bool, np.bool_))
-        if not number or not np.isfinite(threshold):
-            raise ValueError(
-                f"threshold_ must be a finite number, an anomaly score as in "
-                f"calibration_scores_, got {threshold!r}."
-            )
-        cut = cut_by_hand(self._sorted_scores, float(threshold))
-        self._move(cut, call, method=_BY_HAND, target_false_positive_rate=None)
-
-    @property
-    def offset_(self) -> float:
-        return float(flip(self.threshold_))
-
-    @offset_.setter
-    def offset_(self, offset: float) -> None:
-        self.threshold_ = float(flip(offset))
 
     def set_params(self, **params: Any) -> ThresholdCalibrator:
         """Set parameters; what can take effect at once does.
@@ -587,9 +345,9 @@ class ThresholdCalibrator(
                 "parameter of the step before it by that step's name."
             )
         before = self.get_params(deep=bool(inner))
-        at_once = {name: value for name, value in params.items() if name in _AT_ONCE}
+        at_once = {name: value for name, value in params.items() if name in AT_ONCE}
         self._set_at_once(at_once, "set_params")
-        params = {name: value for name, value in params.items() if name not in _AT_ONCE}
+        params = {name: value for name, value in params.items() if name not in AT_ONCE}
         super().set_params(**params)
         set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
         late = [
@@ -631,7 +389,7 @@ class ThresholdCalibrator(
             groups = routed["splitter"]["split"].get("groups")
         else:
             groups = params.pop("groups", None)
-        prefit = _is_prefit(self.cv)
+        prefit = is_prefit(self.cv)
         if groups is not None and (self.estimator is None or prefit):
             why = "estimator is None" if self.estimator is None else 'cv="prefit"'
             raise TypeError(f"groups is for folds, and with {why} there are none.")
@@ -664,7 +422,7 @@ class ThresholdCalibrator(
     ) -> tuple[np.ndarray, str]:
         """Anomaly scores of good images that the model has not seen, and their source."""
         forced = not isinstance(self.ensemble, str) and bool(self.ensemble)
-        if forced and (self.estimator is None or _is_prefit(cv)):
+        if forced and (self.estimator is None or is_prefit(cv)):
             why = "estimator is None" if self.estimator is None else 'cv="prefit"'
             raise ValueError(
                 f"ensemble=True keeps the models of folds, and with {why} there are none."
@@ -672,7 +430,7 @@ class ThresholdCalibrator(
         if self.estimator is None:
             self.estimator_ = None
             return self._column(X), "the score column as given"
-        if _is_prefit(cv):
+        if is_prefit(cv):
             check_is_fitted(self.estimator)
             frozen = isinstance(self.estimator, FrozenEstimator)
             self.estimator_ = self.estimator if frozen else deepcopy(self.estimator)
@@ -828,26 +586,9 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("call"), str)
 
 
-def _target(quantile: float) -> float:
-    return round(1.0 - float(quantile), 12)
-
-
-def _as_stated(cut: Cut) -> dict[str, Any]:
-    """Describe a threshold in the words of ``provenance_``."""
-    return {
-        "expected_false_positive_rate": cut.rate,
-        "false_positive_rate_interval_95": list(cut.interval),
-        "threshold": cut.threshold,
-    }
-
-
 def _may_be_detector(estimator: Any) -> bool:
     has_methods = hasattr(estimator, "fit") and hasattr(estimator, "score_samples")
     return has_methods and not isinstance(estimator, type)
-
-
-def _is_prefit(cv: Any) -> bool:
-    return isinstance(cv, str) and cv == "prefit"  # an array must not be compared
 
 
 def _features_of(estimator: Any) -> list[dict[str, str]]:

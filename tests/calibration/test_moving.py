@@ -326,7 +326,7 @@ def test_recalibrate_at_the_end_of_a_pipeline():
 
 # ---- the history ----------------------------------------------------------------------
 def test_the_history_says_what_was_changed_by_which_call(monkeypatch):
-    monkeypatch.setattr("pyimgano.calibration._calibrator.utc_now", lambda: "2026-01-02T03:04:05")
+    monkeypatch.setattr("pyimgano.calibration._moving.utc_now", lambda: "2026-01-02T03:04:05")
     calibrator = fitted()
     assert calibrator.provenance_["history"] == []
     calibrator.set_threshold(100).set_quantile(0.9).recalibrate(column(range(50)), quantile=0.5)
