@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -175,9 +176,13 @@ def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path, cros
     command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64]
     command += ["--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 0]
     one, two = tmp_path / "one", tmp_path / "two"
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
-    ) as cluster:
+    limits = mock.patch.dict(os.environ)  # the cluster leaves variables that limit threads behind
+    with (
+        limits,
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+    ):
         address = ["--joblib-backend", "dask", "--dask-scheduler", cluster.scheduler_address]
         for options in (["--output-dir", one], ["--output-dir", two, *address]):
             assert benchmark.main([str(x) for x in [*command, *options]]) == 0
