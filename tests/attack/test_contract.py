@@ -243,7 +243,7 @@ def test_wrong_state_of_pyods_models_is_refused_or_another_model(name, tmp_path)
         for what, wrong in wrong_values(value)
     ]
     rng, path, problems = np.random.RandomState(0), tmp_path / "a.joblib", []
-    for k in rng.choice(len(changes), min(40, len(changes)), replace=False):
+    for k in rng.choice(len(changes), min(15, len(changes)), replace=False):
         one, attribute, what, wrong = changes[k]
         value = vars(one)[attribute]
         if wrong is GONE:
