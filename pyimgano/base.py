@@ -55,9 +55,6 @@ __all__ = [
     "sample_keys",
 ]
 
-# Images that are unlike the training images as a whole score at least so many times the highest
-# training score.
-_TIMES_SCORE = 2.0
 # Default number of samples per block.
 _DEFAULT_BLOCK_SIZE = 8
 
@@ -520,17 +517,22 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
     ) -> None:
         """Raise in place scores and maps of images that are unlike the training images as a whole.
 
-        Where the score is as high by itself, the map tells more than one that is raised
-        everywhere, and both stay.
+        Where the score is high by itself, the map tells more than one that is raised everywhere,
+        and stays.
         """
         if whole is None:
             return
-        least = _TIMES_SCORE * float(self.training_scores_.max())
+        top = float(self.training_scores_.max())
         excess = self._excess(whole)
-        for i in np.flatnonzero((excess > 1.0) & (scores < least) & (train_group < 0)).tolist():
-            scores[i] = least * excess[i]
-            if maps:
-                maps[i] = np.maximum(maps[i], np.float32(scores[i]))
+        for i in np.flatnonzero((excess > 1.0) & (train_group < 0)).tolist():
+            # At least twice the highest training score, where that is positive.
+            level = top + abs(top) * excess[i]
+            if scores[i] >= level:
+                continue
+            seen_by_itself = scores[i] >= top + abs(top)
+            scores[i] = level
+            if maps and not seen_by_itself:
+                maps[i] = np.maximum(maps[i], np.float32(level))
                 if self.roi_mask_ is not None:
                     maps[i] = lowest_outside(maps[i], self.roi_mask_)
 

@@ -53,9 +53,36 @@ def test_beyond_the_limit_score_and_map_rise_with_the_distance():
     np.testing.assert_allclose(-score[:2], plain[:20].reshape(2, 10).max(axis=1), rtol=1e-6)
     np.testing.assert_allclose(np.ravel(maps[:2]), plain[:20], rtol=1e-6)
     # Their averages are 2, 3 and 5 from 5; 2 is inside the limit of 2.5.
-    np.testing.assert_allclose(-score[2:], 2 * top * np.array([3, 5]) / limit, rtol=2e-2)
+    np.testing.assert_allclose(-score[2:], top + top * np.array([3, 5]) / limit, rtol=2e-2)
     np.testing.assert_allclose(maps[2], -score[2], rtol=1e-6)
     np.testing.assert_allclose(maps[3], -score[3], rtol=1e-6)
+
+
+def test_scores_grow_with_the_distance_whatever_the_bank_sees():
+    detector = PatchCoreDetector(coreset_ratio=1.0, n_neighbors=1).fit(two_kinds([0.5] * 6))
+    # All patches move away from both kinds, by more and more.
+    far = [two_kinds([0.5], seed=1).rows + np.float32([0, y]) for y in (0, 2, 3, 6, 12, 60, 600)]
+    grids = PatchGrids.from_array(np.stack(far).reshape(-1, 2, 5, 2))
+    assert (np.diff(-detector.score_samples(grids)) > 0).all()
+
+
+class Shifted(PatchCoreDetector):
+    """A detector with negative scores."""
+
+    _registry_name = None
+
+    def _fit(self, stream):
+        return super()._fit(stream) - 100.0
+
+    def _score(self, block, train_group):
+        values, scores = super()._score(block, train_group)
+        return values - 100.0, scores - 100.0
+
+
+def test_negative_scores_are_raised_too():
+    detector = Shifted(coreset_ratio=1.0, n_neighbors=1).fit(two_kinds([0.5] * 6))
+    assert detector.training_scores_.max() < 0
+    assert -detector.score_samples(two_kinds([1.0], seed=1))[0] > 0
 
 
 def test_what_the_bank_sees_by_itself_keeps_its_map():
