@@ -38,7 +38,18 @@ from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import exclusive_folder, is_out_of_room
 from pyimgano.utils._progress import progress_callback
 
-__all__ = ["BenchmarkResult", "FittedPipelines", "make_model", "make_pipeline_of", "run_benchmark"]
+__all__ = [
+    "BenchmarkResult",
+    "FittedPipelines",
+    "RunStoppedError",
+    "make_model",
+    "make_pipeline_of",
+    "run_benchmark",
+]
+
+
+class RunStoppedError(OSError):
+    """The system's error that ended a run after it had begun; its text says what there is."""
 
 
 class FittedPipelines(Mapping[str, Any]):
@@ -228,6 +239,8 @@ def run_benchmark(
     ------
     DatasetError
         If there is no such dataset, or the files do not have its layout.
+    OSError
+        If the run directory cannot be written to; the message says which categories are complete.
     RunError
         If the run to go on with was asked for something else, or was begun with other images or
         other versions of packages.
@@ -320,15 +333,17 @@ def run_benchmark(
         _run_jobs(jobs, n_jobs, result, config["model"])
         return result
     with exclusive_folder(run.path):
+        begun = False
         try:
             _begin(run, config)
+            begun = True
             _run_jobs(jobs, n_jobs, result, config["model"])
             run.write_report(result.report)
         except BaseException as error:
             run.discard_if_empty()
-            if isinstance(error, OSError) and is_out_of_room(error):
+            if isinstance(error, OSError) and error.errno and (begun or is_out_of_room(error)):
                 what = f"{error.strerror}; stopped, {run.what_there_is()}"
-                raise OSError(error.errno, what, error.filename) from error
+                raise RunStoppedError(error.errno, what, error.filename) from error
             raise
     return result
 

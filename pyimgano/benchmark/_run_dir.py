@@ -28,6 +28,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.resources import files
@@ -168,8 +169,9 @@ class RunDirectory:
         Parameters
         ----------
         name : str
-            Name of the category. Characters that no file name may have are replaced; the folder's
-            name then ends in a few digits that no other category has.
+            Name of the category. Characters that no file name may have are replaced. The folder's
+            name then ends in a few digits that no other category has, and so does a name with
+            capital letters: on some systems it would be that of another category.
 
         Returns
         -------
@@ -313,7 +315,8 @@ def _read_report(path: Path) -> dict[str, Any]:
 def _folder_name(category: str) -> str:
     """A file name that differs from those of all other categories."""
     name = _file_name(category)
-    if name != category:
+    # Windows and macOS take names that differ in case, or in how accents are composed, for one.
+    if name != category or unicodedata.normalize("NFC", name).casefold() != category:
         name = f"{name}_{hashlib.sha256(os.fsencode(category)).hexdigest()[:8]}"
     return short_name(name)
 

@@ -14,8 +14,8 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -38,12 +38,14 @@ __all__ = [
     "exit_statuses",
     "fraction",
     "make_parser",
+    "message",
     "number",
     "on_terminal",
     "run",
     "say",
     "several",
     "side",
+    "stopping",
     "tell",
 ]
 
@@ -60,8 +62,8 @@ EXIT_TERMINATED = 143
 _STATUSES = {
     EXIT_OK: "done",
     EXIT_USAGE: "wrong options or files; nothing was done",
-    EXIT_STOPPED: "stopped half-way: the disk or the memory is full, or nobody reads the output; "
-    "the message says what there is",
+    EXIT_STOPPED: "stopped half-way: the disk or the memory is full, results cannot be written, or "
+    "nobody reads the output; the message says what there is",
     EXIT_BUG: "a fault of this program, with its traceback",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C",
     EXIT_TERMINATED: "terminated by SIGTERM",
@@ -134,12 +136,15 @@ def exit_statuses(own: Mapping[int, str] = MappingProxyType({})) -> str:
 
 # ---- standard output and standard error -----------------------------------------------
 def say(text: str) -> None:
-    """Write a line to standard error, wherever that leads: it may be closed, or a full disk."""
+    """Write a line to standard error, wherever that leads: it may be closed, or a full disk.
+
+    Control characters are escaped: names of files could steer the terminal with them.
+    """
     _write_if_possible(text, sys.stderr)
 
 
 def tell(text: str) -> None:
-    """Write a line for people to standard output; the work goes on if nobody can read it."""
+    """Write a line for people to standard output, as ``say`` does to standard error."""
     _write_if_possible(text, sys.stdout)
 
 
@@ -178,9 +183,17 @@ def _write_if_possible(text: str, stream: Any) -> None:
     if stream is None:  # closed; print would take standard output instead
         return
     try:
-        _write(text, stream)
+        _write("\n".join(map(_printable, text.split("\n"))), stream)
     except (OSError, ValueError):
         _give_up(stream)
+
+
+def _printable(line: str) -> str:
+    if line.isprintable():
+        return line
+    from pyimgano.utils._words import printable  # imports scikit-learn
+
+    return printable(line)
 
 
 def _write(text: str, stream: Any) -> None:
@@ -233,15 +246,15 @@ def run(prog: str, job: Callable[[], int]) -> int:
             _give_up(sys.stdout)
             return EXIT_STOPPED
         except (StoppedError, MemoryError) as error:
-            say(f"{prog}: error: {_message(error) or 'the memory is used up'}")
+            say(f"{prog}: error: {message(error)}")
             return EXIT_STOPPED
         except _user_errors() as error:
             from pyimgano.utils._outputs import is_out_of_room
 
             if not is_out_of_room(error):
-                say(f"{prog}: error: {_message(error)}")
+                say(f"{prog}: error: {message(error)}")
                 return EXIT_USAGE
-            say(f"{prog}: error: {_message(error)}{_of_compiled_code(error)}")
+            say(f"{prog}: error: {message(error)}{_of_compiled_code(error)}")
             return EXIT_STOPPED
         except Exception:
             say(f"{traceback.format_exc()}{prog}: this is a fault of the program, please report it")
@@ -264,10 +277,44 @@ def _user_errors() -> tuple[type[BaseException], ...]:
     return tuple(found)
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
+    """Put an error into words, without Python's own such as ``[Errno 28]``.
+
+    Parameters
+    ----------
+    error : exception
+
+    Returns
+    -------
+    str
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) and not str(error):
+        return "the memory is used up"
     return str(error)
+
+
+@contextmanager
+def stopping(what_there_is: str) -> Iterator[None]:
+    """Make the system's errors a :class:`StoppedError`: the long work before them was done.
+
+    Parameters
+    ----------
+    what_there_is : str
+        Ends the message: what is lost, or where results are.
+
+    Raises
+    ------
+    StoppedError
+        In place of an ``OSError``.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output went away
+        raise
+    except OSError as error:
+        raise StoppedError(f"{message(error)}; {what_there_is}") from error
 
 
 def _of_compiled_code(error: BaseException) -> str:

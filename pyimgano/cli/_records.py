@@ -85,6 +85,8 @@ def csv_file(path: str, names: Sequence[str], *, decimal_comma: bool) -> Iterato
 @contextmanager
 def table() -> Iterator[Write]:
     """Print records as lines of a table for people."""
+    from pyimgano.utils._words import printable
+
     _common.answer(f"{'verdict':<7}  {'score':>10}  {'p-value':>7}  image")
 
     def write_record(record: Mapping[str, Any]) -> None:
@@ -96,16 +98,9 @@ def table() -> Iterator[Write]:
             score = f"{record['score']:#.4g}"
             if "p_value" in record:
                 p_value = f"{record['p_value']:.3f}"
-        _common.answer(f"{verdict(record):<7}  {score:>10}  {p_value:>7}  {_printable(what)}")
+        _common.answer(f"{verdict(record):<7}  {score:>10}  {p_value:>7}  {printable(what)}")
 
     yield write_record
-
-
-def _printable(text: str) -> str:
-    """Escape what is no character to be shown: names of files may steer a terminal."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 @contextmanager

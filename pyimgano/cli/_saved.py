@@ -77,8 +77,22 @@ def load_pipeline(path: str, trust: bool) -> Any:
     return pipeline
 
 
-def prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
-    """Set what the options say, and load the networks before any result file is touched."""
+def prepare_networks(
+    pipeline: Any, options: argparse.Namespace
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Set what the options say, and load the networks before any result file is touched.
+
+    Parameters
+    ----------
+    pipeline : estimator
+    options : Namespace
+        Of a command with :func:`add_loading_options`.
+
+    Returns
+    -------
+    list of (step, dict)
+        The networks, and what the parameters that were set had been before.
+    """
     from pyimgano._nesting import find_parts
     from pyimgano.features._network import BaseNetworkFeatures
 
@@ -100,11 +114,13 @@ def prepare_networks(pipeline: Any, options: argparse.Namespace) -> None:
             f"{options.weights} is not read"
         )
         del asked["weights"]
+    before = [(step, {name: getattr(step, name) for name in asked}) for step in networks]
     for step in networks:
         step.set_params(**asked)
     for step in networks:
         if hasattr(step, "weights_sha256_"):
             step.load_network()
+    return before
 
 
 def check_output(path: str, files: Sequence[str]) -> None:

@@ -238,14 +238,22 @@ def _run_checked(options: argparse.Namespace) -> int:
     if result.path is not None:
         _common.say(f"\nrun directory: {result.path}")
     status = _problems(result, options.prog)
+    nowhere = "there is no run directory" if result.path is None else ""
+    there = nowhere or f"the run directory is {result.path}"
+    failed = None
     if options.output is not None:
-        write_json(options.output, result.report)
+        try:
+            with _common.stopping(there):
+                write_json(options.output, result.report)
+        except _common.StoppedError as error:
+            failed = error  # told after the report was printed, which may be all that is left of it
     if options.json or (sys.stdout is not None and not sys.stdout.isatty()):
         try:
             _common.answer(json_text(result.report))
         except _common.StoppedError as error:
-            there = "" if result.path is None else f"; the run directory is {result.path}"
-            raise _common.StoppedError(f"{error}{there}") from error
+            failed = _common.StoppedError(f"{error}; {there}")
+    if failed is not None:
+        raise failed
     return status
 
 
@@ -294,6 +302,7 @@ def _backend(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
+    from pyimgano.benchmark._benchmark import RunStoppedError
     from pyimgano.exceptions import DatasetError
 
     try:
@@ -303,6 +312,8 @@ def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
             f"{error}\nTo train on a folder of good images alone, without a test set, there is "
             "pyimgano train."
         ) from error
+    except RunStoppedError as error:
+        raise _common.StoppedError(_common.message(error)) from error
 
 
 def _problems(result: Any, prog: str) -> int:
@@ -367,6 +378,14 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError(
             "--resume goes on with a run directory, and --no-save-run has none"
         )
+    if options.save_run and options.root is not None and os.path.isdir(options.root):
+        data, runs = (os.path.realpath(one) for one in (options.root, options.output_dir))
+        if data == runs or runs.startswith(os.path.join(data, "")):
+            raise _common.UsageError(
+                f"--output-dir {options.output_dir}: lies in the folder of the data set, "
+                f"{options.root}, where pictures of a run could be taken for images of the data "
+                "set; give a folder elsewhere"
+            )
     if options.output is not None:
         files = [one for one in (options.root, options.weights) if one is not None]
         _targets.check_file("--output", options.output, _targets.real_paths(files))

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyimgano._signals import Terminated
 from pyimgano.cli import _common, _options, _records, _targets
 from pyimgano.cli._images import find_images
 from pyimgano.cli._saved import (
@@ -193,6 +194,11 @@ def _judge(
                 write({"complete": True, **counts})
     except BrokenPipeError:
         raise
+    except (KeyboardInterrupt, Terminated):
+        there = _where_records_are(options, done)
+        if there:
+            _common.say(f"{options.prog}: {done} of {len(images)} images were judged{there}")
+        raise
     except (OSError, MemoryError, _common.StoppedError) as error:
         if not begun:
             raise
@@ -230,17 +236,20 @@ def _of_threshold(pipeline: Any, asked: float) -> str:
 def _where_it_stopped(
     options: argparse.Namespace, error: BaseException, done: int, images: Sequence[str]
 ) -> str:
+    there = _where_records_are(options, done)
+    return f"{_common.message(error)}; stopped after {done} of {len(images)} images{there}"
+
+
+def _where_records_are(options: argparse.Namespace, done: int) -> str:
+    """Name the files that hold the records of an unfinished run, to end a sentence."""
     from pyimgano.utils._outputs import part_of
 
     files = [one for one in (options.save_jsonl, options.save_csv) if one not in (None, "-")]
-    why = str(error) or "the memory is used up"
-    if isinstance(error, OSError) and error.strerror:
-        named = error.filename or (files[0] if files else None)
-        why = error.strerror if named is None else f"{named}: {error.strerror}"
-    there = ""
-    if done and files:
-        there = f", whose records are in {' and '.join(str(part_of(one)) for one in files)}"
-    return f"{why}; stopped after {done} of {len(images)} images{there}"
+    parts = [str(part_of(one)) for one in files]
+    parts = [part for part in parts if os.path.exists(part)]
+    if not done or not parts:
+        return ""
+    return f", whose records are in {' and '.join(parts)}"
 
 
 # ---- input ----------------------------------------------------------------------------
@@ -406,13 +415,14 @@ class _MapWriter:
 
         path = self.folder / f"{short_name(name)}.npy"
         picture = self.folder / _picture_name(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Before any folder is made: through a link it would be made elsewhere.
         inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(_picture_name(name)))
         if os.path.realpath(path.parent) != os.path.normpath(inside):
             raise OSError(f"{path.parent} is reached by a link, which is not followed")
         for target in (path, picture)[not self.npy :]:
             if os.path.realpath(target) in self.used:
                 raise OSError(f"{target} is read by this run, and is not overwritten")
+        path.parent.mkdir(parents=True, exist_ok=True)
         written = {"picture": str(picture)}
         if self.npy:
             content = io.BytesIO()

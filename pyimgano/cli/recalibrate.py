@@ -107,6 +107,12 @@ def _check(options: argparse.Namespace) -> None:
             f"{options.pipeline} alone is not enough; give images of good parts, --quantile or "
             "--threshold"
         )
+    for name in ("weights", "device"):
+        if getattr(options, name) is not None and not options.input:
+            raise _common.UsageError(
+                f"--{name} belongs to a network that looks at images, and without images none "
+                f"runs; give images, or leave out --{name}"
+            )
     check_output(options.output, [options.weights] if options.weights is not None else [])
 
 
@@ -139,7 +145,8 @@ def _move_threshold(options: argparse.Namespace) -> int:
         f"of {'these' if paths else 'the'} {len(scores)} good images, {above[0]} were called bad "
         f"before (threshold {before:.4g}), and {above[1]} now"
     )
-    save(pipeline, options.output, map_range=read_map_range(options.pipeline))
+    with _common.stopping("the pipeline with the new threshold was not saved"):
+        save(pipeline, options.output, map_range=read_map_range(options.pipeline))
     _common.tell(f"saved: {options.output}")
     _common.tell(f"next: pyimgano infer {shlex.quote(options.output)} NEW_IMAGES")
     return _common.EXIT_ERRORS if n_errors else _common.EXIT_OK
@@ -152,7 +159,7 @@ def _by_images(
     from pyimgano._nesting import input_of
     from pyimgano.inputs import ImageSequence
 
-    prepare_networks(pipeline, options)
+    before = prepare_networks(pipeline, options)
     found = look_at(
         options.prog,
         ", ".join(options.input),
@@ -163,6 +170,8 @@ def _by_images(
     if not len(found.images):
         raise _common.UsageError("none of the images can be read")
     calibrator.recalibrate(input_of(calibrator, pipeline, found.images.paths), options.quantile)
+    for step, parameters in before:  # the options are for this run, not for the saved pipeline
+        step.set_params(**parameters)
     return found.n_errors
 
 

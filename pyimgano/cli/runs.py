@@ -121,7 +121,9 @@ def _summary(path: str) -> dict[str, Any]:
     return {
         "run": path,
         "state": state,
-        "categories": [one.path.name for one in run.categories()],
+        "categories": sorted(report["categories"])
+        if state == "complete"
+        else [one.path.name for one in run.categories()],
         "failed": sorted(report["failed"]),
         "image_auroc": report["mean"].get("image_auroc"),
         "pixel_auroc": report["mean"].get("pixel_auroc"),

@@ -2,8 +2,9 @@
 
 A file is written under the name ``<name>.part``, reaches the disk, and then takes the place of
 ``<name>`` in one step. So a final name holds the old content or the new one, whatever ends the
-program: an error, Ctrl-C, SIGTERM, ``kill -9``, a full disk or a power cut. A ``.part`` that was
-left behind is no result; the next writer of the file takes it over.
+program: an error, Ctrl-C, SIGTERM, ``kill -9``, a full disk or a power cut. The permissions of a
+file that is replaced are kept. A ``.part`` that was left behind is no result; the next writer of
+the file takes it over.
 
 A directory needs no more than that: each of its files is whole, and one that is written last
 says that all are there (``report.json``, see :mod:`pyimgano.benchmark._run_dir`).
@@ -126,8 +127,8 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = True) -> Itera
         The file to create or to replace. Its folder must exist. A symbolic link is replaced, not
         followed.
     durable : bool, default=True
-        Wait until the content is on the disk. False is for what is easily made again, such as
-        pictures of a program.
+        Wait until the content is on the disk. Give False for files that can be generated
+        again at any time, such as synthetic images.
 
     Yields
     ------
@@ -208,11 +209,20 @@ class _PartFile:
         self.path = path
         self.part = part_of(path)
         self.file: Any = None
+        self.mode: int | None = None  # of the file that is replaced
         self.lines: PieceWriter | None = None
+
+    def open(self, wait: bool) -> None:
+        """Open the file, which is from then on readable to those who could read the old one."""
+        self.file = _open_alone(self.part, wait)
+        self.mode = _mode_of(self.path)
+        # The owner can always read and write a .part, which a later writer may have to take over.
+        self._allow(0o600)
 
     def publish(self, durable: bool) -> None:
         """Give the file its own name."""
         self.file.flush()
+        self._allow(0)
         if durable:
             os.fsync(self.file.fileno())
         if not _POSIX:  # Windows does not rename an open file
@@ -220,6 +230,16 @@ class _PartFile:
         os.replace(self.part, self.path)  # with the lock held: no writer comes between
         if durable:
             _sync_folder(self.path.parent)
+
+    def _allow(self, more: int) -> None:
+        """Give the file the permissions of the one it replaces, and some more."""
+        if self.mode is None or not _POSIX:
+            return
+        handle = self.file.fileno()
+        wanted = self.mode | more
+        # Some file systems have no permissions to change; there both files have the same.
+        if stat.S_IMODE(os.fstat(handle).st_mode) != wanted:
+            os.fchmod(handle, wanted)
 
     def abandon(self) -> None:
         """Remove the file, unless it holds lines that are worth looking at."""
@@ -246,7 +266,7 @@ class _PartFile:
 def _part_file(path: Path, wait: bool, durable: bool) -> Iterator[_PartFile]:
     part = _PartFile(path)
     try:
-        part.file = _open_alone(part.part, wait)
+        part.open(wait)
         yield part
         part.publish(durable)
     except BaseException as error:  # Ctrl-C as well
@@ -285,6 +305,15 @@ def exclusive_folder(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _mode_of(path: Path) -> int | None:
+    """Permissions of a regular file; None if there is none."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return None
+    return mode & 0o777 if stat.S_ISREG(mode) else None
 
 
 def _open_alone(part: Path, wait: bool) -> Any:

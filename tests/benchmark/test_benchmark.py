@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import shutil
+import unicodedata
 import weakref
 from pathlib import Path
 
@@ -571,6 +572,14 @@ def test_categories_whose_names_differ_in_characters_no_folder_may_have(root, tm
     assert sorted(result.categories) == sorted(names) and result.report["failed"] == {}
     run = RunDirectory(result.path)
     assert [run.category(name).read_report()["category"] for name in names] == names
+
+
+def test_folders_of_categories_differ_by_more_than_case(tmp_path):
+    run = RunDirectory(tmp_path)
+    names = ["bottle", "Bottle", "BOTTLE", "stra\u00dfe", "strasse", "caf\u00e9", "cafe\u0301"]
+    folders = [run.category(name).path.name for name in names]
+    same = [unicodedata.normalize("NFC", one).casefold() for one in folders]
+    assert len(set(same)) == len(names) and folders[0] == "bottle" and folders[5] == "caf\u00e9"
 
 
 def test_pictures_that_cannot_be_drawn_lose_nothing_else(root, tmp_path, monkeypatch):

@@ -390,6 +390,8 @@ def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
         ("--dataset synthetic --output {root}/no/a.json", "there is no such folder; make it first"),
         ("--dataset synthetic --limit-test 0", "0 is not at least 1"),
         ("--dataset folder", "--dataset folder needs --root DIR"),
+        ("--dataset folder --root {root} --output-dir {root}/runs", "lies in the folder of the"),
+        ("--dataset folder --root {root}/wood --output-dir {root}/wood", "lies in the folder of"),
         ("--dataset folder --root {root}/nope", "nope: there is no such folder"),
         ("--dataset folder --root {root}/wood/train", "no folder in it is a category"),
         ("--dataset folder --root {root} --category oak", "data has no folder 'oak'|no folder"),
@@ -1115,7 +1117,9 @@ def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch
     images = root / "wood" / "test"
     status = call(infer.main, "--pipeline", pipeline_file, "--input", images, "--save-jsonl", out)
     assert status == 130
-    assert "pyimgano-infer: interrupted" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "pyimgano-infer: interrupted" in err
+    assert f"infer: 3 of 7 images were judged, whose records are in {out}.part\n" in err
     assert [record["index"] for record in read_lines(f"{out}.part")] == [0, 1, 2]
     assert not out.exists()
 
@@ -1250,13 +1254,17 @@ def test_maps_beside_the_images_overwrite_none_and_follow_no_link(
     maps = tmp_path / "maps"
     maps.mkdir()
     (maps / "sub").symlink_to(outside)
+    (tmp_path / "in/sub/deeper").mkdir()
+    shutil.copy(image, tmp_path / "in/sub/deeper/z.png")
+    names += ("sub/deeper/z.png",)
     before = contents(tmp_path / "in")
     files = [tmp_path / "in" / name for name in names]
     out = tmp_path / "o.jsonl"
     arguments = "--pipeline", pipeline_file, "--input", *files, "--save-jsonl", out, "--save-maps"
     assert call(infer.main, *arguments, maps) == 1
-    assert "1 map not written" in capsys.readouterr().err
-    assert "is reached by a link" in read_records(out)[2]["map_error"]
+    assert "2 maps not written" in capsys.readouterr().err
+    for i in (2, 3):
+        assert "is reached by a link" in read_records(out)[i]["map_error"]
     assert list(outside.iterdir()) == []
     assert call(infer.main, *arguments, tmp_path / "in", "--save-npy") == 1
     assert "is read by this run" in read_records(out)[0]["map_error"]
@@ -1405,7 +1413,10 @@ def test_sigterm_cleans_up_like_ctrl_c(pipeline_file, photos, tmp_path, monkeypa
     before = signal.getsignal(signal.SIGTERM)
     arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out
     assert call(infer.main, *arguments) == 143
-    assert capsys.readouterr().err == "pyimgano-infer: terminated\n"
+    assert capsys.readouterr().err == (
+        f"pyimgano-infer: 3 of 7 images were judged, whose records are in {out}.part\n"
+        "pyimgano-infer: terminated\n"
+    )
     assert signal.getsignal(signal.SIGTERM) == before
     assert not out.exists() and len(read_lines(f"{out}.part")) == 3
 

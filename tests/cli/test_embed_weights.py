@@ -83,6 +83,15 @@ def test_without_them_the_file_is_found_or_asked_for(shop, capsys, monkeypatch):
     assert call(recalibrate, pipeline, shop / "good", "-o", shop / "b.joblib") == 2
     assert not (shop / "b.joblib").exists()
     assert scores(shop, pipeline, "--weights", weights) == expected
+    moved = shop / "line" / "b.joblib"
+    options = "--weights", weights, "--device", "auto", "--quantile", "0.8"
+    assert call(recalibrate, pipeline, shop / "good", "-o", moved, *options) == 0
+    before, after = (load(path)[-1].estimator_.features for path in (pipeline, moved))
+    assert (
+        (before.weights, before.device)
+        == (after.weights, after.device)
+        == (*(str(shop / "net.pth"), "cpu"),)
+    )
     shutil.copy(weights, shop / "line" / "any name")
     assert scores(shop, pipeline) == expected
     assert scores(shop, pipeline, "--trust") == expected

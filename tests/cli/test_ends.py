@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -223,6 +224,56 @@ def test_benchmark_on_a_full_disk_keeps_the_last_run(commands, tmp_path, capsys)
     assert contents(tmp_path) == before
 
 
+# ---- a folder that cannot be written to any more ----------------------------------------
+def test_a_pipeline_that_was_fitted_and_cannot_be_saved(commands, tmp_path, monkeypatch, capsys):
+    def refused(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", "line.joblib")
+
+    monkeypatch.setattr("pyimgano.persistence.save", refused)
+    assert commands["train"]() == 4
+    assert capsys.readouterr().err == (
+        "pyimgano-train: error: line.joblib: Permission denied; the pipeline was fitted, but not "
+        "saved\n"
+    )
+
+
+def test_a_benchmark_whose_folder_vanishes_says_what_there_is(
+    commands, tmp_path, monkeypatch, capsys
+):
+    def refused(run, report):
+        raise PermissionError(errno.EACCES, "Permission denied", str(run.report))
+
+    monkeypatch.setattr(RunDirectory, "write_report", refused)
+    assert commands["benchmark"]() == 4
+    (run,) = tmp_path.iterdir()
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith(f"pyimgano-benchmark: error: {run / 'report.json'}: Permission denied; ")
+    assert err.endswith(f"stopped, the complete categories are in {run}: wood")
+
+
+def test_a_benchmark_whose_summary_cannot_be_written_prints_it(root, tmp_path, monkeypatch, capsys):
+    from pyimgano.utils import _json
+
+    def refused(path, value):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    real = _json.write_json
+    out = tmp_path / "summary.json"
+    monkeypatch.setattr(
+        _json, "write_json", lambda p, v: (refused if p == str(out) else real)(p, v)
+    )
+    arguments = "--dataset", "folder", "--root", root, "--output-dir", tmp_path, "--output", out
+    model = "--features", "filterbank", "--resize", "64", "--set", "coreset_ratio=0.02"
+    arguments += (*model, "--quantile", "0.9", "--overlays", "0", "--no-save")
+    assert benchmark.main([str(one) for one in arguments]) == 4
+    (run,) = tmp_path.iterdir()
+    printed, err = capsys.readouterr()
+    assert json.loads(printed) == RunDirectory(run).read_report()
+    assert err.splitlines()[-1] == (
+        f"pyimgano-benchmark: error: {out}: No such file or directory; the run directory is {run}"
+    )
+
+
 # ---- SIGTERM --------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["train", "benchmark"])
 @pytest.mark.parametrize("where", ["joblib.dump", "pyimgano.persistence._saving.read_saved"])
@@ -279,7 +330,9 @@ def test_signals_at_the_shell(number, status, word, root, pipeline_file, tmp_pat
             time.sleep(0.02)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip()) == (status, f"pyimgano-infer: {word}")
+    first, last = err.strip().replace("\n\n", "\n").splitlines()
+    assert (process.returncode, last) == (status, f"pyimgano-infer: {word}")
+    assert first.endswith(f"images were judged, whose records are in {out}.part")
     assert out.read_text() == "the last result\n"
     assert all("score" in json.loads(line) for line in records_in(f"{out}.part"))
     assert [path.name for path in (tmp_path / "maps").rglob("*.part")] == []
@@ -290,6 +343,20 @@ def records_in(part):
 
 
 # ---- standard output and standard error -----------------------------------------------
+def test_names_of_files_do_not_steer_the_terminal(root, tmp_path, capsys):
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for i, path in enumerate(sorted((root / "wood/train/good").iterdir())):
+        (folder / f"{i}.png").write_bytes(path.read_bytes())
+    (folder / "\x1b[2Jbroken.png").write_bytes(b"none")
+    (folder / "copy\r\u202e.png").write_bytes((folder / "0.png").read_bytes())
+    arguments = folder, "-o", tmp_path / "a.joblib", "--features", "filterbank", "--resize", "64"
+    assert train.main([str(one) for one in (*arguments, "--quantile", "0.9")]) == 1
+    out, err = capsys.readouterr()
+    assert "\\x1b[2Jbroken.png" in err and "copy\\r\\u202e.png" in err
+    assert all(one.isprintable() for one in (out + err).split("\n"))
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("kind", ["closed", "full", "unread"])
 @pytest.mark.parametrize("name", ["train", "benchmark", "infer"])

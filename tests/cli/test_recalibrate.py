@@ -120,6 +120,8 @@ def test_what_cannot_be_done_is_one_line_and_no_file(line3, photos, tmp_path, ca
     cases = [
         ((line3, second, "-o", out, "--quantile", "0.98"), "at least 49 .*n_samples=12"),
         ((line3, "-o", out, "--quantile", "0.999"), "at least 999"),
+        ((line3, "-o", out, "--threshold", "3", "--device", "cpu"), "--device belongs to a net"),
+        ((line3, "-o", out, "--quantile", "0.9", "--weights", "no.pth"), "leave out --weights"),
         ((line3, "-o", out), "alone is not enough"),
         (("-o", out), "give a pipeline and images"),
         ((line3, second, "-o", out, "--threshold", "3"), "leave out --quantile and the images"),

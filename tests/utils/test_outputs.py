@@ -256,6 +256,34 @@ def test_files_may_be_read_by_those_whom_the_umask_lets(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+@posix
+@pytest.mark.parametrize("write", [atomic_write, exclusive_write])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o440])
+def test_a_replaced_file_keeps_its_permissions(mode, write, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with write(path) as file:
+        file.write(b"new")
+        # Nobody reads the new content who could not read the old one.
+        assert stat.S_IMODE(part_of(path).stat().st_mode) == mode | 0o600
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", mode)
+
+
+@posix
+def test_a_link_that_is_replaced_lends_no_permissions(tmp_path):
+    (tmp_path / "other").write_bytes(b"somebody's")
+    (tmp_path / "other").chmod(0o600)
+    (tmp_path / "a").symlink_to(tmp_path / "other")
+    before = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "a") as file:
+            file.write(b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
 def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
 
