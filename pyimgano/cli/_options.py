@@ -298,11 +298,18 @@ def make_model_as_asked(options: argparse.Namespace, name: str, progress: bool) 
         for name, meaning in _FEATURE_OPTIONS.items()
         if getattr(options, name) is not None
     }
+    from pyimgano.backbones._weights import MissingWeightsError
+
     try:
         model = make_model(name, chosen, options.seed, progress)
         step = _feature_step(model, asked)
     except ValueError as error:
         raise _common.UsageError(str(error)) from error
+    except MissingWeightsError as error:
+        raise _common.UsageError(
+            f"{error.reason} Give a state dict of this network, --weights FILE; or "
+            f"{error.where_to_put_it()}; or take --features filterbank, which needs no weights"
+        ) from error
     return model if step is None else model.set_params(features=step)
 
 

@@ -14,8 +14,7 @@ from sklearn.utils._param_validation import Interval
 
 from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._torch_module import TorchModule, torch_module
-from pyimgano.backbones._weights import find_by_name, find_weights, ways_out
-from pyimgano.exceptions import WeightsError
+from pyimgano.backbones._weights import MissingWeightsError, find_by_name, find_weights
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
@@ -259,17 +258,17 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         if found is not None:
             return found
         if not config.hf_hub_id:
-            raise WeightsError(f"timm publishes no weights of {full_name}.\n{ways_out(file_name)}")
+            raise MissingWeightsError(f"timm publishes no weights of {full_name}.", file_name)
         hub = import_optional("huggingface_hub", "timm", cls.__name__)
         try:
             path = hub.hf_hub_download(
                 config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
             )
         except OSError as error:
-            raise WeightsError(
+            raise MissingWeightsError(
                 f"there are no pretrained weights of {full_name} on this machine, and "
-                f"downloading {config.hf_hub_id} from the Hugging Face hub failed: {error}\n"
-                f"{ways_out(file_name)}"
+                f"downloading {config.hf_hub_id} from the Hugging Face hub failed: {error}",
+                file_name,
             ) from error
         return Path(path)
 

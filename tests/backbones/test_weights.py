@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_no_weights_and_no_network_names_three_ways_out(server, cache):
     assert 'weights="path/to/file.pth"' in message
     assert f"put {NAME} into {cache}" in message
     assert 'features="filterbank"' in message and "weights=None" in message
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message
     assert list(cache.iterdir()) == []
 
 

@@ -445,6 +445,28 @@ def test_benchmark_refuses_wrong_networks(root, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("features", ["resnet18", "efficientnet_lite0"])
+def test_missing_weights_are_told_in_the_words_of_commands(
+    features, root, tmp_path, monkeypatch, capsys
+):
+    for name in ("HOME", "PYIMGANO_CACHE_DIR", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+    monkeypatch.delenv("PYIMGANO_WEIGHTS", raising=False)
+    monkeypatch.setattr("pyimgano.backbones._efficientnet_lite._PACKAGE", "no_such_package")
+
+    def no_network(*arguments, **options):
+        raise OSError("there is no network here")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    good = root / "wood" / "train" / "good"
+    arguments = ["--features", features, "--model", "vision_patchcore"]
+    assert call(train.main, good, "-o", tmp_path / "a.joblib", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"there are no pretrained weights of {features} on this machine" in line
+    assert "--weights FILE; or put " in line and f" into {tmp_path / 'empty' / 'weights'}" in line
+    assert "or take --features filterbank" in line and 'weights="' not in line
+
+
 def test_network_options_reach_the_features(root, tmp_path):
     line = (
         "--dataset synthetic --features resnet18 --weights none --layers layer1 --resize 64 "
