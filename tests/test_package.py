@@ -100,9 +100,9 @@ def test_examples_run(name, tmp_path, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "pyimgano.registry._registered", {}
-    )  # what an example registers is gone after
+    # What an example registers is gone after.
+    for table in ("pyimgano.registry._registered", "pyimgano.datasets._table._registered"):
+        monkeypatch.setattr(table, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = doctest.testmod(importlib.import_module(name))

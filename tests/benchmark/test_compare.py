@@ -102,7 +102,7 @@ def test_fewer_false_alarms_are_better(run, tmp_path):
 def test_pairs_are_as_rarely_told_apart_as_asked_for(run, tmp_path):
     """Of runs that differ by noise alone, 1 in 20 is told apart at 95 %."""
     wrong = 0
-    for k in range(40):
+    for k in range(24):
         pair = [
             with_scores(
                 run,
@@ -115,7 +115,7 @@ def test_pairs_are_as_rarely_told_apart_as_asked_for(run, tmp_path):
         ]
         found = compare_runs(*pair, n_resamples=300)
         wrong += found["categories"]["wood"]["metrics"]["auroc"]["verdict"] != "chance"
-    assert wrong <= 7  # 2 are expected; more than 7 have a probability of 0.1 %
+    assert wrong <= 5  # 1.2 are expected; more than 5 have a probability of 0.1 %
 
 
 def test_different_images_are_refused_unless_allowed(root, run, tmp_path):

@@ -18,6 +18,7 @@ from pyimgano.detectors import (
 )
 from pyimgano.detectors._composition import ImageAverages
 from pyimgano.exceptions import PoseWarning
+from pyimgano.features import FilterBankFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.testing import make_check_images, make_check_parts
 from pyimgano.tiling import TilingTransformer
@@ -129,7 +130,7 @@ def test_tiles_of_an_image_are_one_image():
 
 def test_a_tiled_image_is_looked_at_as_a_whole():
     """Some tiles of each good image show nothing but the table."""
-    detector = PatchCoreDetector("filterbank", coreset_ratio=0.1)
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.1)
     model = make_pipeline(TilingTransformer(tile=64), detector)
     model.fit(enlarged(make_check_parts(12)))
     table = enlarged(make_check_parts(1, missing=True))

@@ -127,8 +127,12 @@ def test_pil_images_say_their_own_layout(paths):
     [
         [ColorMoments()],
         [ImageFormatNormalizer(), ColorMoments()],
-        [FilterBankFeatures(n_components=4), PatchPooling("mean")],
-        [ImageFormatNormalizer(), FilterBankFeatures(n_components=4), PatchPooling("mean")],
+        [FilterBankFeatures(n_components=4, resize=32), PatchPooling("mean")],
+        [
+            ImageFormatNormalizer(),
+            FilterBankFeatures(n_components=4, resize=32),
+            PatchPooling("mean"),
+        ],
         [ImageFormatNormalizer(resize=16), PixelGaussianDetector()],
         [PixelGaussianDetector()],
         [TilingTransformer(tile=16), PixelGaussianDetector()],
