@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-import stat
 from collections.abc import Iterable, Sequence
 
 from pyimgano.cli import _common
@@ -43,6 +42,7 @@ def check_file(option: str, path: str, used: set[str], *, replaces_link: bool = 
     replaces_link : bool, default=True
         A link would be replaced, which is refused; False is for a writer that follows it.
     """
+    from pyimgano.utils._files import kind_of
     from pyimgano.utils._outputs import part_of
 
     if os.path.isdir(path):
@@ -51,7 +51,8 @@ def check_file(option: str, path: str, used: set[str], *, replaces_link: bool = 
     if not os.path.isdir(folder):
         raise _common.UsageError(f"{option} {path}: there is no such folder; make it first")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise _common.UsageError(f"{option} {path}: is {_kind(path)}, no file; give a file")
+        kind = kind_of(os.stat(path).st_mode)
+        raise _common.UsageError(f"{option} {path}: is {kind}, no file; give a file")
     target = path if replaces_link else os.path.realpath(path)
     for one in (target, str(part_of(target))):
         if os.path.realpath(one) in used:
@@ -68,13 +69,6 @@ def check_file(option: str, path: str, used: set[str], *, replaces_link: bool = 
         raise _common.UsageError(f"{option} {path}: nothing may be written in {folder}")
 
 
-def _kind(path: str) -> str:
-    mode = os.stat(path).st_mode
-    if stat.S_ISFIFO(mode):
-        return "a named pipe"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
-
-
 def check_records_file(option: str, path: str, used: set[str], inputs: Sequence[str]) -> None:
     """Refuse to write records where :func:`check_file` objects, or over what is none.
 
@@ -87,12 +81,13 @@ def check_records_file(option: str, path: str, used: set[str], inputs: Sequence[
         match the file.
     """
     from pyimgano.inputs._reading import PICTURES
+    from pyimgano.utils._files import kind_of
 
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise _common.UsageError(
-            f"{option} {path}: is {_kind(path)}, and records are kept in a file, which is renamed "
-            f"when it is complete; give a file, or write to standard output and lead that there: "
-            f"{option} - > {path}"
+            f"{option} {path}: is {kind_of(os.stat(path).st_mode)}, and records are kept in a "
+            "file, which is renamed when it is complete; give a file, or write to standard output "
+            f"and lead that there: {option} - > {path}"
         )
     check_file(option, path, used)
     suffix = os.path.splitext(path)[1].lower()

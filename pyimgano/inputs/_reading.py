@@ -37,6 +37,7 @@ from pyimgano.inputs._completeness import (
     png_chunks,
 )
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
+from pyimgano.utils._files import kind_of, open_at_once
 
 #: Largest number of pixels of an image file. A file whose header says more is an error
 #: before anything is decoded: a few kilobytes can claim to be gigabytes.
@@ -330,12 +331,6 @@ def _lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error)
 
 
-# So that opening a pipe does not wait for a writer, and a terminal does not become this process's.
-_OPEN_FLAGS = os.O_RDONLY
-for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
-    _OPEN_FLAGS |= getattr(os, _name, 0)
-
-
 @contextmanager
 def open_image_file(path: str) -> Iterator[BinaryIO]:
     """Open a regular file; never wait for a pipe or a device.
@@ -355,7 +350,7 @@ def open_image_file(path: str) -> Iterator[BinaryIO]:
         If there is no such file, or it cannot be opened or read.
     """
     try:
-        handle = os.open(path, _OPEN_FLAGS)
+        handle = open_at_once(path)
         try:
             _check_kind(path, os.fstat(handle).st_mode)
             with open(handle, "rb", closefd=False) as file:
@@ -394,9 +389,8 @@ def _check_kind(path: str, mode: int) -> None:
         raise ImageReadError(
             path, "is a directory, not an image file; use ImageSequence.from_folder"
         )
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-        kind = kinds.get(stat.S_IFMT(mode), "something else")
+    kind = kind_of(mode)
+    if kind is not None:
         raise ImageReadError(path, f"is not a regular file but {kind}")
 
 

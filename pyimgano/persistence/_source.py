@@ -14,7 +14,6 @@ import hashlib
 import io
 import lzma
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import numpy as np
 
 from pyimgano.exceptions import UntrustedFileError
 from pyimgano.persistence._checksum import BLOCK, Checksum
+from pyimgano.utils._files import kind_of, open_at_once
 from pyimgano.utils._state import are_in_range
 
 __all__ = ["AHEAD", "Source", "open_regular", "read_small"]
@@ -68,20 +68,17 @@ def open_regular(path: Path) -> Iterator[int]:
     UntrustedFileError
         If it is a folder, a FIFO, a device, a loop of links, or cannot be opened.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = open_at_once(path)
     except FileNotFoundError:
         raise
     except OSError as error:
         loop = " (links that lead in a circle)" if error.errno == errno.ELOOP else ""
         raise UntrustedFileError(f"{path}: cannot be opened: {error.strerror}{loop}.") from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UntrustedFileError(
-                f"{path}: is not a regular file but a folder, a pipe or a device."
-            )
+        kind = kind_of(os.fstat(descriptor).st_mode)
+        if kind is not None:
+            raise UntrustedFileError(f"{path}: is not a regular file but {kind}.")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1221,7 +1221,7 @@ def test_records_go_to_files_and_nothing_else(pipeline_file, photos, tmp_path, c
     link.symlink_to(tmp_path / "elsewhere.jsonl")
     arguments = pipeline_file, photos / "*" / "*", "--save-jsonl"
     for target, message in {
-        pipe: f"is a named pipe, and records are kept in a file, .*--save-jsonl - > {pipe}",
+        pipe: f"is a pipe, and records are kept in a file, .*--save-jsonl - > {pipe}",
         "/dev/null": "is a device, and records are kept in a file",
         link: "is a link, and links are not followed; give the file itself, .*elsewhere.jsonl",
         photos: "is a folder; give a file in it",
