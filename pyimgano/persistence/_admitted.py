@@ -334,8 +334,17 @@ def _check_covariance(state: State, sizes: Sizes) -> None:
     if state["store_precision"] != (state["precision_"] is not None):
         fail("MinCovDet.precision_", "does not go with store_precision")
     used = "precision_" if state["store_precision"] else "covariance_"
-    if not _is_semidefinite(state[used]):  # distances are roots
+    if sizes["d"] > _MOST_COLUMNS:
+        fail(f"MinCovDet.{used}", f"is of {sizes['d']} columns; at most {_MOST_COLUMNS} are read")
+    matrix = state[used]
+    # Distances are roots. Many objects may share one matrix, which takes long to look at.
+    if sizes.is_new("semidefinite", matrix) and not _is_semidefinite(matrix):
         fail(f"MinCovDet.{used}", "is not that of a covariance")
+
+
+# Columns of a covariance. Fitting one robustly to more would take hours, and checking it here
+# takes time by their third power.
+_MOST_COLUMNS = 2048
 
 
 def _is_semidefinite(matrix: np.ndarray) -> bool:

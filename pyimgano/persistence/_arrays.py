@@ -247,6 +247,8 @@ def masked_array_from(
     hidden = flags.astype(bool).reshape(data.shape, order="F" if fortran else "C")
     array = np.ma.MaskedArray(data, mask=hidden)
     if isinstance(fill_value, np.ndarray) and fill_value.ndim == 0:
+        if fill_value.dtype.names:  # one value; taking a structure apart could take long
+            raise _no_array()
         try:
             array.fill_value = fill_value.item()
         except (TypeError, ValueError, OverflowError):
@@ -274,17 +276,25 @@ def scalar_from(dtype: Any, content: Any) -> Any:
 
 def _checked(array: np.ndarray) -> np.ndarray:
     """The array in this machine's byte order, if each of its items is a value of its dtype."""
-    if array.dtype.kind == "b":
-        flags = array.view(np.uint8)
-        if flags.size and flags.max() > 1:
-            raise UntrustedFileError("it holds truth values other than True and False.")
+    _check_values(array)
     if not array.dtype.isnative and not array.dtype.names:
         array = array.byteswap().view(array.dtype.newbyteorder("="))
-    if array.dtype.kind == "U" and array.size:
-        letters = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
-        if letters.max() > 0x10FFFF:
-            raise UntrustedFileError("it holds text of what are no letters.")
     return array
+
+
+def _check_values(array: np.ndarray) -> None:
+    """Refuse truth values and text that Python cannot represent, in fields as well."""
+    dtype = array.dtype
+    if not array.size:
+        return
+    for name in dtype.names or ():
+        _check_values(array[name])
+    if dtype.kind == "b" and array.view(np.uint8).max() > 1:
+        raise UntrustedFileError("it holds truth values other than True and False.")
+    if dtype.kind == "U" and dtype.itemsize:
+        letters = np.ascontiguousarray(array).reshape(-1).view(f"{dtype.str[0]}u4")
+        if letters.max() > 0x10FFFF:
+            raise UntrustedFileError("it holds text with invalid Unicode characters.")
 
 
 def _shape(node: Any) -> tuple[int, ...]:

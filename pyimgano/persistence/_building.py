@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.neighbors import BallTree, KDTree
 from sklearn.utils import Bunch
 
 from pyimgano.exceptions import UntrustedFileError
@@ -42,8 +41,11 @@ _MOST_OBJECTS, _SIZE_OF_OBJECT = 5_000_000, 256
 # one. Arrays that joblib wrote behind their descriptions do not count: each is in the file itself.
 # Large files may have more, so many times their size.
 _MOST_BYTES, _MOST_TIMES = 2**27, 8
-# Numbers and tuples as keys; more could be chosen to take forever to tell apart.
+# Numbers and tuples as keys. They can be chosen so that each has to be compared with each other
+# one; text cannot, its hash differs from process to process.
 _MOST_OTHER_KEYS = 1000
+# Comparisons of such keys in all dicts and sets of a file together, one for each part of a key.
+_MOST_COMPARISONS = 2**25
 
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 # Attributes that ask for threads or processes of any class.
@@ -51,6 +53,54 @@ _WORKERS = {"n_jobs": (-1024, 1024), "threads_per_image": (1, 1024)}
 
 Value = Callable[[Any], Any]
 Maker = Callable[[Call, Value], Any]
+
+
+class _Limits:
+    """What is left of the memory and time that a file may take.
+
+    Parameters
+    ----------
+    file_size : int
+        Bytes of the file.
+    """
+
+    def __init__(self, file_size: int) -> None:
+        self._bytes_left = _MOST_BYTES + _MOST_TIMES * file_size
+        self._comparisons_left = _MOST_COMPARISONS
+
+    def take_bytes(self, n_bytes: int) -> None:
+        """Count memory that is about to be taken, or has been."""
+        self._bytes_left -= n_bytes
+        if self._bytes_left < 0:
+            raise UntrustedFileError("it makes far larger arrays than there are in it.")
+
+    def check_keys(self, keys: list[Any]) -> None:
+        """Refuse keys of a dict or set that hold objects, or take long to tell apart."""
+        others = [key for key in keys if type(key) is not str and type(key) is not bytes]
+        if len(others) > _MOST_OTHER_KEYS:
+            raise UntrustedFileError(
+                f"it holds a dict or set with more than {_MOST_OTHER_KEYS} keys that are not text."
+            )
+        n_parts = 0
+        for key in others:
+            parts = key if type(key) in (tuple, frozenset) else (key,)
+            for one in parts:
+                if type(one) not in _ATOMS and not isinstance(one, (np.number, np.bool_)):
+                    raise UntrustedFileError("it holds a dict or set with keys that hold objects.")
+                n_parts += len(one) if isinstance(one, (str, bytes)) else 1
+        self._comparisons_left -= len(others) * n_parts
+        if self._comparisons_left < 0:
+            raise UntrustedFileError(
+                "it holds too many dicts and sets with keys that are not text."
+            )
+
+    def dict_of(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Make a dict."""
+        self.check_keys([key for key, _ in pairs])
+        return dict(pairs)
+
+
+LimitedMaker = Callable[[Call, Value, _Limits], Any]
 
 
 def build(
@@ -76,7 +126,7 @@ def build(
     Raises
     ------
     UntrustedFileError
-        If it describes anything else, or an object that cannot be.
+        If it describes anything else, or an object in an invalid state.
     """
     builder = _Builder(frozenset(trusted), file_size, in_range)
     order = builder.in_order(tree)
@@ -91,7 +141,7 @@ class _Builder:
     ) -> None:
         self._trusted, self._in_range = trusted, in_range
         self._most_objects = _MOST_OBJECTS + 16 * file_size // _SIZE_OF_OBJECT
-        self._most_bytes = _MOST_BYTES + _MOST_TIMES * file_size
+        self._limits = _Limits(file_size)
         self.unknown: dict[str, None] = {}  # as an ordered set
         self._makers: dict[int, Maker] = {}
         self._built: dict[int, Any] = {}
@@ -177,6 +227,10 @@ class _Builder:
         if name in _MAKERS:
             self._makers[id(call)], parts = _MAKERS[name]
             return parts(call)
+        if name in _LIMITED_MAKERS:
+            make, parts = _LIMITED_MAKERS[name]
+            self._makers[id(call)] = lambda call, value: make(call, value, self._limits)
+            return parts(call)
         if name == "sklearn.tree._tree.Tree":
             self._makers[id(call)] = self._trees.tree_from
             return _tree_parts(call)
@@ -190,15 +244,12 @@ class _Builder:
 
     # ---- second pass: making it ---------------------------------------------------------
     def make_all(self, order: list[Any], tree: Any) -> Any:
-        built, value, atoms = self._built, self._value, _ATOMS
-        left = self._most_bytes
+        built, value, atoms, limits = self._built, self._value, _ATOMS, self._limits
         for node in order:
             kind = type(node)
             if kind is Call:
                 built[id(node)] = self._made(node)
-                left -= _bytes_of(built[id(node)])
-                if left < 0:
-                    raise UntrustedFileError("it makes far larger arrays than there are in it.")
+                limits.take_bytes(_bytes_of(built[id(node)]))
             elif kind is list:
                 built[id(node)] = [
                     part if type(part) in atoms else built[id(part)] for part in node
@@ -208,7 +259,7 @@ class _Builder:
                     [part if type(part) in atoms else built[id(part)] for part in node]
                 )
             elif kind is Pairs:
-                built[id(node)] = _dict(
+                built[id(node)] = limits.dict_of(
                     [
                         (
                             key if type(key) in atoms else built[id(key)],
@@ -219,7 +270,7 @@ class _Builder:
                 )
             elif kind is Items:
                 items = [value(part) for part in node.items]
-                _check_keys(items)
+                limits.check_keys(items)
                 built[id(node)] = frozenset(items) if node.frozen else set(items)
             elif kind is Name:
                 built[id(node)] = self._value_of_name(node)
@@ -230,7 +281,7 @@ class _Builder:
         except UntrustedFileError:
             raise
         except CANNOT_BE as error:
-            raise UntrustedFileError(f"it holds trees that cannot be ({error}).") from error
+            raise UntrustedFileError(f"it holds invalid decision trees ({error}).") from error
         self._check_histograms()
         return value(tree)
 
@@ -245,7 +296,7 @@ class _Builder:
         except CANNOT_BE as error:
             name = made_class(call) or call.function
             raise UntrustedFileError(
-                f"it holds a {name} that cannot be ({type(error).__name__}: {error})."
+                f"it holds an invalid {name} ({type(error).__name__}: {error})."
             ) from error
 
     # ---- objects with a schema ----------------------------------------------------------
@@ -323,13 +374,11 @@ class _Builder:
 
 
 def _bytes_of(made: Any) -> int:
-    """About the memory of an array, or of a search tree with what it was built of."""
+    """Memory of an array or text; search trees are counted before they are built."""
     if isinstance(made, np.ndarray):
         return made.nbytes
     if isinstance(made, (bytes, bytearray, str)):
         return len(made)
-    if isinstance(made, (KDTree, BallTree)):
-        return 4 * made.data.nbytes
     return 0
 
 
@@ -367,7 +416,9 @@ def _args(call: Call, least: int, most: int | None = None) -> tuple[Any, ...]:
     args = call.args
     plain = call.keywords is None and not call.items and not call.pairs
     if type(args) is not tuple or not least <= len(args) <= (most or least) or not plain:
-        raise UntrustedFileError(f"it calls {call.function} as nothing that joblib writes does.")
+        raise UntrustedFileError(
+            f"it calls {call.function} with arguments that joblib never writes."
+        )
     return args
 
 
@@ -425,23 +476,6 @@ def _width(model: Any) -> int | None:
     return edges.shape[1] if isinstance(edges, np.ndarray) else len(edges)
 
 
-def _dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    _check_keys([key for key, _ in pairs])
-    return dict(pairs)
-
-
-def _check_keys(keys: list[Any]) -> None:
-    others = [key for key in keys if type(key) is not str and type(key) is not bytes]
-    if len(others) > _MOST_OTHER_KEYS:
-        raise UntrustedFileError(
-            f"it holds a dict or set with more than {_MOST_OTHER_KEYS} keys that are no text."
-        )
-    for key in others:
-        for one in key if type(key) in (tuple, frozenset) else (key,):
-            if type(one) not in _ATOMS and not isinstance(one, (np.number, np.bool_)):
-                raise UntrustedFileError("it holds a dict or set with keys that hold objects.")
-
-
 # ---- plain values that pickle makes by calls ------------------------------------------
 def _encoded(call: Call, value: Value) -> bytes:
     text, encoding = _args(call, 2)
@@ -458,12 +492,12 @@ def _bytes(call: Call, value: Value) -> bytes:
     return bytes(content)
 
 
-def _set(call: Call, value: Value) -> Any:
+def _set(call: Call, value: Value, limits: _Limits) -> Any:
     (items,) = _args(call, 1)
     content = value(items)
     if type(content) is not list:
         raise UntrustedFileError("it makes a set of what is no list.")
-    _check_keys(content)
+    limits.check_keys(content)
     return frozenset(content) if call.function.name == "frozenset" else set(content)
 
 
@@ -481,14 +515,14 @@ def _slice(call: Call, value: Value) -> slice:
     return slice(*parts)
 
 
-def _ordered(call: Call, value: Value) -> dict[Any, Any]:
+def _ordered(call: Call, value: Value, limits: _Limits) -> dict[Any, Any]:
     if call.args != () or call.items:
         raise UntrustedFileError("it makes a dict as pickle does not.")
-    return _dict([(value(key), value(item)) for key, item in call.pairs])
+    return limits.dict_of([(value(key), value(item)) for key, item in call.pairs])
 
 
-def _bunch(call: Call, value: Value) -> Bunch:
-    content = _ordered(call, value)
+def _bunch(call: Call, value: Value, limits: _Limits) -> Bunch:
+    content = _ordered(call, value, limits)
     if not all(type(key) is str for key in content):
         raise UntrustedFileError("it holds a Bunch with keys that are no text.")
     return Bunch(**content)
@@ -557,6 +591,10 @@ def _key_parts(call: Call) -> list[Any]:
 
 
 # ---- scikit-learn ---------------------------------------------------------------------
+def _search_tree(call: Call, value: Value, limits: _Limits) -> Any:
+    return search_tree_from(call, value, limits.take_bytes)
+
+
 class _Requests:
     """Metadata that an estimator's methods ask for, until the estimator is there."""
 
@@ -649,9 +687,6 @@ def _core(name: str) -> tuple[str, str]:
 
 _MAKERS: dict[str, tuple[Maker, Callable[[Call], Sequence[Any]]]] = {
     "_codecs.encode": (_encoded, _no_parts),
-    "collections.OrderedDict": (_ordered, _pair_parts),
-    "sklearn.utils._bunch.Bunch": (_bunch, _pair_parts),
-    "sklearn.utils.Bunch": (_bunch, _pair_parts),
     **{
         f"{module}.{name}": maker
         for module in ("builtins", "__builtin__")
@@ -659,8 +694,6 @@ _MAKERS: dict[str, tuple[Maker, Callable[[Call], Sequence[Any]]]] = {
             "bytes": (_bytes, _first_arg),
             "bytearray": (lambda call, value: bytearray(_bytes(call, value)), _first_arg),
             "complex": (_complex, _no_parts),
-            "frozenset": (_set, _first_arg),
-            "set": (_set, _first_arg),
             "slice": (_slice, _args_parts),
         }.items()
     },
@@ -683,10 +716,24 @@ _MAKERS: dict[str, tuple[Maker, Callable[[Call], Sequence[Any]]]] = {
     "numpy.ma.core._mareconstruct": (_masked_array, _content_of_array),
     "numpy.random._pickle.__randomstate_ctor": (_random_state, _key_parts),
     "sklearn.metrics._dist_metrics.newObj": (distance_from, _no_parts),
-    "sklearn.neighbors._kd_tree.newObj": (search_tree_from, _points_parts),
-    "sklearn.neighbors._ball_tree.newObj": (search_tree_from, _points_parts),
     "sklearn.utils._metadata_requests.MetadataRequest": (_requests, _request_parts),
     "sklearn.utils._metadata_requests.MethodMetadataRequest": (_method_request, _request_parts),
+}
+
+# Those that could take much memory or time, which they ask for first.
+_LIMITED_MAKERS: dict[str, tuple[LimitedMaker, Callable[[Call], Sequence[Any]]]] = {
+    "collections.OrderedDict": (_ordered, _pair_parts),
+    "sklearn.utils._bunch.Bunch": (_bunch, _pair_parts),
+    "sklearn.utils.Bunch": (_bunch, _pair_parts),
+    **{
+        f"{module}.{name}": (_set, _first_arg)
+        for module in ("builtins", "__builtin__")
+        for name in ("frozenset", "set")
+    },
+    **{
+        f"sklearn.neighbors.{module}.newObj": (_search_tree, _points_parts)
+        for module in ("_kd_tree", "_ball_tree")
+    },
 }
 
 

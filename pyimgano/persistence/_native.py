@@ -30,7 +30,9 @@ def _class_name(call: Call) -> str:
     """Name of the class that ``newObj`` is to make an object of, without its number of bits."""
     args = call.args
     if type(args) is not tuple or len(args) != 1 or type(args[0]) is not Name:
-        raise UntrustedFileError(f"it calls {call.function} as nothing that joblib writes does.")
+        raise UntrustedFileError(
+            f"it calls {call.function} with arguments that joblib never writes."
+        )
     return args[0].name.removesuffix("64")
 
 
@@ -59,7 +61,7 @@ def distance_from(call: Call, value: Value) -> Any:
     return DistanceMetric.get_metric("minkowski", p=power)
 
 
-def search_tree_from(call: Call, value: Value) -> Any:
+def search_tree_from(call: Call, value: Value, take_bytes: Callable[[int], None]) -> Any:
     """Build a KDTree or BallTree over the points in the file.
 
     A tree of the file's own could point anywhere. Building is deterministic and quick.
@@ -67,6 +69,8 @@ def search_tree_from(call: Call, value: Value) -> Any:
     Parameters
     ----------
     call, value : as in :func:`distance_from`
+    take_bytes : callable
+        Gets the number of bytes that the tree will have, and raises if they are too many.
 
     Returns
     -------
@@ -87,8 +91,18 @@ def search_tree_from(call: Call, value: Value) -> Any:
         or not 1 <= leaf_size <= 2**30
         or weights is not None
     ):
-        raise UntrustedFileError(f"it holds a {name} that cannot be.")
+        raise UntrustedFileError(f"it holds an invalid {name}.")
+    take_bytes(_bytes_of_search_tree(points, leaf_size))
     return _SEARCH_TREES[name](points, leaf_size=leaf_size, metric=metric)
+
+
+def _bytes_of_search_tree(points: np.ndarray, leaf_size: int) -> int:
+    """Memory that a tree takes beside its points: smaller leaves, more nodes."""
+    n, d = points.shape
+    n_nodes = 2 ** (int(np.log2(max(1, (n - 1) / leaf_size))) + 1) - 1
+    # A node has a radius and three integers, and two corners of d numbers.
+    copy = 0 if points.flags.c_contiguous else points.nbytes
+    return copy + 8 * n + n_nodes * (32 + 2 * 8 * d)
 
 
 class TreeChecks:
@@ -112,7 +126,7 @@ class TreeChecks:
         """
         args, pairs = call.args, call.state
         if type(args) is not tuple or len(args) != 3 or type(pairs) is not Pairs:
-            raise UntrustedFileError("it holds a decision tree that cannot be.")
+            raise UntrustedFileError("it holds an invalid decision tree.")
         state = {key: value(item) for key, item in pairs.items if type(key) is str}
         n_features, _, n_outputs = args
         if type(n_features) is not int or not 1 <= n_features < 2**31 or n_outputs != 1:

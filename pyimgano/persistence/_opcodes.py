@@ -93,7 +93,8 @@ class _NoState:
 NO_STATE = _NoState()
 
 
-# Errors of reading or making what a file describes and cannot be.
+# Errors of reading or making something from an invalid description. Python raises SystemError for
+# text whose characters are out of range.
 CANNOT_BE = (
     ArithmeticError,
     AttributeError,
@@ -101,6 +102,7 @@ CANNOT_BE = (
     MemoryError,
     RecursionError,
     RuntimeError,
+    SystemError,
     TypeError,
     ValueError,
 )

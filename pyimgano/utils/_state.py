@@ -82,12 +82,30 @@ class Sizes(dict[str, int]):
     def __init__(self, thorough: bool, in_range: dict[int, np.ndarray] | None = None) -> None:
         super().__init__()
         self.thorough = thorough
-        self.in_range = {} if in_range is None else in_range
+        self.in_range: dict[Any, np.ndarray] = {} if in_range is None else in_range
         self._later: list[Callable[[], None]] = []
 
     def of_a_part(self) -> Sizes:
         """Lengths of a part, which are its own."""
         return Sizes(self.thorough, self.in_range)
+
+    def is_new(self, check: str, array: np.ndarray) -> bool:
+        """Tell whether an array has not been through some check yet.
+
+        Parameters
+        ----------
+        check : str
+            Name of the check, which raises if the array does not pass.
+        array : ndarray
+
+        Returns
+        -------
+        bool
+        """
+        if (check, id(array)) in self.in_range:
+            return False
+        self.in_range[check, id(array)] = array  # kept, so that its id is its own
+        return True
 
     def bind(self, name: str, size: int, where: str) -> None:
         """Give a length its value, or check that it has this one."""
@@ -317,11 +335,12 @@ class OneOf(Rule):
 
     def __init__(self, *values: Any) -> None:
         self._values = values
+        self._types = frozenset(map(type, values))
         self._known = frozenset((type(one), one) for one in values)
 
     def check(self, value: Any, where: str, sizes: Sizes) -> None:
         try:
-            known = (type(value), value) in self._known
+            known = type(value) in self._types and (type(value), value) in self._known
         except TypeError:  # what cannot be a key is none of them
             known = False
         if not known:
@@ -527,7 +546,9 @@ def is_plain(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, (str, bytes, int, float, np.generic, type(None))):
+    # Not structures: they may have as many fields as a long list has items.
+    shown = isinstance(value, (str, bytes, int, float, np.generic, type(None)))
+    if shown and not isinstance(value, np.void):
         if isinstance(value, int) and abs(value) > 10**30:
             return "a huge integer"
         text = repr(value)

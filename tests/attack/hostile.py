@@ -23,12 +23,14 @@ from typing import Any
 
 import joblib
 import numpy as np
+from sklearn.covariance import MinCovDet
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KDTree
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
 from sklearn.utils import Bunch
 
 import pyimgano
@@ -54,6 +56,16 @@ def hostile(make: Maker) -> Maker:
 
 # Those of so many objects that an audit hook, called for each, would take longer than they do.
 HEAVY: set[str] = set()
+
+
+# Those that took much memory. Each is loaded in a process of its own: the system tells only the
+# most that a process has ever taken, which an earlier file may have reached.
+ALONE: set[str] = set()
+
+
+def alone(make: Maker) -> Maker:
+    ALONE.add(make.__name__)
+    return hostile(make)
 
 
 def heavy(make: Maker) -> Maker:
@@ -443,6 +455,48 @@ def text_of_no_letters(folder: Path) -> Any:
     return {"names": letters}
 
 
+# A structure with such text, in which it is found when it is shown, hashed or taken apart.
+NO_TEXT = np.frombuffer(b"\xff\xff\xff\x7f", [("a", "<U1")])
+NO_FLAG = np.frombuffer(b"\x07", [("a", "?")])
+
+
+for place, model in {
+    "offset_": PatchCoreDetector,
+    "_composition_limit": PatchCoreDetector,
+    "input_kind_": PatchCoreDetector,
+    "tiled_": PatchCoreDetector,
+    "fit_status_": OneClassSVM,
+    "_sparse": OneClassSVM,
+}.items():
+    for kind, values in {"text": NO_TEXT, "flag": NO_FLAG}.items():
+        HOSTILE[f"no_{kind}_in_a_field_of_{place}"] = lambda folder, p=place, m=model, v=values: (
+            changed(m().fit(ROWS), **{p: v[0]})
+        )
+        HOSTILE[f"no_{kind}_in_a_field_of_a_field_of_{place}"] = (
+            lambda folder, p=place, m=model, v=values: changed(
+                m().fit(ROWS), **{p: v.astype([("b", v.dtype, (1,))])[0]}
+            )
+        )
+
+
+def masked(fill_value: np.ndarray, data: Any = (1.0,)) -> Any:
+    """A masked array with any array as its fill_value, in a parameter that may hold one."""
+    from sklearn.preprocessing import FunctionTransformer
+
+    array = np.ma.MaskedArray(data, mask=[True])
+    function, args, state = array.__reduce__()
+    return FunctionTransformer(kw_args={"v": Recipe(function, args, (*state[:-1], fill_value))})
+
+
+HOSTILE["no_text_as_a_fill_value"] = lambda folder: masked(NO_TEXT.reshape(()))
+HOSTILE["a_fill_value_of_fields"] = lambda folder: masked(np.zeros((), [("a", "f8")]))
+
+
+@hostile
+def text_of_no_letters_in_the_other_byte_order(folder: Path) -> Any:
+    return {"names": np.frombuffer(b"\x7f\xff\xff\xff", [("a", ">U1")])}
+
+
 @hostile
 def flags_beyond_one(folder: Path) -> Any:
     flags = np.zeros((4, 4), bool)
@@ -505,6 +559,73 @@ def a_key_of_pairs_of_pairs(folder: Path) -> bytes:
 @hostile
 def numbers_that_collide(folder: Path) -> Any:
     return {i * (2**61 - 1): None for i in range(1, 20_000)}
+
+
+@heavy
+def sets_of_numbers_that_collide(folder: Path) -> bytes:
+    # One list, of which each set is made anew.
+    numbers = A.value([i * (2**61 - 1) for i in range(1, 1001)]) + b"\x940"
+    made = A.name("builtins.set") + b"\x940"
+    return in_a_scaler_after(numbers + made, b"](" + b"h\x01h\x00\x85R" * 4000 + b"e")
+
+
+@heavy
+def tuples_that_collide(folder: Path) -> bytes:
+    # Long ones that differ in the last item.
+    long = [A.value(tuple([None] * 490 + [i * (2**61 - 1)])) for i in range(1, 900)]
+    numbers = b"](" + b"".join(long) + b"e\x940"
+    made = A.name("builtins.set") + b"\x940"
+    return in_a_scaler_after(numbers + made, b"](" + b"h\x01h\x00\x85R" * 10 + b"e")
+
+
+@alone
+def a_search_tree_of_small_leaves(folder: Path) -> bytes:
+    n = 16 * 10**6
+    rest = [A.value(one) for one in (None,) * 10]
+    rest[3] = A.value(1)
+    distance = A.with_state(
+        A.call(
+            "sklearn.metrics._dist_metrics.newObj",
+            A.name("sklearn.metrics._dist_metrics.EuclideanDistance64"),
+        ),
+        A.MARK + A.value(2.0) + b"t",
+    )
+    made = A.call(
+        "sklearn.neighbors._kd_tree.newObj", A.name("sklearn.neighbors._kd_tree.KDTree64")
+    )
+    points = array_of(dtype("f8"), (n, 2), bytes(16 * n))[2:] + b"\x940"
+    inner = A.MARK + b"h\x00" + b"".join(rest) + distance + b"Nt"
+    return in_a_scaler_after(points, A.with_state(made, inner))
+
+
+def robust(d: int, n: int) -> bytes:
+    """Many MinCovDet of so many columns, which share one matrix, where an array should be."""
+    state = vars(MinCovDet(store_precision=False).fit(ROWS))
+    state = {name: value for name, value in state.items() if not name.startswith("raw_")}
+    state.update(n_features_in_=d, location_=np.zeros(d), precision_=None)
+    pieces = {name: as_written(value) for name, value in state.items() if name != "covariance_"}
+    one = A.with_state(
+        A.new("sklearn.covariance._robust_covariance.MinCovDet"),
+        A.dict(**pieces, covariance_=b"h\x00"),
+    )
+    shared = as_written(np.eye(d, dtype=np.float32)) + b"\x940"
+    return in_a_scaler_after(shared, b"](" + one * n + b"e")
+
+
+def as_written(value: Any) -> bytes:
+    if not isinstance(value, np.ndarray):
+        return A.value(value)
+    return array_of(dtype(value.dtype.str[1:]), value.shape, value.tobytes())[2:]
+
+
+@alone
+def a_covariance_of_six_thousand_columns(folder: Path) -> bytes:
+    return robust(6000, 1)
+
+
+@heavy
+def a_covariance_in_many_places(folder: Path) -> bytes:
+    return robust(2048, 60)
 
 
 @hostile
@@ -682,6 +803,12 @@ def in_a_scaler(piece: bytes) -> bytes:
     return zlib.compress(A.file(A.with_state(A.new(SCALER), A.dict(mean_=piece))))
 
 
+def in_a_scaler_after(before: bytes, piece: bytes) -> bytes:
+    """The same, after pieces that leave nothing but what they have in the memo."""
+    scaler = A.with_state(A.new(SCALER), A.dict(mean_=piece))
+    return zlib.compress(A.file(before, scaler))
+
+
 @heavy
 def half_a_million_lists(folder: Path) -> bytes:
     return in_a_scaler(b"](" + b"]" * 499_000 + b"e")
@@ -831,22 +958,29 @@ def write_all(folder: Path) -> None:
     write(pipeline(), folder / "good.joblib")
 
 
-def main(folder: Path) -> None:
-    """Load each file of a folder, and print what came of it as JSON."""
+def main(folder: Path, only: str = "") -> None:
+    """Load one file of a folder, or all that are not for a process of their own.
+
+    What came of each is printed as JSON.
+    """
     global _WATCH
     warnings.simplefilter("ignore")
     paths = {path.stem: path for path in sorted(folder.glob("*.joblib"))}
     good = paths.pop("good")
-    for (module, name), _ in _admitted._LIBRARY.items():
-        _admitted.admitted_class(module, name)  # what is imported of ours is imported now
-    for module, names in _admitted._OWN.items():
-        for name in names.split():
+    paths = {name: path for name, path in paths.items() if (name in ALONE) == bool(only)}
+    if only:
+        paths = {only: paths[only]}
+    if not only:  # what is imported of ours is imported now
+        for module, name in _admitted._LIBRARY:
             _admitted.admitted_class(module, name)
+        for module, names in _admitted._OWN.items():
+            for name in names.split():
+                _admitted.admitted_class(module, name)
     pyimgano.load(good).score_samples(ROWS)  # and what is compiled is read now
     hooked = False
     for name in sorted(paths, key=lambda name: name not in HEAVY):
         path = paths[name]
-        if not hooked and name not in HEAVY:
+        if not hooked and name not in HEAVY | ALONE:
             sys.addaudithook(_hook)
             hooked = True
         before = set(os.listdir(folder))
@@ -884,4 +1018,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     # In two processes: the memory that the files are made in is not that of loading them.
-    {"write": write_all, "load": main}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": write_all, "load": main}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
