@@ -34,6 +34,7 @@ from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info, resolve_model
 from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
+from pyimgano.utils._environment import git_state
 from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import exclusive_folder, is_out_of_room
 from pyimgano.utils._progress import progress_callback
@@ -380,7 +381,7 @@ def _begin(run: RunDirectory, config: Mapping[str, Any]) -> None:
     """Write what is known before the first category, unless it is there."""
     if not run.config.exists():
         run.write_config(config)
-    here = {"schema_version": SCHEMA_VERSION, **environment()}
+    here = {"schema_version": SCHEMA_VERSION, **environment(), "git": git_state()}
     if not run.environment.exists():
         run.write_environment(here)
         return

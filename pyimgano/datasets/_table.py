@@ -54,8 +54,8 @@ def load_dataset(
         Folder that the dataset was unpacked to; for ``"manifest"`` the file. ``"synthetic"``
         has none.
     category : str, default=None
-        One of :func:`list_categories`. None is for a dataset that is not divided, and for
-        ``root`` being the folder of a category.
+        One of :func:`list_categories`; None if the dataset has no categories, or if ``root``
+        is the folder of a category.
     split : str, default=None
         Name of one of the published divisions into training and test images, where there are
         several: ``dataset_info(name).splits``. None is the standard one. Training, validation
@@ -253,7 +253,7 @@ def register_dataset(
         ``loader(root, category, split)`` returns an :class:`InspectionDataset`. ``root`` is a
         Path or None, ``split`` one of ``splits`` or None.
     categories : callable, default=None
-        ``categories(root)`` returns their names. None is for a dataset that is not divided.
+        ``categories(root)`` returns their names; None if the dataset has no categories.
     splits : iterable of str, default=()
         Divisions into training and test images, the standard one first.
     root : {"folder", "file", "none"}, default="folder"

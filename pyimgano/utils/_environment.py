@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -13,7 +14,7 @@ from threadpoolctl import threadpool_info
 
 from pyimgano._version import __version__
 
-__all__ = ["environment", "package_versions", "scoring_versions"]
+__all__ = ["environment", "git_state", "package_versions", "scoring_versions"]
 
 # Distributions whose versions can change a score. OpenCV comes under four names.
 _SCORING_PACKAGES = (
@@ -110,6 +111,33 @@ def _processor() -> str | None:
             if name.strip() == "model name":
                 return value.strip()
     return platform.processor() or None
+
+
+def git_state() -> dict[str, object] | None:
+    """Commit of the git repository that the working directory is in.
+
+    Returns
+    -------
+    dict or None
+        ``commit``, and ``modified``: whether tracked files differ from it. None outside of a
+        repository, in one without a commit, or where there is no git.
+    """
+    commit = _git("rev-parse", "--verify", "HEAD")
+    # Files that git does not track may be a whole data set, which would take long to list.
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    if commit is None or status is None:
+        return None
+    return {"commit": commit, "modified": bool(status)}
+
+
+def _git(*arguments: str) -> str | None:
+    # The repository's settings must not name a program to be started, nor an index be written.
+    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def _libraries() -> list[dict[str, str | None]]:

@@ -28,6 +28,7 @@ from pyimgano.cli import benchmark
 from pyimgano.datasets import load_dataset, write_inspection_dataset
 from pyimgano.exceptions import DatasetError, RunError
 from pyimgano.features import FilterBankFeatures
+from pyimgano.utils._environment import git_state
 from tests.datasets import layouts
 
 NAMES = ["brushed_metal", "terrazzo", "wood"]
@@ -458,3 +459,38 @@ def test_killed_runs_are_resumed(root, tmp_path, cross_fit, capsys):
     assert [one.name for one in killed.iterdir()] == [path.name]
     assert files_of(path) == files_of(next(whole.iterdir()))
     assert not list(path.rglob("*.part"))
+
+
+# ---- the commit -----------------------------------------------------------------------
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_run_notes_the_commit_of_the_working_directory(root, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+
+    def git(*arguments):
+        who = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+        done = subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    assert git_state() is None
+    git("init", "-q")
+    assert git_state() is None  # no commit yet
+    (project / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "a")
+    git("config", "core.fsmonitor", f"touch {tmp_path / 'started'}; false")
+    (project / "new").write_text("not tracked")
+    commit = git("rev-parse", "HEAD")
+    assert git_state() == {"commit": commit, "modified": False}
+    (project / "a").write_text("23")
+    (tmp_path / "started").unlink(missing_ok=True)
+    result = run(root, tmp_path, category="wood", n_overlays=0, save_pipeline=False)
+    noted = RunDirectory(result.path).read_environment()
+    assert noted["git"] == {"commit": commit, "modified": True}
+    assert not (tmp_path / "started").exists()  # no program of the repository's was started
+    monkeypatch.setenv("PATH", str(project))
+    assert git_state() is None
