@@ -39,14 +39,43 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, two_sides: bool = False) -> None:
+def _settings(text: str) -> list[tuple[str, Any]]:
+    """Parameters and their values from an object in JSON."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an object in JSON, such as '{{\"coreset_ratio\": 0.05}}'"
+        )
+    return list(found.items())
+
+
+def _preset(text: str) -> str:
+    """Option value that is the name of a preset."""
+    from pyimgano.registry import list_models
+    from pyimgano.utils._words import did_you_mean
+
+    known = list_models(tags="preset")
+    if text not in known:
+        raise argparse.ArgumentTypeError(
+            f"there is no preset {text!r}.{did_you_mean(text, known)} There are "
+            f"{', '.join(known)}; --model takes the names of all models"
+        )
+    return text
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = False) -> None:
     """Add the group of options that describe a model, its threshold and its seed.
 
-    With ``two_sides`` the option ``--resize`` takes a height and a width as well; a command that
-    has arguments without a name could not tell them from a width.
+    With ``of_benchmark`` there are ``--preset`` and ``--model-kwargs`` as well, and ``--resize``
+    takes a height and a width; a command that has arguments without a name could not tell them
+    from a width.
     """
     model = parser.add_argument_group("model")
-    model.add_argument(
+    either = model.add_mutually_exclusive_group()
+    either.add_argument(
         "--model",
         metavar="NAME",
         default=_defaults.MODEL,
@@ -54,6 +83,15 @@ def add_model_options(parser: argparse.ArgumentParser, *, two_sides: bool = Fals
         "industrial-fast-imagenet if the extra imagenet is installed, otherwise "
         "industrial-fast-filterbank, which needs no weights)",
     )
+    if of_benchmark:
+        either.add_argument(
+            "--preset",
+            metavar="NAME",
+            dest="model",
+            type=_preset,
+            default=argparse.SUPPRESS,  # that of --model
+            help='a model with parameters for a purpose ("pyimgano models list --tag preset")',
+        )
     model.add_argument(
         "--set",
         metavar="NAME=VALUE",
@@ -63,6 +101,17 @@ def add_model_options(parser: argparse.ArgumentParser, *, two_sides: bool = Fals
         help="a parameter of the model; VALUE in JSON, or else taken as text; may be repeated "
         '("pyimgano models info NAME" prints the parameters)',
     )
+    if of_benchmark:
+        model.add_argument(
+            "--model-kwargs",
+            metavar="JSON",
+            dest="set",
+            action="extend",
+            type=_settings,
+            default=argparse.SUPPRESS,
+            help="several parameters of the model, as an object in JSON; of a parameter that is "
+            "given twice, also by --set, the last value counts",
+        )
     model.add_argument(
         "--features",
         metavar="NAME",
@@ -85,10 +134,10 @@ def add_model_options(parser: argparse.ArgumentParser, *, two_sides: bool = Fals
     model.add_argument(
         "--resize",
         metavar="PIXELS",
-        nargs="+" if two_sides else None,
+        nargs="+" if of_benchmark else None,
         type=_common.side,
         help="side to which images are brought for the features"
-        + (", or height and width" if two_sides else "")
+        + (", or height and width" if of_benchmark else "")
         + f" (default: {_defaults.RESIZE})",
     )
     model.add_argument(

@@ -109,7 +109,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help=f"number of synthetic training pictures (default: {_defaults.N_TRAIN})",
     )
 
-    _options.add_model_options(parser, two_sides=True)
+    _options.add_model_options(parser, of_benchmark=True)
     _options.add_threads_option(parser)
     parser.add_argument(
         "--jobs",

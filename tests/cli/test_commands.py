@@ -414,6 +414,12 @@ def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
         ("--dataset synthetic --quantile nan", "nan is not finite"),
         ("--dataset synthetic --model patchcor", "Did you mean 'vision_patchcore'?"),
         ("--dataset synthetic --set coreset=1", "Did you mean 'coreset_ratio'?"),
+        ("--dataset synthetic --preset vision_padim", "no preset 'vision_padim'"),
+        ("--dataset synthetic --preset industrial-fats", "Did you mean 'industrial-fast'?"),
+        ("--dataset synthetic --preset industrial-fast --model vision_padim", "not allowed with"),
+        ("--dataset synthetic --model-kwargs [1]", "is not an object in JSON, such as"),
+        ("--dataset synthetic --model-kwargs {{a:1}}", "is not JSON: "),
+        ('--dataset synthetic --model-kwargs {{"coreset":1}}', "Did you mean 'coreset_ratio'?"),
         ("--dataset synthetic --set coreset_ratio", "is not of the form NAME=VALUE"),
         ("--dataset synthetic --overlays x", "'x' is not an integer"),
         ("--dataset synthetic --overlays -1", "-1 is not at least 1|expected one argument"),
@@ -480,6 +486,26 @@ def test_network_options_reach_the_features(root, tmp_path):
     assert model.coreset_ratio == 0.01  # industrial-fast's own
     assert model.features.get_params()["layers"] == ("layer1",)
     assert (model.features.resize, model.features.crop, model.features.weights) == (64, None, None)
+
+
+def test_a_preset_and_parameters_in_json(root, tmp_path, capsys):
+    arguments = ["--dataset", "folder", "--root", root, "--quantile", 0.9, "--no-save-run"]
+    arguments += ["--preset", "industrial-fast-filterbank", "--overlays", 0, "--resize", 64]
+    parser = benchmark._parser()
+    asked = ["--set", "coreset_ratio=0.5", "--model-kwargs", '{"coreset_ratio": 0.1, "k": [1]}']
+    options = parser.parse_args([str(one) for one in (*arguments, *asked, "--set", "k=3")])
+    assert options.model == "industrial-fast-filterbank"
+    assert dict(options.set) == {"coreset_ratio": 0.1, "k": 3}
+    plain = parser.parse_args(["--dataset", "synthetic"])
+    assert (plain.model, plain.set) == ("industrial-fast", [])
+    kwargs = '{"coreset_ratio": 0.03, "smoothing_sigma": 2}'
+    assert call(benchmark.main, *arguments, "--model-kwargs", kwargs) == 0
+    first = json.loads(capsys.readouterr().out)
+    settings = ("--set", "coreset_ratio=0.03", "--set", "smoothing_sigma=2")
+    assert call(benchmark.main, *arguments, *settings) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert first["model"] == second["model"] == "industrial-fast-filterbank"
+    assert first["mean"] == second["mean"]
 
 
 def test_models_are_chosen_by_name_and_set(root, tmp_path, capsys):
