@@ -111,7 +111,7 @@ class PluginError(ImportError):
 
 
 class UntrustedFileError(ValueError):
-    """A saved pipeline is damaged, or holds what is not admitted or a state that cannot be."""
+    """A saved pipeline is damaged, or holds an unknown type or an object in an invalid state."""
 
 
 class AlignmentWarning(UserWarning):

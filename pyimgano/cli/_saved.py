@@ -124,7 +124,7 @@ def prepare_networks(
 
 
 def check_output(path: str, files: Sequence[str]) -> None:
-    """Refuse to save a pipeline, or what proves it whole, over files that are read.
+    """Refuse to save a pipeline, or its side file, over files that are read or unrelated.
 
     Parameters
     ----------
@@ -133,10 +133,16 @@ def check_output(path: str, files: Sequence[str]) -> None:
     files : sequence of str
         The files.
     """
+    from pyimgano.persistence._saving import check_side_file
+
     used = _targets.real_paths(files)
     # A link stays, and the file that it leads to is replaced.
     for target in (path, f"{os.path.realpath(path)}.json"):
         _targets.check_file("--output", target, used, replaces_link=False)
+    try:
+        check_side_file(path)
+    except FileExistsError as error:
+        raise _common.UsageError(f"--output {error}") from error
 
 
 def threshold_in_words(provenance: dict[str, Any]) -> list[str]:

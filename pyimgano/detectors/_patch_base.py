@@ -106,7 +106,13 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     @classmethod
     def _width(cls, state: State) -> int:
-        """Number of features that a stored detector works on; a subclass that stores them says."""
+        """Return the number of features that a stored detector works on.
+
+        A subclass should override it and take the number from an attribute that its ``_score``
+        compares patches with. By default it is known of rows and patch grids only: a detector of
+        images has no ``n_features_in_``, and its ``_composition`` is then not compared with the
+        rest.
+        """
         return int(state.get("n_features_in_", state["_composition"].bank.shape[1]))
 
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:

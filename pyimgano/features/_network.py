@@ -408,6 +408,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        if "weights_file_" in state and "weights_sha256_" not in state:
+            fail(f"{cls.__name__}.weights_file_", "is named without the weights_sha256_ of fit")
         channels = state.get("_channels")
         if channels is not None and (len(channels) == 0 or (np.diff(channels) <= 0).any()):
             fail(f"{cls.__name__}._channels", "are not ascending")

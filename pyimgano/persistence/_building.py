@@ -524,7 +524,7 @@ def _ordered(call: Call, value: Value, limits: _Limits) -> dict[Any, Any]:
 def _bunch(call: Call, value: Value, limits: _Limits) -> Bunch:
     content = _ordered(call, value, limits)
     if not all(type(key) is str for key in content):
-        raise UntrustedFileError("it holds a Bunch with keys that are no text.")
+        raise UntrustedFileError("it holds a Bunch with keys that are not text.")
     return Bunch(**content)
 
 

@@ -27,7 +27,7 @@ from pyimgano.utils._json import write_json
 from pyimgano.utils._outputs import atomic_write
 from pyimgano.utils._words import printable
 
-__all__ = ["load", "read_map_range", "save"]
+__all__ = ["check_side_file", "load", "read_map_range", "save"]
 
 
 def save(
@@ -38,7 +38,7 @@ def save(
     map_range: tuple[float, float] | None = None,
     embed_weights: bool = False,
 ) -> Path:
-    """Save a fitted estimator as one joblib file, and what proves it whole beside it.
+    """Save a fitted estimator as one joblib file, with its checksums in a second file beside it.
 
     The file is an ordinary one: ``joblib.load(path)`` returns the estimator. A second file,
     ``<path>.json``, the side file, holds its size, checksum, SHA-256, class names and library
@@ -78,6 +78,10 @@ def save(
         With ``embed_weights``, if the weights are not to be found, or are not those of ``fit``.
     ValueError
         With ``embed_weights``, if a step of another package holds a network of its own.
+    IsADirectoryError
+        If ``path`` is a folder.
+    FileExistsError
+        If ``<path>.json`` exists and is not a side file of a saved estimator.
 
     Warns
     -----
@@ -100,8 +104,14 @@ def save(
     if isinstance(compress, bool) or compress not in range(10):
         raise ValueError(f"compress={compress!r} must be an integer from 0 to 9 (zlib's levels).")
     given, target = Path(path), _resolve(path)
+    if target.is_dir():
+        raise IsADirectoryError(
+            f"{target}: is a folder; give the path of a file in it, such as "
+            f"{target / 'model.joblib'}."
+        )
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target.parent}: this folder does not exist; create it first.")
+    check_side_file(target)
     side = _side_file(target)
     embedding = networks_embedded(estimator) if embed_weights else nullcontext()
     with embedding, atomic_write(target) as file:
@@ -127,7 +137,7 @@ def save(
         # the old content and the new, then the content changes, then the old one is dropped:
         # whichever step is the last to happen, the side file vouches for what is there.
         old = _entry_of_existing(target)
-        write_json(side, {**about, "previous": old} if old else about)
+        write_json(side, about if old is None else _for_both(about, old, read_map_range(target)))
     write_json(side, about)
     return given
 
@@ -153,7 +163,8 @@ def load(
         ``["mylab.steps.Deskew"]``. They are imported, which runs their module; classes are made
         by ``__new__`` and filled by their own ``__setstate__`` or into ``__dict__``, functions
         are called, with arguments and state that the file chooses. What is inside them is read
-        as everywhere else. The error for a file that holds any names all it asks for.
+        as everywhere else. The error for a file that holds any names all it asks for. A single
+        name is given as a list of one.
     sha256 : str, default=None
         The SHA-256 that the file must have, 64 hexadecimal digits that reached you by a way of
         their own, such as a delivery note. Computing it takes several times as long as reading.
@@ -166,10 +177,12 @@ def load(
     ------
     UntrustedFileError
         If the side file does not match, or ``sha256`` does not, if the file is no saved
-        estimator, is larger or deeper than any, or holds a type that is not admitted or a state
-        that it cannot have.
+        estimator, is larger or deeper than any, or holds a type that is not admitted or an object
+        in an invalid state.
     FileNotFoundError
         If there is no such file.
+    TypeError
+        If ``trusted`` is a string, or holds anything but strings.
 
     Warns
     -----
@@ -193,6 +206,15 @@ def load(
     """
     target = _resolve(path)
     wanted = _as_digest(sha256)
+    if isinstance(trusted, str):
+        raise TypeError(f"trusted={trusted!r} must be a sequence of names: trusted=[{trusted!r}].")
+    trusted = tuple(trusted)
+    for name in trusted:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"trusted holds {name!r}; it must hold full names of classes and functions as "
+                'text, such as "mylab.steps.Deskew".'
+            )
     with open_regular(target) as descriptor:
         about = _read_side_file(_side_file(target))
         vouched = [] if about is None else _vouched(about)
@@ -254,6 +276,34 @@ def _side_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
+def check_side_file(path: str | os.PathLike[str]) -> None:
+    """Refuse a path where saving would replace a file that has nothing to do with it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where an estimator is to be saved.
+
+    Raises
+    ------
+    FileExistsError
+        If ``<path>.json`` exists and is not a side file of a saved estimator.
+    """
+    side = _side_file(_resolve(path))
+    try:
+        about = _read_side_file(side)
+    except UntrustedFileError as error:
+        why = str(error)
+    else:
+        if about is None or "checksum" in about or "sha256" in about:
+            return
+        why = f"{side}: holds neither a checksum nor a SHA-256."
+    raise FileExistsError(
+        f"{side} exists and is not the side file of a saved estimator, and saving to {path} would "
+        f"replace it ({why}) Save under another name, or move that file away."
+    )
+
+
 # ---- the side file --------------------------------------------------------------------
 # A side file has about one kilobyte. JSON of a few hundred levels is more than it ever has, and
 # less than what Python's parser runs out of stack for.
@@ -272,17 +322,28 @@ def _entry(file: BinaryIO) -> dict[str, Any]:
 
 
 def _entry_of_existing(target: Path) -> dict[str, Any] | None:
-    """Entry of the file that is about to be replaced, if its side file vouches for it."""
+    """Entry of the file that is about to be replaced, unless its side file is of another one.
+
+    A file without a side file loads, and has to until it is replaced.
+    """
     try:
         about = _read_side_file(_side_file(target))
-        if about is None:
-            return None
         with open_regular(target) as descriptor, open(descriptor, "rb", closefd=False) as file:
             entry = _entry(file)
-        _check_entry(about, entry, target)
+        if about is not None:
+            _check_entry(about, entry, target)
     except (FileNotFoundError, UntrustedFileError):
         return None
     return entry
+
+
+def _for_both(
+    about: dict[str, Any], old: dict[str, Any], map_range: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Side file for the time in which a file is replaced: the old content keeps its colors."""
+    both = {**about, "previous": old}
+    both.pop("map_range", None)
+    return both if map_range is None else {**both, "map_range": list(map_range)}
 
 
 def _read_side_file(side: Path) -> dict[str, Any] | None:

@@ -37,6 +37,7 @@ import pyimgano
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
 from pyimgano.exceptions import UntrustedFileError
+from pyimgano.features import BackbonePatchFeatures
 from pyimgano.model_selection import OneClassKFold, balanced_accuracy
 from pyimgano.persistence import _admitted
 from tests.attack.files import Assembler as A
@@ -299,6 +300,16 @@ def a_sequence_of_files(folder: Path) -> bytes:
 @hostile
 def a_memory_map(folder: Path) -> bytes:
     return prefixed(A.call("numpy.memmap", A.value(str(folder / "written")), A.value("w+")))
+
+
+@hostile
+def a_file_of_weights_without_what_they_were(folder: Path) -> Any:
+    return changed(BackbonePatchFeatures(), weights_file_="/etc/passwd")
+
+
+@hostile
+def channels_of_a_network_that_descend(folder: Path) -> Any:
+    return changed(BackbonePatchFeatures(), _channels=np.array([3, 1]))
 
 
 @hostile

@@ -49,6 +49,14 @@ def call(*arguments):
         return stop.code
 
 
+def test_a_json_file_of_something_else_is_not_replaced(line3, tmp_path, capsys):
+    other = tmp_path / "config.json"
+    other.write_text('{"exposure": 3}')
+    assert call(line3, "--threshold", 3, "-o", tmp_path / "config") == 2
+    assert "config.json exists and is not the side file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [other] and other.read_text() == '{"exposure": 3}'
+
+
 def test_new_good_images_move_the_threshold_and_nothing_else(line3, photos, tmp_path, capsys):
     new = tmp_path / "line3b.joblib"
     assert call(line3, photos / "second", "-o", new) == 0

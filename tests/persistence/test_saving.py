@@ -22,6 +22,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 import pyimgano
 from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.exceptions import UncheckedFileWarning, UntrustedFileError
+from pyimgano.persistence import read_map_range
 
 ROWS = np.random.RandomState(0).normal(size=(60, 5))
 
@@ -161,7 +162,9 @@ def test_kill_during_save_leaves_a_loadable_file(tmp_path):
     assert int(done.stdout) == 15
 
 
-def test_every_instant_of_a_save_is_consistent(tmp_path, monkeypatch):
+@pytest.mark.parametrize("vouched", [True, False])
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.UncheckedFileWarning")
+def test_every_instant_of_a_save_is_consistent(tmp_path, monkeypatch, vouched):
     # The same, at the exact steps: nothing after the k-th replacement happens.
     class Killed(BaseException):
         pass
@@ -170,7 +173,11 @@ def test_every_instant_of_a_save_is_consistent(tmp_path, monkeypatch):
     for last in range(3):
         folder = tmp_path / str(last)
         folder.mkdir()
-        path = pyimgano.save(StandardScaler(), folder / "a.joblib")
+        path = folder / "a.joblib"
+        if vouched:
+            pyimgano.save(StandardScaler(), path)
+        else:  # there is a file that has no side file
+            joblib.dump(StandardScaler(), path)
         done = []
 
         def replace_few(source, target, last=last, done=done):
@@ -186,6 +193,52 @@ def test_every_instant_of_a_save_is_consistent(tmp_path, monkeypatch):
         assert isinstance(pyimgano.load(path), expected)
         # and the next save finds its way from there
         assert isinstance(pyimgano.load(pyimgano.save(OwnScaler(), path)), StandardScaler)
+
+
+def test_a_failed_save_leaves_the_colors_of_the_old_pipeline(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def replace_side_file_only(source, target):
+        if os.fspath(target).endswith(".joblib"):
+            raise PermissionError("the file is in use")
+        replace(source, target)
+
+    for name, old in {"with": (0.0, 1.0), "without": None}.items():
+        path = pyimgano.save(StandardScaler(), tmp_path / f"{name}.joblib", map_range=old)
+        with monkeypatch.context() as patch, pytest.raises(PermissionError, match="in use"):
+            patch.setattr(os, "replace", replace_side_file_only)
+            pyimgano.save(FunctionTransformer(), path, map_range=(5.0, 6.0))
+        assert isinstance(pyimgano.load(path), StandardScaler)
+        assert read_map_range(path) == old
+        pyimgano.save(FunctionTransformer(), path, map_range=(5.0, 6.0))
+        assert read_map_range(path) == (5.0, 6.0)
+
+
+def test_saving_to_a_folder_touches_nothing(tmp_path):
+    (tmp_path / "line3").mkdir()
+    side = tmp_path / "line3.json"
+    side.write_text('{"sha256": "of a pipeline named line3"}')
+    with pytest.raises(IsADirectoryError, match=r"line3: is a folder; give the path of a file"):
+        pyimgano.save(StandardScaler(), tmp_path / "line3")
+    assert side.read_text() == '{"sha256": "of a pipeline named line3"}'
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["line3", "line3.json"]
+
+
+@pytest.mark.parametrize("content", ['{"exposure": 3}', "[1, 2]", "{", '{"size": 3}'])
+def test_a_json_file_of_something_else_is_not_replaced(tmp_path, content):
+    other = tmp_path / "config.json"
+    other.write_text(content)
+    with pytest.raises(FileExistsError, match=r"config\.json exists and is not the side file"):
+        pyimgano.save(StandardScaler(), tmp_path / "config")
+    assert other.read_text() == content
+    assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("trusted", ["mylab.steps.Deskew", [OwnStep]])
+def test_trusted_is_a_sequence_of_names(tmp_path, trusted):
+    path = pyimgano.save(StandardScaler(), tmp_path / "a.joblib")
+    with pytest.raises(TypeError, match=r"trusted.*mylab\.steps\.Deskew"):
+        pyimgano.load(path, trusted=trusted)
 
 
 def OwnScaler():
