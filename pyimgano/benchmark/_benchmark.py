@@ -345,6 +345,9 @@ def run_benchmark(
             if isinstance(error, OSError) and error.errno and (begun or is_out_of_room(error)):
                 what = f"{error.strerror}; stopped, {run.what_there_is()}"
                 raise RunStoppedError(error.errno, what, error.filename) from error
+            if not isinstance(error, Exception):  # Ctrl-C or SIGTERM
+                # As add_note does, which Python has from 3.11 on.
+                vars(error).setdefault("__notes__", []).append(run.what_there_is())
             raise
     return result
 

@@ -236,10 +236,13 @@ def run(prog: str, job: Callable[[], int]) -> int:
         warnings.showwarning = _show_warning(prog)
         try:
             return job()
-        except KeyboardInterrupt:
-            say(f"\n{prog}: interrupted")
+        except KeyboardInterrupt as error:
+            say("")  # after the ^C that the terminal shows
+            _say_notes(prog, error)
+            say(f"{prog}: interrupted")
             return EXIT_INTERRUPTED
-        except Terminated:
+        except Terminated as error:
+            _say_notes(prog, error)
             say(f"{prog}: terminated")
             return EXIT_TERMINATED
         except BrokenPipeError:  # the reader of our output went away: "| head"
@@ -259,6 +262,12 @@ def run(prog: str, job: Callable[[], int]) -> int:
         except Exception:
             say(f"{traceback.format_exc()}{prog}: this is a fault of the program, please report it")
             return EXIT_BUG
+
+
+def _say_notes(prog: str, error: BaseException) -> None:
+    """Tell what there is, as the function that was interrupted has noted it."""
+    for note in getattr(error, "__notes__", ()):
+        say(f"{prog}: {note}")
 
 
 def _user_errors() -> tuple[type[BaseException], ...]:

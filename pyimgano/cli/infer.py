@@ -194,10 +194,11 @@ def _judge(
                 write({"complete": True, **counts})
     except BrokenPipeError:
         raise
-    except (KeyboardInterrupt, Terminated):
+    except (KeyboardInterrupt, Terminated) as error:
         there = _where_records_are(options, done)
         if there:
-            _common.say(f"{options.prog}: {done} of {len(images)} images were judged{there}")
+            note = f"{done} of {len(images)} images were judged{there}"
+            vars(error).setdefault("__notes__", []).append(note)
         raise
     except (OSError, MemoryError, _common.StoppedError) as error:
         if not begun:

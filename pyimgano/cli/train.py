@@ -154,10 +154,10 @@ def _train_checked(options: argparse.Namespace) -> int:
     else:
         pipeline = _fit_apart(pipeline, good.images, held_out.images, metadata)
     limits = None
-    if _makes_maps(pipeline):
-        with progress_callback("color scale of maps", progress):
-            limits = map_range(pipeline, good.images)
     with _common.stopping("the pipeline was fitted, but not saved"):
+        if _makes_maps(pipeline):
+            with progress_callback("color scale of maps", progress):
+                limits = map_range(pipeline, good.images)
         save(pipeline, options.output, map_range=limits, embed_weights=options.embed_weights)
     for line in threshold_in_words(pipeline[-1].provenance_):
         _common.tell(line)

@@ -225,11 +225,12 @@ def test_benchmark_on_a_full_disk_keeps_the_last_run(commands, tmp_path, capsys)
 
 
 # ---- a folder that cannot be written to any more ----------------------------------------
-def test_a_pipeline_that_was_fitted_and_cannot_be_saved(commands, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("where", ["pyimgano.persistence.save", "pyimgano.reporting.map_range"])
+def test_a_pipeline_that_was_fitted_and_cannot_be_saved(where, commands, monkeypatch, capsys):
     def refused(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied", "line.joblib")
 
-    monkeypatch.setattr("pyimgano.persistence.save", refused)
+    monkeypatch.setattr(where, refused)
     assert commands["train"]() == 4
     assert capsys.readouterr().err == (
         "pyimgano-train: error: line.joblib: Permission denied; the pipeline was fitted, but not "
@@ -284,15 +285,28 @@ def test_sigterm_cleans_up(name, where, commands, tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(where, terminated)
     assert commands[name]() == 143
-    assert capsys.readouterr().err.splitlines()[-1] == f"pyimgano-{name}: terminated"
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last == f"pyimgano-{name}: terminated"
+    nothing = "pyimgano-benchmark: no category is complete, and nothing was kept"
+    assert (nothing in before) == (name == "benchmark")
     assert contents(tmp_path) == {}
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_sigterm_in_a_benchmark_keeps_a_fitted_pipeline(commands, tmp_path, monkeypatch):
-    monkeypatch.setattr(_category, "measure", lambda *_: signal.raise_signal(signal.SIGTERM))
-    assert commands["benchmark"]() == 143
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_signals_in_a_benchmark_keep_a_fitted_pipeline_and_name_it(
+    number, status, word, commands, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(_category, "measure", lambda *_: signal.raise_signal(number))
+    assert commands["benchmark"]() == status
     (path,) = tmp_path.iterdir()
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"pyimgano-benchmark: no category is complete; fitted pipelines are in {path}",
+        f"pyimgano-benchmark: {word}",
+    ]
     assert pyimgano.load(RunDirectory(path).category("wood").pipeline)
     assert RunDirectory(path).categories() == [] and not RunDirectory(path).is_complete
 
