@@ -219,7 +219,7 @@ class _Builder:
                 return _state_parts(call)
         function = call.function
         if type(function) is not Name:
-            raise UntrustedFileError("it tries to call what is no function.")
+            raise UntrustedFileError("it tries to call something that is not a function.")
         name = str(function)
         if name in self._trusted or (cls is not None and str(cls) in self._trusted):
             self._makers[id(call)] = self._make_trusted
@@ -435,7 +435,7 @@ def _check_version(cls: type, state: dict[str, Any]) -> None:
     version = state.pop("_sklearn_version", None)
     if version is not None and version != sklearn.__version__:
         if type(version) is not str:
-            raise UntrustedFileError(f"{cls.__name__}._sklearn_version is no text.")
+            raise UntrustedFileError(f"{cls.__name__}._sklearn_version is not text.")
         warnings.warn(
             InconsistentVersionWarning(
                 estimator_name=cls.__name__,
@@ -496,7 +496,7 @@ def _set(call: Call, value: Value, limits: _Limits) -> Any:
     (items,) = _args(call, 1)
     content = value(items)
     if type(content) is not list:
-        raise UntrustedFileError("it makes a set of what is no list.")
+        raise UntrustedFileError("it makes a set of something that is not a list.")
     limits.check_keys(content)
     return frozenset(content) if call.function.name == "frozenset" else set(content)
 
@@ -504,14 +504,14 @@ def _set(call: Call, value: Value, limits: _Limits) -> Any:
 def _complex(call: Call, value: Value) -> complex:
     real, imaginary = _args(call, 2)
     if type(real) is not float or type(imaginary) is not float:
-        raise UntrustedFileError("it makes a complex number of what are no numbers.")
+        raise UntrustedFileError("it makes a complex number of something other than two floats.")
     return complex(real, imaginary)
 
 
 def _slice(call: Call, value: Value) -> slice:
     parts = [value(part) for part in _args(call, 3)]
     if not all(part is None or isinstance(part, (int, np.integer, str)) for part in parts):
-        raise UntrustedFileError("it makes a slice of what are no numbers.")
+        raise UntrustedFileError("it makes a slice of something other than integers.")
     return slice(*parts)
 
 
@@ -532,7 +532,7 @@ def _path(call: Call, value: Value) -> str:
     """A path comes back as text: no path object of a file's making looks at the disk."""
     parts = call.args
     if type(parts) is not tuple or not parts or not all(type(part) is str for part in parts):
-        raise UntrustedFileError("it holds a path of what is no text.")
+        raise UntrustedFileError("it holds a path whose parts are not text.")
     module = ntpath if "Windows" in call.function.name else posixpath
     return module.join(*parts)
 
@@ -627,7 +627,7 @@ _METHODS = frozenset(
 def _request_parts(call: Call) -> list[Any]:
     """Not the owner, which is the estimator that they are a part of."""
     if type(call.state) is not Pairs:
-        raise UntrustedFileError("it holds metadata requests that are none.")
+        raise UntrustedFileError("it holds invalid metadata requests.")
     return [item for key, item in call.state.items if key != "owner"]
 
 
@@ -637,14 +637,14 @@ def _method_request(call: Call, value: Value) -> dict[str, Any]:
     if not isinstance(asked, dict) or not all(
         type(key) is str and type(item) in (str, bool, type(None)) for key, item in asked.items()
     ):
-        raise UntrustedFileError("it holds metadata requests that are none.")
+        raise UntrustedFileError("it holds invalid metadata requests.")
     return asked
 
 
 def _requests(call: Call, value: Value) -> _Requests:
     asked = {key: value(item) for key, item in call.state.items if key != "owner"}
     if not _METHODS.issuperset(asked) or not all(type(one) is dict for one in asked.values()):
-        raise UntrustedFileError("it holds metadata requests that are none.")
+        raise UntrustedFileError("it holds invalid metadata requests.")
     return _Requests(asked)
 
 

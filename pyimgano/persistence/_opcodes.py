@@ -391,7 +391,7 @@ def _pairs_of(target: Any) -> list[tuple[Any, Any]]:
         return target.items
     if type(target) is Call:
         return target.pairs
-    raise UntrustedFileError("it tries to set items of what is no dict.")
+    raise UntrustedFileError("it tries to set items of something that is not a dict.")
 
 
 def _items_of(target: Any) -> list[Any]:
@@ -399,12 +399,12 @@ def _items_of(target: Any) -> list[Any]:
         return target
     if type(target) in (Items, Call):
         return target.items
-    raise UntrustedFileError("it tries to fill what is no list or set.")
+    raise UntrustedFileError("it tries to fill something that is not a list or set.")
 
 
 def _name(module: Any, name: Any) -> Name:
     if type(module) is not str or type(name) is not str:
-        raise UntrustedFileError("it names something by what is no text.")
+        raise UntrustedFileError("it names a class or function by something that is not text.")
     if len(module) > _LONGEST_LINE or len(name) > _LONGEST_LINE:
         raise UntrustedFileError(f"it names something by more than {_LONGEST_LINE} characters.")
     return Name(module, name)
