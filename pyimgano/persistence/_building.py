@@ -56,7 +56,7 @@ Maker = Callable[[Call, Value], Any]
 
 
 class _Limits:
-    """What is left of the memory and time that a file may take.
+    """Memory and time that a file may still take.
 
     Parameters
     ----------

