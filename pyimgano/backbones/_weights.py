@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from functools import lru_cache
@@ -192,16 +193,22 @@ def find_weights(name: str, version: str, url: str) -> Path:
     if found is not None:
         return found
     cached = cache_dir() / file_name
+    failure: Exception | None = None
     try:
         _download(url, cached, {"name": name, "version": version, "url": url})
     except WeightsError:
         raise
+    except urllib.error.HTTPError as error:  # holds an open reply, and could not be pickled
+        failure = OSError(str(error))
+        error.close()
     except (OSError, http.client.HTTPException) as error:
+        failure = error
+    if failure is not None:
         raise MissingWeightsError(
             f"there are no pretrained weights of {name} on this machine, and downloading {url} "
-            f"failed: {error or type(error).__name__}.",
+            f"failed: {failure or type(failure).__name__}.",
             file_name,
-        ) from error
+        ) from failure
     return cached
 
 
