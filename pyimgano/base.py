@@ -449,9 +449,10 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
 
     Besides ``_fit`` and ``_score`` a subclass implements ``_to_pixels(block, values) -> maps``,
     which turns the values of a block into one map per sample. It may implement ``_as_whole`` and
-    ``_excess``: images beyond the limit get at least twice the highest training score, everywhere
-    in their map. Set ``_takes_roi_mask = True`` if
-    ``_blocks``, ``_score``, and ``_to_pixels`` respect ``roi_mask_``.
+    ``_excess``: images beyond the limit get at least twice the highest training score, and their
+    maps everywhere, unless they had a score as high by themselves. Set
+    ``_takes_roi_mask = True`` if ``_blocks``, ``_score``, and ``_to_pixels`` respect
+    ``roi_mask_``.
     """
 
     # Set to True if _blocks, _score, and _to_pixels respect roi_mask_.

@@ -89,9 +89,10 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
     or noisy one, is not left to the bank alone, which may hold every one of its patches: where a
     part lies before a white table, a white image has no patch that good images lack. If its
     average patch is more than twice as far from each training image's as any of those from the
-    others, and than half the spread of patches within an image, score and map are at least twice
-    the highest training score. All other images keep the paper's scores, among them those that
-    lack a part which fills little of the image.
+    others, and than half the spread of patches within an image, its score is at least twice the
+    highest training score, and so is its whole map, unless the bank gave a score as high by itself.
+    All other images keep the paper's scores, among them those that lack a part which fills little
+    of the image.
 
     Choosing m of n patches costs O(n m) distances at worst; the triangle inequality spares
     most of them, without changing a pick. Scoring costs O(m) distances per patch.

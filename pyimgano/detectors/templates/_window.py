@@ -233,7 +233,8 @@ class SSIMTemplateDetector(_Similarity):
     deviate nowhere more than good images do somewhere, since maps end at about 1 for unrelated
     windows. The deviation averaged over the template's windows, each by its variance, tells them
     apart. Where it is above half way between the highest of the training images and that of a
-    blank image, score and map are at least twice the highest training score.
+    blank image, the score is at least twice the highest training score, and so is the whole map,
+    unless the score was as high by itself.
 
     Alignment is that of :class:`~pyimgano.detectors.PixelGaussianDetector`, see its Notes.
 
@@ -353,7 +354,8 @@ class NCCTemplateDetector(_Similarity):
     deviate nowhere more than good images do somewhere, since maps end at about 1 for unrelated
     windows. The deviation averaged over the template's windows, each by its variance, tells them
     apart. Where it is above half way between the highest of the training images and that of a
-    blank image, score and map are at least twice the highest training score.
+    blank image, the score is at least twice the highest training score, and so is the whole map,
+    unless the score was as high by itself.
 
     Alignment is that of :class:`~pyimgano.detectors.PixelGaussianDetector`, see its Notes.
 
