@@ -23,6 +23,7 @@ from pyimgano._kernels.lanes import (
     read_vector,
     write_vector,
 )
+from pyimgano._kernels.scratch import aligned
 from pyimgano._kernels.vector_code import compiles
 
 __all__ = ["DepthwiseConvolution", "rectify_into_frame", "unfold"]
@@ -53,7 +54,8 @@ class DepthwiseConvolution:
             raise ValueError(f"kernel has {n} channels, which is no multiple of {LANES}")
         self.stride = stride
         taps = np.asarray(kernel, np.float32).transpose(1, 2, 0)
-        self._weights = np.ascontiguousarray(taps).ravel()
+        self._weights = aligned(taps.size)
+        self._weights.reshape(taps.shape)[:] = taps
         self._bias = np.ascontiguousarray(bias, np.float32)
 
     def __call__(self, frame: NDArray[np.float32], out: NDArray[np.float32]) -> None:
