@@ -14,7 +14,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -41,6 +41,7 @@ __all__ = [
     "message",
     "number",
     "on_terminal",
+    "one_line",
     "run",
     "say",
     "several",
@@ -64,7 +65,7 @@ _STATUSES = {
     EXIT_USAGE: "wrong options or files; nothing was done",
     EXIT_STOPPED: "stopped half-way: the disk or the memory is full, results cannot be written, or "
     "nobody reads the output; the message says what there is",
-    EXIT_BUG: "a fault of this program, with its traceback",
+    EXIT_BUG: "a fault of this program; --debug shows its traceback",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C",
     EXIT_TERMINATED: "terminated by SIGTERM",
 }
@@ -78,11 +79,30 @@ class UsageError(Exception):
     """Something the user has to put right; the message says what."""
 
 
+class _WrongOptionsError(UsageError):
+    """Options that cannot be parsed, with the command that has said so."""
+
+    def __init__(self, prog: str, message: str) -> None:
+        super().__init__(message)
+        self.prog = prog
+
+
 class StoppedError(Exception):
     """The work had begun and could not go on; the message says why and what there is."""
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of all commands. So are the parsers of subcommands."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,  # not to undo, in a subcommand, that of the command
+            help="show the traceback of an error, to report it",
+        )
+
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         if unknown:
@@ -90,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[1], known, n=1)
             message += f"; did you mean {near[0]}?" if near else ""
         # One line: the many options before it would hide it.
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        raise _WrongOptionsError(self.prog, f"{message} (see {self.prog} --help)")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # Help goes to standard output, what is wrong to standard error; either may be closed.
@@ -226,11 +246,26 @@ def _occupy_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
-def run(prog: str, job: Callable[[], int]) -> int:
-    """Run a command; what its user can put right becomes a message and an exit status.
+def run(prog: str, job: Callable[[], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command; an error becomes one line on standard error and an exit status.
 
-    Any other exception is a bug: its traceback is shown, with an exit status of its own.
+    Parameters
+    ----------
+    prog : str
+        Name of the command, for messages.
+    job : callable
+        Parses the options and does the work; returns the exit status.
+    argv : sequence of str, default=None
+        The words that ``job`` parses, by default those of the command line. With ``--debug`` among
+        them the traceback of an error stands before its line.
+
+    Returns
+    -------
+    int
+        Exit status. What the user cannot put right is a fault of the program, which has a status
+        of its own.
     """
+    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     _occupy_standard_descriptors()
     with warnings.catch_warnings(), raising_on_sigterm():
         warnings.showwarning = _show_warning(prog)
@@ -249,19 +284,57 @@ def run(prog: str, job: Callable[[], int]) -> int:
             _give_up(sys.stdout)
             return EXIT_STOPPED
         except (StoppedError, MemoryError) as error:
-            say(f"{prog}: error: {message(error)}")
+            _say_error(prog, message(error), debug)
             return EXIT_STOPPED
         except _user_errors() as error:
             from pyimgano.utils._outputs import is_out_of_room
 
             if not is_out_of_room(error):
-                say(f"{prog}: error: {message(error)}")
+                _say_error(getattr(error, "prog", prog), message(error), debug)
                 return EXIT_USAGE
-            say(f"{prog}: error: {message(error)}{_of_compiled_code(error)}")
+            _say_error(prog, f"{message(error)}{_of_compiled_code(error)}", debug)
             return EXIT_STOPPED
-        except Exception:
-            say(f"{traceback.format_exc()}{prog}: this is a fault of the program, please report it")
+        except Exception as error:
+            _say_error(prog, _of_fault(error, debug), debug)
             return EXIT_BUG
+
+
+def _say_error(prog: str, text: str, debug: bool) -> None:
+    """Tell an error in one line; with ``debug``, what is being handled stands before it."""
+    if debug:
+        say(traceback.format_exc().rstrip("\n"))
+    say(f"{prog}: error: {one_line(text)}")
+
+
+def _of_fault(error: BaseException, debug: bool) -> str:
+    """Describe an error that no user can put right, and say how to report it."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(os.path.join(package, ""))]
+    frame = (own or frames)[-1]
+    way = (
+        "please report it, with the traceback above"
+        if debug
+        else "run the command again with --debug, and report what it prints"
+    )
+    return (
+        f"this is a fault of the program: {type(error).__name__}: {error} "
+        f"({frame.filename}, line {frame.lineno}); {way}"
+    )
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a text by blanks.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+    """
+    return " ".join(line.strip() for line in text.split("\n") if line.strip())
 
 
 def _say_notes(prog: str, error: BaseException) -> None:
@@ -343,7 +416,7 @@ def _of_compiled_code(error: BaseException) -> str:
 
 def _show_warning(prog: str) -> Callable[..., None]:
     def show(message: Warning | str, *where: object, **more: object) -> None:
-        say(f"{prog}: warning: {message}")
+        say(f"{prog}: warning: {one_line(str(message))}")
 
     return show
 

@@ -51,7 +51,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    return _common.run(prog, lambda: _benchmark(_parser(prog).parse_args(argv)))
+    return _common.run(prog, lambda: _benchmark(_parser(prog).parse_args(argv)), argv)
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:

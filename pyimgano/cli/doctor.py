@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.add_argument("--json", action="store_true", help="as one JSON document")
-    return _common.run(prog, lambda: _doctor(parser.parse_args(argv)))
+    return _common.run(prog, lambda: _doctor(parser.parse_args(argv)), argv)
 
 
 def _doctor(options: argparse.Namespace) -> int:

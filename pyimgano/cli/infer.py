@@ -53,7 +53,7 @@ examples:
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
     # Intermixed: inputs may stand before, between and after the options.
-    return _common.run(prog, lambda: _infer(_parser(prog).parse_intermixed_args(argv)))
+    return _common.run(prog, lambda: _infer(_parser(prog).parse_intermixed_args(argv)), argv)
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:

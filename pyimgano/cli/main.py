@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pyimgano.cli import _common
 
@@ -32,15 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in COMMANDS:
         command = importlib.import_module(f"pyimgano.cli.{name}")
         return command.main(arguments[1:], prog=f"{_PROG} {name}")
+    return _common.run(_PROG, lambda: _without_command(name, arguments), arguments)
+
+
+def _without_command(name: str, arguments: Sequence[str]) -> NoReturn:
     parser = _common.make_parser(_PROG, "Visual anomaly detection for industry.", _epilog())
     parser.usage = f"{_PROG} COMMAND [options]"
-    if not name.startswith("-"):
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        what = f"there is no command {name!r}" if name else "which command"
-        guess = f", did you mean {near[0]!r}?" if near else f": {', '.join(COMMANDS)}"
-        parser.error(what + guess)
-    parser.parse_args(arguments)
-    return _common.EXIT_OK
+    if name.startswith("-"):
+        command = next((word for word in arguments if word in COMMANDS), None)
+        if command is not None:
+            parser.error(f"options stand after the command: {_PROG} {command} {name}")
+        parser.parse_args(arguments)  # ends the program for --help and --version
+        name = ""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    what = f"there is no command {name!r}" if name else "which command"
+    guess = f", did you mean {near[0]!r}?" if near else f": {', '.join(COMMANDS)}"
+    parser.error(what + guess)
 
 
 def _epilog() -> str:

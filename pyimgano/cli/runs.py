@@ -34,7 +34,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    return _common.run(prog, lambda: _runs(_parser(prog).parse_args(argv)))
+    return _common.run(prog, lambda: _runs(_parser(prog).parse_args(argv)), argv)
 
 
 def _runs(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ _BAD_NAMES = frozenset(
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    return _common.run(prog, lambda: _train(_parser(prog).parse_args(argv)))
+    return _common.run(prog, lambda: _train(_parser(prog).parse_args(argv)), argv)
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:

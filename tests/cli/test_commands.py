@@ -127,15 +127,53 @@ def test_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"pyimgano {pyimgano.__version__}\n"
 
 
-def test_bugs_keep_their_traceback(pipeline_file, root, tmp_path, monkeypatch, capsys):
+def test_a_fault_of_the_program_is_a_line_that_says_how_to_report_it(
+    pipeline_file, root, monkeypatch, capsys
+):
     def broken(*arguments, **options):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("of nothing,\nin two lines")
 
     monkeypatch.setattr("pyimgano.inference.infer", broken)
-    status = call(infer.main, "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-")
-    assert status == 70
-    err = capsys.readouterr().err
-    assert "Traceback" in err and "ZeroDivisionError" in err
+    arguments = "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-"
+    assert call(infer.main, *arguments) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "pyimgano-infer: error: this is a fault of the program: ZeroDivisionError: of nothing, in "
+        f"two lines ({infer.__file__}, line "
+    )
+    assert line.endswith("; run the command again with --debug, and report what it prints")
+    assert call(infer.main, *arguments, "--debug") == 70
+    first, *_, line = capsys.readouterr().err.splitlines()
+    assert first.startswith("Traceback") and line.endswith("report it, with the traceback above")
+
+
+@pytest.mark.parametrize("name", umbrella.COMMANDS)
+def test_errors_are_a_line_and_a_traceback_with_debug(name, monkeypatch, capsys):
+    # An option that no command has, and an error after the options were read.
+    command = importlib.import_module(f"pyimgano.cli.{name}")
+    good = {
+        "benchmark": ("--dataset", "synthetic"),
+        "infer": ("line3.joblib", "photos"),
+        "models": ("list",),
+        "recalibrate": ("line3.joblib", "photos", "-o", "line3b.joblib"),
+        "runs": ("list",),
+        "train": ("photos", "-o", "line3.joblib"),
+    }.get(name, ())
+
+    def refused(*arguments):
+        raise pyimgano.exceptions.DatasetError("the data are\n  wrong; mend them")
+
+    for wrong in (("--no-such-option",), ()):
+        with monkeypatch.context() as patch:
+            if not wrong:
+                patch.setattr(command, f"_{name}", refused)
+            assert call(command.main, *good, *wrong) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.endswith("--help)" if wrong else "the data are wrong; mend them")
+            assert re.match(rf"pyimgano[- ]{name}( list)?: error: ", line)
+            assert call(command.main, *good, *wrong, "--debug") == 2
+            first, *_, last = capsys.readouterr().err.splitlines()
+            assert first.startswith("Traceback") and last == line
 
 
 def test_command_defaults_are_the_functions():
@@ -1513,6 +1551,8 @@ def test_one_command_calls_the_others_under_its_own_name(capsys):
         ((), "which command: train, infer, recalibrate, benchmark, runs, models, doctor"),
         (("tran",), "there is no command 'tran', did you mean 'train'?"),
         (("photos",), "there is no command 'photos': train, infer"),
+        (("--debug",), "which command: train, infer"),
+        (("--debug", "train"), "options stand after the command: pyimgano train --debug"),
     ],
 )
 def test_a_wrong_command_is_named(arguments, message, capsys):
