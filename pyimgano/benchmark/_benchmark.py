@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,26 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from joblib import effective_n_jobs
-from sklearn.base import BaseEstimator, clone
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.parallel import Parallel, delayed
 
 from pyimgano import _defaults
-from pyimgano._nesting import all_parts, innermost
+from pyimgano._nesting import innermost
 from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
+from pyimgano.benchmark._pipelines import (
+    GivenPipeline,
+    describe,
+    given_pipeline,
+    make_pipeline_of,
+    repr_of,
+)
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory, RunDirectory
 from pyimgano.benchmark._sources import Source, dataset_name, sources
-from pyimgano.benchmark._split import InputNames, fingerprint, of_file, without_folders
+from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
 from pyimgano.benchmark._summary import summarize
-from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import InspectionDataset
 from pyimgano.exceptions import RunError
-from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info, resolve_model
-from pyimgano.tiling import TilingTransformer
 from pyimgano.utils import environment
 from pyimgano.utils._environment import git_state
 from pyimgano.utils._json import as_plain_json
@@ -44,7 +47,6 @@ __all__ = [
     "FittedPipelines",
     "RunStoppedError",
     "make_model",
-    "make_pipeline_of",
     "run_benchmark",
 ]
 
@@ -137,6 +139,7 @@ def run_benchmark(
     model: Any = _defaults.MODEL,
     model_name: str | None = None,
     model_options: Mapping[str, Any] | None = None,
+    pipeline: Any = None,
     quantile: float | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
@@ -195,8 +198,15 @@ def run_benchmark(
     model_options : dict, default=None
         Parameters of a model given by name, as :func:`~pyimgano.registry.create_model` takes
         them.
+    pipeline : str, Path or estimator, default=None
+        A pipeline to evaluate in place of a model: a file that :func:`~pyimgano.persistence.save`
+        wrote, or an estimator. Whether it is fitted or not, a copy of it with the same
+        parameters is fitted on the training images of each category, its threshold included;
+        the pipeline itself is never changed or judged. It brings its own input format, calibrator
+        and seed, and what it lacks of these is put around it. A calibrator that was given a fitted
+        model (``cv="prefit"``) has it fitted anew, as with ``cv="auto"``.
     quantile : float in (0, 1), default=None
-        Share of good images that shall pass; None is 0.98.
+        Share of good images that shall pass; None is 0.98, or that of ``pipeline``.
     limit_train : int, default=None
         Number of good training images to take of each category, drawn at random.
     limit_test : int, default=None
@@ -264,22 +274,20 @@ def run_benchmark(
     >>> list(result.categories), len(result.records["brushed_metal"])
     (['brushed_metal'], 8)
     """
-    if isinstance(model, str):
-        name = model if "features" in (model_options or {}) else resolve_model(model)[0]
-        model = make_model(model, model_options, random_state, progress)
-    elif model_options:
-        raise ValueError(
-            "model_options belong to a model given by name; this model is an estimator and has "
-            "its own parameters: set them there."
-        )
+    if pipeline is not None:
+        if model != _defaults.MODEL or model_options or u16_max != _defaults.U16_MAX:
+            raise ValueError(
+                "pipeline brings its own model, parameters and input format: leave out model, "
+                "model_options and u16_max, or set them in the pipeline."
+            )
+        given = given_pipeline(pipeline, quantile)
     else:
-        name = type(innermost(model)[0]).__name__
+        given = _pipeline_of_model(model, model_options, quantile, u16_max, random_state, progress)
     for what, value in (("limit_train", limit_train), ("limit_test", limit_test)):
         if value is not None and (not isinstance(value, Integral) or value < 1):
             raise ValueError(f"{what}={value!r} must be a number of images, or None for all.")
     if resume and output_dir is None and isinstance(resume, bool):
         raise ValueError("resume=True looks for a run in output_dir, which is None; give a folder.")
-    pipeline = make_pipeline_of(model, quantile, u16_max)
     found = sources(
         dataset,
         root,
@@ -289,8 +297,11 @@ def run_benchmark(
         (limit_train, limit_test),
     )
     side_by_side = effective_n_jobs(n_jobs) > 1 and len(found) > 1
+    file = {"file": given.file, "sha256": given.sha256}
+    folders = tuple(str(folder) for folder in (root, output_dir) if folder is not None)
     options = CategoryOptions(
         dataset=dataset_name(dataset),
+        pipeline={**file, "estimator": without_folders(repr_of(given.pipeline), folders)},
         batch_size=batch_size,
         n_overlays=n_overlays,
         save_pipeline=save_pipeline,
@@ -301,12 +312,13 @@ def run_benchmark(
         {
             "schema_version": SCHEMA_VERSION,
             "dataset": options.dataset,
-            "model": name if model_name is None else model_name,
+            "model": given.name if model_name is None else model_name,
             "categories": [one.name for one in found],
             "dataset_options": dict(dataset_options or {}),
             "limit_train": limit_train,
             "limit_test": limit_test,
-            "pipeline": _describe(pipeline),
+            "pipeline": describe(given.pipeline),
+            "pipeline_file": file,
             "random_state": random_state,
             "batch_size": batch_size,
             "n_overlays": n_overlays,
@@ -322,10 +334,10 @@ def run_benchmark(
     jobs = [
         _Job(
             one,
-            clone(pipeline),
+            clone(given.pipeline),
             options,
             None if run is None else run.category(one.name),
-            tuple(str(folder) for folder in (root, output_dir) if folder is not None),
+            folders,
             side_by_side,
         )
         for one in found
@@ -423,7 +435,10 @@ class _Done:
 
 
 def _run_jobs(
-    jobs: Sequence[_Job], n_jobs: int | None, result: BenchmarkResult, model: str
+    jobs: Sequence[_Job],
+    n_jobs: int | None,
+    result: BenchmarkResult,
+    model: str,
 ) -> None:
     for job in jobs:
         _check_unchanged(job)
@@ -449,7 +464,10 @@ def _run_jobs(
             failed[name] = f"its pictures: {one.report['overlay_error']}"
     if first_error is not None and not result.categories:
         raise first_error
-    result.report = summarize(jobs[0].options.dataset, model, result.categories, failed)
+    result.report = {
+        **summarize(jobs[0].options.dataset, model, result.categories, failed),
+        "pipeline": dict(jobs[0].options.pipeline),
+    }
 
 
 def _check_unchanged(job: _Job) -> None:
@@ -502,6 +520,27 @@ def _run_or_read(job: _Job) -> _Done:
 
 
 # ---- what to run ----------------------------------------------------------------------
+def _pipeline_of_model(
+    model: Any,
+    model_options: Mapping[str, Any] | None,
+    quantile: float | None,
+    u16_max: int,
+    random_state: Any,
+    progress: bool,
+) -> GivenPipeline:
+    if isinstance(model, str):
+        name = model if "features" in (model_options or {}) else resolve_model(model)[0]
+        model = make_model(model, model_options, random_state, progress)
+    elif model_options:
+        raise ValueError(
+            "model_options belong to a model given by name; this model is an estimator and has "
+            "its own parameters: set them there."
+        )
+    else:
+        name = type(innermost(model)[0]).__name__
+    return GivenPipeline(make_pipeline_of(model, quantile, u16_max), name, None, None)
+
+
 def make_model(
     name: str, options: Mapping[str, Any] | None, random_state: Any, progress: bool
 ) -> Any:
@@ -513,83 +552,3 @@ def make_model(
     if parameters.get("verbose", {}).get("accepts") == ["bool"]:
         given["verbose"] = progress
     return create_model(name, **{**given, **(options or {})})
-
-
-def make_pipeline_of(
-    model: Any,
-    quantile: float | None,
-    u16_max: int,
-    *,
-    input_format: str = _defaults.INPUT_FORMAT,
-    tile: int | None = None,
-) -> Pipeline:
-    """Put the image format before a model and a calibrated threshold around it.
-
-    Parameters
-    ----------
-    model : estimator
-        An outlier detector for images, or a ``ThresholdCalibrator`` of one.
-    quantile : float or None
-        Share of good images that shall pass; None is the default of the package.
-    u16_max : int
-        Value of full scale in 16-bit files.
-    input_format : str, default="rgb_u8_hwc"
-        Format of images in arrays.
-    tile : int, default=None
-        Side of the tiles that images are cut into; None does not cut them.
-
-    Returns
-    -------
-    Pipeline
-        Not fitted.
-
-    Raises
-    ------
-    InvalidParameterError
-        If a parameter of any part is not one it takes, which ``fit`` would say much later.
-    """
-    if not isinstance(model, ThresholdCalibrator):
-        model = ThresholdCalibrator(
-            model, quantile=_defaults.QUANTILE if quantile is None else quantile
-        )
-    elif quantile is not None:
-        raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
-    steps = [ImageFormatNormalizer(input_format, u16_max=u16_max)]
-    if tile is not None:
-        steps.append(TilingTransformer(tile))
-    pipeline = make_pipeline(*steps, model)
-    for part in all_parts(pipeline):
-        if isinstance(part, BaseEstimator) and hasattr(part, "_parameter_constraints"):
-            part._validate_params()
-    return pipeline
-
-
-def _describe(value: Any) -> Any:
-    """An estimator as class and parameters, in JSON types that are the same on any machine."""
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        params = value.get_params(deep=False)
-        if isinstance(value, Pipeline):
-            params = dict(value.steps)
-        return {
-            "class": _full_name(type(value)),
-            "params": {name: _describe(param) for name, param in params.items()},
-        }
-    if isinstance(value, (list, tuple)):
-        return [_describe(item) for item in value]
-    if isinstance(value, (str, os.PathLike)) and os.path.isfile(value):
-        # Such as weights: another file of this name is another model.
-        return f"{os.path.basename(value)} (SHA-256 {of_file(value).hex()})"
-    if isinstance(value, (str, os.PathLike)):
-        return os.path.basename(value) if os.path.isabs(value) else os.fspath(value)
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    text = repr(value)
-    # An address in memory would differ in each run.
-    return text if " at 0x" not in text else _full_name(value)
-
-
-def _full_name(value: Any) -> str:
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import _num_samples
 
-from pyimgano._nesting import makes_maps
+from pyimgano import _defaults
+from pyimgano._nesting import first_step, makes_maps
 from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
 from pyimgano.benchmark._split import InputNames, fingerprint
@@ -36,8 +38,9 @@ from pyimgano.evaluation import (
 )
 from pyimgano.evaluation._score_draws import image_intervals
 from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, TooFewImagesError
+from pyimgano.inference import _paths as image_paths
 from pyimgano.inference import infer
-from pyimgano.inputs import check_images
+from pyimgano.inputs import ImageFormatNormalizer, check_images
 from pyimgano.inputs._formats import resize_image
 from pyimgano.inputs._sequence import KeptImages
 from pyimgano.persistence import save
@@ -82,6 +85,8 @@ class CategoryOptions:
     ----------
     dataset : str
         Name of the data set.
+    pipeline : mapping
+        What reports say of the pipeline: ``file``, ``sha256`` and ``estimator``.
     batch_size : int
         Test images held at a time.
     n_overlays : int
@@ -95,6 +100,7 @@ class CategoryOptions:
     """
 
     dataset: str
+    pipeline: Mapping[str, str | None]
     batch_size: int
     n_overlays: int
     save_pipeline: bool
@@ -292,6 +298,7 @@ def run_category(
     CategoryOutcome
         Pictures that cannot be drawn are a note in the report, ``overlay_error``.
     """
+    _check_format(pipeline, data)
     masks = TestMasks(data)
     with progress_callback(f"{name}: masks", options.progress):
         masks.check()
@@ -320,6 +327,7 @@ def run_category(
         "schema_version": SCHEMA_VERSION,
         "dataset": options.dataset,
         "category": name,
+        "pipeline": dict(options.pipeline),
         "split": split,
         **measured,
         "threshold": {**names.shorten(pipeline[-1].provenance_), "part": part},
@@ -365,14 +373,32 @@ def fit(pipeline: Pipeline, data: Bunch) -> Stopwatch:
     """
     calibrator = pipeline[-1]
     with Stopwatch() as watch:
-        if uses_validation(calibrator, data):
-            images = pipeline[:-1].fit_transform(data.X_train)
-            fitted = clone(calibrator.estimator).fit(images, data.y_train)
-            calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
-            pipeline.fit(data.X_validation)
-        else:
+        if not uses_validation(calibrator, data):
             pipeline.fit(data.X_train, data.y_train)
+            return watch
+        train, validation = data.X_train, data.X_validation
+        if len(pipeline) > 1:
+            before = pipeline[:-1]
+            train = before.fit_transform(train, data.y_train)
+            validation = before.transform(validation)
+        if calibrator.estimator is not None:
+            fitted = clone(calibrator.estimator).fit(train, data.y_train)
+            calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
+        calibrator.fit(validation)
     return watch
+
+
+def _check_format(pipeline: Pipeline, data: Bunch) -> None:
+    """Refuse images in memory where the pipeline expects others than those of data sets."""
+    first = first_step(pipeline)
+    declared = getattr(first, "input_format", _defaults.INPUT_FORMAT)
+    if image_paths(data.X_train)[0] is None and declared != _defaults.INPUT_FORMAT:
+        raise ImageFormatError(
+            f"the pipeline takes images in memory as input_format={declared!r}, and those of data "
+            f"sets are {_defaults.INPUT_FORMAT!r}: write them to files "
+            "(pyimgano.datasets.write_inspection_dataset), which say their own format, or give "
+            "the pipeline with that input_format."
+        )
 
 
 def uses_validation(calibrator: ThresholdCalibrator, data: Bunch) -> bool:
@@ -624,7 +650,10 @@ def draw_pictures(
         try:
             if image is None:  # it is in memory, or a cache has answered for its file
                 one = _safe_indexing(data.X_test, [record["index"]])
-                image = check_images(pipeline[0].transform(one))[0]
+                first = first_step(pipeline)
+                if isinstance(first, ImageFormatNormalizer):
+                    one = first.transform(one)
+                image = check_images(one)[0]
             mask = masks.read(record["index"])
         except ImageReadError as error:  # it was there when it was judged
             warnings.warn(f"no picture of it is drawn: {error}", stacklevel=3)

@@ -16,7 +16,7 @@ from pyimgano.exceptions import RunError
 from pyimgano.inference import _paths as image_paths
 from pyimgano.utils._fingerprint import digest
 
-__all__ = ["InputNames", "fingerprint", "limited", "of_file", "without_folders"]
+__all__ = ["InputNames", "encodable", "fingerprint", "limited", "of_file", "without_folders"]
 
 _BLOCK = 1 << 20
 # The folders of an absolute path, which is no part of an address such as https://host/page.
@@ -64,7 +64,7 @@ class InputNames:
         if path is None or self._folder is None:
             return otherwise
         name = Path(os.path.relpath(os.path.abspath(path), self._folder)).as_posix()
-        return _encodable(name)
+        return encodable(name)
 
     def shorten(self, content: Any) -> Any:
         """Remove the folders of the data set, and those of absolute paths, from texts.
@@ -100,11 +100,11 @@ def without_folders(text: str, folders: Iterable[str]) -> str:
     """
     for folder in folders:
         text = re.sub(r"(?<![\w/.-])" + re.escape(folder + os.sep), "", text)
-    return _encodable(_FOLDERS.sub("", text))
+    return encodable(_FOLDERS.sub("", text))
 
 
-def _encodable(text: str) -> str:
-    # Names of files need not be valid Unicode; JSON files must be.
+def encodable(text: str) -> str:
+    """Escape what is no valid Unicode: names of files need not be, JSON files must be."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -69,9 +69,9 @@ def _preset(text: str) -> str:
 def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = False) -> None:
     """Add the group of options that describe a model, its threshold and its seed.
 
-    With ``of_benchmark`` there are ``--preset`` and ``--model-kwargs`` as well, and ``--resize``
-    takes a height and a width; a command that has arguments without a name could not tell them
-    from a width.
+    With ``of_benchmark`` there are ``--preset``, ``--pipeline`` and ``--model-kwargs`` as well,
+    and ``--resize`` takes a height and a width; a command that has arguments without a name could
+    not tell them from a width.
     """
     model = parser.add_argument_group("model")
     either = model.add_mutually_exclusive_group()
@@ -91,6 +91,13 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = F
             type=_preset,
             default=argparse.SUPPRESS,  # that of --model
             help='a model with parameters for a purpose ("pyimgano models list --tag preset")',
+        )
+        either.add_argument(
+            "--pipeline",
+            metavar="FILE",
+            help="a saved pipeline in place of a model, with its own parameters: whether it is "
+            "fitted or not, a copy of it is fitted on the training images of each category, "
+            "threshold included",
         )
     model.add_argument(
         "--set",
@@ -154,9 +161,9 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = F
         "--calibration-quantile",
         metavar="SHARE",
         type=_common.fraction,
-        default=_defaults.QUANTILE,
+        default=None if of_benchmark else _defaults.QUANTILE,
         help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
-        "(default: %(default)s)",
+        f"(default: {_defaults.QUANTILE}{', or that of --pipeline' if of_benchmark else ''})",
     )
     add_u16_max_option(model)
     model.add_argument(
@@ -305,6 +312,31 @@ def check_model_options(options: argparse.Namespace) -> None:
             f"--resize takes one side or height and width, got {len(options.resize)} numbers"
         )
     check_quantile(options.quantile)
+    if getattr(options, "pipeline", None) is not None:
+        _check_pipeline(options)
+
+
+def _check_pipeline(options: argparse.Namespace) -> None:
+    """Refuse options of models beside a pipeline, which has parameters of its own."""
+    given = [
+        name
+        for name in ("set", "features", *_FEATURE_OPTIONS)
+        if getattr(options, name) not in (None, [])
+    ]
+    if options.u16_max != _defaults.U16_MAX:
+        given.append("u16_max")
+    if given:
+        option = "--set or --model-kwargs" if given[0] == "set" else f"--{given[0]}"
+        raise _common.UsageError(
+            f"{option.replace('_', '-')} belongs to a model, and --pipeline brings its own "
+            "parameters: leave it out, or set them in Python and save the pipeline again"
+        )
+    if not os.path.isfile(options.pipeline):
+        what = "is a folder" if os.path.isdir(options.pipeline) else "there is no such file"
+        raise _common.UsageError(
+            f"--pipeline {options.pipeline}: {what}; give a file that pyimgano train or "
+            "pyimgano.save wrote"
+        )
 
 
 def _one_or_two(sides: list[int]) -> int | tuple[int, ...]:

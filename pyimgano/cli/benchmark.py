@@ -40,6 +40,8 @@ examples:
   pyimgano benchmark --dataset manifest --root parts.csv
   pyimgano benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
+  pyimgano benchmark --dataset folder --root data --pipeline line3.joblib
+      the same estimator with the same parameters, fitted on each category
 
 """ + _common.exit_statuses(
     {
@@ -154,12 +156,11 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 
 def _run_checked(options: argparse.Namespace) -> int:
-    name, described = _options.name_model(options)
+    described, evaluated = _what_to_evaluate(options)
     from pyimgano.benchmark import run_benchmark
     from pyimgano.utils._json import json_text, write_json
 
     progress = _common.on_terminal()
-    model = _options.make_model_as_asked(options, name, progress)
     _common.say(f"{options.dataset}: fitting {described} ...")
     with _backend(options):
         result = _run(
@@ -167,8 +168,7 @@ def _run_checked(options: argparse.Namespace) -> int:
             options.dataset,
             root=options.root,
             category=options.category[0] if options.category == ["all"] else options.category,
-            model=model,
-            model_name=name,
+            **evaluated,
             quantile=options.quantile,
             u16_max=options.u16_max,
             limit_train=options.limit_train,
@@ -204,6 +204,15 @@ def _run_checked(options: argparse.Namespace) -> int:
     if failed is not None:
         raise failed
     return status
+
+
+def _what_to_evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The model or pipeline in words, and as arguments of ``run_benchmark``."""
+    if options.pipeline is not None:
+        return f"copies of {options.pipeline}", {"pipeline": options.pipeline}
+    name, described = _options.name_model(options)
+    model = _options.make_model_as_asked(options, name, _common.on_terminal())
+    return described, {"model": model, "model_name": name}
 
 
 def _discover(options: argparse.Namespace) -> Any:
@@ -310,7 +319,9 @@ def _check(options: argparse.Namespace) -> None:
                 "set; give a folder elsewhere"
             )
     if options.output is not None:
-        files = [one for one in (options.root, options.weights) if one is not None]
+        files = [
+            one for one in (options.root, options.weights, options.pipeline) if one is not None
+        ]
         _targets.check_file("--output", options.output, _targets.real_paths(files))
 
 

@@ -115,7 +115,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_checked(options: argparse.Namespace) -> int:
-    from pyimgano.benchmark._benchmark import make_pipeline_of
+    from pyimgano.benchmark._pipelines import make_pipeline_of
     from pyimgano.persistence import save
     from pyimgano.reporting import map_range
     from pyimgano.utils._progress import progress_callback

@@ -21,7 +21,7 @@ from sklearn.utils import Bunch
 
 from pyimgano import PatchCoreDetector, run_benchmark
 from pyimgano.benchmark import RunDirectory, _category, json_schema
-from pyimgano.benchmark._benchmark import _describe
+from pyimgano.benchmark._pipelines import describe
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION
 from pyimgano.benchmark._split import InputNames, fingerprint, limited
 from pyimgano.cli import benchmark
@@ -331,7 +331,7 @@ def test_files_among_parameters_are_named_by_their_content(tmp_path):
 
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"abc")
-    found = _describe(Model(weights, function=lambda x: x))["params"]
+    found = describe(Model(weights, function=lambda x: x))["params"]
     assert found["weights"] == f"weights.pth (SHA-256 {hashlib.sha256(b'abc').hexdigest()})"
     assert found["other"] == "file.pth"
     assert " at 0x" not in found["function"] and found["function"].endswith("<lambda>")

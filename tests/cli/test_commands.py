@@ -31,7 +31,7 @@ from pyimgano import (
     ThresholdCalibrator,
     run_benchmark,
 )
-from pyimgano.benchmark._benchmark import make_pipeline_of
+from pyimgano.benchmark._pipelines import make_pipeline_of
 from pyimgano.cli import _options, benchmark, doctor, infer, models, train
 from pyimgano.cli import main as umbrella
 from pyimgano.datasets import (
@@ -733,7 +733,7 @@ def test_threads_are_those_asked_for(root, tmp_path, monkeypatch):
         seen.append((_threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads()))
         return real(*arguments, **options)
 
-    monkeypatch.setattr("pyimgano.benchmark._benchmark.make_pipeline_of", looking)
+    monkeypatch.setattr("pyimgano.benchmark._pipelines.make_pipeline_of", looking)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     before = _threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads()
     good = root / "wood" / "train" / "good"
