@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pyimgano.calibration._calibrator import ThresholdCalibrator
 from pyimgano.calibration._out_of_sample import out_of_sample_scores, own_scores
+from pyimgano.calibration._selection import benjamini_hochberg
 
-__all__ = ["ThresholdCalibrator", "out_of_sample_scores", "own_scores"]
+__all__ = ["ThresholdCalibrator", "benjamini_hochberg", "out_of_sample_scores", "own_scores"]

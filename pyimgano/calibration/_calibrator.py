@@ -28,16 +28,21 @@ from pyimgano._nesting import find_parts, no_detector
 from pyimgano.calibration._moving import (
     AT_ONCE,
     MovableThresholdMixin,
+    as_asked,
     as_stated,
     is_prefit,
-    target_rate,
 )
 from pyimgano.calibration._out_of_sample import (
     folds_of_normal_samples,
     index_metadata,
     out_of_sample_scores,
 )
-from pyimgano.calibration._tails import METHODS
+from pyimgano.calibration._selection import (
+    check_selection,
+    conformal_p_values,
+    select_by_p_values,
+)
+from pyimgano.calibration._tails import METHODS, put_cut
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import BasePatchFeatures
 from pyimgano.inference import anomaly_map, score_with_maps
@@ -91,13 +96,19 @@ class ThresholdCalibrator(
         Share of good images that shall pass: 1 minus the target false-positive rate. The default
         is the highest rate of passing parts that 49 good images support. Set after ``fit``, it
         moves the threshold at once.
-    method : {"conformal", "quantile", "pot"}, default="conformal"
+    method : {"conformal", "conditional", "quantile", "pot"}, default="conformal"
         ``"conformal"``: the order statistic of the scores that keeps the target for finitely
-        many images; it can promise no rate below ``1 / (n_images + 1)``. ``"quantile"``: the
-        plain empirical quantile. ``"pot"``: peaks over threshold, a generalized Pareto tail
-        fitted to the largest tenth of the scores, which extrapolates to rates that the images
-        alone cannot support; it needs 10 scores in the tail. Set after ``fit``, it moves the
-        threshold at once.
+        many images, on average over calibrations; it can promise no rate below
+        ``1 / (n_images + 1)``. ``"conditional"``: the order statistic whose true rate is at most
+        the target with probability ``confidence``, for the threshold at hand; it refuses a rate
+        below ``1 - (1 - confidence) ** (1 / n_images)``, such as 2 % for fewer than 149 images.
+        ``"quantile"``: the plain empirical quantile. ``"pot"``: peaks over threshold, a
+        generalized Pareto tail fitted to the largest tenth of the scores, which extrapolates to
+        rates that the images alone cannot support; it needs 10 scores in the tail. Set after
+        ``fit``, it moves the threshold at once.
+    confidence : float in (0, 1), default=0.95
+        Probability, over draws of the good images, with which ``method="conditional"`` keeps its
+        promise. Not used by the other methods. Set after ``fit``, it moves the threshold at once.
     cv : "auto", "prefit", int, splitter or iterable of splits, default="auto"
         Where the scores come from. ``"auto"`` uses the out-of-sample scores the detector
         itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
@@ -147,7 +158,8 @@ class ThresholdCalibrator(
         estimator that make patch features, and of networks the sha256 of their weights.
         ``"history"`` lists what has moved it since ``fit``, the oldest first: the ``"call"``, its
         ``"time"`` in UTC, and ``"before"`` and ``"after"``, each with the threshold, the method,
-        the source and number of the scores, and the rate asked for and expected.
+        the source and number of the scores, the rate asked for and expected, and the confidence,
+        which is None but for ``method="conditional"``.
 
     Notes
     -----
@@ -158,6 +170,11 @@ class ThresholdCalibrator(
     an image of the calibration set is thereby judged as if it were not part of the set, and the
     verdicts on new images stay the same.
 
+    That rate is ``1 - k / (n + 1)`` on average, and above it for about half of all calibrations.
+    ``method="conditional"`` takes the smallest ``k`` for which a variable with this distribution
+    is at most ``1 - quantile`` with probability ``confidence`` [4]_, and puts the threshold at
+    that score itself.
+
     References
     ----------
     .. [1] V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
@@ -165,6 +182,12 @@ class ThresholdCalibrator(
        Statistics 3(1), 1975.
     .. [3] R. L. Smith, "Estimating tails of probability distributions", Annals of
        Statistics 15(3), 1987.
+    .. [4] V. Vovk, "Conditional validity of inductive conformal predictors", Machine Learning
+       92, 2013.
+    .. [5] Y. Benjamini, Y. Hochberg, "Controlling the false discovery rate", Journal of the
+       Royal Statistical Society B 57(1), 1995.
+    .. [6] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers with conformal
+       p-values", Annals of Statistics 51(1), 2023.
 
     Examples
     --------
@@ -182,7 +205,8 @@ class ThresholdCalibrator(
     _parameter_constraints: dict = {
         "estimator": [HasMethods(["fit", "score_samples"]), None],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
-        "method": [StrOptions({"conformal", "quantile", "pot"})],
+        "method": [StrOptions(set(METHODS))],
+        "confidence": [Interval(Real, 0, 1, closed="neither")],
         "cv": [StrOptions({"auto", "prefit"}), "cv_object"],
         "ensemble": [StrOptions({"auto"}), "boolean"],
         "memory": [str, HasMethods(["cache"]), None],
@@ -216,8 +240,9 @@ class ThresholdCalibrator(
 
     @classmethod
     def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
-        # Earlier versions knew no ensemble, saved both threshold and offset, and used the offset.
-        state = super()._upgraded_state({"ensemble": "auto", **state})
+        # Earlier versions knew no ensemble and no confidence, saved both threshold and offset, and
+        # used the offset.
+        state = super()._upgraded_state({"ensemble": "auto", "confidence": 0.95, **state})
         offset = state.pop("offset_", None)
         if offset is not None and "threshold_" in state:
             Number().check(offset, f"{cls.__name__}.offset_", Sizes(thorough=True))
@@ -234,6 +259,7 @@ class ThresholdCalibrator(
         *,
         quantile: float = _defaults.QUANTILE,
         method: str = "conformal",
+        confidence: float = 0.95,
         cv: Any = "auto",
         ensemble: str | bool = "auto",
         memory: Any = None,
@@ -242,6 +268,7 @@ class ThresholdCalibrator(
         self.estimator = estimator
         self.quantile = quantile
         self.method = method
+        self.confidence = confidence
         self.cv = cv
         self.ensemble = ensemble
         self.memory = memory
@@ -273,7 +300,8 @@ class ThresholdCalibrator(
         Raises
         ------
         TooFewImagesError
-            If fewer than two good images are left, or too few for ``method="pot"``.
+            If fewer than two good images are left, or too few for ``method="pot"`` or
+            ``method="conditional"``.
 
         Warns
         -----
@@ -302,16 +330,14 @@ class ThresholdCalibrator(
             groups = None if groups is None else np.asarray(groups)[kept]
         scores, source = self._out_of_sample(X, cv, params, groups)
         check_finite(scores, type(self).__name__, "calibration scores")
-        cut = METHODS[self.method](np.sort(scores), float(self.quantile))
+        asked = (self.method, float(self.quantile), float(self.confidence))
+        cut = put_cut(np.sort(scores), *asked)
         self._keep_scores(scores)
         self._training_keys = self._keys_of(X)
         self.provenance_ = {
-            "method": self.method,
             "scores": source,
-            "n_images": len(scores),
-            "target_false_positive_rate": target_rate(self.quantile),
+            **as_asked(*asked, len(scores)),
             **as_stated(cut),
-            "lowest_supported_rate": 1.0 / (len(scores) + 1),
             "estimator": None if self.estimator is None else type(self.estimator).__name__,
             "features": _features_of(self.estimator_),
             "history": [],
@@ -326,11 +352,11 @@ class ThresholdCalibrator(
         Parameters
         ----------
         **params : dict
-            By name, ``estimator__name`` for those of the estimator. ``quantile`` and ``method``
-            move the threshold of a fitted calibrator, which ``provenance_["history"]`` records;
-            ``weights``, ``device``, ``batch_size`` and ``threads_per_image`` of a feature step
-            also reach the fitted ``estimator_``. All others take effect in the next ``fit``, and
-            if there was one a ``UserWarning`` says so.
+            By name, ``estimator__name`` for those of the estimator. ``quantile``, ``method`` and
+            ``confidence`` move the threshold of a fitted calibrator, which
+            ``provenance_["history"]`` records; ``weights``, ``device``, ``batch_size`` and
+            ``threads_per_image`` of a feature step also reach the fitted ``estimator_``. All
+            others take effect in the next ``fit``, and if there was one a ``UserWarning`` says so.
 
         Returns
         -------
@@ -527,6 +553,57 @@ class ThresholdCalibrator(
         at_least = len(known) - np.searchsorted(known, scores, side="left")
         above = len(known) - np.searchsorted(known, scores, side="right")
         return (1.0 + np.maximum(above, at_least - 1)) / (len(known) + 1.0)
+
+    def select(self, X: Any, rate: float, control: str = "fdr") -> np.ndarray:
+        """Select the anomalous images of a batch at a stated share of false alarms.
+
+        Parameters
+        ----------
+        X : input of the estimator
+            The whole batch, new images. The verdict on one depends on the others.
+        rate : float in (0, 1)
+            Largest expected share of false alarms, of which kind ``control`` says.
+        control : {"fdr", "fpr"}, default="fdr"
+            ``"fdr"``, the false discovery rate: of the images selected at most this share is
+            good, by Benjamini and Hochberg's procedure [5]_. ``"fpr"``, the false-positive rate:
+            of the good images at most this share is selected, each image by its own p-value.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), bool
+            True for the images selected as anomalous.
+
+        Raises
+        ------
+        TooFewImagesError
+            If ``rate`` is below ``1 / (n_images + 1)``, the smallest p-value there is, so that
+            no image could be selected.
+
+        Notes
+        -----
+        Rates are expectations over calibrations and batches. They hold if the good images of
+        the batch and those calibrated on are exchangeable, and independent of the anomalies in
+        the batch; the p-values then depend on each other positively, as the procedure asks
+        [6]_. The threshold has no part in it. A score equal to a calibration score counts as
+        no worse than that, unlike in :meth:`p_value`.
+
+        For ``"fdr"`` anomalies must be numerous enough: to select ``k`` of ``m`` images takes
+        ``rate * k / m >= 1 / (n_images + 1)``. With 99 calibration images, a batch of 100 and
+        ``rate=0.1`` nothing is selected unless at least 10 images are worse than all of those.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyimgano.calibration import ThresholdCalibrator
+        >>> good = np.random.RandomState(0).normal(size=(199, 1))
+        >>> calibrator = ThresholdCalibrator().fit(good)
+        >>> calibrator.select([[0.1], [5.0], [-1.0], [6.0]], rate=0.05)
+        array([False,  True, False,  True])
+        """
+        check_is_fitted(self)
+        check_selection(rate, control, len(self._sorted_scores))
+        scores = flip(self.score_samples(X))
+        return select_by_p_values(conformal_p_values(scores, self._sorted_scores), rate, control)
 
     def anomaly_map(self, X: Any) -> Any:
         """Anomaly maps of the detector inside, see :func:`pyimgano.inference.anomaly_map`.

@@ -19,20 +19,34 @@ from pyimgano.calibration._recognition import (
     recognizes,
     scores_own_out_of_sample,
 )
-from pyimgano.calibration._tails import METHODS, Cut, check_enough, cut_by_hand
+from pyimgano.calibration._tails import (
+    Cut,
+    check_enough,
+    cut_by_hand,
+    lowest_supported_rate,
+    put_cut,
+)
 from pyimgano.exceptions import TrainingImagesError
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import FittedParametersMixin, differ
 
-__all__ = ["AT_ONCE", "BY_HAND", "MovableThresholdMixin", "as_stated", "is_prefit", "target_rate"]
+__all__ = [
+    "AT_ONCE",
+    "BY_HAND",
+    "MovableThresholdMixin",
+    "as_asked",
+    "as_stated",
+    "is_prefit",
+    "target_rate",
+]
 
 Self = TypeVar("Self", bound="MovableThresholdMixin")
 
 # The method in ``provenance_`` of a threshold that was assigned.
 BY_HAND = "set by hand"
 # Parameters that only say where the threshold is put: they move it at once.
-AT_ONCE = ("quantile", "method")
+AT_ONCE = ("quantile", "method", "confidence")
 # What an entry of the history says of the threshold before and after a change.
 _AUDITED = (
     "threshold",
@@ -40,6 +54,7 @@ _AUDITED = (
     "scores",
     "n_images",
     "target_false_positive_rate",
+    "confidence",
     "expected_false_positive_rate",
     "false_positive_rate_interval_95",
 )
@@ -47,6 +62,17 @@ _AUDITED = (
 
 def target_rate(quantile: float) -> float:
     return round(1.0 - float(quantile), 12)
+
+
+def as_asked(method: str, quantile: float, confidence: float, n: int) -> dict[str, Any]:
+    """Describe in the words of ``provenance_`` where a threshold was asked to be put."""
+    return {
+        "method": method,
+        "n_images": n,
+        "target_false_positive_rate": target_rate(quantile),
+        "confidence": float(confidence) if method == "conditional" else None,
+        "lowest_supported_rate": lowest_supported_rate(n, method, confidence),
+    }
 
 
 def as_stated(cut: Cut) -> dict[str, Any]:
@@ -63,7 +89,7 @@ def is_prefit(cv: Any) -> bool:
 
 
 class MovableThresholdMixin(FittedParametersMixin):
-    """Threshold, quantile and method of a calibrator, which move without a fit.
+    """Threshold, quantile, method and confidence of a calibrator, which move without a fit.
 
     Whatever moves the threshold extends ``provenance_["history"]``.
     """
@@ -138,7 +164,7 @@ class MovableThresholdMixin(FittedParametersMixin):
         """
         check_is_fitted(self)
         self._check_changes({"quantile": quantile})
-        check_enough(len(self._sorted_scores), float(quantile), self.method)
+        check_enough(len(self._sorted_scores), float(quantile), self.method, self.confidence)
         self._recut({"quantile": quantile}, "set_quantile")
         return self
 
@@ -177,7 +203,7 @@ class MovableThresholdMixin(FittedParametersMixin):
         if self.estimator_ is not None:
             (X_good,) = indexable(sliceable(X_good))
         share = self.quantile if quantile is None else quantile
-        check_enough(_num_samples(X_good), float(share), self.method)
+        check_enough(_num_samples(X_good), float(share), self.method, self.confidence)
         n_known = self._refuse_or_count_training_images(X_good)
         scores = flip(self.score_samples(X_good))
         check_finite(scores, type(self).__name__, "scores of the images given to recalibrate")
@@ -187,8 +213,6 @@ class MovableThresholdMixin(FittedParametersMixin):
             changes,
             "recalibrate",
             scores="images given to recalibrate" + among * (n_known > 0),
-            n_images=len(scores),
-            lowest_supported_rate=1.0 / (len(scores) + 1),
         )
         return self
 
@@ -240,23 +264,30 @@ class MovableThresholdMixin(FittedParametersMixin):
         validate_parameter_constraints(constraints, changes, type(self).__name__)
 
     def _recut(self, changes: dict[str, Any], call: str, **provenance: Any) -> None:
-        """Apply ``quantile`` and ``method``, some of them new, to the calibration scores."""
-        new = {"quantile": self.quantile, "method": self.method, **changes}
-        cut = METHODS[new["method"]](self._sorted_scores, float(new["quantile"]))
+        """Apply ``quantile``, ``method`` and ``confidence``, some of them new, to the scores."""
+        new = {name: vars(self)[name] for name in AT_ONCE} | changes
+        method, quantile, confidence = new["method"], float(new["quantile"]), new["confidence"]
+        cut = put_cut(self._sorted_scores, method, quantile, confidence)
         self.__dict__.update(new)
         self._parameters_at_fit = {**self._parameters_at_fit, **new}
-        target = target_rate(new["quantile"])
-        provenance.update(method=new["method"], target_false_positive_rate=target)
+        provenance.update(as_asked(method, quantile, confidence, len(self._sorted_scores)))
         self._move(cut, call, **provenance)
 
     def _set_at_once(self, changes: dict[str, Any], call: str) -> None:
-        """Set ``quantile`` or ``method``; the threshold of a fitted calibrator moves along."""
+        """Set parameters that move the threshold of a fitted calibrator at once."""
         if "threshold_" not in vars(self):
             self.__dict__.update(changes)
             return
-        if any(differ(vars(self)[name], value) for name, value in changes.items()):
-            self._check_changes(changes)
-            self._recut(changes, call)
+        new = {n: value for n, value in changes.items() if differ(vars(self)[n], value)}
+        if not new:
+            return
+        self._check_changes(new)
+        if set(new) == {"confidence"} and self.method != "conditional":
+            # The other methods do not use it: the threshold stays where it is.
+            self.__dict__.update(new)
+            self._parameters_at_fit = {**self._parameters_at_fit, **new}
+            return
+        self._recut(new, call)
 
     @property
     def quantile(self) -> float:
@@ -273,6 +304,14 @@ class MovableThresholdMixin(FittedParametersMixin):
     @method.setter
     def method(self, method: str) -> None:
         self._set_at_once({"method": method}, "assignment of method")
+
+    @property
+    def confidence(self) -> float:
+        return self.__dict__["confidence"]
+
+    @confidence.setter
+    def confidence(self, confidence: float) -> None:
+        self._set_at_once({"confidence": confidence}, "assignment of confidence")
 
     @property
     def threshold_(self) -> float:
@@ -295,7 +334,7 @@ class MovableThresholdMixin(FittedParametersMixin):
                 f"calibration_scores_, got {threshold!r}."
             )
         cut = cut_by_hand(self._sorted_scores, float(threshold))
-        self._move(cut, call, method=BY_HAND, target_false_positive_rate=None)
+        self._move(cut, call, method=BY_HAND, target_false_positive_rate=None, confidence=None)
 
     @property
     def offset_(self) -> float:

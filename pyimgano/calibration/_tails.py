@@ -11,7 +11,7 @@ from scipy.stats import beta, genpareto
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.utils._warning import warn_user
 
-__all__ = ["METHODS", "Cut", "check_enough", "cut_by_hand"]
+__all__ = ["METHODS", "Cut", "check_enough", "cut_by_hand", "lowest_supported_rate", "put_cut"]
 
 # Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
 _TAIL_SHARE = 0.1
@@ -51,7 +51,56 @@ def _least_for(quantile: float) -> int:
     return math.ceil(round(1 / (1.0 - quantile), 9)) - 1
 
 
-def check_enough(n: int, quantile: float, method: str) -> None:
+def _rank_for(n: int, quantile: float, confidence: float) -> int:
+    """Return the smallest rank whose true rate is low enough with that confidence.
+
+    The rate of good images above the rank-th smallest of n scores is at most 1 - quantile with
+    the probability that more than n - rank of n images fall among the worst 1 - quantile.
+
+    Parameters
+    ----------
+    n : int
+        Number of scores of good images.
+    quantile, confidence : float in (0, 1)
+
+    Returns
+    -------
+    int
+        In [1, n], or n + 1 if no score is high enough.
+    """
+    ranks = np.arange(1, n + 1)
+    reached = beta.cdf(1.0 - quantile, n + 1 - ranks, ranks)  # increases with the rank
+    # A confidence that is reached exactly must not be missed by one bit.
+    return 1 + int(np.searchsorted(reached, confidence * (1 - 1e-12)))
+
+
+def _least_with_confidence(quantile: float, confidence: float) -> int:
+    """Return the smallest n whose largest score exceeds that quantile with that confidence."""
+    n = math.log1p(-confidence) / math.log(quantile)
+    return max(1, math.ceil(round(n, 9)))
+
+
+def lowest_supported_rate(n: int, method: str, confidence: float) -> float:
+    """Return the lowest false-positive rate that so many good images can vouch for.
+
+    Parameters
+    ----------
+    n : int
+        Number of scores of good images.
+    method : {"conformal", "conditional", "quantile", "pot"}
+    confidence : float in (0, 1)
+        Used by ``"conditional"``.
+
+    Returns
+    -------
+    float
+    """
+    if method == "conditional":
+        return -math.expm1(math.log1p(-confidence) / n)
+    return 1.0 / (n + 1)
+
+
+def check_enough(n: int, quantile: float, method: str, confidence: float) -> None:
     """Refuse a quantile that so many scores do not support.
 
     Parameters
@@ -59,13 +108,18 @@ def check_enough(n: int, quantile: float, method: str) -> None:
     n : int
         Number of scores of good images.
     quantile : float in (0, 1)
-    method : {"conformal", "quantile", "pot"}
+    method : {"conformal", "conditional", "quantile", "pot"}
         ``"pot"`` extrapolates, and needs so many for its tail, whatever the quantile.
+    confidence : float in (0, 1)
+        Used by ``"conditional"``.
 
     Raises
     ------
     TooFewImagesError
     """
+    if method == "conditional":
+        _check_enough_for_confidence(n, quantile, confidence)
+        return
     needed = _LEAST_FOR_TAIL if method == "pot" else max(2, _least_for(quantile))
     if n >= needed:
         return
@@ -76,6 +130,32 @@ def check_enough(n: int, quantile: float, method: str) -> None:
         f'quantile={quantile:g} with method="{method}" needs the scores of at least {needed} good '
         f"images, got n_samples={n}: nothing was changed. Give {needed - n} more{lower}."
     )
+
+
+def _check_enough_for_confidence(n: int, quantile: float, confidence: float) -> None:
+    needed = max(2, _least_with_confidence(quantile, confidence))
+    if n >= needed:
+        return
+    lower = ""
+    if n >= 2:
+        rate = lowest_supported_rate(n, "conditional", confidence)
+        supported = math.floor((1.0 - rate) * 1e4) / 1e4
+        lower = f", or lower the quantile to {supported:g}"
+    raise TooFewImagesError(
+        f'method="conditional" promises with {confidence:.4g} confidence that at most '
+        f"{1.0 - quantile:.4g} of the good parts fail. For quantile={quantile:g} that needs the "
+        f"scores of at least {needed} good images, got n_samples={n}: nothing was changed. "
+        f"Give {needed - n} more{lower}."
+    )
+
+
+def _conditional(scores: np.ndarray, quantile: float, confidence: float) -> Cut:
+    n = len(scores)
+    _check_enough_for_confidence(n, quantile, confidence)
+    rank = _rank_for(n, quantile, confidence)
+    # The score itself, not the next smaller float: images that tie with it must pass, or the
+    # promise would not hold for scores that repeat.
+    return _cut_at_rank(scores[rank - 1], rank, n)
 
 
 def _conformal(scores: np.ndarray, quantile: float) -> Cut:
@@ -135,4 +215,27 @@ def _peaks_over_threshold(scores: np.ndarray, quantile: float) -> Cut:
     return Cut(float(start + reach * scale_unit), target, (float(low), float(high)))
 
 
-METHODS = {"conformal": _conformal, "quantile": _quantile, "pot": _peaks_over_threshold}
+_BY_QUANTILE = {"conformal": _conformal, "quantile": _quantile, "pot": _peaks_over_threshold}
+METHODS = ("conformal", "conditional", "quantile", "pot")
+
+
+def put_cut(scores: np.ndarray, method: str, quantile: float, confidence: float) -> Cut:
+    """Put a threshold by one of the methods of ``ThresholdCalibrator``.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Anomaly scores of good images, sorted.
+    method : {"conformal", "conditional", "quantile", "pot"}
+    quantile : float in (0, 1)
+        Share of good images that shall pass.
+    confidence : float in (0, 1)
+        Used by ``"conditional"``.
+
+    Returns
+    -------
+    Cut
+    """
+    if method == "conditional":
+        return _conditional(scores, quantile, confidence)
+    return _BY_QUANTILE[method](scores, quantile)

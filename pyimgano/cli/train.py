@@ -102,6 +102,13 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="format of frames that the saved pipeline is given as arrays in Python, such as "
         "bgr_u8_hwc for those of OpenCV; files tell theirs themselves (default: %(default)s)",
     )
+    parser.add_argument(
+        "--confidence",
+        metavar="SHARE",
+        type=_common.fraction,
+        help="promise with this confidence, such as 0.95, that no more good parts fail than "
+        "--quantile asks for; without it the rate is kept on average",
+    )
     _options.add_model_options(parser)
     return parser
 
@@ -125,9 +132,17 @@ def _train_checked(options: argparse.Namespace) -> int:
     name, described = _options.name_model(options)
     model = _options.make_model_as_asked(options, name, progress)
     _check_model(options, model)
+    quantile = options.quantile
+    if options.confidence is not None:
+        from pyimgano.calibration import ThresholdCalibrator
+
+        model = ThresholdCalibrator(
+            model, quantile=quantile, method="conditional", confidence=options.confidence
+        )
+        quantile = None  # the calibrator has it
     pipeline = make_pipeline_of(
         model,
-        options.quantile,
+        quantile,
         options.u16_max,
         input_format=options.input_format,
         tile=options.tile,
@@ -171,6 +186,8 @@ def _train_checked(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before hours are spent on it."""
     _options.check_model_options(options)
+    if options.confidence == 1:
+        raise _common.UsageError("--confidence 1 asks for certainty; give less than 1")
     _check_folder(options.folder, "")
     if options.val_dir is not None:
         _check_folder(options.val_dir, "--val-dir ")

@@ -71,7 +71,7 @@ def test_set_threshold_is_the_same_as_assigning_it():
         (lambda c: setattr(c, "quantile", 0.9), "assignment of quantile"),
     ],
 )
-@pytest.mark.parametrize("method", ["conformal", "quantile", "pot"])
+@pytest.mark.parametrize("method", ["conformal", "conditional", "quantile", "pot"])
 def test_another_quantile_is_as_if_it_had_been_there_in_fit(move, call, method):
     calibrator = fitted(method=method)
     move(calibrator)
@@ -166,7 +166,13 @@ def test_recalibrate_is_as_if_the_model_were_calibrated_on_these_images():
 
 
 @pytest.mark.parametrize(
-    ("method", "quantile", "n"), [("conformal", 0.98, 49), ("quantile", 0.9, 9), ("pot", 0.9, 91)]
+    ("method", "quantile", "n"),
+    [
+        ("conformal", 0.98, 49),
+        ("conditional", 0.98, 149),
+        ("quantile", 0.9, 9),
+        ("pot", 0.9, 91),
+    ],
 )
 def test_too_few_images_are_refused_with_the_number_needed(method, quantile, n):
     calibrator = fitted(quantile, method=method)

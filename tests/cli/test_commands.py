@@ -693,6 +693,20 @@ def test_train_puts_the_threshold_by_other_images(root, tmp_path, capsys):
     assert pipeline[-1].provenance_["scores"] == "held-out images (prefit)"
 
 
+def test_train_promises_the_rate_with_confidence(root, tmp_path, capsys):
+    good, out = root / "wood" / "train" / "good", tmp_path / "line.joblib"
+    assert train_small(good, out, "--confidence", 0.9) == 0  # 1 - 0.8**12 = 0.93: just enough
+    assert "asked for, with 0.9 confidence: at most 20.0%" in capsys.readouterr().out
+    calibrator = pyimgano.load(out)[-1]
+    assert (calibrator.method, calibrator.confidence) == ("conditional", 0.9)
+    assert train_small(good, out, "--confidence", 0.95) == 2
+    assert "needs the scores of at least 14 good images, got n_samples=12" in (
+        capsys.readouterr().err
+    )
+    assert train_small(good, out, "--confidence", 1) == 2
+    assert "give less than 1" in capsys.readouterr().err
+
+
 def test_train_looks_only_at_the_region(root, tmp_path, capsys):
     good = root / "wood" / "train" / "good"
     mask = np.zeros((64, 64), np.uint8)
