@@ -18,7 +18,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from pyimgano._kernels.scratch import scratch
+from pyimgano._kernels.products import ROWS, multiply, packed
+from pyimgano._kernels.scratch import aligned, scratch
 from pyimgano.utils._threads import even_slices, map_in_threads
 
 __all__ = ["Winograd"]
@@ -36,9 +37,6 @@ _KERNEL = np.array(
 )
 # Below so many channels the transforms cost more than the multiplications they save.
 _FEWEST_CHANNELS = 32
-# Outputs multiplied at a time: BLAS packs its second factor anew for every product, or, where it
-# is as small as this, takes it as it lies, which is twice as fast for the few tiles there are.
-_PANEL = 64
 # Tiles times channels worked on at a time: both transforms of them stay in the cache (1 MiB).
 _BLOCK = 4096
 
@@ -58,12 +56,10 @@ class Winograd:
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, relu: bool = False) -> None:
         kernel = kernel.astype(np.float64)
-        outputs, inputs = kernel.shape[:2]
-        panel = _PANEL if outputs % _PANEL == 0 else outputs
-        kernel = kernel.reshape(outputs // panel, panel, inputs, 9).swapaxes(1, 2)
-        self._spectrum = np.empty((36, *kernel.shape[:3]), np.float32)
-        for at, weights in enumerate(np.kron(_KERNEL, _KERNEL)):
-            self._spectrum[at] = kernel @ weights
+        matrices = kernel.transpose(1, 0, 2, 3).reshape(kernel.shape[1], kernel.shape[0], 9)
+        all_packed = [packed((matrices @ w).astype(np.float32)) for w in np.kron(_KERNEL, _KERNEL)]
+        self._matrices = aligned(36 * all_packed[0].size).reshape(36, -1)
+        np.stack(all_packed, out=self._matrices)
         self._bias, self._relu = bias, relu
 
     @property
@@ -96,16 +92,15 @@ class Winograd:
         others = out if added is None else added.reshape(height, -1)
         down, across = -(-height // 4), -(-width // 4)  # tiles
         block = -(-down // -(-down * across * channels // _BLOCK))
-        bias = np.tile(self._bias, width)
 
         def convolve(part: slice) -> None:
             for first in range(part.start * block, min(part.stop * block, down), block):
                 last = min(first + block, down)
-                before, after = _scratch((last - first) * across, *self._spectrum.shape[1:])
-                _read_tiles(inputs, first, last, before)
-                # Not numba's product: scipy's BLAS takes twice as long for few tiles.
-                np.matmul(before[:, None], self._spectrum, out=after)
-                _write_tiles(after, first, last, bias, others, added is not None, out)
+                tiles = (last - first) * across
+                before, after = _scratch(tiles, channels, self._matrices.shape[1] // channels)
+                _read_tiles(inputs, first, last, across, before)
+                _multiply_tiles(before, self._matrices, after)
+                _write_tiles(after, first, last, across, self._bias, others, added is not None, out)
                 if self._relu:
                     _rectify(out[4 * first : 4 * last])
 
@@ -114,13 +109,23 @@ class Winograd:
         return result
 
 
-def _scratch(tiles: int, panels: int, inputs: int, panel: int) -> tuple[np.ndarray, np.ndarray]:
+def _scratch(tiles: int, inputs: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Memory for the transforms."""
-    spectrum, products = scratch(36 * tiles * inputs, 36 * tiles * panels * panel)
-    return (
-        spectrum.reshape(36, tiles, inputs),
-        products.reshape(36, panels, tiles, panel),
-    )
+    tiles = max(tiles, ROWS)
+    spectrum, products = scratch(36 * tiles * inputs, 36 * tiles * width)
+    return spectrum.reshape(36, tiles, inputs), products.reshape(36, tiles, width)
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply_tiles(spectrum, matrices, products):
+    """Multiply the tiles of each frequency with its matrix."""
+    _, tiles, inputs = spectrum.shape
+    width = products.shape[2]
+    places = np.arange(0, tiles * width, width)
+    nothing, least, most = np.zeros(width, np.float32), np.float32(-np.inf), np.float32(np.inf)
+    for at in range(36):
+        multiply(spectrum[at].ravel(), inputs, matrices[at], nothing, least, most,
+                 products[at].ravel(), places)  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
@@ -178,14 +183,13 @@ def _output_transform(a, step, b, gap, n, wanted):
 
 
 @numba.njit(cache=True, nogil=True)
-def _read_tiles(x, first, last, spectrum):
+def _read_tiles(x, first, last, across, spectrum):
     """Transform the 6 x 6 inputs of some rows of tiles: ``spectrum (36, tiles, channels)``.
 
     Down the columns first, a whole row of pixels at a time, then along the row.
     """
     height, row = x.shape
     _, tiles, channels = spectrum.shape
-    across = tiles // (last - first)
     framed = np.zeros((6, row), np.float32)
     wide = (4 * across + 2) * channels  # with a pixel of border on the left
     half = np.zeros(6 * wide, np.float32)
@@ -210,30 +214,29 @@ def _read_tiles(x, first, last, spectrum):
 
 
 @numba.njit(cache=True, nogil=True)
-def _write_tiles(spectrum, first, last, bias, others, add, out):
-    """Bring products ``(36, panels, tiles, panel)`` back to pixels; add bias and others."""
+def _write_tiles(spectrum, first, last, across, bias, others, add, out):
+    """Bring products ``(36, tiles, at least channels)`` back to pixels; add bias and others."""
     height, row = out.shape
-    _, panels, tiles, panel = spectrum.shape
-    across = tiles // (last - first)
-    channels = panels * panel
+    _, tiles, room = spectrum.shape
+    channels = bias.shape[0]
     wide = 4 * across * channels
     half = np.empty(6 * wide, np.float32)
     pixels, products = out.ravel(), spectrum.ravel()
     for r in range(first, last):
         for i in range(6):
-            for q in range(panels):
-                for t in range(across):
-                    k = (6 * i * panels + q) * tiles + (r - first) * across + t
-                    _output_transform(
-                        products[k * panel :], tiles * channels,
-                        half[i * wide + 4 * t * channels + q * panel :], channels, panel, 4,
-                    )  # fmt: skip
+            for t in range(across):
+                k = 6 * i * tiles + (r - first) * across + t
+                _output_transform(
+                    products[k * room :], tiles * room,
+                    half[i * wide + 4 * t * channels :], channels, channels, 4,
+                )  # fmt: skip
         n = min(4, height - 4 * r)
         _output_transform(half, wide, pixels[4 * r * row :], row, row, n)
         for y in range(4 * r, 4 * r + n):
             line = out[y]
-            for c in range(row):
-                line[c] += bias[c]
+            for k in range(0, row, channels):
+                for c in range(channels):
+                    line[k + c] += bias[c]
             if add:
                 other = others[y]
                 for c in range(row):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from pyimgano._kernels import convolution, depthwise, pointwise, triangular
+from pyimgano._kernels import convolution, depthwise, pointwise, products, triangular
 from pyimgano._kernels.vector_code import compiles
 
 SAID = "plain version with the same results up to rounding"
@@ -66,14 +66,14 @@ def compute():
     return results
 
 
-@pytest.mark.parametrize("module", [convolution, depthwise, pointwise, triangular])
+@pytest.mark.parametrize("module", [convolution, depthwise, products, triangular])
 def test_the_vector_code_compiles_here(module):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compiles.__wrapped__(module._vector_sums, module._SIGNATURE)
 
 
-@pytest.mark.parametrize("module", [convolution, pointwise, triangular])
+@pytest.mark.parametrize("module", [convolution, products, triangular])
 def test_code_that_llvm_refuses_is_found_out(module, monkeypatch):
     wrong = lambda self, lines: lines.append("shufflevectors")  # noqa: E731
     monkeypatch.setattr(ir.instructions.ShuffleVector, "descr", wrong)
@@ -86,7 +86,7 @@ def test_the_plain_versions_give_the_same(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "results.npz")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    refused = {"convolution": 1, "pointwise": 3, "triangular": 1}
+    refused = {"convolution": 1, "products": 3, "triangular": 1}
     assert done.stdout.count(SAID) == sum(refused.values()), done.stdout
     for module, count in refused.items():
         assert done.stdout.count(f"{module}._vector_sums") == count, done.stdout
