@@ -18,6 +18,7 @@ from sklearn.utils.metaestimators import _BaseComposition, available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from pyimgano._any_estimator import anomaly_scores, score_with_maps
 from pyimgano._checks import normal_samples
 from pyimgano._decision import check_finite, flip
 from pyimgano._nesting import makes_maps, no_detector
@@ -29,7 +30,6 @@ from pyimgano.calibration._out_of_sample import (
 )
 from pyimgano.calibration._recognition import recognized, scores_own_out_of_sample
 from pyimgano.exceptions import TooFewImagesError
-from pyimgano.inference import anomaly_scores, score_with_maps
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._fitting import restored_on_error, set_on_fitted_copy

@@ -1,362 +1,384 @@
-"""Scores, maps, and prediction records from any fitted detector.
+"""Verdicts on new images from any fitted detector.
 
-All scores, thresholds, and maps here are higher for anomalies. The functions find the detector
-inside pipelines, calibrators, and searches.
+:func:`infer` judges images and returns a list of :class:`InferenceResult`; :func:`iter_infer` does
+so one image at a time, for more images than fit into memory and for streams without an end.
+:func:`calibrate_threshold` puts the threshold. The other functions give scores, maps, and the
+threshold alone, all of them higher for anomalies. Every function finds the detector inside
+pipelines, calibrators, and searches.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Callable
 
 import numpy as np
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from PIL import Image
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.validation import check_is_fitted
 
-from pyimgano._checks import input_kind
-from pyimgano._decision import flip, is_anomalous
-from pyimgano._nesting import find_calibrator, innermost, makes_maps, steps_before, walk
-from pyimgano.base import MODEL_ERRORS, ScoredBlock
-from pyimgano.exceptions import ImageFormatError, SampleError
-from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
-from pyimgano.inputs._containers import as_list, counted_from, is_path, sliceable
-from pyimgano.tiling import TilingTransformer
+from pyimgano import _defaults
+from pyimgano._any_estimator import (
+    Scored,
+    anomaly_map,
+    anomaly_scores,
+    image_paths,
+    iter_scores,
+    score_with_maps,
+    threshold,
+)
+from pyimgano._any_estimator import (
+    score as score,  # deprecated
+)
+from pyimgano._decision import as_labels, is_anomalous
+from pyimgano._nesting import find_calibrator, first_step
+from pyimgano.base import ScoredBlock
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.exceptions import ImageFormatError
+from pyimgano.inputs import ImageFormat, ImageFormatNormalizer, ImageSequence
+from pyimgano.inputs._containers import counted_from, first_index, is_path
+from pyimgano.inputs._formats import DECLARED, check_format, is_torch_tensor
 
 __all__ = [
+    "InferenceResult",
     "Scored",
     "anomaly_map",
     "anomaly_scores",
+    "calibrate_threshold",
     "infer",
+    "iter_infer",
     "iter_scores",
     "score_with_maps",
     "threshold",
 ]
 
-# Transformers that do no work until the detector reads their output.
-_LAZY_STEPS = (ImageFormatNormalizer, TilingTransformer)
+_threshold_of = threshold  # which is also the name of a parameter
 
 
-class Scored(NamedTuple):
-    """Anomaly scores and anomaly maps.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_samples,), float64
-        Higher = more anomalous.
-    maps : ndarray of shape (n_samples, height, width), float32, or list of such arrays, or None
-        Higher = more anomalous; None where the detector makes no maps.
-    """
-
-    scores: np.ndarray
-    maps: Any
-
-
-def anomaly_scores(estimator: Any, X: Any) -> np.ndarray:
-    """Compute anomaly scores with any fitted outlier detector.
+@dataclass(frozen=True, eq=False)
+class InferenceResult:
+    """Verdict on one image.
 
     Parameters
     ----------
-    estimator : fitted estimator
-        An outlier detector with ``score_samples``, or a nesting of such.
-    X : input of the estimator
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), float64
-        ``-estimator.score_samples(X)``: higher = more anomalous.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from pyimgano.detectors import PatchCoreDetector
-    >>> from pyimgano.inference import anomaly_scores
-    >>> rows = np.random.RandomState(0).normal(size=(50, 3))
-    >>> detector = PatchCoreDetector().fit(rows)
-    >>> good, bad = anomaly_scores(detector, [[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
-    >>> bool(bad > good)
-    True
+    index : int
+        Position of the image in the input, from 0.
+    path : str or None
+        The file; None for an image in memory.
+    score : float or None
+        Anomaly score, higher = more anomalous; None if the image could not be scored.
+    threshold : float or None
+        Score above which an image is anomalous; None if this one could not be scored.
+    label : int or None
+        As from ``predict``: +1 for normal, -1 for anomalous; None if the image could not be
+        scored.
+    p_value : float or None
+        Share of good images that score as high; only where a
+        :class:`~pyimgano.ThresholdCalibrator` knows their scores.
+    anomaly_map : ndarray of shape (height, width), float32, or None
+        Higher = more anomalous; only where maps were asked for and the detector makes any.
+    error : str or None
+        Reason why the image could not be scored.
     """
-    return flip(estimator.score_samples(X))
 
+    index: int
+    path: str | None = None
+    score: float | None = None
+    threshold: float | None = None
+    label: int | None = None
+    p_value: float | None = None
+    anomaly_map: np.ndarray | None = field(default=None, repr=False)
+    error: str | None = None
 
-def score_with_maps(estimator: Any, X: Any) -> Scored:
-    """Compute anomaly scores and maps in one pass.
+    def to_dict(self) -> dict[str, Any]:
+        """Give the record of the image, in plain JSON types.
 
-    Parameters
-    ----------
-    estimator : fitted estimator
-        An outlier detector with ``score_samples``, or a nesting of such.
-    X : input of the estimator
+        This is a line of the files that ``pyimgano infer --save-jsonl`` writes.
 
-    Returns
-    -------
-    Scored
-        ``maps`` is None if the detector cannot make maps of this input.
-    """
-    if makes_maps(estimator):
-        check_is_fitted(estimator)
-        detector, data = innermost(estimator, X)
-        if _maps_of_input(detector, X):
-            scores, maps = detector.score_and_map(data)
-            return Scored(flip(scores), maps)
-    return Scored(anomaly_scores(estimator, X), None)
-
-
-def score(estimator: Any, X: Any, *, maps: bool = False) -> Scored:
-    """Deprecated: use :func:`anomaly_scores` or :func:`score_with_maps`."""
-    warnings.warn(
-        "pyimgano.inference.score is now anomaly_scores, and score_with_maps for maps=True; the "
-        "old name will be removed in the next release.",
-        FutureWarning,
-        stacklevel=2,
-    )
-    return score_with_maps(estimator, X) if maps else Scored(anomaly_scores(estimator, X), None)
-
-
-def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
-    """Compute anomaly maps with any fitted estimator that contains a detector with maps.
-
-    Parameters
-    ----------
-    estimator : fitted estimator
-        A detector with ``anomaly_map``, or a ``Pipeline``, ``ThresholdCalibrator``,
-        ``FrozenEstimator`` or search that ends in one.
-    X : input of the estimator
-
-    Returns
-    -------
-    ndarray of shape (n_images, height, width), float32, or list of such arrays
-        Higher = more anomalous, in the pixels of the images that the detector was given.
-
-    Raises
-    ------
-    TypeError
-        If the detector cannot make maps of this input.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from pyimgano import ImageFormatNormalizer, PatchCoreDetector, anomaly_map
-    >>> frames = np.random.RandomState(0).randint(0, 256, size=(4, 64, 64, 3)).astype(np.uint8)
-    >>> pipe = make_pipeline(
-    ...     ImageFormatNormalizer(input_format="bgr_u8_hwc"), PatchCoreDetector("filterbank")
-    ... ).fit(frames)
-    >>> anomaly_map(pipe, frames).shape
-    (4, 64, 64)
-    """
-    check_is_fitted(estimator)
-    detector, data = innermost(estimator, X)
-    if not (makes_maps(detector) and _maps_of_input(detector, X)):
-        raise TypeError(
-            f"{type(detector).__name__} makes no anomaly maps here: it gives one score per image."
-        )
-    return detector.anomaly_map(data)
-
-
-def _maps_of_input(detector: Any, X: Any) -> bool:
-    # If an earlier step turned each image into one row, there is no way back to pixels.
-    return getattr(detector, "input_kind_", None) != "rows" or input_kind(X) == "rows"
-
-
-def threshold(estimator: Any) -> float:
-    """Return the threshold on anomaly scores: images above it are anomalous.
-
-    Parameters
-    ----------
-    estimator : fitted estimator
-        Anything with ``offset_``, or a pipeline or search that ends in it.
-
-    Returns
-    -------
-    float
-        ``-offset_``.
-    """
-    return _own_threshold(estimator)
-
-
-def _own_threshold(estimator: Any) -> float:
-    for one, _ in walk(estimator):
-        if hasattr(one, "offset_"):
-            return float(np.ravel(flip(one.offset_))[0])  # OneClassSVM has an array of one
-    raise TypeError(f"{type(estimator).__name__} has no threshold (no attribute offset_).")
-
-
-def iter_scores(
-    estimator: Any,
-    X: Any,
-    *,
-    maps: bool = False,
-    on_error: str = "raise",
-    batch_size: int = 8,
-) -> Iterator[ScoredBlock]:
-    """Score samples block by block with any fitted outlier detector.
-
-    Parameters
-    ----------
-    estimator : fitted estimator
-        An outlier detector with ``score_samples``, or a nesting of such.
-    X : sequence of paths or other input of the estimator
-        Must support ``len`` and slicing.
-    maps : bool, default=False
-        Also compute anomaly maps, where the detector makes any.
-    on_error : {"raise", "record"}, default="raise"
-        How to handle a sample that cannot be scored. ``"record"`` stores the error in the
-        block and continues: a :class:`~pyimgano.exceptions.SampleError`, or, where estimators of
-        other packages take part, a ``ValueError`` or ``OSError``, by which they say that they
-        cannot take an input. Anything else is no matter of the sample and is raised.
-    batch_size : int, default=8
-        Number of samples per block if earlier steps transform them in memory. Not used if the
-        detector reads the images itself.
-
-    Returns
-    -------
-    iterator of ScoredBlock
-        In the order of the samples; without maps where the detector makes none. Arguments are
-        checked before it is returned.
-    """
-    if on_error not in ("raise", "record"):
-        raise ValueError(f'on_error must be "raise" or "record", got {on_error!r}.')
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    check_is_fitted(estimator)
-    detector, _ = innermost(estimator)
-    maps = maps and makes_maps(detector) and _maps_of_input(detector, X)
-    X = sliceable(X)
-    n = _num_samples(X)
-    if _is_lazy(estimator, X) and hasattr(detector, "iter_scores"):
-        _, data = innermost(estimator, X)
-        return detector.iter_scores(data, maps=maps, on_error=on_error)
-    return _by_blocks(estimator, X, n, batch_size, maps, record=on_error == "record")
-
-
-def _by_blocks(
-    estimator: Any, X: Any, n: int, batch_size: int, maps: bool, record: bool
-) -> Iterator[ScoredBlock]:
-    for start in range(0, n, batch_size):
-        which = range(start, min(n, start + batch_size))
-        try:
-            scored = _score_some(estimator, X, which, maps)
-        except MODEL_ERRORS:
-            raise
-        except (SampleError, ValueError, OSError) as error:
-            # A format error in a numeric array concerns all samples, so it is raised.
-            wrong_call = isinstance(X, np.ndarray) and isinstance(error, ImageFormatError)
-            if not record or (wrong_call and X.dtype.kind not in "OUT"):
-                raise
-            yield from _one_by_one(estimator, X, which, maps)
-        else:
-            yield scored
-
-
-def _is_lazy(estimator: Any, X: Any) -> bool:
-    """Tell whether all of ``X`` can go through the steps at once without being loaded."""
-    steps = _steps(estimator)
-    if not steps:
-        return True
-    # Images in memory would be converted, hence copied, all at once.
-    on_disk = isinstance(X, ImageSequence) or all(path is not None for path in _paths(X))
-    return on_disk and all(isinstance(step, _LAZY_STEPS) for step in steps)
-
-
-def _steps(estimator: Any) -> list[Any]:
-    steps = []
-    for one, _ in walk(estimator):
-        if isinstance(one, Pipeline):
-            steps += steps_before(one)[0]
-    detector, _ = innermost(estimator)
-    return [step for step in steps if step is not detector]
-
-
-def _score_some(estimator: Any, X: Any, which: range, maps: bool) -> ScoredBlock:
-    some = X[which.start : which.stop]
-    with counted_from(which.start):
-        if not maps:
-            return ScoredBlock(which.start, anomaly_scores(estimator, some), [], {})
-        found = score_with_maps(estimator, some)
-    return ScoredBlock(which.start, found.scores, list(found.maps), {})
-
-
-def _one_by_one(estimator: Any, X: Any, which: range, maps: bool) -> Iterator[ScoredBlock]:
-    for i in which:
-        try:
-            scored = _score_some(estimator, X, range(i, i + 1), maps)
-        except MODEL_ERRORS:
-            raise
-        except (SampleError, ValueError, OSError) as error:
-            scored = ScoredBlock(i, np.full(1, np.nan), [None] * maps, {0: error})
-        yield scored
+        Returns
+        -------
+        dict
+            ``index``, ``path`` (for files), and either ``score``, ``threshold``, ``pred``
+            (1 = anomalous, 0 = normal) and, for a calibrated estimator, ``p_value``; or
+            ``error``. The map is left out.
+        """
+        record: dict[str, Any] = {"index": self.index}
+        if self.path is not None:
+            record["path"] = self.path
+        if self.error is not None:
+            return {**record, "error": self.error}
+        record.update(score=self.score, threshold=self.threshold, pred=int(self.label == -1))
+        if self.p_value is not None:
+            record["p_value"] = self.p_value
+        return record
 
 
 def infer(
     estimator: Any,
-    X: Any,
+    images: Any,
     *,
-    maps: bool = False,
+    input_format: str | ImageFormat | None = None,
+    return_maps: bool = False,
+    on_error: str = "raise",
     batch_size: int = 8,
     threshold: float | None = None,
-) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-    """Iterate over one prediction record per image.
-
-    An image that cannot be scored has a record with an ``error`` in place of a score; the other
-    images are not affected. Errors that are not about the image are raised: missing weights, a
-    fault in the program.
+) -> list[InferenceResult]:
+    """Judge images.
 
     Parameters
     ----------
     estimator : fitted estimator
         An outlier detector with ``score_samples`` and ``offset_``, or a nesting of such.
-    X : sequence of paths or other input of the estimator
-        Must support ``len`` and slicing.
-    maps : bool, default=False
-        Also yield the anomaly map of each image.
+    images : paths, arrays, tensors, PIL images, one of them, or an iterator over them
+        Paths of image files; images in memory in one array or tensor of shape (n, ...) or in a
+        list; PIL images; an :class:`~pyimgano.inputs.ImageSequence`; or any other input of the
+        estimator. A single path, PIL image, array or tensor is one image: a uint8 array of shape
+        (height, width, 3) is one frame, not ``height`` rows. An iterator, such as a generator
+        over the frames of a video, is read to its end.
+    input_format : str, default=None
+        Format of images in arrays and tensors, see :class:`~pyimgano.inputs.ImageFormat`:
+        ``"bgr_u8_hwc"`` for frames of OpenCV. None takes the one that the estimator's own
+        :class:`~pyimgano.inputs.ImageFormatNormalizer` declares, or canonical RGB uint8 where it
+        has none. Files and PIL images say their own format.
+    return_maps : bool, default=False
+        Also compute the anomaly map of each image, where the detector makes any.
+    on_error : {"raise", "record"}, default="raise"
+        How to handle an image that cannot be scored, such as a truncated file. ``"record"``
+        gives it a result with an ``error`` and goes on. Errors that are not about one image are
+        always raised: missing weights, an array of the wrong type, a fault in the program.
     batch_size : int, default=8
-        As in :func:`iter_scores`.
+        Number of images to take from an iterator, to convert, or to transform at a time. Scores
+        do not depend on it.
     threshold : float, default=None
         Anomaly score above which an image is judged anomalous, in place of the estimator's own.
 
     Returns
     -------
-    iterator of (record, map)
-        Arguments are checked before it is returned.
-    record : dict
-        ``index``, ``path`` (for files), and either ``score`` (higher = worse), ``threshold``,
-        ``pred`` (1 = anomalous) and, for a calibrated estimator, ``p_value``; or ``error``.
-        Plain JSON types.
-    map : ndarray of shape (height, width), float32, or None
-        None for an error, without ``maps``, and for detectors that make none.
+    list of InferenceResult
+        One for each image, in the order of the images.
+
+    See Also
+    --------
+    iter_infer : The same, one image at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.inference import infer
+    >>> from pyimgano.testing import make_check_images
+    >>> detector = PatchCoreDetector("filterbank").fit(make_check_images(8))
+    >>> frame = make_check_images(1, defect=True, random_state=1)[0]  # height, width, 3
+    >>> (result,) = infer(detector, frame)
+    >>> result.label, result.score > result.threshold
+    (-1, True)
+    >>> sorted(result.to_dict())
+    ['index', 'pred', 'score', 'threshold']
     """
+    results = iter_infer(
+        estimator,
+        images,
+        input_format=input_format,
+        return_maps=return_maps,
+        on_error=on_error,
+        batch_size=batch_size,
+        threshold=threshold,
+    )
+    return list(results)
+
+
+def iter_infer(
+    estimator: Any,
+    images: Any,
+    *,
+    input_format: str | ImageFormat | None = None,
+    return_maps: bool = False,
+    on_error: str = "raise",
+    batch_size: int = 8,
+    threshold: float | None = None,
+) -> Iterator[InferenceResult]:
+    """Judge images one after the other; memory does not grow with their number.
+
+    Parameters
+    ----------
+    estimator, images, input_format, return_maps, on_error, batch_size, threshold
+        As in :func:`infer`. ``images`` may be an iterator without an end; ``batch_size`` images
+        are taken from it at a time.
+
+    Yields
+    ------
+    InferenceResult
+        In the order of the images. Arguments are checked before the iterator is returned.
+
+    Examples
+    --------
+    Frames of a video, which OpenCV gives as BGR arrays:
+
+    >>> import cv2
+    >>> from pyimgano.inference import iter_infer
+    >>> def frames(path):
+    ...     video = cv2.VideoCapture(path)
+    ...     while (found := video.read())[0]:
+    ...         yield found[1]
+    >>> verdicts = iter_infer(pipe, frames("line.mp4"), input_format="bgr_u8_hwc")  # doctest: +SKIP
+    """
+    if on_error not in ("raise", "record"):
+        raise ValueError(f'on_error must be "raise" or "record", got {on_error!r}.')
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
-    cut = _own_threshold(estimator) if threshold is None else float(threshold)
+    if hasattr(estimator, "score_samples"):
+        check_is_fitted(estimator)
+    cut = _threshold_of(estimator) if threshold is None else float(threshold)
+    estimator = _declaring(estimator, input_format)
     calibrator = find_calibrator(estimator)
-    paths = _paths(X)
-    blocks = iter_scores(estimator, X, maps=maps, on_error="record", batch_size=batch_size)
-    return _records(blocks, cut, calibrator, paths)
+
+    def judged(X: Any) -> Iterator[InferenceResult]:
+        blocks = iter_scores(
+            estimator, X, maps=return_maps, on_error=on_error, batch_size=batch_size
+        )
+        return _results(blocks, cut, calibrator, image_paths(X), first_index())
+
+    if _is_one_image(images, estimator):
+        images = [images]
+    if isinstance(images, Iterator):
+        return _by_batches(images, batch_size, judged)
+    return judged(images)
 
 
-def _records(
-    blocks: Iterator[ScoredBlock], cut: float, calibrator: Any, paths: Sequence[str | None]
-) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+def _by_batches(
+    images: Iterator[Any], batch_size: int, judged: Callable[[Any], Iterator[InferenceResult]]
+) -> Iterator[InferenceResult]:
+    start = first_index()
+    while batch := list(itertools.islice(images, batch_size)):
+        with counted_from(start):
+            # All of them now: what the caller does between two results must not count from here.
+            results = list(judged(batch))
+        yield from results
+        start += len(batch)
+
+
+def _results(
+    blocks: Iterable[ScoredBlock], cut: float, calibrator: Any, paths: Any, first: int
+) -> Iterator[InferenceResult]:
     for block in blocks:
-        verdicts = is_anomalous(block.scores, cut)
+        labels = as_labels(is_anomalous(block.scores, cut)).tolist()
         for i, value in enumerate(block.scores.tolist()):
-            record: dict[str, Any] = {"index": block.start + i}
-            if paths[block.start + i] is not None:
-                record["path"] = paths[block.start + i]
+            at = block.start + i
             if i in block.errors:
-                yield {**record, "error": str(block.errors[i])}, None
+                yield InferenceResult(first + at, paths[at], error=str(block.errors[i]))
                 continue
-            record.update(score=value, threshold=cut, pred=int(verdicts[i]))
-            if calibrator is not None:
-                record["p_value"] = float(calibrator.p_value_of_scores(value))
-            yield record, block.maps[i] if block.maps else None
+            yield InferenceResult(
+                first + at,
+                paths[at],
+                score=value,
+                threshold=cut,
+                label=labels[i],
+                p_value=None if calibrator is None else float(calibrator.p_value_of_scores(value)),
+                anomaly_map=block.maps[i] if block.maps else None,
+            )
 
 
-def _paths(X: Any) -> Sequence[str | None]:
-    items = getattr(X, "paths", None) or as_list(X)
-    if not isinstance(items, (list, tuple)):  # a table's items are the names of its columns
-        return [None] * _num_samples(X)
-    return [os.fspath(item) if is_path(item) else None for item in items]
+# ---- input ----------------------------------------------------------------------------
+def _declaring(estimator: Any, input_format: str | ImageFormat | None) -> Any:
+    """Put a step before an estimator that declares the format of the images."""
+    if input_format is None:
+        return estimator
+    wanted = check_format(input_format)
+    own = first_step(estimator)
+    if not isinstance(own, ImageFormatNormalizer):
+        return make_pipeline(ImageFormatNormalizer(wanted.value), estimator)
+    if own.input_format == wanted:
+        return estimator
+    steps = [ImageFormatNormalizer(wanted.value, u16_max=own.u16_max)]
+    if own.input_format != ImageFormat.RGB_U8_HWC:
+        steps.append(FunctionTransformer(_saying_their_format))
+    return make_pipeline(*steps, estimator)
+
+
+def _saying_their_format(images: Any) -> Any:
+    """Make PIL images of canonical ones, to which no declared format applies."""
+    return images if isinstance(images, ImageSequence) else [Image.fromarray(one) for one in images]
+
+
+def _is_one_image(images: Any, estimator: Any) -> bool:
+    if is_path(images) or isinstance(images, Image.Image):
+        return True
+    if not (isinstance(images, np.ndarray) or is_torch_tensor(images)):
+        return False
+    step = first_step(estimator)
+    if isinstance(step, ImageFormatNormalizer):
+        return images.ndim == DECLARED[check_format(step.input_format)].ndim
+    return images.ndim == DECLARED[ImageFormat.RGB_U8_HWC].ndim
+
+
+# ---- calibration ----------------------------------------------------------------------
+def calibrate_threshold(
+    estimator: Any,
+    normal_images: Any,
+    *,
+    input_format: str | ImageFormat | None = None,
+    quantile: float = _defaults.QUANTILE,
+) -> ThresholdCalibrator:
+    """Put the threshold of a fitted detector by good images that it was not fitted on.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector with ``score_samples``, or a pipeline that ends in one. It is used as
+        it is, and not changed.
+    normal_images : paths, arrays, tensors, PIL images, or an iterator over them
+        Good images, as in :func:`infer`.
+    input_format : str, default=None
+        Format of images in arrays, as in :func:`infer`. It becomes part of the result.
+    quantile : float in (0, 1), default=0.98
+        Share of good images that shall pass.
+
+    Returns
+    -------
+    ThresholdCalibrator
+        The estimator with its threshold, ``threshold_``, where it comes from, ``provenance_``,
+        and p-values; see :class:`~pyimgano.ThresholdCalibrator`. To calibrate while fitting,
+        fit one of these.
+
+    Warns
+    -----
+    TooFewImagesWarning
+        If so few images support no threshold at this quantile; it is then at the largest score.
+
+    Examples
+    --------
+    >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.inference import calibrate_threshold, infer
+    >>> from pyimgano.testing import make_check_images
+    >>> detector = PatchCoreDetector("filterbank").fit(make_check_images(8))
+    >>> good = make_check_images(20, random_state=1)
+    >>> calibrated = calibrate_threshold(detector, good, quantile=0.9)
+    >>> results = infer(calibrated, make_check_images(2, random_state=2))
+    >>> [result.label for result in results]
+    [1, 1]
+    """
+    check_is_fitted(estimator)
+    own = first_step(estimator)
+    if input_format is not None and isinstance(own, ImageFormatNormalizer):
+        if own.input_format != check_format(input_format):
+            raise ImageFormatError(
+                f"input_format={str(input_format)!r}, but the estimator's own "
+                f"ImageFormatNormalizer declares {str(own.input_format)!r}, which its result would "
+                "go on to do. Leave input_format out and give images of that format, or set the "
+                "step's input_format with set_params."
+            )
+    else:
+        estimator = _declaring(estimator, input_format)
+    if isinstance(normal_images, Iterator):
+        normal_images = list(normal_images)
+    elif _is_one_image(normal_images, estimator):
+        normal_images = [normal_images]
+    return ThresholdCalibrator(FrozenEstimator(estimator), cv="prefit", quantile=quantile).fit(
+        normal_images
+    )

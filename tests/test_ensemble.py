@@ -341,9 +341,9 @@ def test_images_pipelines_and_maps_of_a_whole_ensemble():
     scores, maps = ensemble.score_and_map(X)
     assert roc_auc_score(np.repeat([1, 0], 6), scores) == 1.0
     assert maps.shape == X.shape[:3]
-    records = list(infer(ensemble, X, maps=True, batch_size=5))
-    np.testing.assert_allclose([r["score"] for r, _ in records], -scores, rtol=1e-9)
-    np.testing.assert_allclose(records[7][1], maps[7], rtol=1e-4, atol=1e-4)
+    results = infer(ensemble, X, return_maps=True, batch_size=5)
+    np.testing.assert_allclose([result.score for result in results], -scores, rtol=1e-9)
+    np.testing.assert_allclose(results[7].anomaly_map, maps[7], rtol=1e-4, atol=1e-4)
 
 
 def test_maps_of_different_sizes_are_refused_by_name():

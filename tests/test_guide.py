@@ -203,6 +203,7 @@ def taken_for_granted(page: str, parts) -> dict:
     good, new = parts.X_train[:n_good], parts.X_test
     names = {
         "good": good, "good_frames": good[:52], "frames": new, "new_good": good,
+        "held_out": new[:8],
         "X_test": new, "y_test": parts.y_test, "masks_test": parts.masks_test, "data": parts,
         "good_paths": sorted(map(str, Path("photos/good").iterdir())),
         "new_paths": sorted(map(str, Path("photos/new_good").iterdir())),
@@ -222,7 +223,9 @@ def taken_for_granted(page: str, parts) -> dict:
 
     if page == "detectors":
         names["pipe"] = make_pipeline(pyimgano.ImageFormatNormalizer(), detector)
-    elif page in ("delivery", "evaluation", "thresholds", "cameras", "first_inspection"):
+    elif page in (
+        *("cameras", "delivery", "evaluation", "first_inspection", "inference", "thresholds"),
+    ):
         calibrator = pyimgano.ThresholdCalibrator(detector, quantile=0.9)
         names["pipeline"] = detector
         pipe = make_pipeline(pyimgano.ImageFormatNormalizer(), calibrator).fit(names["good_paths"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pyod.models.knn import KNN
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.ensemble import IsolationForest
@@ -27,12 +28,19 @@ from pyimgano.detectors import (
     SSIMTemplateDetector,
 )
 from pyimgano.ensemble import ScoreEnsemble
-from pyimgano.exceptions import ImageFormatError, ImageReadError, UndefinedScoreError
+from pyimgano.exceptions import (
+    ImageFormatError,
+    ImageReadError,
+    TooFewImagesWarning,
+    UndefinedScoreError,
+)
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inference import (
     anomaly_map,
     anomaly_scores,
+    calibrate_threshold,
     infer,
+    iter_infer,
     iter_scores,
     score_with_maps,
     threshold,
@@ -95,15 +103,18 @@ def test_a_detector_without_maps_says_so():
 
 def test_records(detector):
     model = ThresholdCalibrator(FrozenEstimator(detector), quantile=0.8).fit(TRAIN)
-    results = list(infer(model, NEW, maps=True, batch_size=2))
-    for i, (record, heat) in enumerate(results):
+    results = infer(model, NEW, return_maps=True, batch_size=2)
+    labels = model.predict(NEW)
+    for i, result in enumerate(results):
+        record = result.to_dict()
         assert record["index"] == i
+        assert result.label == labels[i]
         assert record["score"] == anomaly_scores(model, NEW)[i]
         assert record["pred"] == int(record["score"] > record["threshold"])
         assert record["p_value"] == model.p_value(NEW[i : i + 1])[0]
-        assert heat.shape == NEW.shape[1:3]
+        assert result.anomaly_map.shape == NEW.shape[1:3]
         assert json.loads(json.dumps(record)) == record
-    assert [heat for _, heat in infer(model, NEW)] == [None] * 3
+    assert [result.anomaly_map for result in infer(model, NEW)] == [None] * 3
 
 
 def test_an_unreadable_file_never_gets_a_score(detector, tmp_path):
@@ -111,18 +122,22 @@ def test_an_unreadable_file_never_gets_a_score(detector, tmp_path):
     for path, image in zip(paths, NEW):
         path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     paths[3].write_bytes(paths[0].read_bytes()[:200])
-    records = [record for record, _ in infer(detector, [str(p) for p in paths], batch_size=3)]
-    np.testing.assert_array_equal([r["score"] for r in records[:3]], -detector.score_samples(NEW))
-    assert set(records[3]) == {"index", "path", "error"}
-    assert "3.png" in records[3]["error"]
+    results = infer(detector, [str(p) for p in paths], batch_size=3, on_error="record")
+    np.testing.assert_array_equal([r.score for r in results[:3]], -detector.score_samples(NEW))
+    assert set(results[3].to_dict()) == {"index", "path", "error"}
+    assert "3.png" in results[3].error
+    assert (results[3].score, results[3].threshold, results[3].label) == (None, None, None)
+    with pytest.raises(ImageReadError, match=r"3\.png"):
+        infer(detector, paths)
     # in the middle of a block, too
     mixed = [str(paths[i]) for i in (0, 3, 1)]
-    assert ["error" in r for r, _ in infer(detector, mixed)] == [False, True, False]
+    results = infer(detector, mixed, on_error="record")
+    assert [result.error is not None for result in results] == [False, True, False]
 
 
 def test_arrays_of_the_wrong_kind_are_an_error_not_records(detector):
     with pytest.raises(ImageFormatError):
-        list(infer(detector, NEW / 255.0))
+        infer(detector, NEW / 255.0, on_error="record")
 
 
 def test_an_odd_image_in_a_list_is_its_own_record():
@@ -133,13 +148,13 @@ def test_an_odd_image_in_a_list_is_its_own_record():
         make_pipeline(ImageFormatNormalizer(), PatchCoreDetector(FilterBankFeatures(resize=32))),
     ):
         estimator.fit(make_check_images(8))
-        records = [record for record, _ in infer(estimator, images, maps=True, batch_size=4)]
-        assert ["error" in record for record in records] == [False, False, True, False, False]
-        assert "float32" in records[2]["error"]
+        results = infer(estimator, images, return_maps=True, batch_size=4, on_error="record")
+        assert [result.index for result in results if result.error is not None] == [2]
+        assert "float32" in results[2].error
         expected = -estimator.score_samples(images[:2])
-        assert [record["score"] for record in records[:2]] == expected.tolist()
+        assert [result.score for result in results[:2]] == expected.tolist()
         with pytest.raises(ImageFormatError, match="float32"):  # all of them: a wrong call
-            list(infer(estimator, np.stack(images).astype(np.float32)))
+            infer(estimator, np.stack(images).astype(np.float32), on_error="record")
 
 
 def _by_size():
@@ -186,14 +201,14 @@ def test_an_image_that_cannot_be_scored_is_a_record_whatever_the_reason(kind, as
         cv2.imwrite(path, image)
     cv2.imwrite(paths[9], np.zeros((64, 80, 3), np.uint8))
     Path(paths[17]).unlink()
-    found = list(infer(estimator, as_input(paths), maps=True))
-    assert [record["path"] for record, _ in found] == paths
-    assert [i for i, (record, _) in enumerate(found) if "error" in record] == [9, 17]
+    found = infer(estimator, as_input(paths), return_maps=True, on_error="record")
+    assert [result.path for result in found] == paths
+    assert [result.index for result in found if result.error is not None] == [9, 17]
     others = [path for i, path in enumerate(paths) if i not in (9, 17)]
-    scores = [record["score"] for record, _ in found if "score" in record]
+    scores = [result.score for result in found if result.error is None]
     # PyOD's neighbors differ in the last bit with the number of rows.
     np.testing.assert_allclose(scores, anomaly_scores(estimator, others), rtol=1e-12)
-    heats = [heat for record, heat in found if "score" in record]
+    heats = [result.anomaly_map for result in found if result.error is None]
     with_maps = score_with_maps(estimator, others[:2]).maps
     if with_maps is None:
         assert heats == [None] * 18
@@ -207,7 +222,7 @@ def test_records_name_the_files_of_a_directory_listing(tmp_path):
     pipe = make_pipeline(ImageFormatNormalizer(), PatchCoreDetector(FilterBankFeatures(resize=32)))
     pipe.fit(TRAIN)
     entries = sorted(os.scandir(tmp_path), key=lambda entry: entry.name)
-    assert [r["path"] for r, _ in infer(pipe, entries)] == [entry.path for entry in entries]
+    assert [result.path for result in infer(pipe, entries)] == [entry.path for entry in entries]
 
 
 class Log(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -233,9 +248,9 @@ def test_a_meta_estimator_that_changes_scores_is_not_bypassed():
     wrapped = Log(PatchCoreDetector()).fit(rows)
     new = np.linspace(0.5, 3.0, 20)[:, None] * np.random.RandomState(1).normal(size=(20, 3))
     np.testing.assert_array_equal(anomaly_scores(wrapped, new), -wrapped.score_samples(new))
-    records = [record for record, _ in infer(wrapped, new)]
-    assert [record["pred"] for record in records] == (wrapped.predict(new) == -1).tolist()
-    assert 0 < sum(record["pred"] for record in records) < 20
+    labels = [result.label for result in infer(wrapped, new)]
+    assert labels == wrapped.predict(new).tolist()
+    assert set(labels) == {1, -1}
 
 
 def test_a_score_that_is_no_number_is_never_good(monkeypatch):
@@ -251,14 +266,15 @@ def test_a_score_that_is_no_number_is_never_good(monkeypatch):
     new = np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
     with pytest.raises(ValueError, match=r"sample 1: .*1 of 1 anomaly scores are NaN"):
         detector.predict(new)
-    good, bad = (record for record, _ in infer(detector, new))
-    assert "score" in good and "NaN" in bad["error"] and "pred" not in bad
+    good, bad = infer(detector, new, on_error="record")
+    assert good.error is None and "NaN" in bad.error and bad.label is None
 
 
 def test_a_row_with_nan_is_its_own_record():
     detector = PatchCoreDetector().fit(np.random.RandomState(0).normal(size=(20, 3)))
     new = np.array([[0.0, 0.0, 0.0], [np.nan, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    assert ["error" in record for record, _ in infer(detector, new)] == [False, True, False]
+    results = infer(detector, new, on_error="record")
+    assert [result.error is not None for result in results] == [False, True, False]
 
 
 # ---- what becomes a record, and what it says ---------------------------------------------
@@ -279,12 +295,12 @@ def test_a_fault_in_a_detector_is_no_record(kind, monkeypatch):
     pipe = make_pipeline(ImageFormatNormalizer(), detector)
     monkeypatch.setattr(PatchCoreDetector, "_score", broken)
     with pytest.raises(kind, match="a fault in the program"):
-        list(infer(detector, NEW))
+        infer(detector, NEW, on_error="record")
     with pytest.raises(kind, match="a fault in the program"):
         list(iter_scores(detector, list(NEW), on_error="record"))
     if kind is not ValueError:  # which is how estimators of others refuse an input
         with pytest.raises(kind, match="a fault in the program"):
-            list(infer(pipe, NEW))
+            infer(pipe, NEW, on_error="record")
 
 
 def test_errors_of_samples_are_of_one_class():
@@ -310,11 +326,11 @@ def test_errors_name_the_image_by_its_index_in_the_input(make, odd):
     estimator = make().fit(make_check_images(8))
     images = list(make_check_images(20, random_state=3))
     images[13] = odd
-    records = [record for record, _ in infer(estimator, images, maps=True, batch_size=4)]
-    assert [record["index"] for record in records if "error" in record] == [13]
-    assert "image 13" in records[13]["error"]
+    results = infer(estimator, images, return_maps=True, batch_size=4, on_error="record")
+    assert [result.index for result in results if result.error is not None] == [13]
+    assert "image 13" in results[13].error
     if odd is None:
-        assert "is None" in records[13]["error"] and "cv2.imread" in records[13]["error"]
+        assert "is None" in results[13].error and "cv2.imread" in results[13].error
     for use in (estimator.predict, lambda X: list(iter_scores(estimator, X, batch_size=4))):
         with pytest.raises(ImageFormatError, match=r"image 13\b"):
             use(images)
@@ -330,7 +346,7 @@ def test_errors_name_the_file(tmp_path):
         estimator.fit(make_check_images(8))
         with pytest.raises(ImageFormatError, match=r"10\.png: "):
             estimator.predict(paths)
-        assert "10.png: " in [record for record, _ in infer(estimator, paths)][10]["error"]
+        assert "10.png: " in infer(estimator, paths, on_error="record")[10].error
 
 
 def test_none_among_images_or_before_them_is_called_none():
@@ -351,11 +367,113 @@ def test_arguments_are_checked_at_the_call():
     for estimator in (detector, pipe):
         with pytest.raises(ValueError, match="on_error"):
             iter_scores(estimator, NEW, on_error="ignore")
-        with pytest.raises(ValueError, match="batch_size"):
-            infer(estimator, NEW, batch_size=0)
+        for wrong, match in (
+            ({"batch_size": 0}, "batch_size"),
+            ({"on_error": "ignore"}, "on_error"),
+            ({"threshold": np.nan}, "threshold"),
+            ({"input_format": "bgr"}, "input_format"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                iter_infer(estimator, iter(NEW), **wrong)
         with pytest.raises(NotFittedError):
             iter_scores(clone(estimator), NEW)
+        with pytest.raises(NotFittedError):
+            iter_infer(clone(estimator), iter(NEW))
     with pytest.raises(TypeError, match="no threshold"):
         infer(FilterBankFeatures(), NEW)
     with pytest.raises(ValueError, match="on_error"):
         detector.iter_scores(NEW, on_error="ignore")
+
+
+# ---- images of every kind ----------------------------------------------------------------
+@pytest.fixture(scope="module")
+def small():
+    return _small().fit(TRAIN)
+
+
+def _frames():
+    yield from NEW
+
+
+def test_images_of_every_kind_have_the_same_scores(small, tmp_path):
+    torch = pytest.importorskip("torch")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, image in zip(paths, NEW):
+        cv2.imwrite(str(path), image[..., ::-1])
+    expected = (-small.score_samples(NEW)).tolist()
+    floats = torch.from_numpy(NEW.transpose(0, 3, 1, 2)).float() / 255
+    for images, input_format in (
+        (NEW, None),
+        (_frames(), None),
+        (iter(paths), None),
+        (ImageSequence(paths), None),
+        ([Image.fromarray(image) for image in NEW], None),
+        ([Image.fromarray(image) for image in NEW], "gray_u16_hw"),
+        (NEW[..., ::-1], "bgr_u8_hwc"),
+        ((image[..., ::-1] for image in NEW), "bgr_u8_hwc"),
+        (floats, "rgb_f32_chw"),
+        (paths, "bgr_u8_hwc"),
+    ):
+        results = list(iter_infer(small, images, input_format=input_format, batch_size=2))
+        assert [result.score for result in results] == expected
+        assert [result.index for result in results] == [0, 1, 2]
+
+
+def test_one_image_is_one_image(small, tmp_path):
+    path = tmp_path / "0.png"
+    cv2.imwrite(str(path), NEW[0][..., ::-1])
+    expected = -small.score_samples(NEW[:1])[0]
+    for image in (NEW[0], str(path), path, Image.fromarray(NEW[0])):
+        (result,) = infer(small, image)
+        assert result.score == expected
+    gray = make_pipeline(ImageFormatNormalizer("gray_u8_hw"), small)
+    (result,) = infer(gray, NEW[0][..., 0])
+    assert result.score == infer(gray, NEW[:1, ..., 0])[0].score
+
+
+def test_the_format_that_is_given_comes_before_the_one_that_the_pipeline_declares(small):
+    for own in ("rgb_u8_hwc", "bgr_u8_hwc", "gray_u16_hw"):
+        pipe = make_pipeline(ImageFormatNormalizer(own, u16_max=4095), small)
+        results = infer(pipe, NEW[..., ::-1], input_format="bgr_u8_hwc")
+        assert [result.score for result in results] == (-small.score_samples(NEW)).tolist()
+        deep = (NEW.astype(np.uint32) * 4095 // 255).astype(np.uint16)
+        of_12_bits = infer(pipe, deep, input_format="rgb_u16_hwc")
+        np.testing.assert_allclose([r.score for r in of_12_bits], [r.score for r in results], 0.2)
+
+
+def test_an_iterator_is_read_a_batch_at_a_time_and_errors_count_from_its_beginning(small):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield NEW[0] if len(taken) != 4 else NEW[0] / 255
+
+    results = iter_infer(small, endless(), on_error="record", batch_size=2)
+    found = [next(results) for _ in range(5)]
+    assert len(taken) == 6
+    assert [result.index for result in found] == [0, 1, 2, 3, 4]
+    assert "image 3" in found[3].error
+    other = iter_infer(small, [NEW[0] / 255], on_error="record")
+    assert "image 0" in next(other).error  # what is counted there does not count here
+    with pytest.raises(ImageFormatError, match="image 1"):
+        list(iter_infer(small, iter([NEW[0], NEW[0] / 255]), batch_size=1))
+
+
+def test_calibrate_threshold(small):
+    good = make_check_images(30, random_state=5)
+    calibrated = calibrate_threshold(small, iter(good), quantile=0.9)
+    own = ThresholdCalibrator(FrozenEstimator(small), cv="prefit", quantile=0.9).fit(good)
+    assert threshold(calibrated) == threshold(own) != threshold(small)
+    assert infer(calibrated, NEW)[0].p_value is not None
+    declared = calibrate_threshold(small, good[..., ::-1], input_format="bgr_u8_hwc", quantile=0.9)
+    assert threshold(declared) == threshold(own)
+    expected = [result.score for result in infer(calibrated, NEW)]
+    for more in ({}, {"input_format": "bgr_u8_hwc"}):
+        assert [r.score for r in infer(declared, NEW[..., ::-1], **more)] == expected
+    with pytest.raises(ImageFormatError, match="declares 'bgr_u8_hwc'"):
+        calibrate_threshold(declared, good, input_format="rgb_u8_hwc")
+    with pytest.warns(TooFewImagesWarning, match="30 good images"):
+        calibrate_threshold(small, good, quantile=0.999)
+    with pytest.raises(NotFittedError):
+        calibrate_threshold(_small(), good)

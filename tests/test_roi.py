@@ -497,8 +497,8 @@ def test_images_of_another_size_are_refused(tmp_path):
     detector.fit(paths[:3], roi_mask=region())
     with pytest.raises(ImageFormatError, match=r"3\.png has 40 x 32"):
         detector.predict(paths)
-    records = [record for record, _ in infer(detector, paths)]
-    assert ["error" in record for record in records] == [False, False, False, True]
+    results = infer(detector, paths, on_error="record")
+    assert [result.error is not None for result in results] == [False, False, False, True]
 
 
 def test_no_patch_in_the_region():

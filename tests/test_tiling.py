@@ -437,9 +437,9 @@ def test_in_pipelines_calibrators_and_searches(tmp_path):
     assert 26 <= row < 40 and 46 <= column < 60
     found = score_with_maps(calibrator, new)
     np.testing.assert_array_equal(found.maps, maps)
-    records = list(infer(calibrator, new, maps=True, batch_size=1))
-    assert [record["pred"] for record, _ in records] == [0, 1]
-    np.testing.assert_allclose(records[1][1], maps[1], rtol=1e-5)
+    results = infer(calibrator, new, return_maps=True, batch_size=1)
+    assert [result.label for result in results] == [1, -1]
+    np.testing.assert_allclose(results[1].anomaly_map, maps[1], rtol=1e-5)
 
     joblib.dump(calibrator, tmp_path / "line.joblib")
     loaded = joblib.load(tmp_path / "line.joblib")
@@ -471,8 +471,8 @@ def test_files_equal_arrays(tmp_path):
     files.fit(_write(X, tmp_path / "x"))
     paths = _write(new, tmp_path / "new")
     np.testing.assert_array_equal(files.score_samples(paths), arrays.score_samples(new[..., ::-1]))
-    records = [record for record, _ in infer(files, [*paths, str(tmp_path / "nowhere.png")])]
-    assert [("score" in record) for record in records] == [True, True, False]
+    results = infer(files, [*paths, str(tmp_path / "nowhere.png")], on_error="record")
+    assert [result.error is None for result in results] == [True, True, False]
 
 
 def test_a_stride_set_after_training_takes_effect_in_the_next_fit():

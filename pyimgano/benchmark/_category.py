@@ -17,6 +17,7 @@ from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import _num_samples
 
 from pyimgano import _defaults
+from pyimgano._any_estimator import image_paths
 from pyimgano._nesting import first_step, makes_maps
 from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
@@ -38,8 +39,7 @@ from pyimgano.evaluation import (
 )
 from pyimgano.evaluation._score_draws import image_intervals
 from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, TooFewImagesError
-from pyimgano.inference import _paths as image_paths
-from pyimgano.inference import infer
+from pyimgano.inference import iter_infer
 from pyimgano.inputs import ImageFormatNormalizer, check_images
 from pyimgano.inputs._formats import resize_image
 from pyimgano.inputs._sequence import KeptImages
@@ -460,11 +460,13 @@ def judge(
         judged.saturated = {kind: SPRO() for kind in kinds}
     kept = KeptImages.of(data.X_test) if options.n_overlays else None
     images = data.X_test if kept is None else kept
-    found = infer(pipeline, images, maps=True, batch_size=options.batch_size)
+    results = iter_infer(
+        pipeline, images, return_maps=True, on_error="record", batch_size=options.batch_size
+    )
     label = f"{name}: test images"
     with Stopwatch() as watch, progress_callback(label, options.progress) as progress:
-        for record, anomaly_map in found:
-            index = record["index"]
+        for result in results:
+            record, index = result.to_dict(), result.index
             path, error = record.pop("path", None), record.pop("error", None)
             image = kept.take(path) if kept is not None else None
             if error is not None:
@@ -482,7 +484,7 @@ def judge(
                 }
             )
             if error is None:
-                _take(judged, anomaly_map, image, masks)
+                _take(judged, result.anomaly_map, image, masks)
             if progress is not None:
                 progress(index + 1, n_test)
     judged.seconds, judged.compile_seconds = watch.seconds, watch.compile_seconds

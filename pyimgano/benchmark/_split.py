@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 
+from pyimgano._any_estimator import image_paths
 from pyimgano.exceptions import RunError
-from pyimgano.inference import _paths as image_paths
 from pyimgano.utils._fingerprint import digest
 
 __all__ = ["InputNames", "encodable", "fingerprint", "limited", "of_file", "without_folders"]

@@ -22,6 +22,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from pyimgano import _defaults
+from pyimgano._any_estimator import anomaly_map, score_with_maps
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._nesting import find_parts, no_detector
@@ -45,7 +46,6 @@ from pyimgano.calibration._selection import (
 from pyimgano.calibration._tails import METHODS, put_cut
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import BasePatchFeatures
-from pyimgano.inference import anomaly_map, score_with_maps
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,

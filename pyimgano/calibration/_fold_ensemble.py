@@ -9,9 +9,9 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
+from pyimgano._any_estimator import score_with_maps, threshold
 from pyimgano._decision import flip
 from pyimgano._nesting import innermost, makes_maps
-from pyimgano.inference import score_with_maps, threshold
 from pyimgano.utils._arrays import stack_if_same_size
 from pyimgano.utils._schema import CheckedStateMixin
 from pyimgano.utils._state import ListOf, Object

@@ -1,6 +1,7 @@
 """Verdicts as JSON lines, as a table for spreadsheets, and as a table on a terminal.
 
-Each writer takes the records of :func:`pyimgano.inference.infer` one by one, and writes a record
+Each writer takes the records of images one by one, as
+:meth:`pyimgano.inference.InferenceResult.to_dict` gives them, and writes a record
 before it returns.
 """
 

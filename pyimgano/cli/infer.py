@@ -158,7 +158,7 @@ def _judge(
         )
     prepare_networks(pipeline, options)
 
-    from pyimgano.inference import infer, threshold
+    from pyimgano.inference import iter_infer, threshold
     from pyimgano.inputs._sequence import KeptImages
 
     if options.threshold is not None:
@@ -175,14 +175,16 @@ def _judge(
     try:
         with _outputs(options, images) as outputs, _progress(options, len(images)) as step:
             begun = True
-            for record, anomaly_map in infer(
+            for result in iter_infer(
                 pipeline,
                 images if writer is None else kept,
-                maps=writer is not None,
+                return_maps=writer is not None,
+                on_error="record",
                 threshold=cut,
             ):
+                record = result.to_dict()
                 if writer is not None:
-                    n_undrawn += not writer.add(names[record["index"]], record, anomaly_map)
+                    n_undrawn += not writer.add(names[result.index], record, result.anomaly_map)
                 for write in outputs.all:
                     write(record)
                 counts["n_errors"] += "error" in record
@@ -347,10 +349,11 @@ def _color_scale(
     judged = []
     if makes_maps(pipeline):
         some = images[:: -(-len(images) // _N_FOR_SCALE)]
-        judged = [pair for pair in infer(pipeline, some, maps=True) if pair[1] is not None]
+        results = infer(pipeline, some, return_maps=True, on_error="record")
+        judged = [result for result in results if result.anomaly_map is not None]
     if not judged:
         return (0.0, 1.0), None  # there will be no picture
-    good = [one for record, one in judged if not record["pred"]]
+    good = [result.anomaly_map for result in judged if result.label == 1]
     whose = "that are judged normal" if good else "though all are judged anomalous"
     _common.say(
         f"{options.prog}: warning: {options.pipeline} was saved without a scale of colors, so it "
@@ -360,7 +363,7 @@ def _color_scale(
     )
     if good:
         return range_of_maps(good), "middle"
-    return range_of_maps([one for _, one in judged], peak_at=1.0), None
+    return range_of_maps([result.anomaly_map for result in judged], peak_at=1.0), None
 
 
 def _picture_name(name: str) -> str:

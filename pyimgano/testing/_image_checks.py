@@ -346,8 +346,9 @@ def check_ties(detector: Any, train: Any, new: Any) -> None:
         detector.offset_ = offset
         assert detector.predict(new)[0] == label, "predict: at the threshold is normal"
         assert (detector.decision_function(new)[0] < 0) == (label == -1)
-        (record, _), *_ = infer(detector, new)
-        assert record["pred"] == int(label == -1), "infer: at the threshold is normal"
+        result = infer(detector, new)[0]
+        assert result.label == label, "infer: at the threshold is normal"
+        assert result.to_dict()["pred"] == int(label == -1), "record: at the threshold is normal"
         view = as_pyod(detector)
         assert view.predict(new)[0] == int(label == -1), "as_pyod: at the threshold is normal"
         calibrated = ThresholdCalibrator(detector, cv="prefit", quantile=0.5).fit(new)

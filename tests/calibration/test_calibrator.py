@@ -449,8 +449,8 @@ def test_a_threshold_set_by_hand_counts_everywhere():
     assert (calibrator.threshold_, calibrator.offset_, threshold(calibrator)) == (30, -30, 30)
     np.testing.assert_array_equal(calibrator.predict(column([29, 30, 31])), [1, 1, -1])
     np.testing.assert_array_equal(calibrator.decision_function(column([29, 31])), [1, -1])
-    records = [record for record, _ in infer(calibrator, column([30, 31]))]
-    assert [(r["threshold"], r["pred"]) for r in records] == [(30, 0), (30, 1)]
+    results = infer(calibrator, column([30, 31]))
+    assert [(r.threshold, r.label) for r in results] == [(30, 1), (30, -1)]
     assert calibrator.expected_false_positive_rate_ == pytest.approx(71 / 101)
     assert calibrator.provenance_["method"] == "set by hand"
     assert calibrator.provenance_["threshold"] == 30
@@ -499,7 +499,7 @@ def test_parameters_assigned_after_fit_are_said_to_wait(name, value):
     for use in (
         lambda: calibrator.predict(rows(seed=1)),
         lambda: np.where(calibrator.decision_function(rows(seed=1)) < 0, -1, 1),
-        lambda: [1 - 2 * record["pred"] for record, _ in infer(calibrator, rows(seed=1))],
+        lambda: [result.label for result in infer(calibrator, rows(seed=1))],
     ):
         with pytest.warns(UserWarning, match=rf"changed after fit \({name}\).*next fit"):
             np.testing.assert_array_equal(use(), expected)
@@ -758,9 +758,9 @@ def test_ensemble_has_maps_records_and_survives_a_file(tmp_path):
     np.testing.assert_array_equal(scores, np.median([one for one, _ in folds], axis=0))
     np.testing.assert_array_equal(maps, np.median([one for _, one in folds], axis=0))
     assert maps.dtype == np.float32
-    records = list(infer(calibrator, new, maps=True))
-    np.testing.assert_array_equal([record["score"] for record, _ in records], -scores)
-    np.testing.assert_array_equal([heat for _, heat in records], maps)
+    results = infer(calibrator, new, return_maps=True)
+    np.testing.assert_array_equal([result.score for result in results], -scores)
+    np.testing.assert_array_equal([result.anomaly_map for result in results], maps)
     save(calibrator, tmp_path / "kept.joblib")
     loaded = load(tmp_path / "kept.joblib")
     np.testing.assert_array_equal(loaded.score_samples(new), scores)

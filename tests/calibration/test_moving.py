@@ -327,7 +327,7 @@ def test_recalibrate_at_the_end_of_a_pipeline():
     inside = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(X).recalibrate(new)
     pipe[-1].recalibrate(pipe[:-1].transform(new))
     assert threshold(pipe) == inside.threshold_
-    assert [r["pred"] for r, _ in infer(pipe, new)] == [r["pred"] for r, _ in infer(inside, new)]
+    assert [r.label for r in infer(pipe, new)] == [r.label for r in infer(inside, new)]
 
 
 # ---- the history ----------------------------------------------------------------------

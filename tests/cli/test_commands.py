@@ -133,7 +133,7 @@ def test_a_fault_of_the_program_is_a_line_that_says_how_to_report_it(
     def broken(*arguments, **options):
         raise ZeroDivisionError("of nothing,\nin two lines")
 
-    monkeypatch.setattr("pyimgano.inference.infer", broken)
+    monkeypatch.setattr("pyimgano.inference.iter_infer", broken)
     arguments = "--pipeline", pipeline_file, "--input", root, "--save-jsonl", "-"
     assert call(infer.main, *arguments) == 70
     (line,) = capsys.readouterr().err.splitlines()
@@ -1205,15 +1205,15 @@ def test_infer_says_which_folder_is_missing(pipeline_file, root, tmp_path, capsy
 
 
 def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch, capsys):
-    real = pyimgano.inference.infer
+    real = pyimgano.inference.iter_infer
 
     def interrupted(*arguments, **options):
-        for record, anomaly_map in real(*arguments, **options):
-            if record["index"] == 3:
+        for result in real(*arguments, **options):
+            if result.index == 3:
                 raise KeyboardInterrupt
-            yield record, anomaly_map
+            yield result
 
-    monkeypatch.setattr("pyimgano.inference.infer", interrupted)
+    monkeypatch.setattr("pyimgano.inference.iter_infer", interrupted)
     out = tmp_path / "out.jsonl"
     images = root / "wood" / "test"
     status = call(infer.main, "--pipeline", pipeline_file, "--input", images, "--save-jsonl", out)
@@ -1403,18 +1403,18 @@ def test_pictures_are_drawn_from_the_pixels_that_were_judged(
     maps = [tmp_path / "maps1", tmp_path / "maps2"]
     more = "--save-npy", "--save-maps"
     assert call(infer.main, *arguments, tmp_path / "1", *more, maps[0]) == 0
-    real = pyimgano.inference.infer
+    real = pyimgano.inference.iter_infer
 
     def removing(pipeline, images, **options):
-        for record, anomaly_map in real(pipeline, images, **options):
+        for result in real(pipeline, images, **options):
             if hasattr(images, "take"):  # not when the scale of colors is looked for
-                path = Path(record["path"])
+                path = Path(result.path)
                 path.unlink()
-                if record["index"] % 2:  # another picture under the same name
+                if result.index % 2:  # another picture under the same name
                     cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
-            yield record, anomaly_map
+            yield result
 
-    monkeypatch.setattr("pyimgano.inference.infer", removing)
+    monkeypatch.setattr("pyimgano.inference.iter_infer", removing)
     assert call(infer.main, *arguments, tmp_path / "2", *more, maps[1]) == 0
     first, second = ({p.relative_to(m): p.read_bytes() for p in m.rglob("*.*")
                       if p.is_file()} for m in maps)  # fmt: skip
@@ -1431,10 +1431,10 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_result(
     capsys.readouterr()
 
     def full(*arguments, **options):
-        yield {"index": 0, "path": "a", "score": 1.0, "pred": 0}, None
+        yield pyimgano.inference.InferenceResult(0, "a", score=1.0, threshold=2.0, label=1)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pyimgano.inference.infer", full)
+    monkeypatch.setattr("pyimgano.inference.iter_infer", full)
     assert call(infer.main, *arguments) == 4
     err = capsys.readouterr().err
     assert err == (
@@ -1501,15 +1501,15 @@ def test_closed_and_full_output(pipeline_file, photos, redirection, status):
 
 
 def test_sigterm_cleans_up_like_ctrl_c(pipeline_file, photos, tmp_path, monkeypatch, capsys):
-    real = pyimgano.inference.infer
+    real = pyimgano.inference.iter_infer
 
     def terminated(*arguments, **options):
-        for record, anomaly_map in real(*arguments, **options):
-            if record["index"] == 3:
+        for result in real(*arguments, **options):
+            if result.index == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
-            yield record, anomaly_map
+            yield result
 
-    monkeypatch.setattr("pyimgano.inference.infer", terminated)
+    monkeypatch.setattr("pyimgano.inference.iter_infer", terminated)
     out = tmp_path / "o.jsonl"
     before = signal.getsignal(signal.SIGTERM)
     arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out

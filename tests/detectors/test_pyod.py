@@ -265,8 +265,8 @@ def test_behind_a_step_that_makes_rows_of_images():
     assert calibrated.provenance_["scores"] == "the detector's own out-of-sample scores"
     X = make_check_images(3, defect=True, random_state=2)
     assert (calibrated.predict(X) == -1).all()
-    record, heat = next(infer(calibrated, X, maps=True))
-    assert record["pred"] == 1 and heat is None
+    result = infer(calibrated, X, return_maps=True)[0]
+    assert result.label == -1 and result.anomaly_map is None
     assert not hasattr(PyODDetector(KDE()), "anomaly_map")
 
 

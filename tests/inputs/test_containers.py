@@ -67,9 +67,9 @@ def test_paths_in_what_people_keep_them_in(paths, kind, make):
     model = make().fit(X)
     np.testing.assert_array_equal(model.score_samples(X), expected)
     Path(paths[3]).write_bytes(b"broken")
-    records = [record for record, _ in infer(model, X)]
-    assert [record["path"] for record in records] == paths
-    assert [i for i, record in enumerate(records) if "error" in record] == [3]
+    results = infer(model, X, on_error="record")
+    assert [result.path for result in results] == paths
+    assert [result.index for result in results if result.error] == [3]
 
 
 @pytest.mark.parametrize("make", [alone, after_a_step])
