@@ -62,6 +62,7 @@ _SUBPACKAGES = (
     "benchmark",
     "calibration",
     "datasets",
+    "defects",
     "detectors",
     "ensemble",
     "evaluation",

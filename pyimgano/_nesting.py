@@ -14,7 +14,9 @@ from sklearn.pipeline import Pipeline
 
 __all__ = [
     "all_parts",
+    "extracts_defects",
     "find_calibrator",
+    "find_defects",
     "find_parts",
     "first_step",
     "innermost",
@@ -33,10 +35,11 @@ _FITTED = ("best_estimator_", "estimator_")
 def walk(estimator: Any, X: Any = None) -> Iterator[tuple[Any, Any]]:
     """Go through nested estimators, from the outermost to the detector inside.
 
-    Pipelines, ``ThresholdCalibrator``, ``FrozenEstimator`` and searches are entered, in any
-    nesting. Of a fitted meta-estimator the fitted estimator is taken, otherwise its parameter.
-    A calibrator without an estimator of its own, at the end of a pipeline, judges the score
-    column of the step before it; that step is then yielded after the calibrator.
+    Pipelines, ``ThresholdCalibrator``, ``PixelThresholdCalibrator``, ``FrozenEstimator`` and
+    searches are entered, in any nesting. Of a fitted meta-estimator the fitted estimator is taken,
+    otherwise its parameter. A calibrator without an estimator of its own, at the end of a
+    pipeline, judges the score column of the step before it; that step is then yielded after the
+    calibrator.
 
     Parameters
     ----------
@@ -87,7 +90,8 @@ def _inside(estimator: Any) -> Any:
     # Any other may change them, and counts as a detector itself.
     if isinstance(estimator, FrozenEstimator):
         return estimator.estimator
-    if not (isinstance(estimator, BaseSearchCV) or is_calibrator(estimator)):
+    passes_scores_on = is_calibrator(estimator) or extracts_defects(estimator)
+    if not (passes_scores_on or isinstance(estimator, BaseSearchCV)):
         return None
     for name in _FITTED:
         inner = vars(estimator).get(name)
@@ -140,6 +144,36 @@ def find_calibrator(estimator: Any) -> Any:
     ThresholdCalibrator or None
     """
     return next((one for one, _ in walk(estimator) if is_calibrator(one)), None)
+
+
+def extracts_defects(estimator: Any) -> bool:
+    """Tell whether an estimator is a ``PixelThresholdCalibrator``, which builds on this module.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    bool
+    """
+    return hasattr(type(estimator), "iter_defects")
+
+
+def find_defects(estimator: Any) -> Any:
+    """Find the outermost estimator in any nesting that turns anomaly maps into defects.
+
+    Parameters
+    ----------
+    estimator : estimator
+        If it is fitted, ``extractor_.extract(anomaly_map)`` of what is found gives the regions of
+        a map of this estimator.
+
+    Returns
+    -------
+    PixelThresholdCalibrator or None
+    """
+    return next((one for one, _ in walk(estimator) if extracts_defects(one)), None)
 
 
 def input_of(calibrator: Any, estimator: Any, X: Any) -> Any:

@@ -135,6 +135,8 @@ class BaseDetector(
     # Training samples are recognized, and scored as by a model that has not seen them. Read by
     # pyimgano.calibration.
     _scores_own_out_of_sample: bool = True
+    # So are their maps; a property where that depends on what was fitted.
+    _maps_own_out_of_sample: bool = True
 
     random_state: Any
     input_kind_: str

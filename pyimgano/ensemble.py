@@ -28,7 +28,11 @@ from pyimgano.calibration._out_of_sample import (
     index_metadata,
     out_of_sample_scores,
 )
-from pyimgano.calibration._recognition import recognized, scores_own_out_of_sample
+from pyimgano.calibration._recognition import (
+    maps_own_out_of_sample,
+    recognized,
+    scores_own_out_of_sample,
+)
 from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._arrays import stack_if_same_size
@@ -423,6 +427,10 @@ class ScoreEnsemble(
     @property
     def _scores_own_out_of_sample(self) -> bool:
         return bool(self._recognizing())
+
+    @property
+    def _maps_own_out_of_sample(self) -> bool:
+        return all(maps_own_out_of_sample(one) for one in self.estimators_ if makes_maps(one))
 
     def _recognize(self, X: Any) -> np.ndarray:
         """Tell which samples have the content of a training sample; bool, of shape (n,)."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pyod.models.knn import KNN
 from sklearn.base import BaseEstimator
 
-from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
+from pyimgano.defects import DefectExtractor
 from pyimgano.detectors import (
     AnomalyDINODetector,
     NCCTemplateDetector,
@@ -45,6 +46,7 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
     "PixelGaussianDetector": [PixelGaussianDetector()],
+    "PixelThresholdCalibrator": [PixelThresholdCalibrator(PatchCoreDetector(), quantile=0.5)],
     "PixelMADDetector": [PixelMADDetector()],
     "SPADEDetector": [SPADEDetector(), SPADEDetector(n_neighbors=5, n_pixel_neighbors=2)],
     "SSIMTemplateDetector": [SSIMTemplateDetector()],
@@ -99,6 +101,14 @@ POOLING_INSTANCES: dict[str, list[BaseEstimator]] = {
     "PatchPooling": [PatchPooling(), PatchPooling("max")],
 }
 
+# Steps that turn anomaly maps into defects; tests/defects has what they must do.
+MAP_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "DefectExtractor": [
+        DefectExtractor(),
+        DefectExtractor(roi=(0, 0, 1, 0.75), hysteresis=(0.5, 1), min_area=2),
+    ],
+}
+
 # For the battery of pyimgano.testing, which feeds images.
 IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [
@@ -118,6 +128,13 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     ],
     "PixelGaussianDetector": [PixelGaussianDetector(resize=64)],
     "PixelMADDetector": [PixelMADDetector(resize=64, max_shift=1, smoothing_sigma=2)],
+    "PixelThresholdCalibrator": [
+        PixelThresholdCalibrator(
+            ThresholdCalibrator(PatchCoreDetector(FilterBankFeatures(resize=32)), quantile=0.9),
+            DefectExtractor(min_area=4, map_smoothing=("median", 3)),
+            quantile=0.8,
+        )
+    ],
     "SSIMTemplateDetector": [
         SSIMTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
     ],

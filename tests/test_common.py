@@ -24,6 +24,7 @@ from pyimgano.testing._transformer_checks import check_rows_are_finite_numbers
 from pyimgano.utils import all_estimators
 from tests.instances import (
     IMAGE_INSTANCES,
+    MAP_INSTANCES,
     POOLING_INSTANCES,
     ROW_DETECTORS,
     ROW_INSTANCES,
@@ -55,6 +56,7 @@ def test_every_estimator_is_on_the_lists():
         *TRANSFORMER_INSTANCES,
         *ROW_INSTANCES,
         *POOLING_INSTANCES,
+        *MAP_INSTANCES,
     }
     assert {name for name, _ in all_estimators("outlier_detector")} == {
         *IMAGE_INSTANCES,
@@ -82,7 +84,7 @@ def test_scikit_learn_contract(name, instance):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     ("name", "instance"),
-    _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES}),
+    _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES, **MAP_INSTANCES}),
 )
 def test_scikit_learn_contract_of_image_transformers(name, instance):
     # Their tags say that they take no tables, which leaves scikit-learn with the clone check.

@@ -7,18 +7,15 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import sklearn
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GroupKFold
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
 )
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from pyimgano import _defaults
@@ -26,13 +23,8 @@ from pyimgano._any_estimator import anomaly_map, score_with_maps
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._nesting import find_parts, no_detector
-from pyimgano.calibration._moving import (
-    AT_ONCE,
-    MovableThresholdMixin,
-    as_asked,
-    as_stated,
-    is_prefit,
-)
+from pyimgano.calibration._metadata import FitMetadataMixin, is_prefit
+from pyimgano.calibration._moving import AT_ONCE, MovableThresholdMixin, as_asked, as_stated
 from pyimgano.calibration._out_of_sample import (
     folds_of_normal_samples,
     index_metadata,
@@ -75,6 +67,7 @@ __all__ = ["ThresholdCalibrator"]
 
 class ThresholdCalibrator(
     MovableThresholdMixin,
+    FitMetadataMixin,
     VersionStampMixin,
     MetaEstimatorMixin,
     OutlierMixin,
@@ -404,44 +397,6 @@ class ThresholdCalibrator(
             +1 for normal, -1 for anomalous.
         """
         return self.fit(X, y, **params).predict(X)
-
-    def _route(self, params: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Select the metadata for ``estimator.fit``, and the groups for ``cv``."""
-        if sklearn.get_config()["enable_metadata_routing"]:
-            if not params:
-                return {}, None
-            routed = process_routing(self, "fit", **params)
-            params = routed["estimator"]["fit"] if self.estimator is not None else {}
-            groups = routed["splitter"]["split"].get("groups")
-        else:
-            groups = params.pop("groups", None)
-        prefit = is_prefit(self.cv)
-        if groups is not None and (self.estimator is None or prefit):
-            why = "estimator is None" if self.estimator is None else 'cv="prefit"'
-            raise TypeError(f"groups is for folds, and with {why} there are none.")
-        if params and (self.estimator is None or prefit):
-            why = "is fitted already" if prefit else "is None"
-            raise TypeError(
-                f"{', '.join(sorted(params))} is for the fit of the estimator, and that {why}."
-            )
-        return params, groups
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Say that metadata of ``fit`` is for the estimator's ``fit`` and for ``cv``.
-
-        Returns
-        -------
-        MetadataRouter
-        """
-        mapping = MethodMapping().add(caller="fit", callee="fit")
-        mapping.add(caller="fit_predict", callee="fit")
-        router = MetadataRouter(owner=type(self).__name__)
-        router.add(estimator=self.estimator, method_mapping=mapping)
-        split = MethodMapping().add(caller="fit", callee="split")
-        split.add(caller="fit_predict", callee="split")
-        # Folds that are made automatically keep groups together.
-        splitter = self.cv if hasattr(self.cv, "split") else GroupKFold()
-        return router.add(splitter=splitter, method_mapping=split)
 
     def _out_of_sample(
         self, X: Any, cv: Any, params: dict[str, Any], groups: Any

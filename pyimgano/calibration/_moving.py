@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from pyimgano._decision import check_finite, flip
+from pyimgano.calibration._metadata import is_prefit
 from pyimgano.calibration._recognition import (
     content_keys,
     recognized,
@@ -31,15 +32,7 @@ from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import FittedParametersMixin, differ
 
-__all__ = [
-    "AT_ONCE",
-    "BY_HAND",
-    "MovableThresholdMixin",
-    "as_asked",
-    "as_stated",
-    "is_prefit",
-    "target_rate",
-]
+__all__ = ["AT_ONCE", "BY_HAND", "MovableThresholdMixin", "as_asked", "as_stated", "target_rate"]
 
 Self = TypeVar("Self", bound="MovableThresholdMixin")
 
@@ -82,10 +75,6 @@ def as_stated(cut: Cut) -> dict[str, Any]:
         "false_positive_rate_interval_95": list(cut.interval),
         "threshold": cut.threshold,
     }
-
-
-def is_prefit(cv: Any) -> bool:
-    return isinstance(cv, str) and cv == "prefit"  # an array must not be compared
 
 
 class MovableThresholdMixin(FittedParametersMixin):

@@ -27,6 +27,10 @@ from pyimgano.inputs._sequence import size_and_mtime
 
 __all__ = [
     "OWN_SCORES",
+    "automatic_splitter",
+    "file_stamps",
+    "fit_fold",
+    "fit_on_good",
     "folds_of_normal_samples",
     "index_metadata",
     "learns_nothing",
@@ -89,7 +93,7 @@ def out_of_sample_scores(
         If the folds of ``cv`` do not test every sample exactly once, or a search inside has no
         best candidate because its scorer needs anomalies.
     """
-    stamps = None if memory is None else _file_stamps(X)
+    stamps = None if memory is None else file_stamps(X)
     memory = check_memory(memory)
     params = params or {}
     if params and isinstance(estimator, FrozenEstimator):
@@ -105,12 +109,12 @@ def out_of_sample_scores(
     _refuse_scorers_of_anomalies(estimator)
     automatic = isinstance(cv, str)
     if automatic:
-        cv = _automatic_splitter(_num_samples(X), groups)
+        cv = automatic_splitter(_num_samples(X), groups)
     normal = np.ones(_num_samples(X), dtype=bool)
     folds = folds_of_normal_samples(
         cv, X, normal, groups
     )  # unsuitable folds are refused before any fit
-    fitted = memory.cache(_fit)(clone(estimator), X, params, stamps)
+    fitted = memory.cache(fit_on_good)(clone(estimator), X, params, stamps)
     _check_search(fitted)
     if automatic and groups is None and not forced:
         own = own_scores(fitted)
@@ -147,7 +151,20 @@ def scale_depends_on_n(estimator: Any) -> bool:
     return bool(getattr(innermost(estimator)[0], "_scale_depends_on_n", False))
 
 
-def _automatic_splitter(n: int, groups: Any) -> BaseCrossValidator:
+def automatic_splitter(n: int, groups: Any) -> BaseCrossValidator:
+    """Make the folds of ``cv="auto"``.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    groups : array-like of shape (n,) or None
+        Samples of one group are tested together.
+
+    Returns
+    -------
+    BaseCrossValidator
+    """
     n_parts = n if groups is None else len(np.unique(groups))
     if n_parts < 2:
         what = "parts" if groups is not None else "samples"
@@ -287,10 +304,19 @@ def _no_best_candidate(search: Any, why: str) -> str:
     )
 
 
-def _file_stamps(X: Any) -> list[tuple[int, int] | None] | None:
+def file_stamps(X: Any) -> list[tuple[int, int] | None] | None:
     """Size and modification time of each file that ``X`` names, wherever in it.
 
     Only part of a cache key: a path stays the same when its file changes.
+
+    Parameters
+    ----------
+    X : input of an estimator
+
+    Returns
+    -------
+    list of (int, int) or None
+        None if it names no files.
     """
     if hasattr(X, "to_numpy"):  # a table, a column, an index
         X = X.to_numpy()
@@ -326,7 +352,23 @@ def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[st
     }
 
 
-def _fit(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = None) -> Any:
+def fit_on_good(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = None) -> Any:
+    """Fit an estimator on good samples.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted in place.
+    X : input of the estimator
+    params : dict
+        Metadata for its ``fit``.
+    stamps : object, default=None
+        As in ``fit_fold``.
+
+    Returns
+    -------
+    estimator
+    """
     # All samples are good. The labels are for searches, which hand them to their scorers.
     return estimator.fit(X, np.ones(_num_samples(X), dtype=int), **params)
 
@@ -341,22 +383,48 @@ def _fit_and_score(
     stamps: Any = None,
 ) -> tuple[Any, np.ndarray]:
     """Model of a fold, None unless it is to be kept, and its scores of the fold's samples."""
+    fitted = fit_fold(estimator, X, train, params)
+    scores = flip(fitted.score_samples(_safe_indexing(X, test)))
+    return fitted if keep else None, scores
+
+
+def fit_fold(
+    estimator: Any, X: Any, train: np.ndarray, params: dict[str, Any], stamps: Any = None
+) -> Any:
+    """Fit an estimator on the training samples of a fold.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted in place.
+    X : indexable input of the estimator
+        All samples.
+    train : ndarray of int
+        Indices of those to learn from.
+    params : dict
+        Metadata of all samples for the estimator's ``fit``.
+    stamps : object, default=None
+        Part of the key where the result is cached, see ``file_stamps``.
+
+    Returns
+    -------
+    estimator
+    """
     params = index_metadata(params, _num_samples(X), train)
     try:
         with warnings.catch_warnings():
             # If there are too few images, the fit on all of them has already warned.
             warnings.simplefilter("ignore", TooFewImagesWarning)
-            fitted = _fit(estimator, _safe_indexing(X, train), params)
+            return fit_on_good(estimator, _safe_indexing(X, train), params)
     except TooFewImagesError as error:
         raise TooFewImagesError(
             f"a fold of {len(train)} of the {_num_samples(X)} samples is too small: {error}"
         ) from error
-    scores = flip(fitted.score_samples(_safe_indexing(X, test)))
-    return fitted if keep else None, scores
 
 
 # Their cache key includes the files' stamps (the argument ``stamps``), not only their names.
-_fit.asks_about_files = True  # type: ignore[attr-defined]
+fit_on_good.asks_about_files = True  # type: ignore[attr-defined]
+fit_fold.asks_about_files = True  # type: ignore[attr-defined]
 _fit_and_score.asks_about_files = True  # type: ignore[attr-defined]
 
 

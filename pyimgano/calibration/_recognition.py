@@ -16,7 +16,13 @@ from pyimgano.grids import PatchGrids
 from pyimgano.inputs._containers import as_list, is_path
 from pyimgano.utils._fingerprint import digest
 
-__all__ = ["content_keys", "recognized", "recognizes", "scores_own_out_of_sample"]
+__all__ = [
+    "content_keys",
+    "maps_own_out_of_sample",
+    "recognized",
+    "recognizes",
+    "scores_own_out_of_sample",
+]
 
 
 def scores_own_out_of_sample(estimator: Any) -> bool:
@@ -33,13 +39,42 @@ def scores_own_out_of_sample(estimator: Any) -> bool:
         False if an earlier step has learned from the training samples, or if the detector does
         not recognize them, as those of other packages do not.
     """
-    for one, _ in walk(estimator):
-        if isinstance(one, Pipeline) and not all(map(learns_nothing, steps_before(one)[0])):
-            return False
+    if _learns_before(estimator):
+        return False
     detector, _ = innermost(estimator)
     if hasattr(detector, "fold_estimators"):
         return all(map(scores_own_out_of_sample, detector.fold_estimators))
     return recognizes(detector)
+
+
+def maps_own_out_of_sample(estimator: Any) -> bool:
+    """Tell whether a fitted estimator makes maps of its training samples as of new ones.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector, or any nesting that ends in one.
+
+    Returns
+    -------
+    bool
+        False if an earlier step has learned from the training samples, or the feature step of
+        the detector in a way that suits them better than others.
+    """
+    if _learns_before(estimator):
+        return False
+    detector, _ = innermost(estimator)
+    if hasattr(detector, "fold_estimators"):
+        return all(map(maps_own_out_of_sample, detector.fold_estimators))
+    return recognizes(detector) and bool(getattr(detector, "_maps_own_out_of_sample", False))
+
+
+def _learns_before(estimator: Any) -> bool:
+    """Tell whether a step before the detector has learned from the training samples."""
+    return any(
+        isinstance(one, Pipeline) and not all(map(learns_nothing, steps_before(one)[0]))
+        for one, _ in walk(estimator)
+    )
 
 
 def recognizes(estimator: Any) -> bool:

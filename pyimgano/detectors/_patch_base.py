@@ -115,6 +115,10 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
         """
         return int(state.get("n_features_in_", state["_composition"].bank.shape[1]))
 
+    @property
+    def _maps_own_out_of_sample(self) -> bool:  # type: ignore[override]
+        return self.input_kind_ != "images" or not _overfits(self.features_)
+
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
         self._averages = ImageAverages()
         scores = super()._run_fit(train, n_samples)

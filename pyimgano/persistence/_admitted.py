@@ -47,6 +47,8 @@ _OWN = {
     "pyimgano._kernels.neighbors": "NearestNeighbors _Leaves _Products",
     "pyimgano.calibration._calibrator": "ThresholdCalibrator",
     "pyimgano.calibration._fold_ensemble": "_FoldEnsemble",
+    "pyimgano.calibration._pixels": "PixelThresholdCalibrator",
+    "pyimgano.defects._extractor": "DefectExtractor",
     "pyimgano.detectors._anomalydino": "AnomalyDINODetector",
     "pyimgano.detectors._padim": "PaDiMDetector",
     "pyimgano.detectors._patchcore": "PatchCoreDetector",

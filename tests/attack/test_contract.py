@@ -28,6 +28,7 @@ from pyimgano.utils._schema import CheckedStateMixin
 from tests.attack.files import write
 from tests.instances import (
     IMAGE_INSTANCES,
+    MAP_INSTANCES,
     POOLING_INSTANCES,
     ROW_INSTANCES,
     TABLE_INSTANCES,
@@ -109,6 +110,14 @@ def test_fitted_on_grids(estimator, tmp_path):
     np.testing.assert_array_equal(again.transform(IMAGES), model.transform(IMAGES))
 
 
+@pytest.mark.parametrize("estimator", cases(MAP_INSTANCES, "maps"))
+def test_fitted_on_maps(estimator, tmp_path):
+    maps = np.random.RandomState(0).uniform(size=(3, 12, 16))
+    model = clone(estimator).fit(maps[:2])
+    again = loaded(model, tmp_path / "a.joblib")
+    assert again.transform(2 * maps) == model.transform(2 * maps) != [[], [], []]
+
+
 def test_every_class_of_the_table_exists_and_declares_its_state():
     for module, names in _OWN.items():
         for name in names.split():
@@ -122,6 +131,7 @@ def test_every_class_of_the_package_is_in_the_table_and_in_these_tests():
         TRANSFORMER_INSTANCES,
         ROW_INSTANCES,
         POOLING_INSTANCES,
+        MAP_INSTANCES,
     )
     tried = {type(one).__name__ for table in tables for each in table.values() for one in each}
     for name, cls in all_estimators():
