@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyimgano._kernels.depthwise import DepthwiseConvolution, rectify_into_frame, unfold
 from pyimgano._kernels.pointwise import PointwiseConvolution
 from pyimgano._kernels.scratch import scratch
+from pyimgano.backbones._onnx import GraphWriter
 from pyimgano.backbones._weights import MissingWeightsError, check_file, find_by_name
 from pyimgano.exceptions import WeightsError
 from pyimgano.utils._threads import map_in_threads
@@ -120,10 +121,16 @@ class EfficientNetLite:
         layers that are run.
     tables : set of str
         Those of them that are no parameters, nor statistics: none.
+    any_size : bool
+        Whether one ONNX file serves images of all sizes.
+    onnx_writers : tuple of str
+        Packages on whose version that file depends.
     """
 
     layers = tuple(_ENDS)
     tables: frozenset[str] = frozenset()
+    any_size = True
+    onnx_writers: tuple[str, ...] = ()
 
     settings = nullcontext()
 
@@ -201,6 +208,34 @@ class EfficientNetLite:
             if number in self._ends:
                 wanted[number] = x
         return [wanted[end] for end in self._ends]
+
+    def write_onnx(self, state: Mapping[str, np.ndarray], size: tuple[int, int]) -> bytes:
+        """Write the network as ONNX, for images of any size.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray
+            The weights.
+        size : (int, int)
+            Ignored.
+        """
+        graph = GraphWriter()
+        x = graph.pixels(np.array(127.0), np.array(128.0))
+        x = graph.convolution(x, "stem", *_merged(state, "_conv_stem", "_bn0"), stride=2)
+        x = graph.rectified(x, 6.0)
+        wanted: dict[int, tuple[str, int]] = {}
+        for number, block in enumerate(self._blocks):
+            before = x
+            for name, norm, shape in _convolutions(block):
+                depthwise, last = name.endswith("depthwise_conv"), name.endswith("project_conv")
+                stride, groups = (block.stride, shape[0]) if depthwise else (1, 1)
+                kernel, bias = _merged(state, name, norm)
+                x = graph.convolution(x, name, kernel, bias, stride=stride, groups=groups)
+                x = x if last else graph.rectified(x, 6.0)
+            if block.adds_input:
+                x = graph.sum(x, before, f"{block.name}.sum")
+            wanted[number] = x, block.outputs
+        return graph.finished([wanted[end] for end in self._ends])
 
     def _first(self, x: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
         """Convolve the colors, 3 x 3 of every second pixel."""

@@ -34,7 +34,9 @@ class NetworkBuilder(Protocol):
     _names_of: str
 
     @classmethod
-    def _build(cls, backbone: str, layers: tuple, device: str, precision: str) -> Any: ...
+    def _build(
+        cls, backbone: str, layers: tuple, device: str, precision: str, engine: str
+    ) -> Any: ...
 
     @classmethod
     def _convert(cls, module: Any, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
@@ -116,8 +118,10 @@ def load_network(
     source: WeightsSource,
     device: str,
     precision: str,
+    engine: str,
 ) -> Network:
-    return Network(*read_network(builder, backbone, layers, source, device, precision), device)
+    read = read_network(builder, backbone, layers, source, device, precision, engine)
+    return Network(*read, device)
 
 
 # Networks of weights that estimators keep themselves, as long as one of them runs it.
@@ -131,11 +135,12 @@ def kept_network(
     state: dict[str, np.ndarray],
     device: str,
     precision: str,
+    engine: str,
 ) -> Network:
     """The network of weights that come with an estimator; equal ones share one."""
-    module = builder._build(backbone, layers, device, precision)
+    module = builder._build(backbone, layers, device, precision, engine)
     _check_kept(module, state, backbone)
-    key = (builder, backbone, layers, digest(state), device, precision)
+    key = (builder, backbone, layers, digest(state), device, precision, engine)
     network = _kept_networks.get(key)
     if network is None:
         network = _kept_networks[key] = Network(module, state, device)
@@ -168,9 +173,10 @@ def read_network(
     source: WeightsSource,
     device: str,
     precision: str,
+    engine: str,
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The module of a network, and its weights from the file or drawn at random."""
-    module = builder._build(backbone, layers, device, precision)
+    module = builder._build(backbone, layers, device, precision, engine)
     needed = module.shapes
     if source.path is None:
         return module, _random_state(module, backbone, source.seed)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyimgano._kernels.convolution import convolution, max_pool
+from pyimgano.backbones._onnx import GraphWriter
 
 __all__ = ["RESNETS", "ResNet"]
 
@@ -113,9 +114,15 @@ class ResNet:
         layers that are run, in the order in which they are used.
     tables : set of str
         Those of them that are no parameters, nor statistics: none.
+    any_size : bool
+        Whether one ONNX file serves images of all sizes.
+    onnx_writers : tuple of str
+        Packages on whose version that file depends.
     """
 
     tables: frozenset[str] = frozenset()
+    any_size = True
+    onnx_writers: tuple[str, ...] = ()
 
     settings = nullcontext()
 
@@ -152,16 +159,8 @@ class ResNet:
         """Take over the weights, batch norms merged into the convolutions before them."""
         self._filled = {}
         for one in self._convolutions():
-            weight, gain, shift, mean, variance = (
-                state[name].astype(np.float64) for name in _shapes(one)
-            )
-            gain = gain / np.sqrt(variance + _EPSILON)
             self._filled[one.name] = convolution(
-                (weight * gain[:, None, None, None]).astype(np.float32),
-                (shift - mean * gain).astype(np.float32),
-                stride=one.stride,
-                padding=one.size // 2,
-                relu=one.relu,
+                *_merged(one, state), stride=one.stride, padding=one.size // 2, relu=one.relu
             )
 
     def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
@@ -195,6 +194,34 @@ class ResNet:
             if number in self._ends:  # of a large image, all would be a gigabyte
                 wanted[number] = x
         return [wanted[end] for end in self._ends]
+
+    def write_onnx(self, state: Mapping[str, np.ndarray], size: tuple[int, int]) -> bytes:
+        """Write the network as ONNX, for images of any size.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray
+            The weights.
+        size : (int, int)
+            Ignored.
+        """
+        graph = GraphWriter()
+
+        def convolved(x: str, one: _Convolution) -> str:
+            kernel, bias = _merged(one, state)
+            padding = one.size // 2
+            return graph.convolution(x, one.name, kernel, bias, stride=one.stride, padding=padding)
+
+        x = graph.max_pool(graph.rectified(convolved(graph.pixels(self._mean, self._std), _STEM)))
+        wanted: dict[int, tuple[str, int]] = {}
+        for number, block in enumerate(self._blocks):
+            added = x if block.shortcut is None else convolved(x, block.shortcut)
+            for one in block.body[:-1]:
+                x = graph.rectified(convolved(x, one))
+            x = convolved(x, block.body[-1])
+            x = graph.rectified(graph.sum(x, added, f"{block.name}.sum"))
+            wanted[number] = x, block.body[-1].outputs
+        return graph.finished([wanted[end] for end in self._ends])
 
     def _convolutions(self) -> list[_Convolution]:
         parts = [(*block.body, block.shortcut) for block in self._blocks]
@@ -233,6 +260,16 @@ def _last_blocks(blocks: list[_Block]) -> dict[str, int]:
     """For each layer and each block, the number of the block whose output is its own."""
     layers = {one.name.partition(".")[0]: i for i, one in enumerate(blocks)}
     return {**layers, **{one.name: i for i, one in enumerate(blocks)}}
+
+
+def _merged(one: _Convolution, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of a convolution with its batch norm."""
+    weight, gain, shift, mean, variance = (state[name].astype(np.float64) for name in _shapes(one))
+    gain = gain / np.sqrt(variance + _EPSILON)
+    return (
+        (weight * gain[:, None, None, None]).astype(np.float32),
+        (shift - mean * gain).astype(np.float32),
+    )
 
 
 def _shapes(one: _Convolution) -> dict[str, tuple[int, ...]]:

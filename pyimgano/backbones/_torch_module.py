@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
+from pyimgano.backbones._onnx import INPUT, OPSET
 from pyimgano.exceptions import DeviceError
 from pyimgano.utils._optional import import_optional
 from pyimgano.utils._threads import RefCountedSetting
@@ -56,13 +59,22 @@ class TorchModule:
     precision : {"float32", "bfloat16"}
     optimize : callable, default=None
         Makes the filled graph faster without changing what it computes.
+    for_size : callable, default=None
+        Returns the filled graph for images of one height and width, computed with operators that
+        ONNX has. None if the graph itself is such a one.
 
     Attributes
     ----------
     settings : context manager
         To be held while many images are run.
+    any_size : bool
+        Whether one ONNX file serves images of all sizes.
+    onnx_writers : tuple of str
+        Packages on whose version that file depends.
     """
 
+    any_size = False
+    onnx_writers = ("torch", "torchvision", "timm")
     settings = _keep_torch_threads
 
     def __init__(
@@ -72,8 +84,11 @@ class TorchModule:
         device: str,
         precision: str,
         optimize: Callable[[Any], None] | None = None,
+        for_size: Callable[[Any, tuple[int, int]], Any] | None = None,
     ) -> None:
         self.graph = graph
+        self._for_size = for_size
+        self._is_filled = False
         self._colors, self._device, self._optimize = colors, device, optimize
         self._bfloat16 = precision == "bfloat16"
 
@@ -117,6 +132,48 @@ class TorchModule:
         self._mean, self._std = (
             torch.tensor(values, device=self._device).mul_(255) for values in self._colors
         )
+        self._is_filled = True
+
+    def write_onnx(self, state: dict[str, np.ndarray], size: tuple[int, int]) -> bytes:
+        """Write the network as ONNX, for images of one size.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray
+            The weights.
+        size : (int, int)
+            Height and width of the images.
+        """
+        torch = torch_module()
+        import_optional("onnx", "onnx", "a network as ONNX")
+        if not self._is_filled:
+            self.fill(state)
+        mean, std = self._mean, self._std
+        with torch.no_grad():
+            graph = self.graph if self._for_size is None else self._for_size(self.graph, size)
+
+        base: Any = torch.nn.Module
+
+        class FromPixels(base):
+            def forward(self, pixels: Any) -> list[Any]:
+                colors = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
+                return [
+                    _checked_map(i, one).permute(0, 2, 3, 1) for i, one in enumerate(graph(colors))
+                ]
+
+        file = io.BytesIO()
+        with torch.no_grad(), warnings.catch_warnings():
+            # That this exporter is the older one, and that sizes become constants.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                FromPixels().eval(),
+                (torch.zeros((1, *size, 3), dtype=torch.uint8),),
+                file,
+                input_names=[INPUT],
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        return file.getvalue()
 
     def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
         """The map (h, w, d) of each layer for one uint8 RGB image."""
@@ -151,15 +208,17 @@ class TorchModule:
             x = rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
             with autocast:
                 outputs = self.graph(x)
-            for i, output in enumerate(outputs):
-                if output.ndim != 4:
-                    raise ValueError(
-                        f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no "
-                        "map; choose layers with outputs (n, channels, height, width)."
-                    )
-            return [
-                output.float().permute(0, 2, 3, 1).contiguous().cpu().numpy() for output in outputs
-            ]
+            maps = [_checked_map(i, output) for i, output in enumerate(outputs)]
+            return [one.float().permute(0, 2, 3, 1).contiguous().cpu().numpy() for one in maps]
+
+
+def _checked_map(i: int, output: Any) -> Any:
+    if output.ndim != 4:
+        raise ValueError(
+            f"layers[{i}] gives an output of shape {tuple(output.shape)}, which is no map; choose "
+            "layers with outputs (n, channels, height, width)."
+        )
+    return output
 
 
 def resolve_device(device: str) -> str:

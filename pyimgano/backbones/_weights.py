@@ -30,17 +30,26 @@ def cache_dir() -> Path:
     ``$TORCH_HOME/hub/checkpoints`` (shared with torchvision), else ``pyimgano/weights`` in
     the user's cache folder of the operating system.
     """
-    if os.environ.get("PYIMGANO_CACHE_DIR"):
-        return Path(os.environ["PYIMGANO_CACHE_DIR"]).expanduser() / "weights"
-    if os.environ.get("TORCH_HOME"):
+    if os.environ.get("TORCH_HOME") and not os.environ.get("PYIMGANO_CACHE_DIR"):
         return Path(os.environ["TORCH_HOME"]).expanduser() / "hub" / "checkpoints"
+    return own_cache_dir() / "weights"
+
+
+def own_cache_dir() -> Path:
+    """Folder for all that this package keeps; it need not exist yet.
+
+    ``$PYIMGANO_CACHE_DIR`` where that variable is set, else ``pyimgano`` in the user's cache
+    folder of the operating system.
+    """
+    if os.environ.get("PYIMGANO_CACHE_DIR"):
+        return Path(os.environ["PYIMGANO_CACHE_DIR"]).expanduser()
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = _xdg_cache()
-    return base / "pyimgano" / "weights"
+    return base / "pyimgano"
 
 
 # Names further folders with files of weights, separated as in PATH.
@@ -252,7 +261,8 @@ def _torch_hub_dir() -> Path:
     return (Path(home).expanduser() if home else _xdg_cache() / "torch") / "hub" / "checkpoints"
 
 
-def _side_file(path: Path) -> Path:
+def side_file(path: Path) -> Path:
+    """Path of the json file that holds the sha256 of a file."""
     return path.with_name(path.name + ".json")
 
 
@@ -261,7 +271,7 @@ _ANEW = "Delete the file; the weights are then downloaded again."
 
 def check_file(path: Path, way_out: str = _ANEW) -> None:
     """Compare a file with its json file and with the hash in its name."""
-    side = _side_file(path)
+    side = side_file(path)
     expected: list[tuple[str, str]] = []
     if side.is_file():
         try:
@@ -321,5 +331,5 @@ def _download(url: str, target: Path, record: dict[str, str]) -> None:
                 "a proxy may have answered in its place.",
                 target.name,
             )
-    with atomic_write(_side_file(target)) as out:
+    with atomic_write(side_file(target)) as out:
         out.write(json.dumps({**record, "sha256": digest.hexdigest()}, indent=1).encode())

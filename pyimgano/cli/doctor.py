@@ -29,6 +29,8 @@ _EPILOG = _common.exit_statuses(
 # Uses of each extra.
 _USES = {
     "imagenet": 'features="efficientnet_lite0", industrial-fast-imagenet',
+    "onnx": 'engine="onnxruntime" of networks',
+    "openvino": 'engine="openvino" of networks',
     "torch": "networks other than ResNets and EfficientNet-Lite0, GPUs",
     "timm": 'vision transformers, features="timm:NAME"',
 }

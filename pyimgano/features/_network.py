@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from pyimgano.backbones._engines import CPU_ENGINES, ENGINE_EXTRAS, ENGINES
 from pyimgano.backbones._network import (
     Network,
     WeightsSource,
@@ -26,7 +27,7 @@ from pyimgano.backbones._network import (
 )
 from pyimgano.backbones._torch_module import resolve_device
 from pyimgano.backbones._weights import Place, WantedFile, file_sha256, listed, weights_folders
-from pyimgano.exceptions import DeviceError, RandomWeightsWarning, WeightsError
+from pyimgano.exceptions import DeviceError, MissingExtraError, RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.utils._state import (
     Array,
@@ -58,9 +59,9 @@ class BaseNetworkFeatures(BasePatchFeatures):
     A subclass has the parameters listed in ``_parameter_constraints`` and ``layers``, and
     writes ``_extract`` and
 
-    ``_build(backbone, layers, device, precision) -> module``
+    ``_build(backbone, layers, device, precision, engine) -> module``
         The network from its input to the layers, without weights: a ``TorchModule``, or what has
-        the same methods.
+        the same methods. ``engine`` is one that ``_engine`` has returned.
     ``_find_published(backbone) -> Path``
         Local file of the published weights, downloaded first if need be.
 
@@ -71,6 +72,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         "backbone": [str],
         "weights": [str, os.PathLike, None],
         "precision": [StrOptions({"float32", "bfloat16"})],
+        "engine": [StrOptions(set(ENGINES))],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "threads_per_image": [Interval(Integral, 1, None, closed="left")],
@@ -87,6 +89,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
     weights: str | os.PathLike[str] | None
     precision: str
     threads_per_image: int
+    engine: str
     device: str
     embed_weights: bool
     random_state: int
@@ -104,7 +107,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     # ---- what a subclass writes -----------------------------------------------------
     @classmethod
-    def _build(cls, backbone: str, layers: tuple, device: str, precision: str) -> Any:
+    def _build(cls, backbone: str, layers: tuple, device: str, precision: str, engine: str) -> Any:
         raise NotImplementedError
 
     @classmethod
@@ -123,14 +126,44 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """Return ``layers`` as a tuple, checked."""
         return tuple(self.layers)
 
+    def _auto_engine(self, device: str) -> str:
+        """Choose the engine that ``"auto"`` stands for on a device.
+
+        It must not depend on what is installed: a saved model has the same scores elsewhere.
+        """
+        return "torch"
+
+    def _engine(self, device: str) -> str:
+        """Choose the engine for a device, if it can run this network."""
+        auto = self._auto_engine(device)
+        if self.engine == "native" and auto != "native":
+            raise ValueError(
+                f'engine="native" does not run {self.backbone} with layers={self.layers!r} and '
+                f"precision={self.precision!r}: it has EfficientNet-Lite0, and ResNets as far as "
+                'layers are whole layers or blocks, in float32. Use engine="torch", or "auto".'
+            )
+        return auto if self.engine == "auto" else self.engine
+
     def _device(self) -> str:
         """Find the device to run on now."""
-        return resolve_device(self.device)
+        if self.engine not in CPU_ENGINES:
+            return resolve_device(self.device)
+        if self.device not in ("auto", "cpu"):
+            raise DeviceError(
+                f'engine="{self.engine}" runs on the CPU only, got device={self.device!r}. '
+                'Leave it at "auto", or use engine="torch".'
+            )
+        if self.engine == "onnxruntime" and self.precision != "float32":
+            raise DeviceError(
+                'engine="onnxruntime" computes in float32 only, got '
+                f"precision={self.precision!r}. OpenVINO and torch have both."
+            )
+        return "cpu"
 
     @property
     def needs_extra(self) -> str | None:
         """The extra of pyimgano without which these parameters do not work; None for none."""
-        return "torch"
+        return ENGINE_EXTRAS.get(self.engine, "torch")
 
     def load_network(self) -> BaseNetworkFeatures:
         """Load the network now; otherwise the first image has to wait for it.
@@ -225,7 +258,8 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     def _read_weights(self, source: WeightsSource) -> dict[str, np.ndarray]:
         key = (self.backbone, self._layers(), source)
-        return read_network(type(self), *key, "cpu", self.precision)[1]
+        engine = self._auto_engine("cpu")
+        return read_network(type(self), *key, "cpu", self.precision, engine)[1]
 
     def weights_to_embed(self) -> dict[str, np.ndarray]:
         """Return the weights, from the state or else from the file.
@@ -250,7 +284,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     def _network(self) -> Network:
         """Return the network these parameters describe, loaded if that was not done yet."""
-        names = ("backbone", "layers", "weights", "precision", "device", "random_state")
+        names = ("backbone", "layers", "weights", "precision", "engine", "device", "random_state")
         parameters = repr([getattr(self, name) for name in names])
         loaded = self.__dict__.get("_loaded")
         if loaded is not None and loaded[0] == parameters:
@@ -260,29 +294,37 @@ class BaseNetworkFeatures(BasePatchFeatures):
         expected = getattr(self, "weights_sha256_", None)
         try:
             device = self._device()
+            engine = self._engine(device)
         except DeviceError as error:
             if expected is None:
                 raise
             raise DeviceError(f"{error} {_how_to_set(self, 'device', 'cpu')}") from error
-        if hasattr(self, "embedded_weights_"):
-            kept = (self.embedded_weights_, device, self.precision)
-            network = kept_network(type(self), self.backbone, layers, *kept)
-        else:
-            if self.weights is None and expected is None:
-                warnings.warn(
-                    f"{type(self).__name__}(weights=None): {self.backbone} gets random weights. "
-                    "It shows that a pipeline runs; its features find few defects. Without "
-                    'pretrained weights features="filterbank" is the better choice.',
-                    RandomWeightsWarning,
-                    stacklevel=2,
-                )
-            step: Any = type(self)
-            key = (self.backbone, layers, self._source(), device, self.precision)
-            network = load_network(step, *key)
+        try:
+            network = self._built_network(layers, device, engine)
+        except MissingExtraError as error:
+            if self.engine not in ENGINE_EXTRAS:
+                raise
+            raise MissingExtraError(f"{error}\nOr {_how_to_set(self, 'engine', 'auto')}") from error
         if expected is not None and network.sha256 != expected:
             raise WeightsError(self._other_weights_message(network.sha256))
         self._loaded = (parameters, network)
         return network
+
+    def _built_network(self, layers: tuple, device: str, engine: str) -> Network:
+        if hasattr(self, "embedded_weights_"):
+            kept = (self.embedded_weights_, device, self.precision, engine)
+            return kept_network(type(self), self.backbone, layers, *kept)
+        if self.weights is None and not hasattr(self, "weights_sha256_"):
+            warnings.warn(
+                f"{type(self).__name__}(weights=None): {self.backbone} gets random weights. "
+                "It shows that a pipeline runs; its features find few defects. Without "
+                'pretrained weights features="filterbank" is the better choice.',
+                RandomWeightsWarning,
+                stacklevel=3,
+            )
+        step: Any = type(self)
+        key = (self.backbone, layers, self._source(), device, self.precision, engine)
+        return load_network(step, *key)
 
     def _source(self) -> WeightsSource:
         """Describe the current source of the weights; equal sources give equal weights."""
@@ -405,6 +447,11 @@ class BaseNetworkFeatures(BasePatchFeatures):
         if embedded is not None and id(self) in embedded:
             state["embedded_weights_"] = embedded[id(self)]
         return state
+
+    @classmethod
+    def _upgraded_state(cls, state: dict[str, Any]) -> dict[str, Any]:
+        # Earlier versions had one engine for each network, the one that "auto" stands for.
+        return super()._upgraded_state({"engine": "auto", **state})
 
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:

@@ -20,10 +20,12 @@ __all__ = ["environment", "git_state", "package_versions", "scoring_versions"]
 _SCORING_PACKAGES = (
     "numba",
     "numpy",
+    "onnxruntime",
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
     "opencv-python",
     "opencv-python-headless",
+    "openvino",
     "pillow",
     "pyod",
     "scikit-image",

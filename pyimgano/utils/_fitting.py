@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # They say where and how a fitted feature step computes, not what.
-RUNTIME_PARAMETERS = frozenset({"batch_size", "device", "threads_per_image", "weights"})
+RUNTIME_PARAMETERS = frozenset({"batch_size", "device", "engine", "threads_per_image", "weights"})
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Self = TypeVar("Self", bound="FittedParametersMixin")

