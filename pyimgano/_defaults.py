@@ -15,6 +15,8 @@ QUANTILE = 0.98
 CATEGORY = "brushed_metal"
 N_TRAIN = 60
 IMAGE_SIDE = 256
+# Libraries that run a network; "native" is this package's own code.
+ENGINES = ("auto", "native", "torch", "onnxruntime", "openvino")
 # Side in pixels that feature steps bring images to.
 RESIZE = 256
 OUTPUT_DIR = "runs"

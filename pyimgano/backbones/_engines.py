@@ -18,11 +18,9 @@ from pyimgano.utils._environment import package_versions
 from pyimgano.utils._optional import import_optional
 from pyimgano.utils._threads import n_threads
 
-__all__ = ["CPU_ENGINES", "ENGINES", "ENGINE_EXTRAS", "OnnxNetwork"]
+__all__ = ["CPU_ENGINES", "ENGINE_EXTRAS", "OnnxNetwork"]
 
-# Values of the parameter ``engine``: "native" is numpy and numba.
-ENGINES = ("auto", "native", "torch", "onnxruntime", "openvino")
-# Those that extras of their own install.
+# Engines that extras of their own install.
 ENGINE_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 # Those that run on nothing but the CPU.
 CPU_ENGINES = frozenset({"native", "onnxruntime", "openvino"})

@@ -157,6 +157,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = F
         "--device", help='where a network runs: "cpu", "cuda", ... (default: cuda if there is one)'
     )
     model.add_argument(
+        "--engine",
+        choices=_defaults.ENGINES,
+        help="library that runs a network (default: auto, this package's own code where it has it "
+        "and torch elsewhere)",
+    )
+    model.add_argument(
         "--quantile",
         "--calibration-quantile",
         metavar="SHARE",
@@ -350,6 +356,7 @@ _FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "resize": lambda sides: _one_or_two(sides) if isinstance(sides, list) else sides,
     "crop": lambda side: side or None,
     "device": str,
+    "engine": str,
 }
 
 

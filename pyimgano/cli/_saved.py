@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from pyimgano import _defaults
 from pyimgano.cli import _common, _targets
 
 __all__ = [
@@ -33,6 +34,12 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         help='where the pipeline\'s network runs: "cpu", "cuda", "cuda:1" or "auto" for CUDA where '
         "there is one (default: as when it was fitted)",
+    )
+    network.add_argument(
+        "--engine",
+        choices=_defaults.ENGINES,
+        help="library that runs the pipeline's network; scores of engines differ in their sixth "
+        "digit (default: as when it was fitted)",
     )
     network.add_argument(
         "--trust",
@@ -97,7 +104,7 @@ def prepare_networks(
     from pyimgano.features._network import BaseNetworkFeatures
 
     networks = find_parts(pipeline, BaseNetworkFeatures)
-    asked = {name: getattr(options, name) for name in ("weights", "device")}
+    asked = {name: getattr(options, name) for name in ("weights", "device", "engine")}
     asked = {name: value for name, value in asked.items() if value is not None}
     if asked and not networks:
         raise _common.UsageError(

@@ -107,7 +107,7 @@ def _check(options: argparse.Namespace) -> None:
             f"{options.pipeline} alone is not enough; give images of good parts, --quantile or "
             "--threshold"
         )
-    for name in ("weights", "device"):
+    for name in ("weights", "device", "engine"):
         if getattr(options, name) is not None and not options.input:
             raise _common.UsageError(
                 f"--{name} belongs to a network that looks at images, and without images none "

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyimgano.backbones._engines import CPU_ENGINES, ENGINE_EXTRAS, ENGINES
+from pyimgano import _defaults
+from pyimgano.backbones._engines import CPU_ENGINES, ENGINE_EXTRAS
 from pyimgano.backbones._network import (
     Network,
     WeightsSource,
@@ -72,7 +73,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         "backbone": [str],
         "weights": [str, os.PathLike, None],
         "precision": [StrOptions({"float32", "bfloat16"})],
-        "engine": [StrOptions(set(ENGINES))],
+        "engine": [StrOptions(set(_defaults.ENGINES))],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "threads_per_image": [Interval(Integral, 1, None, closed="left")],

@@ -201,7 +201,16 @@ def test_defaults_of_train_are_the_classes():
     for option in ("input_format", "u16_max"):
         assert getattr(options, option) == normalizer[option].default, option
     shared = benchmark._parser().parse_args(["--dataset", "synthetic"])
-    for option in ("model", "quantile", "seed", "threads", "u16_max", "weights", "device"):
+    for option in (
+        "model",
+        "quantile",
+        "seed",
+        "threads",
+        "u16_max",
+        "weights",
+        "device",
+        "engine",
+    ):
         assert getattr(options, option) == getattr(shared, option), option
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 import warnings
 
 import cv2
@@ -20,6 +21,7 @@ from pyimgano import (
     ThresholdCalibrator,
 )
 from pyimgano._nesting import find_parts
+from pyimgano.backbones._network import load_network
 from pyimgano.cli import infer as infer_command
 from pyimgano.exceptions import (
     DeviceError,
@@ -29,6 +31,7 @@ from pyimgano.exceptions import (
 )
 from pyimgano.features import BackbonePatchFeatures
 from pyimgano.inference import infer
+from tests.extras import needs_extra
 
 
 def write_state(path, seed):
@@ -112,7 +115,9 @@ def test_runtime_parameters_of_a_member_reach_the_fitted_copy(fitted_with_relati
     np.testing.assert_array_equal(ensemble.score_samples(images // 2), scores)
 
 
-def test_infer_takes_weights_and_device(fitted_with_relative_path, tmp_path, capsys):
+def test_infer_takes_weights_device_and_engine(
+    fitted_with_relative_path, tmp_path, capsys, monkeypatch
+):
     pipe, images, scores = fitted_with_relative_path
     saved = pickle.loads(pipe)
     for part in find_parts(saved, BackbonePatchFeatures):
@@ -140,6 +145,16 @@ def test_infer_takes_weights_and_device(fitted_with_relative_path, tmp_path, cap
     status, err = message("--device", "cpu", "--weights", str(other))
     assert status == 0, err
     assert json.loads(out.read_text().splitlines()[0])["score"] == -scores[0]
+    found = ("--device", "cpu", "--weights", str(other))
+    needs_extra("onnx")
+    status, err = message(*found, "--engine", "onnxruntime")
+    assert status == 0, err
+    by_engine = json.loads(out.read_text().splitlines()[0])["score"]
+    assert by_engine != -scores[0] and by_engine == pytest.approx(-scores[0], rel=1e-4)
+    load_network.cache_clear()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it was not installed
+    status, err = message(*found, "--engine", "onnxruntime")
+    assert status == 2 and 'pip install "pyimgano[onnx]"' in err, err
 
 
 def test_infer_refuses_network_options_without_a_network(tmp_path, capsys):
