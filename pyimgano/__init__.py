@@ -74,6 +74,7 @@ _SUBPACKAGES = (
     "interop",
     "model_selection",
     "persistence",
+    "preprocessing",
     "registry",
     "reporting",
     "testing",

@@ -22,6 +22,7 @@ from pyimgano.base import MODEL_ERRORS, ScoredBlock
 from pyimgano.exceptions import ImageFormatError, SampleError
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.inputs._containers import as_list, counted_from, is_path, sliceable
+from pyimgano.preprocessing import BasePreprocessor
 from pyimgano.tiling import TilingTransformer
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 # Transformers that do no work until the detector reads their output.
-_LAZY_STEPS = (ImageFormatNormalizer, TilingTransformer)
+_LAZY_STEPS = (ImageFormatNormalizer, BasePreprocessor, TilingTransformer)
 
 
 class Scored(NamedTuple):
@@ -128,7 +129,8 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     Returns
     -------
     ndarray of shape (n_images, height, width), float32, or list of such arrays
-        Higher = more anomalous, in the pixels of the images that the detector was given.
+        Higher = more anomalous, in the pixels of the images that the detector was given. Where a
+        preprocessing step has cropped or moved them, in the pixels of the images before it.
 
     Raises
     ------

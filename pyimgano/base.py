@@ -35,6 +35,7 @@ from pyimgano.exceptions import (
 from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.inputs import ImageSequence, check_images
 from pyimgano.inputs._containers import counted_from, first_index
+from pyimgano.preprocessing import PreparedImages
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._progress import progress_callback
@@ -418,11 +419,25 @@ def _naming(error: SampleError, data: Any) -> SampleError:
     return type(error)(f"{name}: {error}").with_traceback(error.__traceback__)
 
 
+def _put_back(maps: list[np.ndarray], data: Any, first: int) -> list[np.ndarray]:
+    """Bring maps of images that a step has cropped or moved to the pixels that came in.
+
+    ``first`` is the index of the first one's image in ``data``. Patch grids do it themselves.
+    """
+    if isinstance(data, PatchGrids):
+        return maps
+    placements = [data.placement(i) for i in range(first, first + len(maps))]
+    return [
+        heat if placement is None else placement.put_back(heat)
+        for heat, placement in zip(maps, placements)
+    ]
+
+
 def _is_a_list_of_images(X: Any) -> bool:
     """Tell whether one item may be wrong while the others are right, unlike in one array."""
     if isinstance(X, np.ndarray):
         return X.dtype.kind in "OU"
-    return isinstance(X, (list, tuple, ImageSequence))
+    return isinstance(X, (list, tuple, ImageSequence, PreparedImages))
 
 
 class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
@@ -486,14 +501,16 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
         self, data: Any, maps: bool
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         if not self.tiled_:
+            n_done = 0
             for block, train_group, values, scores in self._score_blocks(data):
                 known = self._substitute_training_scores(scores, train_group)
                 refuse_nan(known, type(self).__name__)
                 heat = self._to_pixels(block, values) if maps else []
                 self._raise_if_unlike(self._as_whole(block, values), train_group, known, heat)
-                yield known, heat
+                yield known, _put_back(heat, data, n_done)
+                n_done += len(known)
             return
-        for tiles in data.iter_images():
+        for i, tiles in enumerate(data.iter_images()):
             canvas = tiles.canvas() if maps else None
             parts, whole = [], []
             for block, _, values, tile_scores in self._score_blocks(tiles):
@@ -509,7 +526,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
             seen = [one for one in whole if one is not None]
             mean = np.concatenate(seen).mean(axis=0, keepdims=True) if seen else None
             self._raise_if_unlike(mean, train_group, known, heat)
-            yield known, heat
+            yield known, _put_back(heat, data, i)
 
     def _raise_if_unlike(
         self,

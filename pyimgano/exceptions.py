@@ -15,6 +15,7 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "PoseWarning",
+    "PreprocessingError",
     "RandomWeightsWarning",
     "RunError",
     "SampleError",
@@ -43,6 +44,13 @@ class ImageFormatError(SampleError, ValueError):
     """An image is not in the format or of the size that was declared or is required.
 
     The message names the index, what came, and the ``input_format`` that accepts it.
+    """
+
+
+class PreprocessingError(SampleError, ValueError):
+    """A preprocessing step cannot do its work on an image.
+
+    The message names the image, what is wrong with it and what would be right.
     """
 
 

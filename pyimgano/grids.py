@@ -13,6 +13,7 @@ from sklearn.utils import deprecated
 
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs._formats import resize_image
+from pyimgano.inputs._placement import Placement
 from pyimgano.utils._columns import take_index
 from pyimgano.utils._schema import CheckedStateMixin
 from pyimgano.utils._state import Array, Maybe, MayLack, OneOf, Sizes, State, fail
@@ -72,10 +73,15 @@ class PatchGrids(CheckedStateMixin):
         "_starts": Array("int64", None),
         "mask": Maybe(Array("bool", None)),
         "index": MayLack(OneOf(None)),
+        "motions": MayLack(Maybe(Array("float64", "images", 2, 3))),
+        "original_sizes": MayLack(Maybe(Array("int64", "images", 2, low=1, high=2**31))),
     }
 
     # Index of the table the images came from, which rows made of them go back to.
     index: Any = None
+    # Placements of images that a step has cropped or moved in those that came in; see place().
+    motions: np.ndarray | None = None
+    original_sizes: np.ndarray | None = None
 
     def __init__(
         self,
@@ -159,6 +165,8 @@ class PatchGrids(CheckedStateMixin):
             or len(state["rows"]) != starts[-1]
         ):
             fail(f"{cls.__name__}.rows", "are not as many as the grids have patches")
+        if (state.get("motions") is None) != (state.get("original_sizes") is None):
+            fail(f"{cls.__name__}.motions", "do not go with original_sizes")
 
     @classmethod
     def from_array(
@@ -217,7 +225,10 @@ class PatchGrids(CheckedStateMixin):
             joined["mask"] = np.concatenate([block._full_mask() for block in blocks])
         indices = [block.index for block in blocks]
         known = all(index is not None for index in indices)
-        return cls(**joined).with_index(indices[0].append(indices[1:]) if known else None)
+        grids = cls(**joined).with_index(indices[0].append(indices[1:]) if known else None)
+        if all(block.motions is None for block in blocks):
+            return grids
+        return grids.with_placements([one for block in blocks for one in block._placements()])
 
     def _full_mask(self) -> np.ndarray:
         """Return ``mask`` as an array in any case."""
@@ -281,7 +292,11 @@ class PatchGrids(CheckedStateMixin):
             self.work_sizes[chosen],
             mask,
         )
-        return grids.with_index(take_index(self.index, chosen))
+        grids = grids.with_index(take_index(self.index, chosen))
+        if self.motions is None:
+            return grids
+        placements = self._placements()
+        return grids.with_placements([placements[i] for i in chosen])
 
     def mask_of(self, i: int) -> np.ndarray:
         """Return the part of ``mask`` that belongs to image ``i``; all True without a mask.
@@ -313,6 +328,37 @@ class PatchGrids(CheckedStateMixin):
         new = copy.copy(self)
         new.index = index
         return new
+
+    def with_placements(self, placements: Sequence[Placement | None]) -> PatchGrids:
+        """The same grids of images that a step has cropped or moved, with the way back.
+
+        Parameters
+        ----------
+        placements : sequence of Placement or None
+            One for each image; None for an image as it came in. Maps are then brought to the
+            pixels of the images before that step.
+
+        Returns
+        -------
+        PatchGrids
+        """
+        new = copy.copy(self)
+        if all(one is None for one in placements):
+            new.motions = new.original_sizes = None
+            return new
+        whole = [
+            one or Placement(np.eye(2, 3), (int(size[0]), int(size[1])))
+            for one, size in zip(placements, self.image_sizes)
+        ]
+        new.motions = np.array([one.motion for one in whole], dtype=np.float64)
+        new.original_sizes = np.array([one.size for one in whole], dtype=np.int64)
+        return new
+
+    def _placements(self) -> Sequence[Placement | None]:
+        if self.motions is None or self.original_sizes is None:
+            return [None] * len(self)
+        sizes = self.original_sizes.tolist()
+        return [Placement(m, (height, width)) for m, (height, width) in zip(self.motions, sizes)]
 
     def same_mask(self, mask: np.ndarray) -> bool:
         """Tell whether every image has just these patches; the grids must have one shape.
@@ -414,7 +460,7 @@ class PatchGrids(CheckedStateMixin):
             self.boxes,
             self.work_sizes,
             inside,
-        ).with_index(self.index)
+        )._of(self)
 
     def with_rows(self, rows: np.ndarray) -> PatchGrids:
         """The same grids with other features.
@@ -434,7 +480,12 @@ class PatchGrids(CheckedStateMixin):
             self.boxes,
             self.work_sizes,
             self.mask,
-        ).with_index(self.index)
+        )._of(self)
+
+    def _of(self, other: PatchGrids) -> PatchGrids:
+        """The same grids as made of the same images as others."""
+        grids = self.with_index(other.index)
+        return grids if other.motions is None else grids.with_placements(other._placements())
 
     def without_features(self) -> PatchGrids:
         """The same grids with no feature left: what is needed to bring values to pixels."""
@@ -553,25 +604,29 @@ class PatchGrids(CheckedStateMixin):
         Returns
         -------
         list of ndarray of shape (height, width), float32
-            One map per image, in the size of that image; its minimum outside the box.
+            One map per image, in the size of that image; its minimum outside the box. If a
+            preprocessing step has cropped or moved the images, in the size of those before it.
         """
-        maps = []
-        for i, one in enumerate(fine):
-            height, width = (int(s) for s in self.image_sizes[i])
-            if one.size == 1:
-                maps.append(np.full((height, width), one.flat[0], dtype=np.float32))
-                continue
-            top, left, box_h, box_w = self.boxes[i]
-            y0, x0 = max(0, round(top)), max(0, round(left))
-            y1, x1 = min(height, round(top + box_h)), min(width, round(left + box_w))
-            inside = resize_image(one, (y1 - y0, x1 - x0))
-            if inside.shape == (height, width):
-                maps.append(inside)
-                continue
-            canvas = np.full((height, width), inside.min(), dtype=np.float32)
-            canvas[y0:y1, x0:x1] = inside
-            maps.append(canvas)
-        return maps
+        maps = [self._in_box(i, one) for i, one in enumerate(fine)]
+        return [
+            heat if placement is None else placement.put_back(heat)
+            for heat, placement in zip(maps, self._placements())
+        ]
+
+    def _in_box(self, i: int, one: np.ndarray) -> np.ndarray:
+        """Map of image ``i``, at the resolution of its features, in the pixels of the image."""
+        height, width = (int(s) for s in self.image_sizes[i])
+        if one.size == 1:
+            return np.full((height, width), one.flat[0], dtype=np.float32)
+        top, left, box_h, box_w = self.boxes[i]
+        y0, x0 = max(0, round(top)), max(0, round(left))
+        y1, x1 = min(height, round(top + box_h)), min(width, round(left + box_w))
+        inside = resize_image(one, (y1 - y0, x1 - x0))
+        if inside.shape == (height, width):
+            return inside
+        canvas = np.full((height, width), inside.min(), dtype=np.float32)
+        canvas[y0:y1, x0:x1] = inside
+        return canvas
 
 
 def cells_inside(

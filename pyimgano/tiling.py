@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano.inputs import check_images
+from pyimgano.inputs._placement import Placement
 from pyimgano.inputs._sequence import _Collection
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fingerprint import digest
@@ -367,6 +368,9 @@ class TiledImages(_Collection):
         height, width : int
         """
         return self.images.size(i)
+
+    def placement(self, i: int) -> Placement | None:
+        return self.images.placement(i)
 
     def _get(self, i: int) -> np.ndarray:
         tiles = ImageTiles(self.images[i], self._tiling)

@@ -37,6 +37,17 @@ from pyimgano.features import (
 )
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.interop import as_pyod
+from pyimgano.preprocessing import (
+    CLAHE,
+    BackgroundFlattening,
+    ContrastStretch,
+    GammaCorrection,
+    HomomorphicFilter,
+    ImageAlignment,
+    RegionCrop,
+    UnsharpMask,
+    WhiteBalance,
+)
 from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
@@ -67,6 +78,17 @@ TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     "FilterBankFeatures": [FilterBankFeatures(resize=64)],
     "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
     "TilingTransformer": [TilingTransformer(tile=32, stride=24)],
+    "BackgroundFlattening": [
+        BackgroundFlattening(sigma=20),
+        BackgroundFlattening(method="subtract"),
+    ],
+    "CLAHE": [CLAHE(tiles=(2, 3))],
+    "ContrastStretch": [ContrastStretch(), ContrastStretch(2, 95, limits="training")],
+    "GammaCorrection": [GammaCorrection()],
+    "HomomorphicFilter": [HomomorphicFilter(sigma=20)],
+    "RegionCrop": [RegionCrop(top=3, left=5, height=30)],
+    "UnsharpMask": [UnsharpMask(threshold=2)],
+    "WhiteBalance": [WhiteBalance(), WhiteBalance("white_patch", percentile=95)],
     "BackbonePatchFeatures": [
         BackbonePatchFeatures(
             "resnet18", layers=("layer1", "layer2"), weights=None, resize=64, crop=48
@@ -106,6 +128,15 @@ MAP_INSTANCES: dict[str, list[BaseEstimator]] = {
     "DefectExtractor": [
         DefectExtractor(),
         DefectExtractor(roi=(0, 0, 1, 0.75), hysteresis=(0.5, 1), min_area=2),
+    ],
+}
+
+# Steps for images of one part in nearly one place, which the check images are not: tested behind a
+# step that prints a pattern on them.
+ALIGNMENT_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "ImageAlignment": [
+        ImageAlignment(),
+        ImageAlignment("phase_correlation", "translation", min_correlation=-1),
     ],
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -14,6 +15,8 @@ from sklearn.utils.validation import has_fit_parameter
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.detectors import PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
+from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.preprocessing import BasePreprocessor
 from pyimgano.testing import _image_checks as checks
 from pyimgano.testing import (
     yield_image_checks,
@@ -23,6 +26,7 @@ from pyimgano.testing import (
 from pyimgano.testing._transformer_checks import check_rows_are_finite_numbers
 from pyimgano.utils import all_estimators
 from tests.instances import (
+    ALIGNMENT_INSTANCES,
     IMAGE_INSTANCES,
     MAP_INSTANCES,
     POOLING_INSTANCES,
@@ -57,6 +61,7 @@ def test_every_estimator_is_on_the_lists():
         *ROW_INSTANCES,
         *POOLING_INSTANCES,
         *MAP_INSTANCES,
+        *ALIGNMENT_INSTANCES,
     }
     assert {name for name, _ in all_estimators("outlier_detector")} == {
         *IMAGE_INSTANCES,
@@ -85,6 +90,7 @@ def test_scikit_learn_contract(name, instance):
 @pytest.mark.parametrize(
     ("name", "instance"),
     _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES, **MAP_INSTANCES}),
+    _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES, **ALIGNMENT_INSTANCES}),
 )
 def test_scikit_learn_contract_of_image_transformers(name, instance):
     # Their tags say that they take no tables, which leaves scikit-learn with the clone check.
@@ -101,6 +107,20 @@ def test_image_transformer_contract(name, instance, check):
     if name == "ViTPatchFeatures":
         pytest.importorskip("timm", reason="timm is not installed")
     check(clone(instance))
+
+
+class Printed(BasePreprocessor):
+    """Print one pattern on images of any kind, by which they can be aligned."""
+
+    def _prepare_pixels(self, image):
+        pattern = np.random.RandomState(0).randint(0, 256, size=image.shape).astype(np.uint8)
+        return cv2.addWeighted(cv2.GaussianBlur(pattern, (0, 0), 1.5), 0.9, image, 0.1, 0)
+
+
+@pytest.mark.parametrize("check", list(yield_image_transformer_checks()))
+@pytest.mark.parametrize(("name", "instance"), _ids(ALIGNMENT_INSTANCES))
+def test_alignment_contract(name, instance, check):
+    check(make_pipeline(ImageFormatNormalizer(resize=(48, 64)), Printed(), clone(instance)))
 
 
 @pytest.mark.parametrize("check", list(yield_image_row_checks()))

@@ -202,6 +202,7 @@ def _every_estimator():
         instances.TRANSFORMER_INSTANCES,
         instances.ROW_INSTANCES,
         instances.POOLING_INSTANCES,
+        instances.ALIGNMENT_INSTANCES,
         instances.IMAGE_INSTANCES,
     )
     for table in tables:

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
+from pyimgano.inputs._placement import Placement
 from pyimgano.utils._columns import NoColumnsMixin
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,
@@ -81,7 +82,15 @@ class BasePatchFeatures(
         PatchGrids
         """
         images = check_images(X)
-        grids = PatchGrids.concatenate(list(self.iter_grids(images)))
+        blocks: list[PatchGrids] = []
+        placements: list[Placement | None] = []
+        for block in self.iter_grids(images):
+            blocks.append(block)
+            start = len(placements)
+            placements += [images.placement(i) for i in range(start, start + len(block))]
+        grids = PatchGrids.concatenate(blocks)
+        if any(placement is not None for placement in placements):
+            grids = grids.with_placements(placements)
         return grids if images.index is None else grids.with_index(images.index)
 
     def iter_grids(self, X: object) -> Iterator[PatchGrids]:

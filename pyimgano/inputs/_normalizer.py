@@ -194,6 +194,8 @@ class ImageFormatNormalizer(
                 )
             if X.ndim != declared.ndim + 1:
                 raise ImageFormatError(f"X is {describe(X)}, but {wanted} in one array or a list.")
+        elif getattr(X, "why_no_format", None):
+            raise ImageFormatError(f"X is {describe(X)}. {X.why_no_format}")
         elif isinstance(X, (list, tuple)) or hasattr(X, "iter_blocks"):
             X = list(X)
         else:

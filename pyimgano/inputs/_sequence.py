@@ -28,6 +28,7 @@ from pyimgano.inputs._formats import (
     is_torch_tensor,
     way_out,
 )
+from pyimgano.inputs._placement import Placement
 from pyimgano.inputs._reading import (
     PICTURES,
     as_canonical,
@@ -51,6 +52,8 @@ class _Collection:
 
     #: What stands where single images are needed, and what to do about it; None for images.
     why_not_images: str | None = None
+    #: Why the format of these images can no longer be declared; None if it can.
+    why_no_format: str | None = None
     # Index of the table the images came from, which their features go back to; None for others.
     index: Any = None
 
@@ -68,6 +71,21 @@ class _Collection:
 
     def _take(self, indices: np.ndarray) -> _Collection:
         raise NotImplementedError
+
+    def placement(self, i: int) -> Placement | None:
+        """Say where image ``i`` lies in the image that came in.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        Placement or None
+            None, unless a step has cropped or moved the image.
+        """
+        return None
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         raise NotImplementedError

@@ -69,6 +69,10 @@ _OWN = {
     "pyimgano.inputs._normalizer": "ImageFormatNormalizer",
     "pyimgano.interop": "PyODView",
     "pyimgano.model_selection": "OneClassKFold",
+    "pyimgano.preprocessing._geometry": "ImageAlignment RegionCrop",
+    "pyimgano.preprocessing._illumination": "BackgroundFlattening HomomorphicFilter",
+    "pyimgano.preprocessing._intensity": "CLAHE ContrastStretch GammaCorrection UnsharpMask "
+    "WhiteBalance",
     "pyimgano.tiling": "TilingTransformer",
 }
 # Functions that may be stored, as scorers and as the function of a FunctionTransformer are.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import joblib
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from pyimgano.utils import all_estimators
 from pyimgano.utils._schema import CheckedStateMixin
 from tests.attack.files import write
 from tests.instances import (
+    ALIGNMENT_INSTANCES,
     IMAGE_INSTANCES,
     MAP_INSTANCES,
     POOLING_INSTANCES,
@@ -93,6 +95,16 @@ def test_fitted_on_images(estimator, tmp_path):
     np.testing.assert_array_equal(results(again, IMAGES[::-1]), results(model, IMAGES[::-1]))
 
 
+@pytest.mark.parametrize("estimator", cases(ALIGNMENT_INSTANCES, "images"))
+def test_fitted_on_images_of_one_part(estimator, tmp_path):
+    scene = cv2.GaussianBlur(IMAGES[0], (0, 0), 2)
+    X = np.stack([np.roll(scene, shift, axis=1) for shift in (0, 0, 1, 2)])
+    model = fitted(estimator, X)
+    again = loaded(model, tmp_path / "a.joblib")
+    np.testing.assert_array_equal(results(again, X), results(model, X))
+    assert again.transform(X).placement(3) is not None
+
+
 @pytest.mark.parametrize("name", PYOD)
 @pytest.mark.parametrize("ensemble", [True, False])
 def test_models_of_pyod(name, ensemble, tmp_path):
@@ -132,6 +144,7 @@ def test_every_class_of_the_package_is_in_the_table_and_in_these_tests():
         ROW_INSTANCES,
         POOLING_INSTANCES,
         MAP_INSTANCES,
+        ALIGNMENT_INSTANCES,
     )
     tried = {type(one).__name__ for table in tables for each in table.values() for one in each}
     for name, cls in all_estimators():

@@ -15,14 +15,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._training import SampleKey, TrainingStream, iter_keyed_images
 from pyimgano.base import BaseImageDetector
-from pyimgano.detectors.templates._alignment import (
-    ALIGNMENTS,
-    MOTIONS,
-    Registrar,
-    covered,
-    warp,
-    warp_back,
-)
 from pyimgano.exceptions import (
     AlignmentWarning,
     ImageFormatError,
@@ -31,6 +23,8 @@ from pyimgano.exceptions import (
 )
 from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
 from pyimgano.inputs._formats import resize_image
+from pyimgano.inputs._placement import Placement
+from pyimgano.preprocessing._registration import ALIGNMENTS, MOTIONS, Registrar, covered, warp
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._outputs import PieceWriter, naming_temporary_files
 from pyimgano.utils._pairs import check_pair_or_none
@@ -339,7 +333,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
     def _aligned(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
         if "_registrar" not in self.__dict__:
             self._registrar = Registrar(self.reference_, str(self.alignment), self.motion)
-        motion, problem = self._registrar.register(self._gray(planes))
+        motion, problem, _ = self._registrar.register(self._gray(planes))
         return (planes if motion is None else warp(planes, motion)), motion, problem
 
     def _complain(self, problems: list[str], what: str) -> None:
@@ -416,7 +410,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         for heat, size in zip(values, block.sizes):
             fine = self._smooth(heat.values)
             if heat.motion is not None:
-                fine = warp_back(fine, heat.motion)
+                fine = Placement(heat.motion, fine.shape).put_back(fine)
             maps.append(resize_image(fine, size))
             if self.roi_mask_ is not None and heat.motion is None:
                 maps[-1] = lowest_outside(maps[-1], self.roi_mask_)

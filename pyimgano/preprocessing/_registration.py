@@ -14,7 +14,7 @@ import numpy as np
 
 from pyimgano.inputs._formats import resize_image
 
-__all__ = ["ALIGNMENTS", "MOTIONS", "Registrar", "Registration", "covered", "warp", "warp_back"]
+__all__ = ["ALIGNMENTS", "MOTIONS", "Registrar", "Registration", "covered", "warp", "warp_image"]
 
 ALIGNMENTS = ("phase_correlation", "ecc")
 MOTIONS = {
@@ -33,10 +33,21 @@ _LEAST_OVERLAP = 0.5
 
 
 class Registration(NamedTuple):
-    """Outcome for one image: the motion, None where it stays as it lies, and the complaint."""
+    """Outcome for one image.
+
+    Parameters
+    ----------
+    motion : ndarray of shape (2, 3) or None
+        None where the image stays as it lies.
+    problem : str
+        Why no motion was found; empty if there is no cause for complaint.
+    correlation : float
+        Correlation coefficient with the reference in the common area, with that motion.
+    """
 
     motion: np.ndarray | None
-    problem: str = ""
+    problem: str
+    correlation: float
 
 
 class Registrar:
@@ -57,6 +68,10 @@ class Registrar:
         starts from the translation that phase correlation finds.
     motion : {"translation", "euclidean", "affine"}
         The motion model; phase correlation has translations only.
+    n_directions : int, default=1
+        Directions, evenly spaced over a full turn, in which the image is compared with the
+        reference before ECC starts from the best one. ECC alone finds rotations of some 10 to
+        20 degrees.
 
     References
     ----------
@@ -68,7 +83,7 @@ class Registrar:
     Examples
     --------
     >>> import cv2, numpy as np
-    >>> from pyimgano.detectors.templates._alignment import Registrar
+    >>> from pyimgano.preprocessing._registration import Registrar
     >>> scene = np.random.RandomState(0).randint(0, 256, size=(80, 80)).astype(np.uint8)
     >>> scene = cv2.GaussianBlur(scene, (0, 0), 1.5)
     >>> registrar = Registrar(scene[5:69, 5:69], "phase_correlation", "translation")
@@ -77,8 +92,10 @@ class Registrar:
            [ 0.,  1., -3.]])
     """
 
-    def __init__(self, reference: np.ndarray, method: str, motion: str) -> None:
-        self._method, self._motion = method, motion
+    def __init__(
+        self, reference: np.ndarray, method: str, motion: str, n_directions: int = 1
+    ) -> None:
+        self._method, self._motion, self._n_directions = method, motion, n_directions
         self._reference = reference.astype(np.float32)
         height, width = reference.shape
         scale = _ECC_SIDE / max(height, width) if method == "ecc" else 1.0
@@ -93,29 +110,64 @@ class Registrar:
     def register(self, image: np.ndarray) -> Registration:
         """Estimate the motion of a gray uint8 image of the reference's shape."""
         image = image.astype(np.float32)
-        as_it_lies = self._correlation(image, None)
+        if self._n_directions == 1:
+            return self._register(image)
+        turn = self._best_turn(image)
+        found = self._register(warp_image(image, turn))
+        if found.problem:
+            return found
+        motion = turn if found.motion is None else turn @ np.vstack([found.motion, [0.0, 0.0, 1.0]])
+        as_it_lies = _correlation(self._reference, image, None)
+        return self._judged(image, motion, as_it_lies)
+
+    def _register(self, image: np.ndarray) -> Registration:
+        as_it_lies = _correlation(self._reference, image, None)
         small = resize_image(image, self._small)
-        shift = self._shift(small)
-        candidate = Registration(shift)
+        motion: np.ndarray | None = self._enlarged(self._shift(small))
         if self._method == "ecc":
-            start = shift if self._correlation(image, shift) > as_it_lies else None
-            candidate = self._ecc(small, start)
-        motion = candidate.motion
+            better = _correlation(self._reference, image, motion) > as_it_lies
+            motion = self._ecc(small, motion if better else None)
         if motion is None:
-            return candidate
+            return Registration(None, "ECC did not converge", as_it_lies)
+        return self._judged(image, motion, as_it_lies)
+
+    def _judged(self, image: np.ndarray, motion: np.ndarray, as_it_lies: float) -> Registration:
+        """The motion, if it keeps the part in view and brings the image closer."""
         if covered(motion, image.shape).mean() < _LEAST_OVERLAP:
             share = f"{_LEAST_OVERLAP:.0%}"
-            return Registration(None, f"the motion found leaves less than {share} in view")
-        if self._correlation(image, motion) <= as_it_lies:
-            return Registration(None)
-        return candidate
+            problem = f"the motion found leaves less than {share} in view"
+            return Registration(None, problem, as_it_lies)
+        correlation = _correlation(self._reference, image, motion)
+        if correlation <= as_it_lies:
+            return Registration(None, "", as_it_lies)
+        return Registration(motion, "", correlation)
+
+    def _best_turn(self, image: np.ndarray) -> np.ndarray:
+        """The turn about the center after which the image is most like the reference.
+
+        ECC is then left with a small motion; it often fails to converge from a large one.
+        """
+        small = resize_image(image, self._small)
+        center = ((small.shape[1] - 1) / 2, (small.shape[0] - 1) / 2)
+        best: np.ndarray = np.eye(2, 3)
+        highest = -np.inf
+        for k in range(self._n_directions):
+            turn = cv2.getRotationMatrix2D(center, 360.0 * k / self._n_directions, 1.0)
+            shift = self._shift(warp_image(small, turn))
+            motion = turn @ np.vstack([shift, [0.0, 0.0, 1.0]])
+            correlation = -1.0
+            if covered(motion, small.shape).mean() >= _LEAST_OVERLAP:
+                correlation = _correlation(self._small_reference, small, motion)
+            if correlation > highest:
+                best, highest = turn, correlation
+        return self._enlarged(best)
 
     def _shift(self, small: np.ndarray) -> np.ndarray:
         # OpenCV multiplies both images by the window in place where it need not pad them.
         (dx, dy), _ = cv2.phaseCorrelate(self._small_reference.copy(), small.copy(), self._hann)
-        return self._enlarged(np.array([[1.0, 0.0, dx], [0.0, 1.0, dy]]))
+        return np.array([[1.0, 0.0, dx], [0.0, 1.0, dy]])
 
-    def _ecc(self, small: np.ndarray, start: np.ndarray | None) -> Registration:
+    def _ecc(self, small: np.ndarray, start: np.ndarray | None) -> np.ndarray | None:
         first = np.eye(2, 3) if start is None else self._reduced(start)
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ECC_STEPS, _ECC_EPSILON)
         try:
@@ -131,10 +183,8 @@ class Registrar:
         except cv2.error as error:
             if error.code != cv2.Error.StsNoConv:
                 raise
-            return Registration(None, "ECC did not converge")
-        if not np.isfinite(found).all():
-            return Registration(None, "ECC did not converge")
-        return Registration(self._enlarged(found.astype(np.float64)))
+            return None
+        return self._enlarged(found.astype(np.float64)) if np.isfinite(found).all() else None
 
     def _to_small(self) -> np.ndarray:
         """Positions in the frame to positions in the small one; pixel centers are integers."""
@@ -151,31 +201,33 @@ class Registrar:
         there = self._to_small()
         return (there @ np.vstack([motion, [0, 0, 1]]) @ np.linalg.inv(there))[:2]
 
-    def _correlation(self, image: np.ndarray, motion: np.ndarray | None) -> float:
-        """Correlation with the reference in the common area; -1 where there is none."""
-        reference = self._reference
-        if motion is not None:
-            inside = covered(motion, image.shape)
-            if not inside.any():
-                return -1.0
-            image, reference = warp(image[None], motion)[0][inside], reference[inside]
-        a = image - image.mean(dtype=np.float64)
-        b = reference - reference.mean(dtype=np.float64)
-        norm = np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64))
-        return float((a * b).sum(dtype=np.float64) / norm) if norm > 0 else -1.0
+
+def _correlation(reference: np.ndarray, image: np.ndarray, motion: np.ndarray | None) -> float:
+    """Correlation of an image with the reference in the common area; -1 where there is none."""
+    if motion is not None:
+        inside = covered(motion, image.shape)
+        if not inside.any():
+            return -1.0
+        image, reference = warp_image(image, motion)[inside], reference[inside]
+    a = image - image.mean(dtype=np.float64)
+    b = reference - reference.mean(dtype=np.float64)
+    norm = np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64))
+    return float((a * b).sum(dtype=np.float64) / norm) if norm > 0 else -1.0
 
 
-def warp(planes: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """The planes ``(n_planes, height, width)`` of an image as the reference frame sees them.
+def warp_image(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """An image, gray or of several channels, as the reference frame sees it.
 
     What lies outside the image repeats its border.
     """
-    size = planes.shape[:0:-1]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     border = cv2.BORDER_REPLICATE
-    return np.stack(
-        [cv2.warpAffine(p, motion, size, flags=flags, borderMode=border) for p in planes]
-    )
+    return cv2.warpAffine(image, motion, image.shape[1::-1], flags=flags, borderMode=border)
+
+
+def warp(planes: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """The planes ``(n_planes, height, width)`` of an image as the reference frame sees them."""
+    return np.stack([warp_image(plane, motion) for plane in planes])
 
 
 def covered(motion: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -184,16 +236,3 @@ def covered(motion: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     full = np.full(shape, 255, dtype=np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(full, motion, size, flags=flags, borderMode=cv2.BORDER_CONSTANT) == 255
-
-
-def warp_back(heat: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """A map in the reference frame in the image's own pixels; its minimum where it has none."""
-    size = heat.shape[::-1]
-    return cv2.warpAffine(
-        heat,
-        motion,
-        size,
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=float(heat.min()),
-    )
