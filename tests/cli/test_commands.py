@@ -1604,7 +1604,8 @@ def test_doctor_tells_versions_extras_and_weights(capsys, monkeypatch, tmp_path)
     assert (named["folder"], named["files"]) == (str(tmp_path / "named"), [])
     assert (cache["what"], cache["files"]) == ("the cache", ["resnet18-f37072fd.pth"])
     assert found["environment"]["packages"]["numpy"] == np.__version__
-    assert found["extras"] == {"imagenet": False, "torch": False, "timm": False}
+    names = "imagenet", "onnx", "openvino", "torch", "timm"
+    assert found["extras"] == dict.fromkeys(names, False)
     assert call(doctor.main) == 0
     assert 'extra imagenet: missing: pip install "pyimgano[imagenet]"' in capsys.readouterr().out
 
