@@ -74,6 +74,21 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
+def write_files(page: Path) -> None:
+    """Write the files that a page shows, under the names above them."""
+    text = page.read_text(encoding="utf-8")
+    pattern = r"^\.\. code-block:: \w+\n   :caption: (\S+)\n\n((?:(?:   .*)?\n)+)"
+    for name, content in re.findall(pattern, text, re.MULTILINE):
+        Path(name).write_text(textwrap.dedent(content), encoding="utf-8")
+
+
+def exit_status(words: list[str]) -> int:
+    try:
+        return main(words)
+    except SystemExit as stop:  # --dump-config, as --help
+        return stop.code
+
+
 def python_code(page: Path) -> list[str]:
     return [code for language, code in blocks(page) if language == "python"]
 
@@ -307,6 +322,9 @@ def test_commands_run(page, folder, small, parts, request, capsys):
             pyimgano.PatchCoreDetector(features, coreset_ratio=0.05), quantile=0.9
         ).fit(parts.X_train[:52])
     make_runs(words)
+    write_files(page)
+    if ".yaml" in words:
+        pytest.importorskip("yaml", reason="PyYAML is not installed")
     if "both.joblib" in words or not re.search("train .* -o line3.joblib", words):
         detector = pyimgano.PatchCoreDetector("filterbank", coreset_ratio=0.05)
         ready = pyimgano.ThresholdCalibrator(detector).fit(parts.X_train[:52])
@@ -315,9 +333,14 @@ def test_commands_run(page, folder, small, parts, request, capsys):
     for command in found:
         if command[:2] == ["pyimgano", "infer"] and "--weights" in command:
             pyimgano.save(network, command[2])
+        command, target = command[: -2 if ">" in command else None], command[-1]
         name, _, rest = command[0].partition("-")
-        status = main([rest, *command[1:]] if rest else command[1:])
-        assert status == 0, f"{' '.join(command)}\n{capsys.readouterr().err}"
+        capsys.readouterr()
+        status = exit_status([rest, *command[1:]] if rest else command[1:])
+        out, err = capsys.readouterr()
+        assert status == 0, f"{' '.join(command)}\n{err}"
+        if target not in command:
+            Path(target).write_text(out, encoding="utf-8")
 
 
 def test_extras_that_pages_install_exist():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import math
 import os
 import re
@@ -30,9 +31,13 @@ __all__ = [
     "EXIT_STOPPED",
     "EXIT_TERMINATED",
     "EXIT_USAGE",
+    "CommandParser",
+    "NotStrictError",
     "StoppedError",
+    "Switch",
     "UsageError",
     "answer",
+    "check_no_key_twice",
     "count",
     "count_or_zero",
     "exit_statuses",
@@ -47,6 +52,7 @@ __all__ = [
     "several",
     "side",
     "stopping",
+    "strict_json",
     "tell",
 ]
 
@@ -87,15 +93,53 @@ class _WrongOptionsError(UsageError):
         self.prog = prog
 
 
+class NotStrictError(ValueError):
+    """What is JSON to Python and not to others, or has no single meaning."""
+
+
 class StoppedError(Exception):
     """The work had begun and could not go on; the message says why and what there is."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are those of all commands. So are the parsers of subcommands."""
+class Switch(argparse.BooleanOptionalAction):
+    """An option that is on or off, ``action="switch"``.
+
+    Unlike one of ``store_true`` it has a ``--no-NAME``, by which the command line overrides what a
+    configuration file has turned on.
+    """
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        default: bool = False,
+        required: bool = False,
+        help: str | None = None,
+    ) -> None:
+        super().__init__(option_strings, dest, default=default, required=required)
+        self.help = help  # some versions of Python add the default to it
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are those of all commands. So are the parsers of subcommands.
+
+    Attributes
+    ----------
+    takes_config : bool
+        There are ``--config`` and ``--dump-config``.
+    command_line_only : set of str
+        Destinations of options that have no place in a configuration file.
+    arrange : callable or None
+        Called with the parsed options and a mapping of those from a configuration file, to bring
+        what was given without names to its place.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.register("action", "switch", Switch)
+        self.takes_config = False
+        self.command_line_only = {"config", "debug", "dump_config", "help", "version"}
+        self.arrange: Callable[[argparse.Namespace, Mapping[str, Any]], None] | None = None
         self.add_argument(
             "--debug",
             action="store_true",
@@ -117,12 +161,47 @@ class _Parser(argparse.ArgumentParser):
         if message:
             (tell if file is sys.stdout else say)(message.rstrip("\n"))
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self._parse(super().parse_args, args, namespace)
 
-def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser with what all commands have."""
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self._parse(super().parse_intermixed_args, args, namespace)
+
+    def _parse(self, parse: Callable[..., Any], args: Any, namespace: Any) -> Any:
+        """Parse over the values of a configuration file, and print what comes of it if asked to."""
+        words = list(sys.argv[1:] if args is None else args)
+        from pyimgano.cli import _config
+
+        asked = self.takes_config and _config.is_asked_for(words)
+        from_file = _config.take_config(self, words) if asked else {}
+        options = parse(words, namespace)
+        if self.arrange is not None:
+            self.arrange(options, from_file)
+        if self.takes_config and options.dump_config:
+            answer(_config.config_text(self, options))
+            self.exit(EXIT_OK)
+        return options
+
+
+def make_parser(
+    prog: str, description: str, epilog: str, *, takes_config: bool = True
+) -> CommandParser:
+    """Make a parser with what all commands have.
+
+    Parameters
+    ----------
+    prog, description, epilog : str
+        Name of the command, and what ``--help`` prints before and after the options.
+    takes_config : bool, default=True
+        Add ``--config`` and ``--dump-config``; False for a command that only looks at things.
+
+    Returns
+    -------
+    CommandParser
+    """
     from pyimgano._version import __version__
 
-    parser = _Parser(
+    parser = CommandParser(
         prog=prog,
         description=description,
         epilog=epilog,
@@ -131,6 +210,21 @@ def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentPa
     )
     parser.add_argument("--version", action="version", version=f"pyimgano {__version__}")
     parser.set_defaults(prog=prog)  # a command may be called by its long or its short name
+    parser.takes_config = takes_config
+    if takes_config:
+        group = parser.add_argument_group("configuration")
+        group.add_argument(
+            "--config",
+            metavar="FILE",
+            help="take options from FILE: .json, .toml, or .yaml with the extra yaml; its keys are "
+            "the long names of options without dashes, its paths are relative to its folder, and "
+            "options given here override it",
+        )
+        group.add_argument(
+            "--dump-config",
+            action="store_true",
+            help="print all options as they come out, for --config, and do nothing else",
+        )
     return parser
 
 
@@ -458,6 +552,57 @@ def side(text: str) -> int:
 def count_or_zero(text: str) -> int:
     """Option value that is an integer of at least 0."""
     return 0 if text == "0" else count(text)
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Read JSON, without what Python's reader takes beyond it or takes the last of.
+
+    Parameters
+    ----------
+    text : str or bytes
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    json.JSONDecodeError
+        If it is not JSON.
+    NotStrictError
+        If a key is there twice, or a number is not finite.
+    """
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        check_no_key_twice([name for name, _ in pairs])
+        return dict(pairs)
+
+    def refused(word: str) -> NoReturn:
+        raise NotStrictError(f"{word} is no number of JSON")
+
+    def finite(word: str) -> float:
+        value = float(word)
+        if not math.isfinite(value):
+            refused(word)
+        return value
+
+    return json.loads(text, object_pairs_hook=table, parse_constant=refused, parse_float=finite)
+
+
+def check_no_key_twice(names: Sequence[str]) -> None:
+    """Refuse a table in which a key is there twice.
+
+    Parameters
+    ----------
+    names : sequence of str
+
+    Raises
+    ------
+    NotStrictError
+    """
+    for name in set(names):
+        if names.count(name) > 1:
+            raise NotStrictError(f"the key {name!r} is there twice; keep one")
 
 
 def _number(text: str, kind: Callable[[str], Any]) -> Any:

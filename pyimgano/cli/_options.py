@@ -7,13 +7,14 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyimgano import _defaults
 from pyimgano.cli import _common
 
 __all__ = [
     "MODEL_FILTERS",
+    "Rectangle",
     "add_model_filters",
     "add_model_options",
     "add_threads_option",
@@ -21,6 +22,7 @@ __all__ = [
     "check_model_options",
     "check_quantile",
     "input_format",
+    "is_no_path",
     "make_model_as_asked",
     "model_filters",
     "name_model",
@@ -34,17 +36,21 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, _common.strict_json(value)
     except json.JSONDecodeError:
         return name, value
+    except _common.NotStrictError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def _settings(text: str) -> list[tuple[str, Any]]:
     """Parameters and their values from an object in JSON."""
     try:
-        found = json.loads(text)
+        found = _common.strict_json(text)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    except _common.NotStrictError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not an object in JSON, such as '{{\"coreset_ratio\": 0.05}}'"
@@ -269,10 +275,31 @@ def _full_scale(text: str) -> int:
     return value
 
 
-def region(text: str) -> str | tuple[int, int, int, int]:
+class Rectangle(NamedTuple):
+    """A rectangle in pixels, from the top left corner of an image."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def __str__(self) -> str:
+        """As ``region`` reads it."""
+        return ",".join(map(str, self))
+
+
+def _numbers(text: str) -> list[int] | None:
+    """The four numbers of a rectangle; None if the text is something else."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.lstrip("-").isdecimal() for part in parts):
+        return None
+    return [int(part) for part in parts]
+
+
+def region(text: str) -> str | Rectangle:
     """Option value that is a rectangle in pixels, ``x0,y0,x1,y1``, or else a file."""
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().lstrip("-").isdecimal() for part in parts):
+    numbers = _numbers(text)
+    if numbers is None:
         if os.path.isfile(text):
             return text
         raise argparse.ArgumentTypeError(
@@ -280,14 +307,36 @@ def region(text: str) -> str | tuple[int, int, int, int]:
             "where the part is and black elsewhere, or x0,y0,x1,y1 in pixels, such as "
             "40,20,600,460"
         )
-    x0, y0, x1, y1 = (int(part) for part in parts)
-    for axis, low, high in (("x", x0, x1), ("y", y0, y1)):
+    found = Rectangle(*numbers)
+    for axis, low, high in (("x", found.x0, found.x1), ("y", found.y0, found.y1)):
         if not 0 <= low < high:
             raise argparse.ArgumentTypeError(
                 f"{text}: {axis} goes from {low} to {high}; give x0,y0,x1,y1 in pixels from the "
                 f"top left corner, with 0 <= {axis}0 < {axis}1"
             )
-    return x0, y0, x1, y1
+    return found
+
+
+# Words that options for files take beside files: networks' weights, and standard output.
+_NO_PATHS = {"weights": ("imagenet", "none"), "save_jsonl": ("-",), "save_csv": ("-",)}
+
+
+def is_no_path(dest: str, text: str) -> bool:
+    """Tell whether a value of an option for files is something else.
+
+    Parameters
+    ----------
+    dest : str
+        Destination of the option.
+    text : str
+
+    Returns
+    -------
+    bool
+    """
+    if dest == "roi":
+        return _numbers(text) is not None
+    return text in _NO_PATHS.get(dest, ())
 
 
 def input_format(text: str) -> str:

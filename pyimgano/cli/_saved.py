@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyimgano import _defaults
@@ -12,12 +12,48 @@ from pyimgano.cli import _common, _targets
 
 __all__ = [
     "add_loading_options",
+    "add_pipeline_and_images",
     "check_output",
     "files_of_pipeline",
     "load_pipeline",
     "prepare_networks",
     "threshold_in_words",
 ]
+
+
+def add_pipeline_and_images(parser: _common.CommandParser, images: str) -> None:
+    """Add the pipeline and the images, which stand without names or have an option each.
+
+    Parameters
+    ----------
+    parser : CommandParser
+        Of a command that parses arguments without names intermixed with options.
+    images : str
+        What the images are, for ``--help``.
+    """
+    parser.add_argument(
+        "positional",
+        metavar="PIPELINE INPUT ...",
+        nargs="*",
+        help="the pipeline, as pyimgano train or pyimgano.save wrote it; then "
+        f"{images}: folders (with all below them), files or glob patterns",
+    )
+    parser.add_argument("--pipeline", metavar="FILE", help="another way to name the pipeline")
+    parser.add_argument(
+        "--input", metavar="PATH", nargs="+", default=[], help="another way to name the images"
+    )
+    parser.command_line_only.add("positional")
+    parser.arrange = _tell_pipeline_from_images
+
+
+def _tell_pipeline_from_images(options: argparse.Namespace, from_file: Mapping[str, Any]) -> None:
+    words = list(options.positional)
+    if options.pipeline is None and words:
+        options.pipeline = words.pop(0)
+    if words and options.input is from_file.get("input"):
+        options.input = words  # in place of those of the configuration file
+    else:
+        options.input = [*words, *options.input]
 
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +79,7 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--trust",
-        action="store_true",
+        action="switch",
         help="load the pipeline with joblib.load, which runs any code in it; only for files from "
         "people you trust",
     )

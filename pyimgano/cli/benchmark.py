@@ -89,9 +89,9 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     output.add_argument(
         "--save-run",
-        action=argparse.BooleanOptionalAction,
+        action="switch",
         default=True,
-        help="write a run directory",
+        help="write a run directory (default: yes)",
     )
     output.add_argument(
         "--resume",
@@ -105,16 +105,16 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     output.add_argument(
         "--per-image-jsonl",
-        action=argparse.BooleanOptionalAction,
+        action="switch",
         default=True,
-        help="write a record for each test image",
+        help="write a record for each test image (default: yes)",
     )
     output.add_argument(
         "--output", metavar="FILE", help="write the summary to FILE as well, as JSON"
     )
     output.add_argument(
         "--json",
-        action="store_true",
+        action="switch",
         help="print the summary as JSON, also on a terminal",
     )
     output.add_argument(
@@ -125,7 +125,9 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="at most N pictures: of each kind of test image the one judged worst, the one judged "
         "best and the one closest to the threshold (default: %(default)s)",
     )
-    output.add_argument("--no-save", action="store_true", help="do not save the fitted pipeline")
+    output.add_argument(
+        "--save", action="switch", default=True, help="save the fitted pipeline (default: yes)"
+    )
 
     discovery = parser.add_argument_group(
         "discovery", "print what there is, as JSON, and do nothing else"
@@ -140,6 +142,8 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="names of the categories of --dataset below --root",
     )
     _options.add_model_filters(discovery)
+    # They ask about something else than a run.
+    parser.command_line_only.update(action.dest for action in discovery._group_actions)
     return parser
 
 
@@ -175,7 +179,7 @@ def _run_checked(options: argparse.Namespace) -> int:
             limit_test=options.limit_test,
             output_dir=options.output_dir if options.save_run else None,
             resume=options.resume,
-            save_pipeline=not options.no_save,
+            save_pipeline=options.save,
             save_records=options.per_image_jsonl,
             n_overlays=options.overlays,
             random_state=options.seed,

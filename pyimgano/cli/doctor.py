@@ -38,9 +38,13 @@ _USES = {
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    return _common.run(prog, lambda: _doctor(_parser(prog).parse_args(argv)), argv)
+
+
+def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG, takes_config=False)
     parser.add_argument("--json", action="store_true", help="as one JSON document")
-    return _common.run(prog, lambda: _doctor(parser.parse_args(argv)), argv)
+    return parser
 
 
 def _doctor(options: argparse.Namespace) -> int:

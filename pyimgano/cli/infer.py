@@ -16,6 +16,7 @@ from pyimgano.cli import _common, _options, _records, _targets
 from pyimgano.cli._images import find_images
 from pyimgano.cli._saved import (
     add_loading_options,
+    add_pipeline_and_images,
     files_of_pipeline,
     load_pipeline,
     prepare_networks,
@@ -59,17 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.usage = f"{prog} PIPELINE INPUT [INPUT ...] [options]"
-    parser.add_argument(
-        "positional",
-        metavar="PIPELINE INPUT ...",
-        nargs="*",
-        help="the pipeline, as pyimgano train or pyimgano.save wrote it; then folders (with all "
-        "below them), image files or glob patterns",
-    )
-    parser.add_argument("--pipeline", metavar="FILE", help="another way to name the pipeline")
-    parser.add_argument(
-        "--input", metavar="PATH", nargs="+", default=[], help="another way to name the inputs"
-    )
+    add_pipeline_and_images(parser, "images to judge")
     parser.add_argument(
         "--threshold",
         metavar="SCORE",
@@ -78,7 +69,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fail-on-anomaly",
-        action="store_true",
+        action="switch",
         help="exit with status 3 if a part is bad, and all images could be judged",
     )
     _options.add_threads_option(parser)
@@ -94,7 +85,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     output.add_argument(
         "--decimal-comma",
-        action="store_true",
+        action="switch",
         help="in --save-csv decimal commas, and semicolons between the cells, as Excel expects "
         "them in many countries",
     )
@@ -105,7 +96,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     output.add_argument(
         "--save-npy",
-        action="store_true",
+        action="switch",
         help="with --save-maps, also the numbers of each map: float32 .npy in the pixels of the "
         "image (after the pipeline's own resize, if it has one)",
     )
@@ -114,7 +105,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    _sort_arguments(options)
+    _check(options)
     images, names = find_images(options.input)
     maps = None if options.save_maps is None else Path(options.save_maps)
     if maps is not None:
@@ -127,12 +118,8 @@ def _infer(options: argparse.Namespace) -> int:
         return _judge(options, images, names, maps)
 
 
-def _sort_arguments(options: argparse.Namespace) -> None:
-    """Tell the pipeline from the inputs; refuse options that do not go together."""
-    positional = list(options.positional)
-    if options.pipeline is None and positional:
-        options.pipeline = positional.pop(0)
-    options.input = [*positional, *options.input]
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
     example = f"{options.prog} line3.joblib photos/new"
     if options.pipeline is None:
         raise _common.UsageError(f"give a pipeline and images: {example}")

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _without_command(name: str, arguments: Sequence[str]) -> NoReturn:
-    parser = _common.make_parser(_PROG, "Visual anomaly detection for industry.", _epilog())
+    parser = _common.make_parser(
+        _PROG, "Visual anomaly detection for industry.", _epilog(), takes_config=False
+    )
     parser.usage = f"{_PROG} COMMAND [options]"
     if name.startswith("-"):
         command = next((word for word in arguments if word in COMMANDS), None)

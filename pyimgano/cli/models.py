@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
-    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG, takes_config=False)
     jobs = parser.add_subparsers(dest="job", metavar="list|info", required=True)
     listing = jobs.add_parser("list", help="names, sorted", allow_abbrev=False)
     _options.add_model_filters(listing)

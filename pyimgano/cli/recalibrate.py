@@ -13,6 +13,7 @@ from pyimgano.cli import _common, _options
 from pyimgano.cli._images import find_images, look_at
 from pyimgano.cli._saved import (
     add_loading_options,
+    add_pipeline_and_images,
     check_output,
     load_pipeline,
     prepare_networks,
@@ -51,13 +52,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.usage = f"{prog} PIPELINE [INPUT ...] -o FILE [options]"
-    parser.add_argument(
-        "positional",
-        metavar="PIPELINE [INPUT ...]",
-        nargs="*",
-        help="the pipeline, as pyimgano train or pyimgano.save wrote it; then images of good "
-        "parts: folders (with all below them), files or glob patterns",
-    )
+    add_pipeline_and_images(parser, "images of good parts")
     parser.add_argument(
         "-o",
         "--output",
@@ -91,11 +86,10 @@ def _recalibrate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if not options.positional:
+    if options.pipeline is None:
         raise _common.UsageError(
             f"give a pipeline and images: {options.prog} line3.joblib photos/new_good -o FILE"
         )
-    options.pipeline, *options.input = options.positional
     _options.check_quantile(options.quantile)
     if options.threshold is not None and (options.input or options.quantile is not None):
         raise _common.UsageError(

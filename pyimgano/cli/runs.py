@@ -42,7 +42,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
-    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG, takes_config=False)
     jobs = parser.add_subparsers(metavar="list|show|compare", required=True)
 
     listing = jobs.add_parser("list", help="runs in folders, the newest last", allow_abbrev=False)

@@ -75,7 +75,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--embed-weights",
-        action="store_true",
+        action="switch",
         help="put the weights of the network into the file, so that it needs nothing else where it "
         "is used (11 MB for resnet18, 3 MB for efficientnet_lite0)",
     )
@@ -295,7 +295,7 @@ def _metadata(options: argparse.Namespace, good: Found, held_out: Found | None) 
     return {"roi_mask": mask[None]}  # so that it is never taken for one value per image
 
 
-def _mask(roi: str | tuple[int, int, int, int], width: int, height: int) -> Any:
+def _mask(roi: str | _options.Rectangle, width: int, height: int) -> Any:
     import numpy as np
 
     from pyimgano.datasets._masks import read_region
@@ -311,7 +311,7 @@ def _mask(roi: str | tuple[int, int, int, int], width: int, height: int) -> Any:
     x0, y0, x1, y1 = roi
     if x1 > width or y1 > height:
         raise _common.UsageError(
-            f"--roi {x0},{y0},{x1},{y1} reaches beyond the images of {width} x {height} pixels"
+            f"--roi {roi} reaches beyond the images of {width} x {height} pixels"
         )
     mask = np.zeros((height, width), dtype=bool)
     mask[y0:y1, x0:x1] = True
