@@ -94,7 +94,7 @@ class _WrongOptionsError(UsageError):
 
 
 class NotStrictError(ValueError):
-    """What is JSON to Python and not to others, or has no single meaning."""
+    """A text is JSON to Python and not to others, or has no single meaning."""
 
 
 class StoppedError(Exception):
@@ -174,7 +174,7 @@ class CommandParser(argparse.ArgumentParser):
 
         asked = self.takes_config and _config.is_asked_for(words)
         from_file = _config.take_config(self, words) if asked else {}
-        options = parse(words, namespace)
+        options = parse(words) if namespace is None else parse(words, namespace)
         if self.arrange is not None:
             self.arrange(options, from_file)
         if self.takes_config and options.dump_config:

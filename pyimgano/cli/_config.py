@@ -84,6 +84,8 @@ def take_config(parser: _common.CommandParser, words: Sequence[str]) -> dict[str
     if len(files) > 1:
         raise _common.UsageError(f"--config is given {len(files)} times; give one file")
     given = _values(parser, files[0]) if files else {}
+    for group in parser._mutually_exclusive_groups:
+        _keep_one(group._group_actions, given, words, files)
     for action in parser._actions:
         # That of a second name for an option stays: its value is parsed in another way.
         if action.dest in given and action.default is not argparse.SUPPRESS:
@@ -93,6 +95,31 @@ def take_config(parser: _common.CommandParser, words: Sequence[str]) -> dict[str
             if not action.option_strings:
                 action.nargs = "?" if action.nargs is None else "*"
     return given
+
+
+def _keep_one(
+    actions: Sequence[argparse.Action],
+    given: dict[str, Any],
+    words: Sequence[str],
+    files: Sequence[str],
+) -> None:
+    """Of options that exclude each other, let that of the command line override all of the file."""
+    names = {word.partition("=")[0] for word in words}
+    here = {action.dest for action in actions if names & set(action.option_strings)}
+    if here:
+        for action in actions:
+            if action.dest not in here:
+                given.pop(action.dest, None)
+    several = {
+        action.dest: _names(action)[0]
+        for action in actions
+        if given.get(action.dest, action.default) != action.default
+        and action.default is not argparse.SUPPRESS
+    }
+    if len(several) > 1:
+        raise _common.UsageError(
+            f"{files[0]}: {' and '.join(several.values())} exclude each other; give one of them"
+        )
 
 
 def _values(parser: _common.CommandParser, path: str) -> dict[str, Any]:

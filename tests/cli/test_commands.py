@@ -31,6 +31,7 @@ from pyimgano import (
     ThresholdCalibrator,
     run_benchmark,
 )
+from pyimgano._defaults import QUANTILE
 from pyimgano.benchmark._pipelines import make_pipeline_of
 from pyimgano.cli import _options, benchmark, doctor, infer, models, train
 from pyimgano.cli import main as umbrella
@@ -192,7 +193,7 @@ def test_command_defaults_are_the_functions():
     assert options.save is function["save_pipeline"].default
     # None there, since a ThresholdCalibrator brings its own.
     unset = make_pipeline_of(PatchCoreDetector(), None, 255)
-    assert options.quantile == unset[-1].quantile
+    assert options.quantile is None and unset[-1].quantile == QUANTILE  # which --help tells
 
 
 def test_defaults_of_train_are_the_classes():
@@ -201,22 +202,13 @@ def test_defaults_of_train_are_the_classes():
     for option in ("input_format", "u16_max"):
         assert getattr(options, option) == normalizer[option].default, option
     shared = benchmark._parser().parse_args(["--dataset", "synthetic"])
-    for option in (
-        "model",
-        "quantile",
-        "seed",
-        "threads",
-        "u16_max",
-        "weights",
-        "device",
-        "engine",
-    ):
+    for option in ("model", "seed", "threads", "u16_max", "weights", "device", "engine"):
         assert getattr(options, option) == getattr(shared, option), option
 
 
 def test_defaults_that_help_tells_are_the_functions():
     told = {
-        action.dest: int(re.search(r"default: (\d+)", action.help).group(1))
+        action.dest: json.loads(re.search(r"default: ([\d.]+)", action.help).group(1))
         for action in benchmark._parser()._actions
         if action.default is None and re.search(r"default: \d", action.help or "")
     }
@@ -227,6 +219,7 @@ def test_defaults_that_help_tells_are_the_functions():
     assert told == {
         "image_size": synthetic["size"].default[0],
         "n_train": synthetic["n_train"].default,
+        "quantile": QUANTILE,
         "resize": network["resize"].default,
         **({"crop": network["crop"].default} if network["crop"].default else {}),
     }

@@ -115,11 +115,16 @@ def test_every_option_is_given_by_a_file_and_overridden(name, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", CONFIGURED)
 def test_printed_options_give_the_same_run(name, tmp_path, monkeypatch, capsys):
-    keys = _config._keys(module_of(name)._parser())
+    parser = module_of(name)._parser()
+    keys = _config._keys(parser)
     content = {}
     for key, action in keys.items():
         if action.dest not in [keys[one].dest for one in content]:
-            content[key] = samples(action)[0]
+            excluded = any(
+                action in group._group_actions and group._group_actions[0] is not action
+                for group in parser._mutually_exclusive_groups
+            )
+            content[key] = None if excluded else samples(action)[0]
     (tmp_path / "first.json").write_text(json.dumps(content))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -238,6 +243,10 @@ def test_files_that_are_no_configuration(name, content, message, tmp_path, capsy
         ({"coreset_ratio": 0.1}, "; parameters of the model stand in the table set"),
         ({"list-models": True}, "list-models belongs on the command line, --list-models, and not"),
         ({"config": "d.json"}, "config belongs on the command line, --config, and not"),
+        (
+            {"model": "a", "pipeline": "b"},
+            "model and pipeline exclude each other; give one",
+        ),
         ({"model": "a", "preset": "embedded"}, "model and preset stand for the same; give one"),
         ({"quantile": 0.9, "calibration-quantile": 0.9}, "stand for the same; give one of them"),
         ({"quantile": "0.9"}, 'quantile must be a number, not "0.9"'),
@@ -340,6 +349,21 @@ def test_words_without_a_name_override_images_and_not_the_pipeline(name, tmp_pat
     ]:
         options = parse(name, [*more, *words])
         assert (options["pipeline"], options["input"]) == (pipeline, images), words
+
+
+def test_an_option_overrides_what_it_excludes(tmp_path):
+    for content, words, model, pipeline in [
+        ({"model": "a"}, [], "a", None),
+        ({"model": "a"}, ["--pipeline", "p"], "industrial-fast", "p"),
+        ({"model": "a"}, ["--preset=embedded"], "embedded", None),
+        ({"preset": "embedded"}, ["--pipeline=p"], "industrial-fast", "p"),
+        ({"pipeline": "/p"}, ["--model", "a"], "a", None),
+        ({"pipeline": "/p"}, ["--preset", "embedded"], "embedded", None),
+        ({"pipeline": "/p", "model": "industrial-fast"}, [], "industrial-fast", "/p"),
+    ]:
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        options = parse("benchmark", ["--config", tmp_path / "c.json", *words])
+        assert (options["model"], options["pipeline"]) == (model, pipeline), (content, words)
 
 
 # ---- runs -----------------------------------------------------------------------------
