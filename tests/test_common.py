@@ -89,8 +89,15 @@ def test_scikit_learn_contract(name, instance):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     ("name", "instance"),
-    _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES, **MAP_INSTANCES}),
-    _ids({**TRANSFORMER_INSTANCES, **ROW_INSTANCES, **POOLING_INSTANCES, **ALIGNMENT_INSTANCES}),
+    _ids(
+        {
+            **TRANSFORMER_INSTANCES,
+            **ROW_INSTANCES,
+            **POOLING_INSTANCES,
+            **MAP_INSTANCES,
+            **ALIGNMENT_INSTANCES,
+        }
+    ),
 )
 def test_scikit_learn_contract_of_image_transformers(name, instance):
     # Their tags say that they take no tables, which leaves scikit-learn with the clone check.
