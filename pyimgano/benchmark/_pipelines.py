@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sklearn.base import BaseEstimator, clone
@@ -27,6 +28,7 @@ from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
+from pyimgano.preprocessing import BasePreprocessor
 from pyimgano.tiling import TilingTransformer
 
 __all__ = [
@@ -159,6 +161,7 @@ def make_pipeline_of(
     *,
     input_format: str = _defaults.INPUT_FORMAT,
     tile: int | None = None,
+    preprocessing: Sequence[BasePreprocessor] = (),
 ) -> Pipeline:
     """Put the image format before a model and a calibrated threshold around it.
 
@@ -174,6 +177,8 @@ def make_pipeline_of(
         Format of images in arrays.
     tile : int, default=None
         Side of the tiles that images are cut into; None does not cut them.
+    preprocessing : sequence of BasePreprocessor, default=()
+        Steps that prepare the images, in this order.
 
     Returns
     -------
@@ -191,7 +196,7 @@ def make_pipeline_of(
         )
     elif quantile is not None:
         raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
-    steps = [ImageFormatNormalizer(input_format, u16_max=u16_max)]
+    steps = [ImageFormatNormalizer(input_format, u16_max=u16_max), *preprocessing]
     if tile is not None:
         steps.append(TilingTransformer(tile))
     pipeline = make_pipeline(*steps, model)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "make_model_as_asked",
     "model_filters",
     "name_model",
+    "preprocessing_step",
     "region",
 ]
 
@@ -337,6 +339,31 @@ def is_no_path(dest: str, text: str) -> bool:
     if dest == "roi":
         return _numbers(text) is not None
     return text in _NO_PATHS.get(dest, ())
+
+
+def preprocessing_step(text: str) -> str:
+    """Option value that is a preprocessing step with parameters, ``NAME:PARAM=VALUE,...``."""
+    make_step(text)
+    return text
+
+
+def make_step(text: str) -> Any:
+    """The preprocessing step that such a value asks for, not fitted."""
+    from pyimgano.preprocessing import make_preprocessor
+
+    name, colon, rest = text.partition(":")
+    # Commas within a value, such as those of a list, are followed by no name.
+    settings = re.split(r",(?=\s*\w+=)", rest) if colon else []
+    given: dict[str, Any] = {}
+    for one in settings:
+        param, value = _setting(one.strip())
+        if param in given:
+            raise argparse.ArgumentTypeError(f"{text!r} gives {param} twice")
+        given[param] = value
+    try:
+        return make_preprocessor(name, given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def input_format(text: str) -> str:

@@ -33,6 +33,8 @@ examples:
       only this part of the picture counts
   pyimgano train photos/good -o line3.joblib --tile 512
       large images with small defects
+  pyimgano train photos/good -o line3.joblib --preprocess align --preprocess clahe:clip_limit=3
+      parts that do not lie exactly alike, in weak contrast
   pyimgano infer line3.joblib photos/new
 
 """ + _common.exit_statuses(
@@ -95,6 +97,17 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="cut images into tiles of this side, for defects that are small against the image",
     )
     images.add_argument(
+        "--preprocess",
+        metavar="NAME[:PARAM=VALUE,...]",
+        action="append",
+        default=[],
+        type=_options.preprocessing_step,
+        help="prepare the images before they are judged, such as white_balance or "
+        "clahe:clip_limit=3; may be repeated, and is done in this order. There are align, clahe, "
+        "contrast_stretch, crop, flatten_background, gamma, homomorphic, unsharp_mask and "
+        "white_balance; maps of cropped and aligned images are put back",
+    )
+    images.add_argument(
         "--input-format",
         metavar="NAME",
         type=_options.input_format,
@@ -146,6 +159,7 @@ def _train_checked(options: argparse.Namespace) -> int:
         options.u16_max,
         input_format=options.input_format,
         tile=options.tile,
+        preprocessing=[_options.make_step(text) for text in options.preprocess],
     )
     good = _look_at(options, options.folder, progress)
     held_out = None
@@ -201,6 +215,11 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError(
             "--roi and --tile do not go together: a region is one for whole images; crop the "
             "images, or leave one of the options out"
+        )
+    if options.roi is not None and any(text.startswith("crop") for text in options.preprocess):
+        raise _common.UsageError(
+            "--roi and --preprocess crop do not go together: the region would have to be drawn in "
+            "the pixels of the crop; leave one of the options out"
         )
     given = (options.weights, options.roi)
     check_output(options.output, [one for one in given if isinstance(one, str)])
@@ -330,7 +349,9 @@ def _fit_apart(pipeline: Any, good: Any, held_out: Any, metadata: dict[str, Any]
     detector.fit(before.fit_transform(good), **metadata)
     # Frozen, so that the fitted model is not kept twice.
     calibrator = clone(calibrator).set_params(estimator=FrozenEstimator(detector), cv="prefit")
-    return Pipeline([*before.steps, (name, calibrator)]).fit(held_out)
+    # The steps before it stay as they are: what the detector sees depends on what they learned.
+    calibrator.fit(before.transform(held_out))
+    return Pipeline([*before.steps, (name, calibrator)])
 
 
 def _makes_maps(pipeline: Any) -> bool:

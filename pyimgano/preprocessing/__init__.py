@@ -10,9 +10,11 @@ from pyimgano.preprocessing._intensity import (
     UnsharpMask,
     WhiteBalance,
 )
+from pyimgano.preprocessing._registry import PREPROCESSORS, make_preprocessor
 
 __all__ = [
     "CLAHE",
+    "PREPROCESSORS",
     "BackgroundFlattening",
     "BasePreprocessor",
     "ContrastStretch",
@@ -23,4 +25,5 @@ __all__ = [
     "RegionCrop",
     "UnsharpMask",
     "WhiteBalance",
+    "make_preprocessor",
 ]

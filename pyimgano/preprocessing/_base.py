@@ -45,6 +45,8 @@ class BasePreprocessor(
     place of that, which returns the image and its :class:`Placement`, and ``_size_of``.
     """
 
+    # Name on the command line; see make_preprocessor.
+    _step_name: str
     _parameter_constraints: dict = {}
 
     # Whether pixels change places, so that maps have to be put back.

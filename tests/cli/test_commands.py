@@ -739,6 +739,64 @@ def test_train_cuts_tiles_and_declares_a_format(root, tmp_path):
     assert pipeline.score_samples(frame[None]) == pipeline.score_samples([path])
 
 
+def test_train_prepares_images_in_the_order_asked_for(root, tmp_path, capsys):
+    good, out = root / "wood" / "train" / "good", tmp_path / "line.joblib"
+    steps = [
+        *("--preprocess", "contrast_stretch:low=2,limits=training"),
+        *("--preprocess", "clahe:clip_limit=3,tiles=[2, 4]"),
+        *("--preprocess", "crop:top=8,width=40"),
+    ]
+    assert train_small(good, out, *steps) == 0
+    pipeline = pyimgano.load(out)
+    stretch, clahe, crop = (pipeline[k] for k in (1, 2, 3))
+    assert (stretch.low, stretch.limits, stretch.limits_.shape) == (2, "training", (2,))
+    assert (clahe.clip_limit, clahe.tiles) == (3, [2, 4])
+    assert (crop.top, crop.left, crop.height, crop.width) == (8, 0, None, 40)
+    assert pyimgano.anomaly_map(pipeline, [str(good / "000.png")]).shape == (1, 64, 64)
+    capsys.readouterr()
+    assert infer.main([str(out), str(good / "000.png")]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[0])
+    np.testing.assert_allclose(
+        record["score"], -pipeline.score_samples([str(good / "000.png")])[0], rtol=1e-12
+    )
+    # Images for the threshold go through the steps as the training images left them.
+    held_out = root / "wood" / "test" / "good"
+    assert train_small(good, tmp_path / "apart.joblib", "--val-dir", held_out, *steps) == 0
+    apart = pyimgano.load(tmp_path / "apart.joblib")
+    np.testing.assert_array_equal(apart[1].limits_, stretch.limits_)
+
+
+def test_the_help_of_train_names_every_step():
+    from pyimgano.preprocessing import PREPROCESSORS
+
+    text = " ".join(train._parser().format_help().split())
+    assert all(name in text for name in PREPROCESSORS) and len(PREPROCESSORS) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["blur"], "there is no preprocessing step 'blur'. There are align, clahe,"),
+        (["calhe:tiles=2"], "Did you mean 'clahe'?"),
+        (["clahe:clip=2"], "has no parameter 'clip'. Did you mean 'clip_limit'? It has clip_limit"),
+        (["gamma:gamma=0"], "must be a float in the range (0.0, 10.0]"),
+        (["gamma:gamma=1,gamma=2"], "gives gamma twice"),
+        (["gamma:"], "is not of the form NAME=VALUE"),
+        (["crop:top=90"], "000.png: the region, rows 90 on and columns 0 on, does not lie in"),
+        (["crop", "--roi", "0,0,9,9"], "--roi and --preprocess crop do not go together"),
+    ],
+)
+def test_train_refuses_steps_that_cannot_work(arguments, message, root, tmp_path, capsys):
+    good = root / "wood" / "train" / "good"
+    try:
+        status = train_small(good, tmp_path / "a.joblib", "--preprocess", *arguments)
+    except SystemExit as end:  # argparse's own
+        status = end.code
+    assert status == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "a.joblib").exists()
+
+
 def test_threads_are_those_asked_for(root, tmp_path, monkeypatch):
     from pyimgano.utils import _threads
 
