@@ -65,7 +65,8 @@ def smooth(heat: np.ndarray, kind: str, size: int) -> np.ndarray:
             return cv2.medianBlur(heat, size)
         return ndimage.median_filter(heat, size=size, mode="nearest")
     if kind == "gaussian":
-        return cv2.GaussianBlur(heat, (size, size), 0, borderType=cv2.BORDER_REPLICATE)
+        sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8
+        return cv2.GaussianBlur(heat, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
     return cv2.blur(heat, (size, size), borderType=cv2.BORDER_REPLICATE)
 
 
@@ -133,7 +134,7 @@ def clean(
     mask, inside : ndarray of shape (height, width), bool
         Nothing is added outside.
     opening, closing : int
-        Side of the square; 1 changes nothing.
+        Side of the square; 1 changes nothing. Beyond the border of the map nothing is marked.
     fill_holes : bool
         Fill what the mask surrounds. The background is 4-connected, as the mask is 8-connected.
 
@@ -143,11 +144,17 @@ def clean(
     """
     for operation, side in ((cv2.MORPH_OPEN, opening), (cv2.MORPH_CLOSE, closing)):
         if side > 1:
-            square = np.ones((side, side), np.uint8)
-            mask = cv2.morphologyEx(mask.view(np.uint8), operation, square).view(bool) & inside
+            mask = _with_square(mask, operation, side) & inside
     if fill_holes:
         mask = ndimage.binary_fill_holes(mask) & inside
     return mask
+
+
+def _with_square(mask: np.ndarray, operation: int, side: int) -> np.ndarray:
+    # OpenCV takes the map to go on beyond its border, where closing would then add to a region.
+    padded = np.pad(mask.view(np.uint8), side)
+    done = cv2.morphologyEx(padded, operation, np.ones((side, side), np.uint8))
+    return done[side:-side, side:-side].astype(bool)
 
 
 def join_nearby(mask: np.ndarray, gap: int) -> tuple[np.ndarray, int]:
