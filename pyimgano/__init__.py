@@ -73,6 +73,7 @@ _SUBPACKAGES = (
     "inputs",
     "interop",
     "model_selection",
+    "monitoring",
     "persistence",
     "preprocessing",
     "registry",

@@ -41,7 +41,7 @@ SUBPACKAGES = [
         "exceptions",
         "features",
     ),
-    *("inference", "inputs", "model_selection", "registry", "reporting", "tiling"),
+    *("inference", "inputs", "model_selection", "monitoring", "registry", "reporting", "tiling"),
 ]
 # Side of the pictures in pixels, and at which the filter bank works.
 SIDE, RESIZE = 64, 32
@@ -239,7 +239,8 @@ def taken_for_granted(page: str, parts) -> dict:
     if page == "detectors":
         names["pipe"] = make_pipeline(pyimgano.ImageFormatNormalizer(), detector)
     elif page in (
-        *("cameras", "delivery", "evaluation", "first_inspection", "inference", "thresholds"),
+        *("cameras", "delivery", "evaluation", "first_inspection", "inference", "monitoring"),
+        "thresholds",
     ):
         calibrator = pyimgano.ThresholdCalibrator(detector, quantile=0.9)
         names["pipeline"] = detector

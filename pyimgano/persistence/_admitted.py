@@ -68,6 +68,7 @@ _OWN = {
     "pyimgano.grids": "PatchGrids",
     "pyimgano.inputs._normalizer": "ImageFormatNormalizer",
     "pyimgano.interop": "PyODView",
+    "pyimgano.monitoring": "DriftMonitor",
     "pyimgano.model_selection": "OneClassKFold",
     "pyimgano.preprocessing._geometry": "ImageAlignment RegionCrop",
     "pyimgano.preprocessing._illumination": "BackgroundFlattening HomomorphicFilter",
