@@ -228,7 +228,7 @@ class PatchGrids(CheckedStateMixin):
         grids = cls(**joined).with_index(indices[0].append(indices[1:]) if known else None)
         if all(block.motions is None for block in blocks):
             return grids
-        return grids.with_placements([one for block in blocks for one in block._placements()])
+        return grids.with_placements([one for block in blocks for one in block.placements])
 
     def _full_mask(self) -> np.ndarray:
         """Return ``mask`` as an array in any case."""
@@ -295,7 +295,7 @@ class PatchGrids(CheckedStateMixin):
         grids = grids.with_index(take_index(self.index, chosen))
         if self.motions is None:
             return grids
-        placements = self._placements()
+        placements = self.placements
         return grids.with_placements([placements[i] for i in chosen])
 
     def mask_of(self, i: int) -> np.ndarray:
@@ -354,7 +354,9 @@ class PatchGrids(CheckedStateMixin):
         new.original_sizes = np.array([one.size for one in whole], dtype=np.int64)
         return new
 
-    def _placements(self) -> Sequence[Placement | None]:
+    @property
+    def placements(self) -> list[Placement | None]:
+        """Where each image lies in the one that came in; None unless a step has moved it."""
         if self.motions is None or self.original_sizes is None:
             return [None] * len(self)
         sizes = self.original_sizes.tolist()
@@ -485,7 +487,7 @@ class PatchGrids(CheckedStateMixin):
     def _of(self, other: PatchGrids) -> PatchGrids:
         """The same grids as made of the same images as others."""
         grids = self.with_index(other.index)
-        return grids if other.motions is None else grids.with_placements(other._placements())
+        return grids if other.motions is None else grids.with_placements(other.placements)
 
     def without_features(self) -> PatchGrids:
         """The same grids with no feature left: what is needed to bring values to pixels."""
@@ -610,7 +612,7 @@ class PatchGrids(CheckedStateMixin):
         maps = [self._in_box(i, one) for i, one in enumerate(fine)]
         return [
             heat if placement is None else placement.put_back(heat)
-            for heat, placement in zip(maps, self._placements())
+            for heat, placement in zip(maps, self.placements)
         ]
 
     def _in_box(self, i: int, one: np.ndarray) -> np.ndarray:

@@ -239,20 +239,30 @@ class _Part(NamedTuple):
         """Cell of a patch in pixels of the whole image: top, left, height, width."""
         (n_rows, n_columns), box = self.grids.grid_shapes[0], self.grids.boxes[0]
         r, c = divmod(int(np.flatnonzero(self.grids.mask_of(0))[row]), int(n_columns))
-        top, left = self.top + box[0], self.left + box[1]
-        edges = [
-            *(top + box[2] * np.array([r, r + 1]) / n_rows),
-            *(left + box[3] * np.array([c, c + 1]) / n_columns),
-        ]
+        y = box[0] + box[2] * np.array([r, r + 1]) / n_rows
+        x = box[1] + box[3] * np.array([c, c + 1]) / n_columns
+        (placement,) = self.grids.placements
+        if placement is not None:  # the feature step crops or moves: what the cell covers before it
+            corners = np.array([[a, b, 1] for a in x - 0.5 for b in y - 0.5])
+            x, y = (corners @ placement.motion.T).T + 0.5
         height, width = self.image_size
-        y0, y1 = (int(v) for v in np.clip(np.rint(edges[:2]), 0, height))
-        x0, x1 = (int(v) for v in np.clip(np.rint(edges[2:]), 0, width))
+        y0, y1 = (
+            int(v) for v in np.clip(np.rint([self.top + y.min(), self.top + y.max()]), 0, height)
+        )
+        x0, x1 = (
+            int(v) for v in np.clip(np.rint([self.left + x.min(), self.left + x.max()]), 0, width)
+        )
         return y0, x0, max(1, y1 - y0), max(1, x1 - x0)
 
     def row_at(self, place: tuple[int, int]) -> int | None:
         """Patch whose cell holds a pixel of the whole image; None if there is none."""
         shape, box = self.grids.grid_shapes[0], self.grids.boxes[0]
-        inside = np.array([place[0] - self.top, place[1] - self.left]) + 0.5 - box[:2]
+        row, column = place[0] - self.top, place[1] - self.left
+        (placement,) = self.grids.placements
+        if placement is not None:
+            matrix, offset = placement.motion[:, :2], placement.motion[:, 2]
+            column, row = np.linalg.solve(matrix, [column, row] - offset)
+        inside = np.array([row, column]) + 0.5 - box[:2]
         r, c = np.floor(inside / box[2:] * shape).astype(int)
         if not (0 <= r < shape[0] and 0 <= c < shape[1]):
             return None

@@ -62,6 +62,7 @@ class BasePreprocessor(
             Training images, see :func:`pyimgano.inputs.check_images`. Not looked at by steps that
             learn nothing.
         y : ignored
+            Known anomalies are learned from as well.
 
         Returns
         -------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.pipeline import make_pipeline
 
 from pyimgano import PatchCoreDetector, ScoreEnsemble, TilingTransformer, anomaly_map
-from pyimgano.detectors import PixelGaussianDetector, PixelMADDetector
+from pyimgano.detectors import PixelGaussianDetector, PixelMADDetector, nearest_normal
 from pyimgano.exceptions import ImageFormatError, PreprocessingError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.grids import PatchGrids
@@ -121,6 +121,24 @@ def test_every_way_leads_to_the_same_map(steps):
         return
     np.testing.assert_array_equal(heat[(slice(None), *INSIDE)], inner)
     assert (heat[:, 32:] == inner.min(axis=(1, 2), keepdims=True)).all()
+
+
+@pytest.mark.parametrize("crop_first", [True, False])
+def test_the_nearest_normal_place_of_a_crop(crop_first):
+    inside = PatchCoreDetector(make_pipeline(CROP, BANK))
+    model = make_pipeline(CROP, PatchCoreDetector(BANK)) if crop_first else inside
+    X = GOOD[:1].copy()
+    X[0, 18:22, 20:25] = 255
+    found = nearest_normal(model.fit(GOOD), X, GOOD)
+    top, left, height, width = found.place
+    shift = (8, 12) if crop_first else (0, 0)  # a step before the detector: in its pixels
+    assert found.pixels.shape == ((24, 30, 3) if crop_first else (40, 56, 3))
+    assert top <= 20 - shift[0] < top + height and left <= 22 - shift[1] < left + width
+    again = nearest_normal(model, X, place=(20 - shift[0], 22 - shift[1]))
+    assert again.place == found.place
+    if not crop_first:
+        with pytest.raises(ValueError, match="there is no patch at place"):
+            nearest_normal(model, X, place=(3, 3))
 
 
 def test_tiles_of_a_crop():
