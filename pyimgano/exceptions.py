@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlignmentWarning",
+    "BundleError",
     "DatasetError",
     "DeviceError",
     "DuplicateImagesWarning",
@@ -76,6 +77,10 @@ class ImageReadError(SampleError, OSError):
 
     def __reduce__(self) -> tuple:  # both arguments survive a trip between processes
         return type(self), (self.path, self.reason)
+
+
+class BundleError(ValueError):
+    """A delivered bundle cannot be made or read, or is not whole."""
 
 
 class DatasetError(ValueError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from pyimgano._signals import cleaning_up_on_sigterm
 
 __all__ = [
     "PieceWriter",
+    "atomic_folder",
     "atomic_write",
     "exclusive_folder",
     "exclusive_write",
@@ -277,6 +279,55 @@ def _part_file(path: Path, wait: bool, durable: bool) -> Iterator[_PartFile]:
         raise
     finally:
         part.close()
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder so that ``path`` is there with all its files, or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder to create. The folder that it lies in must exist.
+
+    Yields
+    ------
+    Path
+        ``<path>.part``, an empty folder to write into, which then gets its own name. After an
+        error, Ctrl-C or SIGTERM it is removed; one that a killed process left is taken over.
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists, unless it is an empty folder.
+    BlockingIOError
+        If another process is making the same folder.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, "this exists; give another name", str(path))
+    part = part_of(path)
+    part.mkdir(exist_ok=True)
+    with cleaning_up_on_sigterm(), exclusive_folder(part):
+        try:
+            _empty(part)
+            yield part
+            _sync_folder(part)
+            if path.is_dir():  # Windows renames to no existing folder
+                path.rmdir()
+            os.rename(part, path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    _sync_folder(path.parent)
+
+
+def _empty(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 @contextmanager

@@ -1,0 +1,474 @@
+"""Bundles: a pipeline, what it is, how it has to score, and a checksum of every file.
+
+::
+
+    line3/                        or line3.zip
+      pipeline.joblib (+ .json)   the pipeline, see pyimgano.load
+      golden/*                    images whose scores are known
+      infer_config.json           what the pipeline is, and the scores of the golden images
+      model_card.md, model_card.html
+      manifest.json               size and SHA-256 of every other file
+
+A bundle holds no absolute path, and none of its files names the machine it was made on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from pyimgano._nesting import all_parts, find_parts
+from pyimgano.exceptions import BundleError
+from pyimgano.export._card import card_html, card_markdown
+from pyimgano.export._config import (
+    SCHEMA_VERSION,
+    as_current,
+    describe,
+    infer_config,
+    read_object,
+)
+from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.inference import anomaly_scores, threshold
+from pyimgano._decision import is_anomalous
+from pyimgano.persistence import load, read_map_range, save
+from pyimgano.persistence._networks import networks_embedded
+from pyimgano.utils._clock import utc_now
+from pyimgano.utils._json import write_json
+from pyimgano.utils._outputs import atomic_folder, atomic_write
+
+__all__ = [
+    "CONFIG",
+    "MANIFEST",
+    "Bundle",
+    "differences",
+    "export_bundle",
+    "file_entry",
+    "listed_files",
+    "open_bundle",
+    "unpacked",
+]
+
+CONFIG, MANIFEST = "infer_config.json", "manifest.json"
+_PIPELINE, _CARD = "pipeline.joblib", "model_card"
+_BLOCK = 2**20
+# Files and bytes of a packed bundle, against archives that unpack to more than a disk holds:
+# deflate makes zeros a thousandth of their length, and banks of features are no zeros.
+_MOST_FILES, _MOST_TIMES = 10_000, 200
+
+
+class Bundle(NamedTuple):
+    """A delivered pipeline.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The pipeline.
+    config : dict
+        Content of ``infer_config.json``, as this version would have written it.
+    map_range : (float, float) or None
+        Scale of the colors of heat maps.
+    """
+
+    estimator: Any
+    config: dict[str, Any]
+    map_range: tuple[float, float] | None
+
+
+def export_bundle(
+    estimator: Any,
+    output: str | os.PathLike[str],
+    *,
+    golden: Sequence[str | os.PathLike[str]] = (),
+    embed_weights: bool = True,
+    title: str | None = None,
+    notes: str = "",
+    map_range: tuple[float, float] | None = None,
+) -> Path:
+    """Make a bundle of a fitted pipeline: a folder or archive that can be checked where it is used.
+
+    Parameters
+    ----------
+    estimator : fitted estimator, str or Path
+        An outlier detector, or a pipeline or calibrator that ends in one; or the file that
+        :func:`pyimgano.save` wrote. It is not changed.
+    output : str or Path
+        A folder to create, or a name that ends in ``.zip`` for an archive. It must not exist; an
+        interrupted export leaves nothing under this name.
+    golden : sequence of paths, default=()
+        Images whose scores are kept with the bundle, copied as they are. Choose some good parts
+        and some defective ones: :func:`validate` scores them again where the bundle is used.
+    embed_weights : bool, default=True
+        Put the weights of all networks into the pipeline's file, so that the bundle needs nothing
+        else. With False it holds their SHA-256, and they are looked for where it is used.
+    title : str, default=None
+        First line of the model card; None takes the name of ``output``.
+    notes : str, default=""
+        Text for the model card: what the parts are, which camera, who made it.
+    map_range : (float, float), default=None
+        Scale of the colors of heat maps, as in :func:`pyimgano.save`. None takes that of the
+        saved file, if ``estimator`` is one.
+
+    Returns
+    -------
+    Path
+        ``output``.
+
+    Raises
+    ------
+    BundleError
+        If a golden image cannot be scored, or ``output`` cannot be made.
+    WeightsError
+        With ``embed_weights``, if the weights are not to be found.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import pyimgano
+    >>> from pyimgano.export import export_bundle, open_bundle, validate
+    >>> rows = np.random.RandomState(0).normal(size=(50, 4))
+    >>> detector = pyimgano.PatchCoreDetector().fit(rows)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = export_bundle(detector, f"{folder}/line3.zip")
+    ...     again = open_bundle(path).estimator
+    ...     ok = validate(path).ok
+    >>> ok, bool((again.predict(rows) == detector.predict(rows)).all())
+    (True, True)
+    """
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise BundleError(f"{output.parent}: this folder does not exist; create it first.")
+    packed = output.suffix.lower() == ".zip"
+    if os.path.lexists(output) and (packed or not output.is_dir() or any(output.iterdir())):
+        raise BundleError(f"{output} exists; give another name, or move it away.")
+    if isinstance(estimator, (str, os.PathLike)):
+        map_range = read_map_range(estimator) if map_range is None else map_range
+        estimator = load(estimator)
+    threshold(estimator)  # what is no outlier detector is refused before anything is written
+    images = [Path(one) for one in golden]
+    for one in images:
+        if not one.is_file():
+            raise BundleError(f"golden image {one}: there is no such file.")
+    estimator = _copied(estimator, embed_weights)
+    about = {"title": title or output.name.removesuffix(".zip"), "notes": notes}
+    if not packed:
+        with atomic_folder(output) as folder:
+            _write(estimator, folder, images, about, map_range)
+        return output
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _write(estimator, folder, images, about, map_range)
+        with atomic_write(output) as file, zipfile.ZipFile(file, "w") as archive:
+            for name in [*listed_files(read_object(folder / MANIFEST), output), MANIFEST]:
+                # One date, so that equal bundles are equal archives.
+                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                info.external_attr = 0o644 << 16
+                with archive.open(info, "w", force_zip64=True) as target:
+                    with open(folder / name, "rb") as source:
+                        shutil.copyfileobj(source, target, _BLOCK)
+    return output
+
+
+def open_bundle(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Bundle:
+    """Load the pipeline of a bundle, provided that its files are those that were delivered.
+
+    The sizes and SHA-256 of the configuration and the pipeline are compared with the manifest,
+    and what the configuration says with what the pipeline is.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder, an archive, or the ``infer_config.json`` of a pipeline that lies beside it.
+    trusted : sequence of str, default=()
+        As in :func:`pyimgano.load`.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+        If it is no bundle, or not the one that was delivered; the message names the file.
+    UntrustedFileError
+        If the pipeline's file is damaged or not admitted.
+    """
+    with unpacked(path) as (folder, name):
+        manifest = folder / MANIFEST
+        if name == CONFIG and manifest.is_file():
+            entries = listed_files(read_object(manifest), path)
+            for one in (CONFIG, _PIPELINE):
+                problem = file_problem(folder, one, entries.get(one))
+                if problem is not None:
+                    raise BundleError(f"{path}: {problem}.")
+        config = as_current(read_object(folder / name), f"{path}: {name}")
+        file = model_file(folder, config, path)
+        estimator = load(file, trusted=trusted, sha256=config["model"]["sha256"])
+        found = differences(config, estimator)
+        if found:
+            raise BundleError(f"{path}: {name} does not describe the pipeline: {found[0]}.")
+        return Bundle(estimator, config, read_map_range(file))
+
+
+def differences(config: dict[str, Any], estimator: Any) -> list[str]:
+    """Find where a configuration says something else than the pipeline is.
+
+    Parameters
+    ----------
+    config : dict
+        Content of ``infer_config.json``.
+    estimator : estimator
+        The pipeline that it belongs to.
+
+    Returns
+    -------
+    list of str
+        What the two say, one text for each disagreement.
+    """
+    actual = describe(estimator)
+    told = {**config, **config.get("model", {})}
+    found = []
+    for key, value in actual.items():
+        if told.get(key) != value:
+            here, there = told.get(key), value
+            if key in ("threshold", "pixel_threshold") and here and there:
+                here, there = here.get("value"), there["value"]
+                if here == there:
+                    key, here, there = f"the provenance of the {key}", "something else", "another"
+            found.append(f"{key} is {_shown(here)} in it and {_shown(there)} in the pipeline")
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# ---- files ----------------------------------------------------------------------------
+def file_entry(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_BLOCK):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def file_problem(folder: Path, name: str, entry: Any) -> str | None:
+    """Say in which way a file is not the one that the manifest lists; None if it is."""
+    if entry is None:
+        return f"{name} is not in {MANIFEST}"
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        return f"{name} is missing"
+    found = file_entry(path)
+    if found != entry:
+        return (
+            f"{name} was changed: it has {found['size']:,} bytes with the SHA-256 "
+            f"{found['sha256'][:12]}..., and {MANIFEST} lists {entry['size']:,} bytes with "
+            f"{entry['sha256'][:12]}..."
+        )
+    return None
+
+
+def listed_files(manifest: dict[str, Any], path: Any) -> dict[str, dict[str, Any]]:
+    """Files that a manifest lists, by names that lead nowhere else."""
+    if manifest.get("schema_version") != 1:
+        raise BundleError(
+            f"{path}: {MANIFEST} has schema_version {manifest.get('schema_version')!r}, and this "
+            "pyimgano reads 1: install the pyimgano that the bundle was made with."
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise BundleError(f"{path}: {MANIFEST} lists no files.")
+    for name, entry in files.items():
+        if not _is_inside(name):
+            raise BundleError(f"{path}: {MANIFEST} lists {name!r}, which is no file of a bundle.")
+        if (
+            not isinstance(entry, dict)
+            or set(entry) != {"size", "sha256"}
+            or type(entry["size"]) is not int
+            or not isinstance(entry["sha256"], str)
+        ):
+            raise BundleError(f"{path}: {MANIFEST} has no size and SHA-256 of {name!r}.")
+    return files
+
+
+def model_file(folder: Path, config: dict[str, Any], path: Any) -> Path:
+    """The pipeline's file, which lies beside the configuration or below it."""
+    model = config.get("model")
+    name = model.get("file") if isinstance(model, dict) else None
+    if not isinstance(name, str) or not _is_inside(name):
+        raise BundleError(f"{path}: names {name!r} as its pipeline, which is no file beside it.")
+    if not isinstance(model.get("sha256"), str):
+        raise BundleError(f"{path}: has no SHA-256 of its pipeline.")
+    if not (folder / name).is_file():
+        raise BundleError(f"{path}: {name} is missing.")
+    return folder / name
+
+
+def _is_inside(name: str) -> bool:
+    """Tell whether a name with ``/`` is that of a file below a folder, on every system."""
+    parts = name.split("/")
+    return all(part and re.fullmatch(r"[^\\:*?\"<>|\x00-\x1f]+", part) for part in parts) and not (
+        {".", ".."} & set(parts) or PurePosixPath(name).is_absolute()
+    )
+
+
+@contextmanager
+def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
+    """Give the folder of a bundle and the name of the configuration in it.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder, an archive, which is unpacked for as long as the block lasts, or a configuration.
+
+    Yields
+    ------
+    (Path, str)
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise BundleError(f"{path}: is no bundle, there is no {MANIFEST} in it.")
+        yield path, CONFIG
+    elif not path.exists():
+        raise BundleError(f"{path}: there is no such file or folder.")
+    elif zipfile.is_zipfile(path):
+        with tempfile.TemporaryDirectory() as temporary:
+            _unpack(path, Path(temporary))
+            yield Path(temporary), CONFIG
+    elif path.suffix.lower() == ".json":
+        yield path.parent, path.name
+    else:
+        raise BundleError(
+            f"{path}: is no bundle (a folder or .zip that pyimgano export made) and no {CONFIG}."
+        )
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: one for one in archive.infolist() if not one.is_dir()}
+        if MANIFEST not in members:
+            raise BundleError(f"{path}: is no bundle, there is no {MANIFEST} in it.")
+        if len(members) > _MOST_FILES:
+            raise BundleError(f"{path}: holds {len(members):,} files, too many for a bundle.")
+        room = _MOST_TIMES * path.stat().st_size + _BLOCK
+        for name, member in members.items():
+            if not _is_inside(name) or stat.S_ISLNK(member.external_attr >> 16):
+                raise BundleError(f"{path}: holds {name!r}, which is no file of a bundle.")
+            target = folder.joinpath(*name.split("/"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with archive.open(member) as source, atomic_write(target, durable=False) as file:
+                    while chunk := source.read(_BLOCK):
+                        room -= len(chunk)
+                        if room < 0:
+                            raise BundleError(f"{path}: unpacks to far more than it holds.")
+                        file.write(chunk)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+                raise BundleError(f"{path}: {name} is damaged ({error}).") from error
+
+
+# ---- making one -----------------------------------------------------------------------
+def _copied(estimator: Any, embed_weights: bool) -> Any:
+    """Copy an estimator, with its weights in it if asked for, and without any folder's name."""
+    with networks_embedded(estimator) if embed_weights else nullcontext():
+        copy = pickle.loads(pickle.dumps(estimator, protocol=5))
+    folders = set()
+    for step in find_parts(copy, BaseNetworkFeatures):
+        for name in ("weights", "weights_file_"):
+            value = vars(step).get(name)
+            if isinstance(value, (str, os.PathLike)) and os.path.basename(value) != str(value):
+                folders.add(os.path.dirname(os.fspath(value)) + os.sep)
+                setattr(step, name, os.path.basename(value))
+    for part in all_parts(copy):
+        if hasattr(part, "provenance_"):  # it tells how the features were made
+            part.provenance_ = _without(part.provenance_, sorted(folders, key=len, reverse=True))
+    return copy
+
+
+def _without(value: Any, folders: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(one, folders) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without(one, folders) for one in value)
+    if isinstance(value, str):
+        for folder in folders:
+            value = value.replace(folder, "")
+    return value
+
+
+def _write(
+    estimator: Any,
+    folder: Path,
+    images: list[Path],
+    about: dict[str, str],
+    map_range: tuple[float, float] | None,
+) -> None:
+    save(estimator, folder / _PIPELINE, map_range=map_range)
+    entry = file_entry(folder / _PIPELINE)
+    config = infer_config(estimator, file=_PIPELINE, created=utc_now(), **entry)
+    config["golden"] = _write_golden(load(folder / _PIPELINE), folder, images)
+    write_json(folder / CONFIG, config)
+    for ending, text in (
+        (".md", card_markdown(config, **about)),
+        (".html", card_html(config, **about)),
+    ):
+        with atomic_write(folder / f"{_CARD}{ending}") as file:
+            file.write(text.encode("utf-8"))
+    names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+    files = {name: file_entry(folder / name) for name in names}
+    write_json(folder / MANIFEST, {"schema_version": 1, "files": files})
+
+
+def _write_golden(estimator: Any, folder: Path, images: list[Path]) -> list[dict[str, Any]]:
+    """Copy the golden images, and score the copies with the pipeline as it was saved."""
+    if not images:
+        return []
+    (folder / "golden").mkdir()
+    names = []
+    for number, image in enumerate(images, 1):
+        plain = re.sub(r"[^\w.+-]+", "-", image.name)[-80:]
+        names.append(f"golden/{number:02d}_{plain}")
+        with atomic_write(folder / names[-1]) as file, open(image, "rb") as source:
+            shutil.copyfileobj(source, file, _BLOCK)
+    return golden_scores(estimator, folder, names)
+
+
+def golden_scores(estimator: Any, folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Score golden images.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+    folder : Path
+    names : sequence of str
+        Their files in the folder.
+
+    Returns
+    -------
+    list of dict
+        ``file``, ``score`` and ``pred`` (1 = anomalous) of each.
+    """
+    try:
+        scores = anomaly_scores(estimator, [str(folder / name) for name in names])
+    except (ValueError, TypeError, OSError) as error:
+        raise BundleError(f"the golden images cannot be scored: {error}") from error
+    verdicts = is_anomalous(scores, threshold(estimator))
+    return [
+        {"file": name, "score": float(score), "pred": int(bad)}
+        for name, score, bad in zip(names, scores, verdicts)
+    ]
