@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, get_tags, indexable
@@ -627,7 +628,15 @@ def _features_of(estimator: Any) -> list[dict[str, str]]:
     """Describe the steps that make patch features in a fitted estimator, each once."""
     found: dict[str, dict[str, str]] = {}
     for step in find_parts(estimator, BasePatchFeatures):
-        about = found.setdefault(" ".join(repr(step).split()), {})
+        about = found.setdefault(" ".join(repr(_without_folder(step)).split()), {})
         if hasattr(step, "weights_sha256_"):  # of the copy that was fitted
             about["weights_sha256"] = step.weights_sha256_
     return [{"step": text, **about} for text, about in found.items()]
+
+
+def _without_folder(step: Any) -> Any:
+    """A feature step as another machine would have it: its weights without their folder."""
+    weights = getattr(step, "weights", None)
+    if weights is None or os.path.basename(weights) == os.fspath(weights):
+        return step
+    return clone(step).set_params(weights=os.path.basename(weights))

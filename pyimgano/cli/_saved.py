@@ -16,8 +16,8 @@ __all__ = [
     "check_output",
     "files_of_pipeline",
     "load_pipeline",
+    "pipeline_of_run",
     "prepare_networks",
-    "threshold_in_words",
 ]
 
 
@@ -88,6 +88,39 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
 def files_of_pipeline(options: argparse.Namespace) -> list[str]:
     files = [options.pipeline, f"{options.pipeline}.json"]
     return files if options.weights is None else [*files, options.weights]
+
+
+def pipeline_of_run(run: str, category: str | None) -> str:
+    """Find the pipeline that a run of the benchmark has saved.
+
+    Parameters
+    ----------
+    run : str
+        Run directory.
+    category : str or None
+        None is for runs of one category.
+
+    Returns
+    -------
+    str
+    """
+    from pyimgano.benchmark import RunDirectory
+
+    found = {one.read_report()["category"]: one for one in RunDirectory(run).categories()}
+    if not found:
+        raise _common.UsageError(f"{run}: is no run directory with a complete category")
+    if category is None and len(found) > 1:
+        raise _common.UsageError(
+            f"{run} has several pipelines; give --category, one of {', '.join(sorted(found))}"
+        )
+    if category is not None and category not in found:
+        raise _common.UsageError(
+            f"{run} has no category {category!r}; there are {', '.join(sorted(found))}"
+        )
+    path = found[category or next(iter(found))].pipeline
+    if not path.is_file():
+        raise _common.UsageError(f"{path}: there is no such file, the run kept no pipeline")
+    return str(path)
 
 
 def load_pipeline(path: str, trust: bool) -> Any:
@@ -186,19 +219,3 @@ def check_output(path: str, files: Sequence[str]) -> None:
         check_side_file(path)
     except FileExistsError as error:
         raise _common.UsageError(f"--output {error}") from error
-
-
-def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
-    """Say which false-alarm rate the threshold stands for, and which one is possible."""
-    low, high = provenance["false_positive_rate_interval_95"]
-    lowest, target = provenance["lowest_supported_rate"], provenance["target_false_positive_rate"]
-    asked = "set by hand" if target is None else f"asked for: {target:.1%}"
-    confidence = provenance.get("confidence")  # files of earlier versions have none
-    if confidence is not None:
-        asked = f"asked for, with {confidence:.4g} confidence: at most {target:.1%}"
-    return [
-        f"threshold {provenance['threshold']:.4g}: about "
-        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will be called bad "
-        f"(95 % interval {low:.1%} to {high:.1%}); {asked}",
-        f"{provenance['n_images']} good images support no rate below {lowest:.1%}",
-    ]

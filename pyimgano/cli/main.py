@@ -14,11 +14,14 @@ __all__ = ["COMMANDS", "main"]
 
 _PROG = "pyimgano"
 
-# What each command does, in the order in which one needs them; its module has the same name.
+# What each command does, in the order in which one needs them; its module has the same name,
+# with underscores.
 COMMANDS = {
     "train": "fit and calibrate a pipeline on a folder of good images, and save it",
     "infer": "judge images with a saved pipeline",
     "recalibrate": "move the threshold of a saved pipeline, by new good images or by hand",
+    "export": "make a bundle of a saved pipeline, to be delivered and checked",
+    "validate-infer-config": "check that a bundle is whole and scores as it did",
     "benchmark": "fit, judge and measure on a data set with known defects",
     "runs": "list, show and compare the runs of the benchmark",
     "models": "list the models, or tell all about one",
@@ -31,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name in COMMANDS:
-        command = importlib.import_module(f"pyimgano.cli.{name}")
+        command = importlib.import_module(f"pyimgano.cli.{name.replace('-', '_')}")
         return command.main(arguments[1:], prog=f"{_PROG} {name}")
     return _common.run(_PROG, lambda: _without_command(name, arguments), arguments)
 

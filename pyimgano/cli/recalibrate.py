@@ -17,7 +17,6 @@ from pyimgano.cli._saved import (
     check_output,
     load_pipeline,
     prepare_networks,
-    threshold_in_words,
 )
 
 __all__ = ["main"]
@@ -131,6 +130,8 @@ def _move_threshold(options: argparse.Namespace) -> int:
         calibrator.set_quantile(options.quantile)
     else:
         n_errors = _by_images(options, pipeline, calibrator, paths)
+    from pyimgano.calibration._words import threshold_in_words
+
     for line in threshold_in_words(calibrator.provenance_):
         _common.tell(line)
     scores = calibrator.calibration_scores_

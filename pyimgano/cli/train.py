@@ -14,7 +14,7 @@ from typing import Any
 from pyimgano import _defaults
 from pyimgano.cli import _common, _options
 from pyimgano.cli._images import Found, counted, look_at
-from pyimgano.cli._saved import check_output, threshold_in_words
+from pyimgano.cli._saved import check_output
 
 __all__ = ["main"]
 
@@ -188,6 +188,8 @@ def _train_checked(options: argparse.Namespace) -> int:
             with progress_callback("color scale of maps", progress):
                 limits = map_range(pipeline, good.images)
         save(pipeline, options.output, map_range=limits, embed_weights=options.embed_weights)
+    from pyimgano.calibration._words import threshold_in_words
+
     for line in threshold_in_words(pipeline[-1].provenance_):
         _common.tell(line)
     _common.tell(f"saved: {options.output}")

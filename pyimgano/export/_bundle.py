@@ -27,19 +27,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pyimgano._decision import is_anomalous
 from pyimgano._nesting import all_parts, find_parts
-from pyimgano.exceptions import BundleError
+from pyimgano.exceptions import BundleError, SampleError
 from pyimgano.export._card import card_html, card_markdown
 from pyimgano.export._config import (
-    SCHEMA_VERSION,
     as_current,
     describe,
     infer_config,
     read_object,
 )
 from pyimgano.features._network import BaseNetworkFeatures
-from pyimgano.inference import anomaly_scores, threshold
-from pyimgano._decision import is_anomalous
+from pyimgano._any_estimator import anomaly_scores, threshold
 from pyimgano.persistence import load, read_map_range, save
 from pyimgano.persistence._networks import networks_embedded
 from pyimgano.utils._clock import utc_now
@@ -170,12 +169,7 @@ def export_bundle(
         _write(estimator, folder, images, about, map_range)
         with atomic_write(output) as file, zipfile.ZipFile(file, "w") as archive:
             for name in [*listed_files(read_object(folder / MANIFEST), output), MANIFEST]:
-                # One date, so that equal bundles are equal archives.
-                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                info.external_attr = 0o644 << 16
-                with archive.open(info, "w", force_zip64=True) as target:
-                    with open(folder / name, "rb") as source:
-                        shutil.copyfileobj(source, target, _BLOCK)
+                archive.write(folder / name, name)
     return output
 
 
@@ -311,7 +305,7 @@ def model_file(folder: Path, config: dict[str, Any], path: Any) -> Path:
     name = model.get("file") if isinstance(model, dict) else None
     if not isinstance(name, str) or not _is_inside(name):
         raise BundleError(f"{path}: names {name!r} as its pipeline, which is no file beside it.")
-    if not isinstance(model.get("sha256"), str):
+    if not isinstance(config["model"].get("sha256"), str):
         raise BundleError(f"{path}: has no SHA-256 of its pipeline.")
     if not (folder / name).is_file():
         raise BundleError(f"{path}: {name} is missing.")
@@ -395,8 +389,10 @@ def _copied(estimator: Any, embed_weights: bool) -> Any:
                 folders.add(os.path.dirname(os.fspath(value)) + os.sep)
                 setattr(step, name, os.path.basename(value))
     for part in all_parts(copy):
-        if hasattr(part, "provenance_"):  # it tells how the features were made
-            part.provenance_ = _without(part.provenance_, sorted(folders, key=len, reverse=True))
+        for name in ("provenance_", "pixel_provenance_"):  # they tell how features were made
+            if name in vars(part):
+                told = _without(vars(part)[name], sorted(folders, key=len, reverse=True))
+                setattr(part, name, told)
     return copy
 
 
@@ -463,9 +459,12 @@ def golden_scores(estimator: Any, folder: Path, names: Sequence[str]) -> list[di
     list of dict
         ``file``, ``score`` and ``pred`` (1 = anomalous) of each.
     """
+    for name in names:
+        if not _is_inside(name):
+            raise BundleError(f"the golden image {name!r} is no file of a bundle")
     try:
         scores = anomaly_scores(estimator, [str(folder / name) for name in names])
-    except (ValueError, TypeError, OSError) as error:
+    except (SampleError, ValueError, TypeError, OSError) as error:
         raise BundleError(f"the golden images cannot be scored: {error}") from error
     verdicts = is_anomalous(scores, threshold(estimator))
     return [

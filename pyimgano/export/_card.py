@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from pyimgano.calibration import threshold_in_words
+from pyimgano.calibration._words import threshold_in_words
 
 __all__ = ["card_html", "card_markdown"]
 
@@ -92,15 +92,20 @@ def _sections(
         yield "Notes", notes.split("\n\n")
     yield "What it does", _purpose(config)
     yield "How often good parts fail", _rates(config)
+    if config["defects"] is not None:
+        yield "Defects", _regions(config)
     yield "Limits", _limits(config)
     yield "What it is made of", [_parts(config)]
     if config["golden"]:
         yield "Golden images", _golden(config)
-    yield "Use and check", [
-        "Judge images: pyimgano infer --bundle THIS_BUNDLE photos/new",
-        "Check that the bundle is whole, and that it scores as it did where it was made: "
-        "pyimgano validate-infer-config THIS_BUNDLE",
-    ]
+    yield (
+        "Use and check",
+        [
+            "Judge images: pyimgano infer --bundle THIS_BUNDLE photos/new",
+            "Check that the bundle is whole, and that it scores as it did where it was made: "
+            "pyimgano validate-infer-config THIS_BUNDLE",
+        ],
+    )
 
 
 def _purpose(config: dict[str, Any]) -> list[str]:
@@ -128,6 +133,19 @@ def _rates(config: dict[str, Any]) -> list[str]:
     return said
 
 
+def _regions(config: dict[str, Any]) -> list[str]:
+    provenance = config["pixel_threshold"]["provenance"]
+    used = {k: v for k, v in config["defects"].items() if v not in (None, False, 0, [])}
+    return [
+        "Regions of an image whose anomaly map is above "
+        f"{config['pixel_threshold']['value']:.6g} are reported as defects. About "
+        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will have one.",
+        f"Options: {', '.join(f'{key}={value!r}' for key, value in used.items())}.",
+        "The verdict follows from the score, not from the regions: an image that passes may have "
+        "a region, and one that fails may have none.",
+    ]
+
+
 def _limits(config: dict[str, Any]) -> list[str]:
     limits = [
         "The rates hold for parts, light, lens and position like those of the images that it was "
@@ -145,7 +163,10 @@ def _limits(config: dict[str, Any]) -> list[str]:
 
 
 def _parts(config: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = [("what", "value"), ("classes", ", ".join(config["model"]["classes"]))]
+    rows: list[tuple[str, ...]] = [
+        ("what", "value"),
+        ("classes", ", ".join(config["model"]["classes"])),
+    ]
     for one in config["model"]["networks"]:
         rows.append(("network", f"{one['backbone']}, weights {one['weights_sha256'][:16]}..."))
     rows.append(("format of frames", str(config["input_format"])))
@@ -162,7 +183,7 @@ def _parts(config: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _golden(config: dict[str, Any]) -> list[str | list[tuple[str, ...]]]:
-    rows = [("file", "score", "verdict")]
+    rows: list[tuple[str, ...]] = [("file", "score", "verdict")]
     for one in config["golden"]:
         rows.append((one["file"], f"{one['score']:.6g}", "FAIL" if one["pred"] else "PASS"))
     return ["These images, scored anew, have to get these scores.", rows]

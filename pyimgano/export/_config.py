@@ -16,11 +16,11 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
-from pyimgano._nesting import all_parts, find_calibrator, find_parts, walk
+from pyimgano._nesting import all_parts, find_calibrator, find_defects, find_parts, walk
 from pyimgano._version import __version__
 from pyimgano.exceptions import BundleError
 from pyimgano.features._network import BaseNetworkFeatures
-from pyimgano.inference import threshold
+from pyimgano._any_estimator import threshold
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.tiling import TilingTransformer
 from pyimgano.utils._environment import environment
@@ -88,6 +88,11 @@ def describe(estimator: Any) -> dict[str, Any]:
         "pixel_threshold": None,
         "defects": None,
     }
+    pixels = find_defects(estimator)
+    if pixels is not None:
+        provenance = pixels.pixel_provenance_
+        found["pixel_threshold"] = {"value": pixels.pixel_threshold_, "provenance": provenance}
+        found["defects"] = _parameters(pixels.extractor_)
     return as_plain_json(found)
 
 

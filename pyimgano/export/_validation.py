@@ -1,4 +1,4 @@
-"""Whether a delivered bundle is whole, and scores as it did where it was made."""
+"""Checks that a delivered bundle is whole, and scores as it did where it was made."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Check(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """What :func:`validate` has found.
+    """Result of :func:`validate`.
 
     Parameters
     ----------
@@ -155,15 +155,14 @@ class _Checks:
         try:
             manifest = read_object(self._folder / MANIFEST)
             entries = listed_files(manifest, self._folder.name)
-            for one in (CONFIG,):
-                if one not in entries:
-                    raise BundleError(f"{MANIFEST} does not list {one}")
+            if CONFIG not in entries:
+                raise BundleError(f"{MANIFEST} does not list {CONFIG}")
         except BundleError as error:
             self._failed("manifest", str(error))
             raise _Failed from error
         self._passed("manifest", f"lists {len(entries)} files")
-        problems = [file_problem(self._folder, one, entry) for one, entry in entries.items()]
-        problems = [one for one in problems if one is not None]
+        looked_at = (file_problem(self._folder, one, entry) for one, entry in entries.items())
+        problems = [problem for problem in looked_at if problem is not None]
         there = {
             one.relative_to(self._folder).as_posix()
             for one in self._folder.rglob("*")

@@ -98,7 +98,7 @@ def call(main, *arguments):
 
 # ---- both -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "module", ["benchmark", "doctor", "infer", "models", "recalibrate", "runs", "train"]
+    "module", [command.replace("-", "_") for command in umbrella.COMMANDS]
 )
 def test_help_answers_without_heavy_imports(module):
     code = (
@@ -151,14 +151,16 @@ def test_a_fault_of_the_program_is_a_line_that_says_how_to_report_it(
 @pytest.mark.parametrize("name", umbrella.COMMANDS)
 def test_errors_are_a_line_and_a_traceback_with_debug(name, monkeypatch, capsys):
     # An option that no command has, and an error after the options were read.
-    command = importlib.import_module(f"pyimgano.cli.{name}")
+    command = importlib.import_module(f"pyimgano.cli.{name.replace('-', '_')}")
     good = {
         "benchmark": ("--dataset", "synthetic"),
+        "export": ("--pipeline", "line3.joblib", "-o", "line3"),
         "infer": ("line3.joblib", "photos"),
         "models": ("list",),
         "recalibrate": ("line3.joblib", "photos", "-o", "line3b.joblib"),
         "runs": ("list",),
         "train": ("photos", "-o", "line3.joblib"),
+        "validate-infer-config": ("line3.zip",),
     }.get(name, ())
 
     def refused(*arguments):
@@ -167,7 +169,7 @@ def test_errors_are_a_line_and_a_traceback_with_debug(name, monkeypatch, capsys)
     for wrong in (("--no-such-option",), ()):
         with monkeypatch.context() as patch:
             if not wrong:
-                patch.setattr(command, f"_{name}", refused)
+                patch.setattr(command, f"_{name.split('-')[0]}", refused)
             assert call(command.main, *good, *wrong) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert line.endswith("--help)" if wrong else "the data are wrong; mend them")

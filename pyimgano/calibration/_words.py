@@ -1,0 +1,34 @@
+"""The provenance of a threshold in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["threshold_in_words"]
+
+
+def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
+    """Say which false-alarm rate a threshold stands for, and which one is possible.
+
+    Parameters
+    ----------
+    provenance : dict
+        ``ThresholdCalibrator.provenance_``.
+
+    Returns
+    -------
+    list of str
+        Lines of text.
+    """
+    low, high = provenance["false_positive_rate_interval_95"]
+    lowest, target = provenance["lowest_supported_rate"], provenance["target_false_positive_rate"]
+    asked = "set by hand" if target is None else f"asked for: {target:.1%}"
+    confidence = provenance.get("confidence")  # files of earlier versions have none
+    if confidence is not None:
+        asked = f"asked for, with {confidence:.4g} confidence: at most {target:.1%}"
+    return [
+        f"threshold {provenance['threshold']:.4g}: about "
+        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will be called bad "
+        f"(95 % interval {low:.1%} to {high:.1%}); {asked}",
+        f"{provenance['n_images']} good images support no rate below {lowest:.1%}",
+    ]
