@@ -27,6 +27,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pyimgano._any_estimator import anomaly_scores, threshold
 from pyimgano._decision import is_anomalous
 from pyimgano._nesting import all_parts, find_parts
 from pyimgano.exceptions import BundleError, SampleError
@@ -38,7 +39,6 @@ from pyimgano.export._config import (
     read_object,
 )
 from pyimgano.features._network import BaseNetworkFeatures
-from pyimgano._any_estimator import anomaly_scores, threshold
 from pyimgano.persistence import load, read_map_range, save
 from pyimgano.persistence._networks import networks_embedded
 from pyimgano.utils._clock import utc_now

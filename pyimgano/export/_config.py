@@ -16,11 +16,11 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
+from pyimgano._any_estimator import threshold
 from pyimgano._nesting import all_parts, find_calibrator, find_defects, find_parts, walk
 from pyimgano._version import __version__
 from pyimgano.exceptions import BundleError
 from pyimgano.features._network import BaseNetworkFeatures
-from pyimgano._any_estimator import threshold
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.tiling import TilingTransformer
 from pyimgano.utils._environment import environment

@@ -97,9 +97,7 @@ def call(main, *arguments):
 
 
 # ---- both -----------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "module", [command.replace("-", "_") for command in umbrella.COMMANDS]
-)
+@pytest.mark.parametrize("module", [command.replace("-", "_") for command in umbrella.COMMANDS])
 def test_help_answers_without_heavy_imports(module):
     code = (
         f"import sys; from pyimgano.cli.{module} import main\n"
@@ -110,10 +108,10 @@ def test_help_answers_without_heavy_imports(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"usage: pyimgano[- ]{module}", done.stdout)
+    assert re.search(rf"usage: pyimgano[- ]{module.replace('_', '-')}", done.stdout)
 
 
-@pytest.mark.parametrize("module", umbrella.COMMANDS)
+@pytest.mark.parametrize("module", [command.replace("-", "_") for command in umbrella.COMMANDS])
 def test_ctrl_c_while_options_are_read(module, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -1625,7 +1623,10 @@ def test_one_command_calls_the_others_under_its_own_name(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which command: train, infer, recalibrate, benchmark, runs, models, doctor"),
+        (
+            (),
+            "which command: train, infer, recalibrate, export, validate-infer-config, benchmark, runs, models, doctor",
+        ),
         (("tran",), "there is no command 'tran', did you mean 'train'?"),
         (("photos",), "there is no command 'photos': train, infer"),
         (("--debug",), "which command: train, infer"),

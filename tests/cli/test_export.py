@@ -65,7 +65,7 @@ def test_a_pipeline_of_a_run(shop, capsys):
         category=["screw", "fabric"],
         model="vision_pixel_mad",
         limit_train=4,
-        limit_test=4,
+        limit_test=7,
         output_dir="runs",
     ).run_dir
     assert call("export", "--from-run", run, "-o", "b") == 2

@@ -17,7 +17,9 @@ from sklearn.pipeline import make_pipeline
 
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano.calibration import PixelThresholdCalibrator
 from pyimgano.datasets import make_inspection_dataset
+from pyimgano.defects import DefectExtractor
 from pyimgano.exceptions import BundleError, TooFewImagesWarning, UntrustedFileError, WeightsError
 from pyimgano.export import export_bundle, json_schema, open_bundle, read_infer_config, validate
 from pyimgano.export._bundle import file_entry
@@ -361,3 +363,18 @@ def test_a_configuration_of_version_1_is_read(bundle):
     assert validate(bundle).ok
     edit(bundle, threshold=...)
     assert "version 1" in failures(bundle)["schema"]
+
+
+def test_defects_are_described_with_their_threshold(shop, tmp_path):
+    model = PixelThresholdCalibrator(
+        calibrated(FilterBankFeatures(resize=32))[-1], DefectExtractor(min_area=4), quantile=0.8
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewImagesWarning)
+        path = export_bundle(model.fit(DATA.X_train), tmp_path / "defects")
+    config = read_infer_config(path / "infer_config.json")
+    assert config["pixel_threshold"]["value"] == model.pixel_threshold_
+    assert config["defects"]["min_area"] == 4
+    assert validate(path).ok and "will have one" in (path / "model_card.md").read_text()
+    edit(path, pixel_threshold={**config["pixel_threshold"], "value": 3.0})
+    assert "pixel_threshold is 3.0 in it" in failures(path)["configuration"]
