@@ -24,6 +24,7 @@ import pyimgano
 from pyimgano.benchmark import run_benchmark
 from pyimgano.cli.main import COMMANDS, main
 from pyimgano.datasets import _table, make_inspection_dataset, read_mask
+from pyimgano.export import export_bundle
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from tests.datasets import layouts
 
@@ -39,6 +40,7 @@ SUBPACKAGES = [
         "ensemble",
         "evaluation",
         "exceptions",
+        "export",
         "features",
     ),
     *("inference", "inputs", "model_selection", "monitoring", "registry", "reporting", "tiling"),
@@ -116,6 +118,7 @@ def tree(tmp_path_factory, parts):
     for folder in ("photos/good", "photos/new_good", "photos/top/good", "photos/side/good"):
         write(folder, good)
     write("photos/left/good", good)
+    write("photos/golden", [*good[:2], *new[-2:]])
     write("photos/new", [*new, *good[:4]])
     write("line3", new[:2])
     write("new", new[-1:], "017.png")
@@ -300,6 +303,9 @@ def test_python_runs(page, folder, small, parts, request, monkeypatch):
         shutil.copy(request.getfixturevalue("weights"), "resnet18.pth")
     make_runs("".join(code))
     names = {**public_names(), **taken_for_granted(page.stem, parts)}
+    if "line3.zip" in "".join(code):
+        detector = pyimgano.PatchCoreDetector("filterbank", coreset_ratio=0.05)
+        export_bundle(detector.fit(parts.X_train[:20]), "line3.zip")
     monkeypatch.setattr(_table, "_registered", {})
     with warnings.catch_warnings():
         for i, block in enumerate(code):

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--pipeline", metavar="FILE", help="as pyimgano train or pyimgano.save wrote it"
     )
@@ -65,17 +65,17 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser.add_argument(
         "--golden",
         metavar="PATH",
-        action="append",
+        nargs="+",
         default=[],
-        help="images to deliver with their scores, by which the receiver can check the bundle: a "
-        "file, a folder or a pattern; may be given several times. Some good parts and some bad "
-        "ones are best",
+        help="images to deliver with their scores, by which the receiver can check the bundle: "
+        "files, folders or patterns. Some good parts and some bad ones are best",
     )
     parser.add_argument(
-        "--no-embed-weights",
-        action="store_true",
-        help="leave the network's weights out; where the bundle is used they are looked for by "
-        "their SHA-256",
+        "--embed-weights",
+        action="switch",
+        default=True,
+        help="put the network's weights into the bundle (default: yes); without them they are "
+        "looked for by their SHA-256 where the bundle is used",
     )
     parser.add_argument("--title", metavar="TEXT", help="first line of the model card")
     parser.add_argument(
@@ -89,6 +89,10 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if options.pipeline is None and options.from_run is None:
+        raise _common.UsageError(
+            f"give a pipeline: {options.prog} --pipeline line3.joblib -o BUNDLE, or --from-run RUN"
+        )
     if options.category is not None and options.from_run is None:
         raise _common.UsageError("--category names a pipeline of --from-run, which is not given")
     if options.from_run is not None:
@@ -108,7 +112,7 @@ def _export(options: argparse.Namespace) -> int:
             pipeline,
             options.output,
             golden=golden,
-            embed_weights=not options.no_embed_weights,
+            embed_weights=options.embed_weights,
             title=options.title,
             notes=options.notes,
             map_range=read_map_range(options.pipeline),

@@ -1625,7 +1625,7 @@ def test_one_command_calls_the_others_under_its_own_name(capsys):
     [
         (
             (),
-            "which command: train, infer, recalibrate, export, validate-infer-config, benchmark, runs, models, doctor",
+            f"which command: {', '.join(umbrella.COMMANDS)}",
         ),
         (("tran",), "there is no command 'tran', did you mean 'train'?"),
         (("photos",), "there is no command 'photos': train, infer"),

@@ -62,14 +62,14 @@ def test_export_and_validate(shop, capsys):
 def test_a_pipeline_of_a_run(shop, capsys):
     run = run_benchmark(
         dataset="synthetic",
-        category=["screw", "fabric"],
+        category=["screw", "wood"],
         model="vision_pixel_mad",
         limit_train=4,
         limit_test=7,
         output_dir="runs",
-    ).run_dir
+    ).path
     assert call("export", "--from-run", run, "-o", "b") == 2
-    assert "several pipelines; give --category, one of fabric, screw" in capsys.readouterr().err
+    assert "several pipelines; give --category, one of screw, wood" in capsys.readouterr().err
     assert call("export", "--from-run", run, "--category", "screw", "-o", "b") == 0
     assert call("validate-infer-config", "b/infer_config.json") == 0
     assert call("export", "--from-run", run, "--category", "nut", "-o", "c") == 2
@@ -81,7 +81,7 @@ def test_a_pipeline_of_a_run(shop, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "-o", "b"), "--pipeline --from-run"),
+        (("export", "-o", "b"), "give a pipeline"),
         (("export", "--pipeline", "line3.joblib"), "--output"),
         (("export", "--pipeline", "nothing.joblib", "-o", "b"), "nothing.joblib: there is no"),
         (("export", "--pipeline", "line3.joblib", "-o", "golden"), "golden exists; give another"),
