@@ -144,7 +144,7 @@ class CommandParser(argparse.ArgumentParser):
             "--debug",
             action="store_true",
             default=argparse.SUPPRESS,  # not to undo, in a subcommand, that of the command
-            help="show the traceback of an error, to report it",
+            help="show the traceback of an error",
         )
 
     def error(self, message: str) -> NoReturn:
@@ -175,6 +175,11 @@ class CommandParser(argparse.ArgumentParser):
         asked = self.takes_config and _config.is_asked_for(words)
         from_file = _config.take_config(self, words) if asked else {}
         options = parse(words) if namespace is None else parse(words, namespace)
+        for action in self._actions:
+            if _config.collects(action) and action.dest in from_file:
+                # What is added on the command line takes the place of what the file holds.
+                found, of_file = getattr(options, action.dest), from_file[action.dest]
+                setattr(options, action.dest, found[len(of_file) :] or of_file)
         if self.arrange is not None:
             self.arrange(options, from_file)
         if self.takes_config and options.dump_config:
@@ -223,7 +228,7 @@ def make_parser(
         group.add_argument(
             "--dump-config",
             action="store_true",
-            help="print all options as they come out, for --config, and do nothing else",
+            help="print the options in effect as JSON, which --config takes, and do nothing else",
         )
     return parser
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from pyimgano.cli import _common, _options
 
-__all__ = ["config_text", "is_asked_for", "read_config", "take_config"]
+__all__ = ["collects", "config_text", "is_asked_for", "read_config", "take_config"]
 
-_PATH = re.compile(r"\b(FILE|DIR|PATH)\b")
+_PATH = re.compile(r"\b(BUNDLE|DIR|FILE|PATH|RUN)\b")
 # Types of values, by the return annotations of the functions that parse them.
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
@@ -190,6 +190,20 @@ def _kind(action: argparse.Action) -> str:
     return "table" if "tuple[str, Any]" in returned else returned.split(" | ")[0]
 
 
+def collects(action: argparse.Action) -> bool:
+    """Tell whether an option may be repeated, and its values make a list.
+
+    Parameters
+    ----------
+    action : Action
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(action, argparse._AppendAction) and _kind(action) != "table"
+
+
 class _Reader:
     """Turns a value of a configuration into that of an option."""
 
@@ -205,8 +219,7 @@ class _Reader:
             return list(value.items())
         if action.nargs == "?" and action.const is not None and isinstance(value, bool):
             return action.const if value else action.default
-        several = action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)
-        if not several:
+        if action.nargs not in ("+", "*") and not collects(action):
             return self._one(value)
         values = value if isinstance(value, list) else [value]
         if not values and action.nargs == "+" and action.default != []:
@@ -235,7 +248,7 @@ class _Reader:
         if not isinstance(value, types) or (isinstance(value, bool) and self.kind != "bool"):
             if self.action.nargs == "?" and self.action.const is not None:
                 right = f"true, false or {right}"
-            elif self.action.nargs in ("+", "*"):
+            elif self.action.nargs in ("+", "*") or collects(self.action):
                 right = f"{right} or a list of them"
             default = self.action.default
             if value is None and default is not None:

@@ -38,6 +38,7 @@ examples:
   pyimgano benchmark --dataset mvtec_ad --root mvtec_anomaly_detection --jobs 4
   pyimgano benchmark --dataset mvtec_ad --root mvtec_anomaly_detection --resume
   pyimgano benchmark --dataset manifest --root parts.csv
+  pyimgano benchmark --config screw.json
   pyimgano benchmark --dataset synthetic --model vision_patchcore \\
       --features filterbank --set coreset_ratio=0.05
   pyimgano benchmark --dataset folder --root data --pipeline line3.joblib
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser.usage = f"{prog} --dataset NAME [--root DIR] [options]"
 
     _data.add_data_options(parser)
     _options.add_model_options(parser, of_benchmark=True)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG, takes_config=False)
-    parser.add_argument("--json", action="store_true", help="as one JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 

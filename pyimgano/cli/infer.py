@@ -39,6 +39,7 @@ examples:
   pyimgano infer line3.joblib "line3/*.png" --save-csv verdicts.csv --save-maps maps
   pyimgano infer line3.joblib photos/new --threshold 31.5
   pyimgano infer line3.joblib photos/new > verdicts.jsonl
+  pyimgano infer --config line3.json photos/new
   pyimgano infer line3.joblib part.png --fail-on-anomaly || echo stop the line
 
 """ + _common.exit_statuses(

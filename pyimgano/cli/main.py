@@ -6,11 +6,12 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn
 
 from pyimgano.cli import _common
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "all_parsers", "main"]
 
 _PROG = "pyimgano"
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "runs": "list, show and compare the runs of the benchmark",
     "models": "list the models, or tell all about one",
     "doctor": "check this installation: versions, extras, weights, threads",
+    "completion": "print a script by which a shell completes all of this",
 }
 
 
@@ -34,16 +36,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name in COMMANDS:
-        command = importlib.import_module(f"pyimgano.cli.{name.replace('-', '_')}")
-        return command.main(arguments[1:], prog=f"{_PROG} {name}")
+        return _module(name).main(arguments[1:], prog=f"{_PROG} {name}")
     return _common.run(_PROG, lambda: _without_command(name, arguments), arguments)
 
 
-def _without_command(name: str, arguments: Sequence[str]) -> NoReturn:
-    parser = _common.make_parser(
-        _PROG, "Visual anomaly detection for industry.", _epilog(), takes_config=False
-    )
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"pyimgano.cli.{name.replace('-', '_')}")
+
+
+def all_parsers() -> _common.CommandParser:
+    """Make a parser of all commands with all their options, to be looked at."""
+    parser = _parser()
+    commands: Any = parser.add_subparsers(metavar="COMMAND")
+    for name, what in COMMANDS.items():
+        commands.add_parser(name, help=what)
+        commands.choices[name] = _module(name)._parser(f"{_PROG} {name}")
+    return parser
+
+
+def _parser() -> _common.CommandParser:
+    description = "Visual anomaly detection for industry."
+    parser = _common.make_parser(_PROG, description, _epilog(), takes_config=False)
     parser.usage = f"{_PROG} COMMAND [options]"
+    return parser
+
+
+def _without_command(name: str, arguments: Sequence[str]) -> NoReturn:
+    parser = _parser()
     if name.startswith("-"):
         command = next((word for word in arguments if word in COMMANDS), None)
         if command is not None:

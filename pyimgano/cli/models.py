@@ -34,10 +34,12 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG, takes_config=False)
     jobs = parser.add_subparsers(dest="job", metavar="list|info", required=True)
-    listing = jobs.add_parser("list", help="names, sorted", allow_abbrev=False)
+    what = "print the names of all models, sorted"
+    listing = jobs.add_parser("list", help=what, description=f"{what}.", allow_abbrev=False)
     _options.add_model_filters(listing)
-    info = jobs.add_parser("info", help="one model", allow_abbrev=False)
-    info.add_argument("name", metavar="NAME", help='one of "list"')
+    what = "print what there is to know about one model"
+    info = jobs.add_parser("info", help=what, description=f"{what}.", allow_abbrev=False)
+    info.add_argument("name", metavar="NAME", help='a name that "pyimgano models list" prints')
     return parser
 
 

@@ -45,7 +45,8 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG, takes_config=False)
     jobs = parser.add_subparsers(metavar="list|show|compare", required=True)
 
-    listing = jobs.add_parser("list", help="runs in folders, the newest last", allow_abbrev=False)
+    what = "list the runs in folders, the newest last"
+    listing = jobs.add_parser("list", help=what, description=f"{what}.", allow_abbrev=False)
     listing.add_argument(
         "folders",
         metavar="DIR",
@@ -55,15 +56,15 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     listing.set_defaults(job=_list)
 
-    show = jobs.add_parser("show", help="tables of runs", allow_abbrev=False)
+    what = "print the tables of runs"
+    show = jobs.add_parser("show", help=what, description=f"{what}.", allow_abbrev=False)
     show.add_argument("runs", metavar="DIR", nargs="+", help="run directory")
     show.set_defaults(job=_show)
 
-    compare = jobs.add_parser(
-        "compare", help="differences of runs from the first, and what they mean", allow_abbrev=False
-    )
-    compare.add_argument("baseline", metavar="DIR", help="run directory to compare with")
-    compare.add_argument("others", metavar="DIR", nargs="+", help="run directories to compare")
+    what = "print the differences of runs from the first, and whether they may be chance"
+    compare = jobs.add_parser("compare", help=what, description=f"{what}.", allow_abbrev=False)
+    compare.add_argument("baseline", metavar="DIR", help="run to compare with")
+    compare.add_argument("others", metavar="DIR", nargs="+", help="runs to compare with it")
     compare.add_argument(
         "--allow-different-splits",
         action="store_true",

@@ -35,6 +35,8 @@ examples:
       large images with small defects
   pyimgano train photos/good -o line3.joblib --preprocess align --preprocess clahe:clip_limit=3
       parts that do not lie exactly alike, in weak contrast
+  pyimgano train --config line3.json
+      all of it in a file
   pyimgano infer line3.joblib photos/new
 
 """ + _common.exit_statuses(
@@ -59,8 +61,11 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser.usage = f"{prog} DIR -o FILE [options]"
     parser.add_argument(
-        "folder", metavar="DIR", help="images of good parts, with all folders below it"
+        "folder",
+        metavar="DIR",
+        help="images of good parts, with all folders below it; in a configuration file, folder",
     )
     parser.add_argument(
         "-o",

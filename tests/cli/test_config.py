@@ -46,7 +46,7 @@ CANDIDATES = {
     "int": [1, 2, 64, 256],
     "str": [
         *("cpu", "data.x", "1,2,30,40", "3,4,50,60", "folder", "mvtec_ad", "bgr_u8_hwc"),
-        *("gray_u8_hw", "industrial-balanced", "embedded"),
+        *("gray_u8_hw", "industrial-balanced", "embedded", "clahe", "gamma:gamma=2"),
     ],
     "table": [{"k": 3, "a": [1, None, "x"]}, {"k": "text", "b": {"c": 0.5}}],
 }
@@ -64,7 +64,7 @@ def samples(action):
             continue
         if value != action.default or kind == "bool":
             found.append(value)
-    if action.nargs in ("+", "*"):
+    if action.nargs in ("+", "*") or _config.collects(action):
         found = [found, found[1:]]
     return found[0], found[1 % len(found)]
 
@@ -79,6 +79,8 @@ def as_words(key, action, value):
         if action.dest == "set" and key != "set":
             return [f"--{key}", json.dumps(value)]
         return [w for k, v in value.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+    if _config.collects(action):
+        return [w for one in value for w in (f"--{key}", one)]
     return [f"--{key}", *(value if isinstance(value, list) else [value])]
 
 
