@@ -356,7 +356,7 @@ class PatchGrids(CheckedStateMixin):
 
     @property
     def placements(self) -> list[Placement | None]:
-        """Where each image lies in the one that came in; None unless a step has moved it."""
+        """Places of the images in those that came in; None unless a step has moved them."""
         if self.motions is None or self.original_sizes is None:
             return [None] * len(self)
         sizes = self.original_sizes.tolist()

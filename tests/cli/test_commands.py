@@ -1600,7 +1600,7 @@ def documented_commands():
 
 @pytest.mark.parametrize("words", list(documented_commands()))
 def test_documented_options_exist(words, monkeypatch):
-    module = importlib.import_module(f"pyimgano.cli.{words[0]}")
+    module = importlib.import_module(f"pyimgano.cli.{words[0].replace('-', '_')}")
     parsed = 77
     for name in ("parse_args", "parse_intermixed_args"):
         real = getattr(argparse.ArgumentParser, name)
