@@ -21,9 +21,10 @@ from pyimgano._nesting import innermost, makes_maps, steps_before, walk
 from pyimgano.base import MODEL_ERRORS, ScoredBlock
 from pyimgano.exceptions import ImageFormatError, SampleError
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
-from pyimgano.inputs._containers import as_list, counted_from, is_path, sliceable
+from pyimgano.inputs._containers import as_list, counted_from, first_index, is_path, sliceable
 from pyimgano.preprocessing import BasePreprocessor
 from pyimgano.tiling import TilingTransformer
+from pyimgano.utils._stages import timed
 
 __all__ = [
     "Scored",
@@ -270,7 +271,7 @@ def _steps(estimator: Any) -> list[Any]:
 
 def _score_some(estimator: Any, X: Any, which: range, maps: bool) -> ScoredBlock:
     some = X[which.start : which.stop]
-    with counted_from(which.start):
+    with counted_from(first_index() + which.start), timed("score"):
         if not maps:
             return ScoredBlock(which.start, anomaly_scores(estimator, some), [], {})
         found = score_with_maps(estimator, some)

@@ -39,6 +39,7 @@ from pyimgano.preprocessing import PreparedImages
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._stages import timed
 from pyimgano.utils._state import Array, Flag, Map, Maybe, OneOf, Rule
 from pyimgano.utils._threads import prefetch
 from pyimgano.utils._versions import VersionStampMixin
@@ -362,12 +363,15 @@ class BaseDetector(
         for block, train_group, values, scores in self._score_blocks(data):
             known = self._substitute_training_scores(scores, train_group)
             refuse_nan(known, type(self).__name__)
-            yield known, self._to_pixels(block, values) if maps else []
+            with timed("postprocess"):
+                heat = self._to_pixels(block, values) if maps else []
+            yield known, heat
 
     def _score_blocks(self, data: Any) -> Iterator[tuple[Block, np.ndarray, Values, np.ndarray]]:
         for block, keys in prefetch(self._blocks(data)):
             train_group = np.array([self._known.get(key.image, -1) for key in keys], dtype=np.int64)
-            values, scores = self._score(block, train_group)
+            with timed("score"):
+                values, scores = self._score(block, train_group)
             yield block, train_group, values, scores
 
     def _to_pixels(self, block: Block, values: Values) -> list[np.ndarray]:
@@ -505,9 +509,11 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
             for block, train_group, values, scores in self._score_blocks(data):
                 known = self._substitute_training_scores(scores, train_group)
                 refuse_nan(known, type(self).__name__)
-                heat = self._to_pixels(block, values) if maps else []
-                self._raise_if_unlike(self._as_whole(block, values), train_group, known, heat)
-                yield known, _put_back(heat, data, n_done)
+                with timed("postprocess"):
+                    heat = self._to_pixels(block, values) if maps else []
+                    self._raise_if_unlike(self._as_whole(block, values), train_group, known, heat)
+                    heat = _put_back(heat, data, n_done)
+                yield known, heat
                 n_done += len(known)
             return
         for i, tiles in enumerate(data.iter_images()):
@@ -517,7 +523,8 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
                 parts.append(tile_scores)
                 whole.append(self._as_whole(block, values))
                 if canvas is not None:
-                    canvas.lay(self._to_pixels(block, values))
+                    with timed("postprocess"):
+                        canvas.lay(self._to_pixels(block, values))
             scores = np.array([tiles.reduce(np.concatenate(parts))])
             train_group = np.array([self._known.get(tiles.digest, -1)])
             known = self._substitute_training_scores(scores, train_group)

@@ -456,8 +456,9 @@ def test_an_iterator_is_read_a_batch_at_a_time_and_errors_count_from_its_beginni
     assert "image 3" in found[3].error
     other = iter_infer(small, [NEW[0] / 255], on_error="record")
     assert "image 0" in next(other).error  # what is counted there does not count here
-    with pytest.raises(ImageFormatError, match="image 1"):
-        list(iter_infer(small, iter([NEW[0], NEW[0] / 255]), batch_size=1))
+    for estimator in (small, make_pipeline(ImageFormatNormalizer(), small)):
+        with pytest.raises(ImageFormatError, match="image 1"):
+            list(iter_infer(estimator, iter([NEW[0], NEW[0] / 255]), batch_size=1))
 
 
 def test_calibrate_threshold(small):

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NoReturn
 
 from pyimgano.cli import _common
 
-__all__ = ["CSV_COLUMNS", "csv_file", "json_lines", "table", "verdict"]
+__all__ = ["CSV_COLUMNS", "Log", "csv_file", "json_lines", "records_in", "table", "verdict"]
 
 #: Columns of the CSV file, in their order.
 CSV_COLUMNS = (
@@ -36,28 +38,163 @@ def verdict(record: Mapping[str, Any]) -> str:
     return "FAIL" if record["pred"] else "PASS"
 
 
+@dataclass
+class Log:
+    """JSON lines that an earlier run has written, which a later one goes on with.
+
+    Attributes
+    ----------
+    path : str
+        The file, for messages.
+    names : set of str
+        Paths of the images that have a record.
+    n_records, n_anomalous, n_errors : int
+    last : dict or None
+        The last record with a score.
+    """
+
+    path: str
+    names: set[str] = field(default_factory=set)
+    n_records: int = 0
+    n_anomalous: int = 0
+    n_errors: int = 0
+    last: dict[str, Any] | None = None
+
+    def read(self, file: BinaryIO) -> int:
+        """Read the records; return how many bytes they are, up to the first that is not whole.
+
+        Half a record at the end, which a crash has left, is not counted, and neither is the line
+        that says that all are there.
+
+        Parameters
+        ----------
+        file : binary file
+            At its beginning.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        UsageError
+            If the file holds something else.
+        """
+        n_bytes = 0
+        left_over: tuple[int, bytes] | None = None
+        for number, line in enumerate(_lines(file), 1):
+            if left_over is not None:  # not at the end: no crash has left that
+                self._refuse(left_over[0])
+            record = _as_record(line)
+            if record is None:
+                left_over = number, line
+                continue
+            self.take(record)
+            n_bytes += len(line)
+        # Half a record, the last line of a complete run, or the zeros that a power cut leaves.
+        if left_over is not None and not (
+            left_over[1].startswith(b'{"') or not left_over[1].strip(b"\0")
+        ):
+            self._refuse(left_over[0])
+        return n_bytes
+
+    def _refuse(self, number: int) -> NoReturn:
+        raise _common.UsageError(
+            f"{self.path}, line {number}: is no record of pyimgano infer; give the file of the run "
+            "to go on with, or one that is not there yet"
+        )
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Count a record.
+
+        Parameters
+        ----------
+        record : dict
+        """
+        self.names.add(record["path"])
+        self.n_records += 1
+        self.n_errors += "error" in record
+        self.n_anomalous += record.get("pred", 0)
+        if "score" in record:
+            self.last = dict(record)
+
+
+def _as_record(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "path" in record else None
+
+
+def _lines(file: Any) -> Iterator[bytes]:
+    """Read the lines of a file that is not buffered."""
+    reader = io.BufferedReader(file)
+    try:
+        yield from reader
+    finally:
+        reader.detach()  # else it would close the file
+
+
+def records_in(path: str, n_bytes: int) -> Iterator[dict[str, Any]]:
+    """Read the records in the beginning of a file of JSON lines.
+
+    Parameters
+    ----------
+    path : str
+    n_bytes : int
+        Where they end.
+
+    Yields
+    ------
+    dict
+    """
+    with open(path, "rb") as file:
+        for line in file:
+            if file.tell() > n_bytes:
+                return
+            yield json.loads(line)
+
+
 @contextmanager
-def json_lines(path: str) -> Iterator[Write]:
-    """Write records as JSON lines; ``-`` is standard output."""
+def json_lines(path: str, log: Log | None = None, *, in_place: bool = False) -> Iterator[Write]:
+    """Write records as JSON lines.
+
+    Parameters
+    ----------
+    path : str
+        The file; ``-`` is standard output.
+    log : Log, default=None
+        Go on with the file; what it holds is read into this.
+    in_place : bool, default=False
+        Append to the file itself. Otherwise it takes its name when all records are written.
+    """
     from pyimgano.utils._json import json_line
 
-    with _text_output(path) as write:
+    with _text_output(path, None if log is None else log.read, in_place) as write:
         yield lambda record: write(json_line(record))
 
 
 @contextmanager
-def csv_file(path: str, names: Sequence[str], *, decimal_comma: bool) -> Iterator[Write]:
+def csv_file(
+    path: str, names: Sequence[str] | None, *, decimal_comma: bool, in_place: bool = False
+) -> Iterator[Write]:
     """Write records as a CSV file that spreadsheet programs open, one row per image.
 
     Parameters
     ----------
     path : str
         The file; ``-`` is standard output.
-    names : sequence of str
-        All names of files that will be written. If one has characters other than ASCII, a file
-        begins with the mark by which Excel knows UTF-8; standard output has none.
+    names : sequence of str or None
+        All names of files that will be written. If one has characters other than ASCII, or they
+        are not known yet, a file begins with the mark by which Excel knows UTF-8; standard output
+        has none.
     decimal_comma : bool
         Write decimal commas, and semicolons between the cells.
+    in_place : bool, default=False
+        Write the file itself. Otherwise it takes its name when all records are written.
     """
 
     def row(cells: Sequence[Any]) -> str:
@@ -72,8 +209,9 @@ def csv_file(path: str, names: Sequence[str], *, decimal_comma: bool) -> Iterato
         text = "" if value is None else str(value)
         return f"'{text}" if text.startswith(_FORMULA) else text
 
-    with _text_output(path) as write:
-        marked = path != "-" and any(not name.isascii() for name in names)
+    with _text_output(path, (lambda file: 0) if in_place else None, in_place) as write:
+        not_ascii = names is None or any(not name.isascii() for name in names)
+        marked = path != "-" and not_ascii
         write(_BOM * marked + row(CSV_COLUMNS))
 
         def write_record(record: Mapping[str, Any]) -> None:
@@ -105,13 +243,15 @@ def table() -> Iterator[Write]:
 
 
 @contextmanager
-def _text_output(path: str) -> Iterator[Callable[[str], None]]:
+def _text_output(
+    path: str, keep: Callable[[BinaryIO], int] | None, in_place: bool
+) -> Iterator[Callable[[str], None]]:
     """Give a function that writes a line so that it is there when the function returns."""
-    from pyimgano.utils._outputs import exclusive_write
+    from pyimgano.utils._outputs import append_write, exclusive_write
 
     if path == "-":
         yield lambda line: _common.answer(line.rstrip("\r\n"))
         return
-    with exclusive_write(path) as file:
+    with append_write(path, keep=keep) if in_place else exclusive_write(path, keep=keep) as file:
         # File names that are not valid Unicode survive as escapes.
         yield lambda line: file.write(line.encode("utf-8", "backslashreplace"))

@@ -26,6 +26,7 @@ from pyimgano.grids import PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._stages import timed
 from pyimgano.utils._state import Array, Maybe, MayLack, Number, Object, Sizes, State, fail
 from pyimgano.utils._warning import warn_user
 
@@ -252,7 +253,9 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _blocks(self, data: Any) -> Iterator[tuple[PatchGrids, list[SampleKey]]]:
         if self.input_kind_ == "images":
             for images, keys in self._keyed_images(data):
-                yield self._grids(images, self.roi_mask_), keys
+                with timed("features"):
+                    grids = self._grids(images, self.roi_mask_)
+                yield grids, keys
         else:
             cuts = data.starts
             yield data, [SampleKey(digest(data.rows[a:b])) for a, b in zip(cuts[:-1], cuts[1:])]

@@ -17,6 +17,7 @@ from pyimgano.utils._fitting import (
     FittedParametersMixin,
     restored_on_error,
 )
+from pyimgano.utils._stages import timed
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -111,7 +112,8 @@ class BasePatchFeatures(
         start = 0
         for block in images.iter_blocks(self.batch_size):
             try:
-                grids = fitted._extract(block)
+                with timed("features"):
+                    grids = fitted._extract(block)
             except ImageFormatError:
                 for i, image in enumerate(block, start):
                     try:

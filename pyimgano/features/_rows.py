@@ -17,6 +17,7 @@ from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._stages import timed
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -143,7 +144,8 @@ class BaseRowFeatures(
                         f"{images.name(i)} has {height} x {width} pixels, but {fitted!r} needs "
                         f"{fitted._needs()}. Set resize to have all images enlarged."
                     )
-                rows[i] = fitted._describe(image)
+                with timed("features"):
+                    rows[i] = fitted._describe(image)
                 i += 1
         return with_index(self, rows, X)
 

@@ -34,6 +34,7 @@ from pyimgano.inputs._sequence import ImageSequence
 from pyimgano.utils._columns import NoColumnsMixin, index_of
 from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair_or_none
+from pyimgano.utils._stages import timed
 from pyimgano.utils._tags import ImageInputMixin
 from pyimgano.utils._versions import VersionStampMixin
 
@@ -171,11 +172,14 @@ class ImageFormatNormalizer(
 
     def _convert(self, image: Any, i: int, size: tuple[int, int] | None) -> np.ndarray:
         where = f"image {first_index() + i} of X"
-        if isinstance(image, Image.Image):
-            out = as_canonical(pil_pixels(image, where), self.u16_max, where)
-        else:
-            out = normalize_numpy_image(image, self.input_format, u16_max=self.u16_max, where=where)
-        return out if size is None else resize_image(out, size)
+        with timed("preprocess"):
+            if isinstance(image, Image.Image):
+                out = as_canonical(pil_pixels(image, where), self.u16_max, where)
+            else:
+                out = normalize_numpy_image(
+                    image, self.input_format, u16_max=self.u16_max, where=where
+                )
+            return out if size is None else resize_image(out, size)
 
     def _batch(self, X: Any) -> Any:
         """``X`` as one array or tensor of images, or as a list of images."""

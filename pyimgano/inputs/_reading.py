@@ -38,6 +38,7 @@ from pyimgano.inputs._completeness import (
 )
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
 from pyimgano.utils._files import kind_of, open_at_once
+from pyimgano.utils._stages import timed
 
 #: Largest number of pixels of an image file. A file whose header says more is an error
 #: before anything is decoded: a few kilobytes can claim to be gigabytes.
@@ -224,8 +225,11 @@ def decode_file(path: str) -> DecodedFile:
 def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.ndarray:
     """Decode a file to a canonical image: uint8 RGB of shape (H, W, 3)."""
     try:
-        image = as_canonical(read_raw(path), u16_max, f"file {path}")
-        return image if resize is None else resize_image(image, resize)
+        with timed("load"):
+            raw = read_raw(path)
+        with timed("preprocess"):
+            image = as_canonical(raw, u16_max, f"file {path}")
+            return image if resize is None else resize_image(image, resize)
     except (MemoryError, cv2.error) as error:
         if not _lacks_memory(error):
             raise

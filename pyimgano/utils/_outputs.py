@@ -6,6 +6,9 @@ program: an error, Ctrl-C, SIGTERM, ``kill -9``, a full disk or a power cut. The
 file that is replaced are kept. A ``.part`` that was left behind is no result; the next writer of
 the file takes it over.
 
+A log, which grows for as long as a program runs and is read meanwhile, is the exception: it is
+appended to under its own name, a line at a time (:func:`append_write`).
+
 A directory needs no more than that: each of its files is whole, and one that is written last
 says that all are there (``report.json``, see :mod:`pyimgano.benchmark._run_dir`).
 """
@@ -17,7 +20,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +30,7 @@ from pyimgano._signals import cleaning_up_on_sigterm
 
 __all__ = [
     "PieceWriter",
+    "append_write",
     "atomic_folder",
     "atomic_write",
     "exclusive_folder",
@@ -140,18 +145,28 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = True) -> Itera
         yield part.file
 
 
+#: Reads a binary file from its beginning and returns how many bytes of it are to be kept.
+Keep = Callable[[BinaryIO], int]
+
+
 @contextmanager
-def exclusive_write(path: str | os.PathLike[str]) -> Iterator[PieceWriter]:
+def exclusive_write(
+    path: str | os.PathLike[str], *, keep: Keep | None = None
+) -> Iterator[PieceWriter]:
     """Write lines over a long time: ``path`` keeps its old content until all are written.
 
     After an error or an interrupt the ``.part`` stays with the lines that are done, so that they
-    can be looked at; the next writer begins it anew.
+    can be looked at; the next writer begins it anew, or goes on with it.
 
     Parameters
     ----------
     path : str or Path
         The file to create or to replace. Its folder must exist. A symbolic link is replaced, not
         followed.
+    keep : callable, default=None
+        Go on with the ``.part``, or, where there is none, with a copy of the file:
+        ``keep(file) -> n_bytes`` says how much of its content is good, and the rest is cut off.
+        None begins anew.
 
     Yields
     ------
@@ -162,9 +177,57 @@ def exclusive_write(path: str | os.PathLike[str]) -> Iterator[PieceWriter]:
     BlockingIOError
         If another process is writing the same file.
     """
-    with _part_file(Path(path), wait=False, durable=True) as part:
-        part.lines = PieceWriter(part.file)
+    with _part_file(Path(path), wait=False, durable=True, kept=keep is not None) as part:
+        part.lines = PieceWriter(part.file, 0 if keep is None else _cut(part.file, keep))
         yield part.lines
+
+
+@contextmanager
+def append_write(
+    path: str | os.PathLike[str], *, keep: Keep, sync_seconds: float = 1.0
+) -> Iterator[PieceWriter]:
+    """Append lines to a log, which other programs may read while it grows.
+
+    When ``write`` returns, the line survives the end of this program, whatever ends it. A power
+    cut can take what was written in the last ``sync_seconds``, and leave half a line.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to append to, or to create. Its folder must exist. A symbolic link is an error.
+    keep : callable
+        ``keep(file) -> n_bytes`` says how much of the content is good. The rest is cut off.
+    sync_seconds : float, default=1.0
+        Least time between two waits for the disk.
+
+    Yields
+    ------
+    PieceWriter
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is writing the same file.
+    """
+    path = Path(path)
+    try:
+        with _open_alone(path, wait=False, kept=True) as file:
+            lines = PieceWriter(file, _cut(file, keep), sync_seconds)
+            _sync_folder(path.parent)
+            yield lines
+            os.fsync(file.fileno())
+    except OSError as error:
+        _raise_named(path, error)
+        raise
+
+
+def _cut(file: Any, keep: Keep) -> int:
+    """Cut off what is not to be kept of a file; return what is, in bytes."""
+    file.seek(0)
+    n_bytes = keep(file)
+    file.seek(n_bytes)
+    file.truncate()
+    return n_bytes
 
 
 class PieceWriter:
@@ -173,17 +236,24 @@ class PieceWriter:
     Parameters
     ----------
     file : binary file
-        Not buffered, and empty.
+        Not buffered, and at its end.
+    n_bytes : int, default=0
+        Size of the file.
+    sync_seconds : float, default=None
+        Wait for the disk after a piece if that long has passed since the last time. None leaves
+        it to the caller.
 
     Attributes
     ----------
     n_bytes : int
-        Size of what was written.
+        Size of the file.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, n_bytes: int = 0, sync_seconds: float | None = None) -> None:
         self._file = file
-        self.n_bytes = 0
+        self.n_bytes = n_bytes
+        self._sync_seconds = sync_seconds
+        self._synced = time.monotonic()
 
     def write(self, piece: bytes) -> None:
         """Write a piece, such as a line.
@@ -202,6 +272,11 @@ class PieceWriter:
                 self._file.truncate()
             raise
         self.n_bytes += len(piece)
+        if self._sync_seconds is not None:
+            now = time.monotonic()
+            if now - self._synced >= self._sync_seconds:
+                os.fsync(self._file.fileno())
+                self._synced = now
 
 
 class _PartFile:
@@ -213,10 +288,15 @@ class _PartFile:
         self.file: Any = None
         self.mode: int | None = None  # of the file that is replaced
         self.lines: PieceWriter | None = None
+        self.is_continued = False
 
-    def open(self, wait: bool) -> None:
+    def open(self, wait: bool, kept: bool) -> None:
         """Open the file, which is from then on readable to those who could read the old one."""
-        self.file = _open_alone(self.part, wait)
+        self.file = _open_alone(self.part, wait, kept)
+        self.is_continued = kept and os.fstat(self.file.fileno()).st_size > 0
+        if kept and not self.is_continued and os.path.isfile(self.path):
+            with open(self.path, "rb") as old:
+                shutil.copyfileobj(old, self.file)
         self.mode = _mode_of(self.path)
         # The owner can always read and write a .part, which a later writer may have to take over.
         self._allow(0o600)
@@ -245,7 +325,7 @@ class _PartFile:
 
     def abandon(self) -> None:
         """Remove the file, unless it holds lines that are worth looking at."""
-        if self.lines is not None and self.lines.n_bytes:
+        if self.is_continued or (self.lines is not None and self.lines.n_bytes):
             return
         if self.file is None:
             _remove_if_new(self.part)
@@ -265,20 +345,24 @@ class _PartFile:
 
 
 @contextmanager
-def _part_file(path: Path, wait: bool, durable: bool) -> Iterator[_PartFile]:
+def _part_file(path: Path, wait: bool, durable: bool, kept: bool = False) -> Iterator[_PartFile]:
     part = _PartFile(path)
     try:
-        part.open(wait)
+        part.open(wait, kept)
         yield part
         part.publish(durable)
     except BaseException as error:  # Ctrl-C as well
         part.abandon()
-        if isinstance(error, OSError) and is_out_of_room(error) and error.filename is None:
-            # The system does not name the file in the error of a write.
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        _raise_named(path, error)
         raise
     finally:
         part.close()
+
+
+def _raise_named(path: Path, error: BaseException) -> None:
+    """Name the file in the error of a full disk, where the system does not."""
+    if isinstance(error, OSError) and is_out_of_room(error) and error.filename is None:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -367,14 +451,15 @@ def _mode_of(path: Path) -> int | None:
     return mode & 0o777 if stat.S_ISREG(mode) else None
 
 
-def _open_alone(part: Path, wait: bool) -> Any:
-    """Open a file that no other writer has, and empty it."""
+def _open_alone(part: Path, wait: bool, kept: bool = False) -> Any:
+    """Open a file that no other writer has, and empty it unless it is kept."""
     while True:
         handle = _open(part)
         file = open(handle, "r+b", buffering=-1 if wait else 0)  # noqa: SIM115
         try:
             if _lock(handle, wait) and _is_at(handle, part):
-                file.truncate(0)
+                if not kept:
+                    file.truncate(0)
                 return file
         except BaseException:
             file.close()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -206,23 +207,23 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
 def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     """Items as they come, each made while the one before is worked on, if there are two cores.
 
-    They are made in another thread, under scikit-learn's configuration and numpy's error state of
-    this one.
+    They are made in another thread, under scikit-learn's configuration, numpy's error state and the
+    context variables of this one.
     """
     if n_threads() == 1:
         yield from items
         return
     iterator, end = iter(items), object()
-    config, errors = get_config(), np.geterr()
+    config, errors, context = get_config(), np.geterr(), copy_context()
 
     def advance() -> Any:
         with config_context(**config), np.errstate(**errors):
             return next(iterator, end)
 
     with ThreadPoolExecutor(1, "pyimgano-ahead") as executor:
-        coming: Future[Any] = executor.submit(advance)
+        coming: Future[Any] = executor.submit(context.run, advance)
         while (item := coming.result()) is not end:
-            coming = executor.submit(advance)
+            coming = executor.submit(context.run, advance)
             yield item
 
 
