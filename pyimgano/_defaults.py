@@ -27,3 +27,6 @@ INPUT_FORMAT = "rgb_u8_hwc"
 # Full scale of 16-bit files.
 U16_MAX = 65535
 RANDOM_STATE = 0
+# Of pyimgano infer: images judged at a time, and threads that read those to come.
+BATCH_SIZE = 16
+N_WORKERS = 2

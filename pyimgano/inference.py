@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 import numpy as np
@@ -35,13 +35,15 @@ from pyimgano._any_estimator import (
     score as score,  # deprecated
 )
 from pyimgano._decision import as_labels, is_anomalous
-from pyimgano._nesting import find_calibrator, first_step
+from pyimgano._nesting import find_calibrator, find_defects, first_step
 from pyimgano.base import ScoredBlock
 from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.defects import DefectRegion
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import ImageFormat, ImageFormatNormalizer, ImageSequence
 from pyimgano.inputs._containers import counted_from, first_index, is_path
 from pyimgano.inputs._formats import DECLARED, check_format, is_torch_tensor
+from pyimgano.utils._stages import timed
 
 __all__ = [
     "InferenceResult",
@@ -81,6 +83,8 @@ class InferenceResult:
         :class:`~pyimgano.ThresholdCalibrator` knows their scores.
     anomaly_map : ndarray of shape (height, width), float32, or None
         Higher = more anomalous; only where maps were asked for and the detector makes any.
+    defects : list of DefectRegion, or None
+        Regions of the map, empty if there is none; None unless they were asked for.
     error : str or None
         Reason why the image could not be scored.
     """
@@ -92,6 +96,7 @@ class InferenceResult:
     label: int | None = None
     p_value: float | None = None
     anomaly_map: np.ndarray | None = field(default=None, repr=False)
+    defects: list[DefectRegion] | None = None
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,8 +108,8 @@ class InferenceResult:
         -------
         dict
             ``index``, ``path`` (for files), and either ``score``, ``threshold``, ``pred``
-            (1 = anomalous, 0 = normal) and, for a calibrated estimator, ``p_value``; or
-            ``error``. The map is left out.
+            (1 = anomalous, 0 = normal), ``p_value`` for a calibrated estimator, and
+            ``defects`` where they were asked for; or ``error``. The map is left out.
         """
         record: dict[str, Any] = {"index": self.index}
         if self.path is not None:
@@ -114,6 +119,8 @@ class InferenceResult:
         record.update(score=self.score, threshold=self.threshold, pred=int(self.label == -1))
         if self.p_value is not None:
             record["p_value"] = self.p_value
+        if self.defects is not None:
+            record["defects"] = [region.to_dict() for region in self.defects]
         return record
 
 
@@ -123,6 +130,7 @@ def infer(
     *,
     input_format: str | ImageFormat | None = None,
     return_maps: bool = False,
+    return_defects: bool = False,
     on_error: str = "raise",
     batch_size: int = 8,
     threshold: float | None = None,
@@ -146,6 +154,9 @@ def infer(
         has none. Files and PIL images say their own format.
     return_maps : bool, default=False
         Also compute the anomaly map of each image, where the detector makes any.
+    return_defects : bool, default=False
+        Also find the defects in the map of each image. The estimator must contain a
+        :class:`~pyimgano.calibration.PixelThresholdCalibrator`, which says what a defect is.
     on_error : {"raise", "record"}, default="raise"
         How to handle an image that cannot be scored, such as a truncated file. ``"record"``
         gives it a result with an ``error`` and goes on. Errors that are not about one image are
@@ -184,6 +195,7 @@ def infer(
         images,
         input_format=input_format,
         return_maps=return_maps,
+        return_defects=return_defects,
         on_error=on_error,
         batch_size=batch_size,
         threshold=threshold,
@@ -197,6 +209,7 @@ def iter_infer(
     *,
     input_format: str | ImageFormat | None = None,
     return_maps: bool = False,
+    return_defects: bool = False,
     on_error: str = "raise",
     batch_size: int = 8,
     threshold: float | None = None,
@@ -205,7 +218,7 @@ def iter_infer(
 
     Parameters
     ----------
-    estimator, images, input_format, return_maps, on_error, batch_size, threshold
+    estimator, images, input_format, return_maps, return_defects, on_error, batch_size, threshold
         As in :func:`infer`. ``images`` may be an iterator without an end; ``batch_size`` images
         are taken from it at a time.
 
@@ -237,12 +250,13 @@ def iter_infer(
     cut = _threshold_of(estimator) if threshold is None else float(threshold)
     estimator = _declaring(estimator, input_format)
     calibrator = find_calibrator(estimator)
+    extractor = _extractor(estimator) if return_defects else None
+    maps = return_maps or return_defects
 
     def judged(X: Any) -> Iterator[InferenceResult]:
-        blocks = iter_scores(
-            estimator, X, maps=return_maps, on_error=on_error, batch_size=batch_size
-        )
-        return _results(blocks, cut, calibrator, image_paths(X), first_index())
+        blocks = iter_scores(estimator, X, maps=maps, on_error=on_error, batch_size=batch_size)
+        found = _results(blocks, cut, calibrator, image_paths(X), first_index())
+        return found if extractor is None else _with_defects(found, extractor, return_maps)
 
     if _is_one_image(images, estimator):
         images = [images]
@@ -282,6 +296,30 @@ def _results(
                 p_value=None if calibrator is None else float(calibrator.p_value_of_scores(value)),
                 anomaly_map=block.maps[i] if block.maps else None,
             )
+
+
+def _extractor(estimator: Any) -> Any:
+    found = find_defects(estimator)
+    if found is None:
+        raise ValueError(
+            f"return_defects=True, but {type(estimator).__name__} contains no "
+            "PixelThresholdCalibrator, which says from which value of a map on a pixel is "
+            "defective: wrap the detector in one and fit it on good images."
+        )
+    return found.extractor_
+
+
+def _with_defects(
+    results: Iterator[InferenceResult], extractor: Any, return_maps: bool
+) -> Iterator[InferenceResult]:
+    for result in results:
+        if result.anomaly_map is None:
+            yield result
+            continue
+        with timed("postprocess"):
+            defects = extractor.extract(result.anomaly_map)
+        heat = result.anomaly_map if return_maps else None
+        yield replace(result, anomaly_map=heat, defects=defects)
 
 
 # ---- input ----------------------------------------------------------------------------

@@ -29,6 +29,7 @@ __all__ = [
     "name_model",
     "preprocessing_step",
     "region",
+    "seed",
 ]
 
 
@@ -183,7 +184,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = F
     model.add_argument(
         "--seed",
         metavar="N",
-        type=_seed,
+        type=seed,
         default=_defaults.RANDOM_STATE,
         help="random seed (default: %(default)s)",
     )
@@ -261,7 +262,8 @@ def _crop(text: str) -> int:
     return 0 if text == "0" else _common.side(text)
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
+    """Option value that seeds random generators."""
     value = _common.count_or_zero(text)
     if value >= 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not below 2**32 = {2**32}")

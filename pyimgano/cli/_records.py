@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,23 +139,21 @@ def _lines(file: Any) -> Iterator[bytes]:
         reader.detach()  # else it would close the file
 
 
-def records_in(path: str, n_bytes: int) -> Iterator[dict[str, Any]]:
-    """Read the records in the beginning of a file of JSON lines.
+def records_in(path: str, n: int) -> Iterator[dict[str, Any]]:
+    """Read the first records of a file of JSON lines.
 
     Parameters
     ----------
     path : str
-    n_bytes : int
-        Where they end.
+    n : int
+        Number of records.
 
     Yields
     ------
     dict
     """
     with open(path, "rb") as file:
-        for line in file:
-            if file.tell() > n_bytes:
-                return
+        for line in itertools.islice(file, n):
             yield json.loads(line)
 
 
@@ -252,6 +251,10 @@ def _text_output(
     if path == "-":
         yield lambda line: _common.answer(line.rstrip("\r\n"))
         return
-    with append_write(path, keep=keep) if in_place else exclusive_write(path, keep=keep) as file:
+    keeping = exclusive_write(path, keep=keep)
+    if in_place:
+        assert keep is not None
+        keeping = append_write(path, keep=keep)
+    with keeping as file:
         # File names that are not valid Unicode survive as escapes.
         yield lambda line: file.write(line.encode("utf-8", "backslashreplace"))

@@ -21,7 +21,20 @@ __all__ = [
 ]
 
 
-def add_pipeline_and_images(parser: _common.CommandParser, images: str) -> None:
+class _Repeated(argparse.Action):
+    """An option with several values that may be given several times."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        # In place of the default, which may be that of a configuration file.
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
+
+
+def add_pipeline_and_images(
+    parser: _common.CommandParser, images: str, *, stream: bool = False
+) -> None:
     """Add the pipeline and the images, which stand without names or have an option each.
 
     Parameters
@@ -30,6 +43,8 @@ def add_pipeline_and_images(parser: _common.CommandParser, images: str) -> None:
         Of a command that parses arguments without names intermixed with options.
     images : str
         What the images are, for ``--help``.
+    stream : bool, default=False
+        Names of images may also come on standard input.
     """
     parser.add_argument(
         "positional",
@@ -39,8 +54,14 @@ def add_pipeline_and_images(parser: _common.CommandParser, images: str) -> None:
         f"{images}: folders (with all below them), files or glob patterns",
     )
     parser.add_argument("--pipeline", metavar="FILE", help="another way to name the pipeline")
+    names = '; "-" reads names of files from standard input, a line each' if stream else ""
     parser.add_argument(
-        "--input", metavar="PATH", nargs="+", default=[], help="another way to name the images"
+        "--input",
+        metavar="PATH",
+        nargs="+",
+        action=_Repeated,
+        default=[],
+        help=f"another way to name the images; may be repeated{names}",
     )
     parser.command_line_only.add("positional")
     parser.arrange = _tell_pipeline_from_images

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from pyimgano._signals import Terminated
-from pyimgano.cli import _common, _options, _records, _targets
-from pyimgano.cli._images import find_images
+from pyimgano import _defaults
+from pyimgano.cli import _common, _options, _targets
+from pyimgano.cli._judging import Run
+from pyimgano.cli._pictures import MapWriter, picture_name
 from pyimgano.cli._saved import (
     add_loading_options,
     add_pipeline_and_images,
@@ -21,6 +19,7 @@ from pyimgano.cli._saved import (
     load_pipeline,
     prepare_networks,
 )
+from pyimgano.cli._sources import FilesSource, HotFolder, NamesOnInput
 
 __all__ = ["main"]
 
@@ -61,7 +60,14 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.usage = f"{prog} PIPELINE INPUT [INPUT ...] [options]"
-    add_pipeline_and_images(parser, "images to judge")
+    add_pipeline_and_images(parser, "images to judge", stream=True)
+    parser.add_argument(
+        "--watch",
+        metavar="DIR",
+        help="judge the images that come into a folder, or below it, each once, until Ctrl-C or "
+        "SIGTERM; with --save-jsonl FILE, to which records are appended and by which a restart "
+        "knows what is done. Files that are still being written are waited for",
+    )
     parser.add_argument(
         "--threshold",
         metavar="SCORE",
@@ -74,6 +80,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="exit with status 3 if a part is bad, and all images could be judged",
     )
     _options.add_threads_option(parser)
+    _add_running_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--save-jsonl", metavar="FILE", help='records as JSON lines; "-" is standard output'
@@ -96,6 +103,12 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="a picture of each verdict: the image, and its heat map beside it",
     )
     output.add_argument(
+        "--defects",
+        action="switch",
+        help="records have the defects of each image, for a pipeline with a "
+        "PixelThresholdCalibrator",
+    )
+    output.add_argument(
         "--save-npy",
         action="switch",
         help="with --save-maps, also the numbers of each map: float32 .npy in the pixels of the "
@@ -105,18 +118,85 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_running_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of options that say how a long run goes, and when it stops."""
+    running = parser.add_argument_group("long runs")
+    running.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=_common.count,
+        default=_defaults.BATCH_SIZE,
+        help="images judged at a time (default: %(default)s); the verdicts do not depend on it",
+    )
+    running.add_argument(
+        "--num-workers",
+        metavar="N",
+        type=_common.count_or_zero,
+        default=_defaults.N_WORKERS,
+        help="threads that read images ahead, 0 for none (default: %(default)s)",
+    )
+    running.add_argument(
+        "--on-error",
+        choices=("record", "raise"),
+        default="record",
+        help="an image that cannot be judged has a record with an error, or stops the run "
+        "(default: %(default)s)",
+    )
+    running.add_argument(
+        "--max-errors",
+        metavar="N",
+        type=_common.count_or_zero,
+        help="stop when more images than that cannot be judged",
+    )
+    running.add_argument(
+        "--time-limit",
+        metavar="SECONDS",
+        type=_seconds,
+        help="an image that takes longer to read or to judge has an error in place of a score",
+    )
+    running.add_argument(
+        "--resume",
+        action="switch",
+        help="go on with the records of --save-jsonl where an earlier run was ended, or with more "
+        "images; pipeline and options must be the same",
+    )
+    running.add_argument(
+        "--seed",
+        metavar="N",
+        type=_options.seed,
+        help="seed of the global random generators, for models of other packages that draw random "
+        "numbers when they score; those of this package do not",
+    )
+    running.add_argument(
+        "--profile",
+        action="switch",
+        help="tell at the end how long images took in each stage: median and percentiles",
+    )
+    running.add_argument(
+        "--save-profile", metavar="FILE", help="write the numbers of --profile as JSON"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = _common.number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def _infer(options: argparse.Namespace) -> int:
     _check(options)
-    images, names = find_images(options.input)
-    maps = None if options.save_maps is None else Path(options.save_maps)
-    if maps is not None:
-        pictures = (_picture_name(name) for name in names)
-        _targets.check_maps_folder(options.save_maps, options.input, pictures)
-    _check_outputs(options, images)
+    source = _source(options)
+    if options.save_maps is not None:
+        # Of a stream the names are not known, and any name will do.
+        paths = ["image"] if source.paths is None else source.paths
+        pictures = (picture_name(name) for name in map(source.name, paths))
+        _targets.check_maps_folder(options.save_maps, _folders(options), pictures)
+    _check_outputs(options, source.paths or [])
     from pyimgano.utils._threads import limit_threads
 
     with limit_threads(options.threads):
-        return _judge(options, images, names, maps)
+        return _judge(options, source)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -124,7 +204,7 @@ def _check(options: argparse.Namespace) -> None:
     example = f"{options.prog} line3.joblib photos/new"
     if options.pipeline is None:
         raise _common.UsageError(f"give a pipeline and images: {example}")
-    if not options.input:
+    if not options.input and options.watch is None:
         what = "images" if os.path.isfile(options.pipeline) else "a pipeline and images"
         raise _common.UsageError(f"{options.pipeline} alone is not enough; give {what}: {example}")
     for needed, name in (("save_maps", "save_npy"), ("save_csv", "decimal_comma")):
@@ -134,79 +214,128 @@ def _check(options: argparse.Namespace) -> None:
     files = [options.save_jsonl, options.save_csv]
     if None not in files and os.path.realpath(files[0]) == os.path.realpath(files[1]):
         raise _common.UsageError(f"--save-jsonl and --save-csv are both {files[0]}; give two files")
+    for name in ("watch", "resume"):
+        if getattr(options, name) and options.save_jsonl in (None, "-"):
+            raise _common.UsageError(
+                f"--{name} needs --save-jsonl FILE, whose records tell which images are done"
+            )
+    if options.watch is not None and options.input:
+        raise _common.UsageError(
+            f"--watch {options.watch} and {options.input[0]} do not go together; judge what is "
+            "there in a run of its own"
+        )
+    if "-" in options.input and len(options.input) > 1:
+        raise _common.UsageError("- takes names from standard input, and goes with no other input")
 
 
-def _judge(
-    options: argparse.Namespace, images: list[str], names: list[str], maps: Path | None
-) -> int:
+def _source(options: argparse.Namespace) -> FilesSource:
+    if options.watch is not None:
+        return HotFolder(options.watch)
+    return NamesOnInput() if options.input == ["-"] else FilesSource(options.input)
+
+
+def _folders(options: argparse.Namespace) -> list[str]:
+    """Folders, files and patterns in which the next run will look for images."""
+    if options.watch is not None:
+        return [options.watch]
+    return [] if options.input == ["-"] else options.input
+
+
+def _judge(options: argparse.Namespace, source: FilesSource) -> int:
+    from pyimgano._nesting import find_defects, makes_maps
+
     pipeline = load_pipeline(options.pipeline, options.trust)
-    if maps is not None and not _makes_maps(pipeline):
+    if options.save_maps is not None and not makes_maps(pipeline):
         raise _common.UsageError(
             f"--save-maps: {options.pipeline} makes no heat maps; leave --save-maps out"
         )
+    if options.defects and find_defects(pipeline) is None:
+        raise _common.UsageError(
+            f"--defects: {options.pipeline} has no PixelThresholdCalibrator, which says from which "
+            "value of a heat map on a pixel is defective; fit it within one"
+        )
     prepare_networks(pipeline, options)
-
-    from pyimgano.inference import iter_infer, threshold
-    from pyimgano.inputs._sequence import KeptImages
-
+    _set_batch_size(pipeline, options.batch_size)
+    if options.seed is not None:
+        _seed_generators(options.seed)
     if options.threshold is not None:
         _common.say(f"{options.prog}: {_of_threshold(pipeline, options.threshold)}")
-    cut = threshold(pipeline) if options.threshold is None else options.threshold
     writer = None
-    if maps is not None:
-        kept = KeptImages(images)
-        writer = _MapWriter(maps, pipeline, options, kept)
-    counts = {"n_images": len(images), "n_anomalous": 0, "n_errors": 0}
-    n_undrawn = done = 0
-    started = time.perf_counter()
-    begun = False
-    try:
-        with _outputs(options, images) as outputs, _progress(options, len(images)) as step:
-            begun = True
-            for result in iter_infer(
-                pipeline,
-                images if writer is None else kept,
-                return_maps=writer is not None,
-                on_error="record",
-                threshold=cut,
-            ):
-                record = result.to_dict()
-                if writer is not None:
-                    n_undrawn += not writer.add(names[result.index], record, result.anomaly_map)
-                for write in outputs.all:
-                    write(record)
-                counts["n_errors"] += "error" in record
-                counts["n_anomalous"] += record.get("pred", 0)
-                done = record["index"] + 1
-                step(done, len(images))
-            # Whoever reads the lines knows by this one that they are all there.
-            for write in outputs.json:
-                write({"complete": True, **counts})
-    except BrokenPipeError:
-        raise
-    except (KeyboardInterrupt, Terminated) as error:
-        there = _where_records_are(options, done)
-        if there:
-            note = f"{done} of {len(images)} images were judged{there}"
-            vars(error).setdefault("__notes__", []).append(note)
-        raise
-    except (OSError, MemoryError, _common.StoppedError) as error:
-        if not begun:
-            raise
-        raise _common.StoppedError(_where_it_stopped(options, error, done, images)) from error
-    seconds = time.perf_counter() - started
-    n_pass = len(images) - counts["n_anomalous"] - counts["n_errors"]
-    undrawn = f"{_common.several(n_undrawn, 'map')} not written; " if n_undrawn else ""
-    _common.say(
-        f"{options.prog}: {_common.several(len(images), 'image')}: {n_pass} PASS, "
-        f"{counts['n_anomalous']} FAIL, {counts['n_errors']} ERROR; {undrawn}threshold {cut:.4g}; "
-        f"{len(images) / seconds:.1f} images/s"
-    )
-    if counts["n_errors"] or n_undrawn:
+    if options.save_maps is not None:
+        writer = MapWriter(pipeline, options, source.paths)
+    run = Run(options, source, pipeline, writer)
+    run.judge()
+    _say_counts(options, run)
+    if run.times is not None:
+        _tell_times(options, run)
+    counts = run.counts()
+    if counts["n_errors"] or run.n_undrawn:
         return _common.EXIT_ERRORS
     if options.fail_on_anomaly and counts["n_anomalous"]:
         return _common.EXIT_ANOMALY
     return _common.EXIT_OK
+
+
+def _set_batch_size(pipeline: Any, batch_size: int) -> None:
+    """Have feature steps take as many images at a time as are judged at a time."""
+    from pyimgano._nesting import find_parts
+    from pyimgano.features import BasePatchFeatures
+
+    for step in find_parts(pipeline, BasePatchFeatures):
+        step.set_params(batch_size=batch_size)
+
+
+def _seed_generators(seed: int) -> None:
+    import random
+
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global one is what such models draw from
+    torch = sys.modules.get("torch")
+    if torch is not None:  # else no model of the pipeline uses it
+        torch.manual_seed(seed)
+
+
+def _say_counts(options: argparse.Namespace, run: Run) -> None:
+    counts = run.counts()
+    n = counts["n_images"]
+    n_pass = n - counts["n_anomalous"] - counts["n_errors"]
+    undrawn = f"{_common.several(run.n_undrawn, 'map')} not written; " if run.n_undrawn else ""
+    before = f", {run.n_before} of them before" if run.n_before else ""
+    speed = ""
+    if options.watch is None:
+        speed = f"; {(n - run.n_before) / run.seconds:.1f} images/s"
+    _common.say(
+        f"{options.prog}: {_common.several(n, 'image')}{before}: {n_pass} PASS, "
+        f"{counts['n_anomalous']} FAIL, {counts['n_errors']} ERROR; {undrawn}threshold "
+        f"{run.cut:.4g}{speed}"
+    )
+
+
+def _tell_times(options: argparse.Namespace, run: Run) -> None:
+    """Show how long images took in each stage, and write it to a file."""
+    assert run.times is not None
+    stages = run.times.summary()
+    if options.profile:
+        _common.say(f"{'stage':<12} {'mean':>9} {'p50':>9} {'p95':>9} {'p99':>9}  ms per image")
+        for stage, row in stages.items():
+            cells = (f"{row[f'{key}_ms']:9.3f}" for key in ("mean", "p50", "p95", "p99"))
+            _common.say(f"{stage:<12} {' '.join(cells)}")
+    if options.save_profile:
+        from pyimgano.utils._json import write_json
+
+        n = run.log.n_records - run.n_before
+        profile = {
+            "n_images": n,
+            "seconds": run.seconds,
+            "images_per_second": n / run.seconds,
+            "batch_size": options.batch_size,
+            "num_workers": options.num_workers,
+            "stages": stages,
+        }
+        with _common.stopping("the records are written"):
+            write_json(options.save_profile, profile)
 
 
 def _of_threshold(pipeline: Any, asked: float) -> str:
@@ -224,216 +353,19 @@ def _of_threshold(pipeline: Any, asked: float) -> str:
     )
 
 
-def _where_it_stopped(
-    options: argparse.Namespace, error: BaseException, done: int, images: Sequence[str]
-) -> str:
-    there = _where_records_are(options, done)
-    return f"{_common.message(error)}; stopped after {done} of {len(images)} images{there}"
-
-
-def _where_records_are(options: argparse.Namespace, done: int) -> str:
-    """Name the files that hold the records of an unfinished run, to end a sentence."""
-    from pyimgano.utils._outputs import part_of
-
-    files = [one for one in (options.save_jsonl, options.save_csv) if one not in (None, "-")]
-    parts = [str(part_of(one)) for one in files]
-    parts = [part for part in parts if os.path.exists(part)]
-    if not done or not parts:
-        return ""
-    return f", whose records are in {' and '.join(parts)}"
-
-
-# ---- input ----------------------------------------------------------------------------
-def _makes_maps(pipeline: Any) -> bool:
-    from pyimgano._nesting import makes_maps
-
-    return makes_maps(pipeline)
-
-
 def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
     """Refuse to write records over anything that is needed, or to nowhere."""
     used = _targets.real_paths([*images, *files_of_pipeline(options)])
     files = {"--save-jsonl": options.save_jsonl, "--save-csv": options.save_csv}
     for option, path in files.items():
         if path not in (None, "-"):
-            _targets.check_records_file(option, path, used, options.input)
+            _targets.check_records_file(option, path, used, _folders(options))
+    if options.save_profile is not None:
+        _targets.check_file("--save-profile", options.save_profile, used)
     if sys.stdout is None and ("-" in files.values() or not any(files.values())):
         raise _common.UsageError(
             "standard output is closed, and the records would go there; give --save-jsonl FILE"
         )
-
-
-# Images whose maps give the scale of colors where none was saved.
-_N_FOR_SCALE = 8
-
-
-# ---- output ---------------------------------------------------------------------------
-class _Outputs(NamedTuple):
-    all: list[_records.Write]
-    json: list[_records.Write]
-
-
-def _shows_table(options: argparse.Namespace) -> bool:
-    """Tell whether verdicts are shown to somebody who watches."""
-    taken = "-" in (options.save_jsonl, options.save_csv)
-    return not taken and sys.stdout is not None and sys.stdout.isatty()
-
-
-@contextmanager
-def _outputs(options: argparse.Namespace, images: Sequence[str]) -> Iterator[_Outputs]:
-    """The functions that write a record wherever it shall go."""
-    jsonl, csv = options.save_jsonl, options.save_csv
-    table = _shows_table(options)
-    if jsonl is None and csv is None and not table:
-        jsonl = "-"
-    with ExitStack() as stack:
-        json = [] if jsonl is None else [stack.enter_context(_records.json_lines(jsonl))]
-        others = []
-        if csv is not None:
-            names = [*images, options.save_maps or ""]
-            spreadsheet = _records.csv_file(csv, names, decimal_comma=options.decimal_comma)
-            others.append(stack.enter_context(spreadsheet))
-        if table:
-            others.append(stack.enter_context(_records.table()))
-        yield _Outputs([*json, *others], json)
-
-
-@contextmanager
-def _progress(options: argparse.Namespace, n: int) -> Iterator[Any]:
-    from pyimgano.utils._progress import progress_callback
-
-    # A bar would be in the way of the table.
-    shown = _common.on_terminal() and not _shows_table(options)
-    with progress_callback("images", shown) as progress:
-        yield progress or (lambda done, total: None)
-
-
-def _as_normalized(pipeline: Any, path: str) -> Any:
-    """The image as the pipeline's ImageFormatNormalizer declares it, or as the file says."""
-    from pyimgano._nesting import first_step
-    from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
-
-    step = first_step(pipeline)
-    if isinstance(step, ImageFormatNormalizer):
-        return step.transform([path])[0]
-    return ImageSequence([path])[0]
-
-
-def _color_scale(
-    pipeline: Any, options: argparse.Namespace, images: Sequence[str]
-) -> tuple[tuple[float, float], str | None]:
-    """Map values of the cold and the hot end, and where the peak of good images is.
-
-    As saved, or else from the images at hand. None if none of these is good.
-    """
-    from pyimgano._nesting import makes_maps
-    from pyimgano.inference import infer
-    from pyimgano.persistence import read_map_range
-    from pyimgano.reporting import range_of_maps
-
-    saved = read_map_range(options.pipeline)
-    if saved is not None:
-        return saved, "middle"
-    judged = []
-    if makes_maps(pipeline):
-        some = images[:: -(-len(images) // _N_FOR_SCALE)]
-        results = infer(pipeline, some, return_maps=True, on_error="record")
-        judged = [result for result in results if result.anomaly_map is not None]
-    if not judged:
-        return (0.0, 1.0), None  # there will be no picture
-    good = [result.anomaly_map for result in judged if result.label == 1]
-    whose = "that are judged normal" if good else "though all are judged anomalous"
-    _common.say(
-        f"{options.prog}: warning: {options.pipeline} was saved without a scale of colors, so it "
-        "is taken from "
-        f"{len(good or judged)} of these images, {whose}. pyimgano train and "
-        "pyimgano.save(..., map_range=...) keep one scale for all images"
-    )
-    if good:
-        return range_of_maps(good), "middle"
-    return range_of_maps([result.anomaly_map for result in judged], peak_at=1.0), None
-
-
-def _picture_name(name: str) -> str:
-    from pyimgano.utils._outputs import short_name
-
-    return f"{short_name(name)}.overlay.png"  # the suffix stays: a.png and a.jpg are two images
-
-
-class _MapWriter:
-    """Writes ``<name>.overlay.png``, and ``<name>.npy`` if asked, in folders like the images'."""
-
-    def __init__(
-        self, folder: Path, pipeline: Any, options: argparse.Namespace, images: Any
-    ) -> None:
-        from pyimgano._nesting import find_calibrator
-
-        self.folder = folder
-        self.npy = options.save_npy
-        self.pipeline = pipeline
-        self.images = images
-        self.limits, self.good_peak = _color_scale(pipeline, options, images.paths)
-        calibrator = find_calibrator(pipeline)
-        self.good_scores = None if calibrator is None else calibrator.calibration_scores_
-        self.used = _targets.real_paths([*images.paths, *files_of_pipeline(options)])
-
-    def add(self, name: str, record: dict[str, Any], anomaly_map: Any) -> bool:
-        """Write what belongs to a record and note where; or note why not, and return False."""
-        from pyimgano.utils._outputs import is_out_of_room
-
-        image = self.images.take(record["path"])
-        if anomaly_map is None:
-            return True
-        try:
-            if image is None:  # a cache of the pipeline has answered for the file
-                image = _as_normalized(self.pipeline, record["path"])
-            record.update(self._write(name, record, anomaly_map, image))
-        except OSError as error:
-            if is_out_of_room(error):  # the next map will not fare better
-                raise
-            record["map_error"] = str(error)
-            return False
-        return True
-
-    def _write(
-        self, name: str, record: dict[str, Any], anomaly_map: Any, image: Any
-    ) -> dict[str, str]:
-        import io
-
-        import numpy as np
-
-        from pyimgano.reporting import overlay, write_overlay
-        from pyimgano.utils._outputs import atomic_write, short_name
-
-        path = self.folder / f"{short_name(name)}.npy"
-        picture = self.folder / _picture_name(name)
-        # Before any folder is made: through a link it would be made elsewhere.
-        inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(_picture_name(name)))
-        if os.path.realpath(path.parent) != os.path.normpath(inside):
-            raise OSError(f"{path.parent} is reached by a link, which is not followed")
-        for target in (path, picture)[not self.npy :]:
-            if os.path.realpath(target) in self.used:
-                raise OSError(f"{target} is read by this run, and is not overwritten")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = {"picture": str(picture)}
-        if self.npy:
-            content = io.BytesIO()
-            np.save(content, np.asarray(anomaly_map, np.float32))
-            with atomic_write(path) as file:
-                file.write(content.getvalue())
-            written["map"] = str(path)
-        drawn = overlay(
-            image,
-            anomaly_map,
-            self.limits,
-            name,
-            score=record["score"],
-            threshold=record["threshold"],
-            good_scores=self.good_scores,
-            good_peak=self.good_peak,
-        )
-        write_overlay(picture, drawn)
-        return written
 
 
 if __name__ == "__main__":

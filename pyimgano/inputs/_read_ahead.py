@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from pyimgano.exceptions import ImageReadError
+from pyimgano.inputs._formats import resize_image
 from pyimgano.inputs._reading import read_image
 from pyimgano.inputs._sequence import ImageSequence, _check_batch_size
-from pyimgano.utils._stages import StageTimes
+from pyimgano.utils._stages import StageTimes, timed
 
 __all__ = ["ReadAhead", "ReadImages"]
 
@@ -194,8 +195,8 @@ class ReadImages(ImageSequence):
         self._reader: ReadAhead | None = reader
         self._readings = {one.path: one for one in readings}
 
-    def pixels(self, path: str) -> np.ndarray | None:
-        """Give the pixels of a file as they were read, at the size that the reader was given.
+    def pixels(self, path: str) -> np.ndarray:
+        """Give the pixels of a file that could be read, at the size that the reader was given.
 
         Parameters
         ----------
@@ -203,10 +204,11 @@ class ReadImages(ImageSequence):
 
         Returns
         -------
-        ndarray of shape (height, width, 3), uint8, or None
-            None if it was not read, or could not be.
+        ndarray of shape (height, width, 3), uint8
+            Those that were judged, whatever has become of the file since.
         """
-        return self._readings[path].image
+        assert self._reader is not None
+        return self._reader.wait_for(self._readings[path])
 
     def iter_blocks(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         _check_batch_size(batch_size)
@@ -215,12 +217,17 @@ class ReadImages(ImageSequence):
 
     def _read(self, path: str) -> np.ndarray:
         reader = self._reader
-        if reader is None or (self.resize, self.u16_max or _FULL_U16) != (
-            reader.resize,
-            reader.u16_max or _FULL_U16,
+        if (
+            reader is None
+            or reader.resize not in (None, self.resize)
+            or (reader.u16_max or _FULL_U16) != (self.u16_max or _FULL_U16)
         ):
             return super()._read(path)  # a later step declares something else
-        return reader.wait_for(self._readings[path])
+        image = reader.wait_for(self._readings[path])
+        if self.resize == reader.resize or self.resize is None:
+            return image
+        with timed("preprocess"):
+            return resize_image(image, self.resize)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_reader": None, "_readings": {}}

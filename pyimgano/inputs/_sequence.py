@@ -271,14 +271,7 @@ class ImageSequence(_Collection):
             raise ImageReadError(root, "is a file, not a folder; pass [path] for one image")
         if not root.is_dir():
             raise ImageReadError(root, "this folder does not exist")
-        found = [
-            path
-            for path in _entries(root, pattern, recursive)
-            if (pattern is not None or path.suffix.lower() in PICTURES)
-            and not any(part.startswith(".") for part in path.relative_to(root).parts)
-            and not (recursive and _NOT_PARTS.intersection(path.relative_to(root).parts[:-1]))
-            and not os.path.isdir(path)  # a broken link is an error when it is read
-        ]
+        found = image_files(root, pattern, recursive)
         if not found:
             below = " or those below it" if recursive else ""
             what = f"no file matches {pattern!r}" if pattern else "no file has a suffix of pictures"
@@ -288,7 +281,6 @@ class ImageSequence(_Collection):
             raise ImageReadError(
                 root, f"there is no image in this folder{below}: {what}{there}{hint}"
             )
-        found.sort(key=lambda path: natural(path.relative_to(root).as_posix()))
         return cls(found, resize=resize, u16_max=u16_max, n_threads=n_threads)
 
     def __len__(self) -> int:
@@ -597,6 +589,33 @@ def _check_one(image: object, i: int) -> np.ndarray:
             )
         return as_canonical(pixels, 65535, f"image {i} of X")
     return ensure_rgb_u8_hwc(image, f"image {i} of X")  # type: ignore[arg-type]
+
+
+def image_files(root: Path, pattern: str | None = None, recursive: bool = True) -> list[Path]:
+    """List the images of a folder in natural order, as :meth:`ImageSequence.from_folder` does.
+
+    Parameters
+    ----------
+    root : Path
+        An existing folder.
+    pattern, recursive
+        As in :meth:`ImageSequence.from_folder`.
+
+    Returns
+    -------
+    list of Path
+        It may be empty.
+    """
+    found = [
+        path
+        for path in _entries(root, pattern, recursive)
+        if (pattern is not None or path.suffix.lower() in PICTURES)
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and not (recursive and _NOT_PARTS.intersection(path.relative_to(root).parts[:-1]))
+        and not os.path.isdir(path)  # a broken link is an error when it is read
+    ]
+    found.sort(key=lambda path: natural(path.relative_to(root).as_posix()))
+    return found
 
 
 def _entries(root: Path, pattern: str | None, recursive: bool) -> Iterator[Path]:

@@ -1281,7 +1281,10 @@ def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch
     assert status == 130
     err = capsys.readouterr().err
     assert "pyimgano-infer: interrupted" in err
-    assert f"infer: 3 of 7 images were judged, whose records are in {out}.part\n" in err
+    assert (
+        f"infer: 3 of 7 images were judged, whose records are in {out}.part; --resume goes on\n"
+        in err
+    )
     assert [record["index"] for record in read_lines(f"{out}.part")] == [0, 1, 2]
     assert not out.exists()
 
@@ -1468,7 +1471,7 @@ def test_pictures_are_drawn_from_the_pixels_that_were_judged(
 
     def removing(pipeline, images, **options):
         for result in real(pipeline, images, **options):
-            if hasattr(images, "take"):  # not when the scale of colors is looked for
+            if hasattr(images, "pixels"):  # not when the scale of colors is looked for
                 path = Path(result.path)
                 path.unlink()
                 if result.index % 2:  # another picture under the same name
@@ -1500,7 +1503,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_result(
     err = capsys.readouterr().err
     assert err == (
         f"pyimgano-infer: error: {out}: No space left on device; stopped after 1 of 7 images, "
-        f"whose records are in {out}.part\n"
+        f"whose records are in {out}.part; --resume goes on\n"
     )
     assert out.read_bytes() == before
     assert len(read_lines(f"{out}.part")) == 1
@@ -1576,7 +1579,8 @@ def test_sigterm_cleans_up_like_ctrl_c(pipeline_file, photos, tmp_path, monkeypa
     arguments = "--pipeline", pipeline_file, "--input", photos, "--save-jsonl", out
     assert call(infer.main, *arguments) == 143
     assert capsys.readouterr().err == (
-        f"pyimgano-infer: 3 of 7 images were judged, whose records are in {out}.part\n"
+        f"pyimgano-infer: 3 of 7 images were judged, whose records are in {out}.part; "
+        "--resume goes on\n"
         "pyimgano-infer: terminated\n"
     )
     assert signal.getsignal(signal.SIGTERM) == before

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
 from pyimgano.benchmark import RunDirectory, _benchmark, _category, _run_dir
-from pyimgano.cli import _common, _records, benchmark, infer, train
+from pyimgano.cli import _common, _judging, _pictures, _records, benchmark, infer, train
 from pyimgano.cli.main import COMMANDS, main
 from pyimgano.datasets import load_folder, write_inspection_dataset
 from pyimgano.features import FilterBankFeatures
@@ -120,7 +120,7 @@ def test_infer_leaves_whole_files_at_every_line(pipeline_file, root, tmp_path):
     watch = Watch(tmp_path, look_at)
     watch()
     before = len(watch.seen)
-    with before_every_line(watch, _outputs, infer, _records):
+    with before_every_line(watch, _outputs, infer, _judging, _pictures, _records):
         assert call("") == 0
     assert before == 2 + 2 * 3 and len(watch.seen) == before + 2 + 2 * 7
     assert watch.n > 1000
@@ -346,7 +346,7 @@ def test_signals_at_the_shell(number, status, word, root, pipeline_file, tmp_pat
         _, err = process.communicate(timeout=60)
     first, last = err.strip().replace("\n\n", "\n").splitlines()
     assert (process.returncode, last) == (status, f"pyimgano-infer: {word}")
-    assert first.endswith(f"images were judged, whose records are in {out}.part")
+    assert first.endswith(f"were judged, whose records are in {out}.part; --resume goes on")
     assert out.read_text() == "the last result\n"
     assert all("score" in json.loads(line) for line in records_in(f"{out}.part"))
     assert [path.name for path in (tmp_path / "maps").rglob("*.part")] == []
