@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import OneClassSVM
 
-from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.detectors import (
     PaDiMDetector,
     PatchCoreDetector,
@@ -459,6 +459,20 @@ def test_an_iterator_is_read_a_batch_at_a_time_and_errors_count_from_its_beginni
     for estimator in (small, make_pipeline(ImageFormatNormalizer(), small)):
         with pytest.raises(ImageFormatError, match="image 1"):
             list(iter_infer(estimator, iter([NEW[0], NEW[0] / 255]), batch_size=1))
+
+
+def test_defects_are_those_of_the_extractor_inside(small):
+    pixels = PixelThresholdCalibrator(small, quantile=0.8).fit(TRAIN)
+    pixels.pixel_threshold_ = 0.9 * float(np.max(pixels.anomaly_map(NEW[2:])))
+    results = infer(make_pipeline(ImageFormatNormalizer(), pixels), NEW, return_defects=True)
+    assert [result.defects for result in results] == pixels.defects(NEW)
+    assert [result.anomaly_map for result in results] == [None] * 3
+    assert results[2].defects
+    assert results[2].to_dict()["defects"] == [one.to_dict() for one in results[2].defects]
+    both = infer(pixels, [NEW[0], None], return_defects=True, return_maps=True, on_error="record")
+    assert both[0].anomaly_map is not None and both[1].defects is None
+    with pytest.raises(ValueError, match="contains no PixelThresholdCalibrator"):
+        infer(small, NEW, return_defects=True)
 
 
 def test_calibrate_threshold(small):

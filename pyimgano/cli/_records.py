@@ -83,19 +83,20 @@ class Log:
         """
         n_bytes = 0
         left_over: tuple[int, bytes] | None = None
-        for number, line in enumerate(_lines(file), 1):
-            if left_over is not None:  # not at the end: no crash has left that
-                self._refuse(left_over[0])
-            record = _as_record(line)
-            if record is None:
-                left_over = number, line
-                continue
-            self.take(record)
-            n_bytes += len(line)
-        # Half a record, the last line of a complete run, or the zeros that a power cut leaves.
-        if left_over is not None and not (
-            left_over[1].startswith(b'{"') or not left_over[1].strip(b"\0")
-        ):
+        reader = io.BufferedReader(file)  # type: ignore[type-var]
+        try:
+            for number, line in enumerate(reader, 1):
+                if left_over is not None:  # not at the end: no crash has left that
+                    self._refuse(left_over[0])
+                record = _as_record(line)
+                if record is None:
+                    left_over = number, line
+                    continue
+                self.take(record)
+                n_bytes += len(line)
+        finally:
+            reader.detach()  # else it would close the file
+        if left_over is not None and not _may_be_left_over(left_over[1]):
             self._refuse(left_over[0])
         return n_bytes
 
@@ -130,13 +131,12 @@ def _as_record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "path" in record else None
 
 
-def _lines(file: Any) -> Iterator[bytes]:
-    """Read the lines of a file that is not buffered."""
-    reader = io.BufferedReader(file)
-    try:
-        yield from reader
-    finally:
-        reader.detach()  # else it would close the file
+def _may_be_left_over(line: bytes) -> bool:
+    """Tell whether a line can be half a record, or the last line of a complete run."""
+    begins = any(
+        line.startswith(one) or one.startswith(line) for one in (b'{"index": ', b'{"complete": ')
+    )
+    return begins or not line.strip(b"\0")  # zeros are what a power cut can leave
 
 
 def records_in(path: str, n: int) -> Iterator[dict[str, Any]]:

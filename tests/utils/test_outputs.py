@@ -22,6 +22,7 @@ from pyimgano._signals import Terminated, cleaning_up_on_sigterm
 from pyimgano.persistence import _saving
 from pyimgano.utils import _outputs
 from pyimgano.utils._outputs import (
+    append_write,
     atomic_write,
     exclusive_write,
     is_out_of_room,
@@ -361,3 +362,42 @@ def _writes(call):
     modes = [one.value for one in call.args[1:2] if isinstance(one, ast.Constant)]
     modes += [one.value.value for one in call.keywords if one.arg == "mode"]
     return any(isinstance(mode, str) and set("wax+") & set(mode) for mode in modes)
+
+
+# ---- logs --------------------------------------------------------------------------------
+def whole_lines(file):
+    return file.read().rfind(b"\n") + 1
+
+
+def test_a_log_is_appended_to_under_its_own_name_after_its_last_whole_line(tmp_path):
+    path = tmp_path / "log"
+    for i, text in enumerate((b"1\n", b"1\n2\n")):
+        with append_write(path, keep=whole_lines, sync_seconds=0) as log:
+            log.write(f"{i + 1}\n".encode())
+            assert path.read_bytes() == text  # at once
+            with pytest.raises(BlockingIOError), append_write(path, keep=whole_lines):
+                pass
+        with open(path, "ab") as file:
+            file.write(b"half")
+    with append_write(path, keep=whole_lines) as log:
+        assert (path.read_bytes(), log.n_bytes) == (b"1\n2\n", 4)
+
+
+def test_lines_are_gone_on_with_from_the_part_or_the_result(tmp_path):
+    path, part = tmp_path / "lines", tmp_path / "lines.part"
+    path.write_bytes(b"1\n2\n")
+    with pytest.raises(ZeroDivisionError), exclusive_write(path, keep=whole_lines) as lines:
+        lines.write(b"3\n")
+        raise ZeroDivisionError
+    assert (path.read_bytes(), part.read_bytes()) == (b"1\n2\n", b"1\n2\n3\n")
+
+    def refuse(file):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), exclusive_write(path, keep=refuse):
+        pass
+    assert part.read_bytes() == b"1\n2\n3\n"  # it is what there is
+    part.write_bytes(b"1\n2\n3\nhalf")
+    with exclusive_write(path, keep=whole_lines) as lines:
+        lines.write(b"4\n")
+    assert path.read_bytes() == b"1\n2\n3\n4\n" and not part.exists()
