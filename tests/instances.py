@@ -48,6 +48,7 @@ from pyimgano.preprocessing import (
     UnsharpMask,
     WhiteBalance,
 )
+from pyimgano.robustness import Corruption
 from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
@@ -77,6 +78,7 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
 TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     "FilterBankFeatures": [FilterBankFeatures(resize=64)],
     "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
+    "Corruption": [Corruption("rotation", 5), Corruption("gaussian_noise", 2, random_state=3)],
     "TilingTransformer": [TilingTransformer(tile=32, stride=24)],
     "BackgroundFlattening": [
         BackgroundFlattening(sigma=20),

@@ -44,6 +44,7 @@ __all__ = ["Admitted", "admitted_class", "stored_value"]
 
 # Classes of this package, by the module that defines them.
 _OWN = {
+    "pyimgano._corruptions": "Corruption",
     "pyimgano._kernels.neighbors": "NearestNeighbors _Leaves _Products",
     "pyimgano.calibration._calibrator": "ThresholdCalibrator",
     "pyimgano.calibration._fold_ensemble": "_FoldEnsemble",

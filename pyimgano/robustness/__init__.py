@@ -1,0 +1,1 @@
+from pyimgano._corruptions import CORRUPTIONS, Corruption
