@@ -146,9 +146,10 @@ class Corruption(
     Stateless: nothing is learned in ``fit``, and it need not be called. Files stay lazy: each is
     corrupted when it is decoded.
 
-    The result depends on the pixels of the image and on the parameters alone, not on other images,
-    their order, the processor or the version of a library. What is drawn for an image is the same at
-    all severities, so a larger one is more of the same. Global random generators are not used.
+    The result depends on the pixels of the image and on the parameters alone, not on other
+    images, their order, the processor or the version of a library. What is drawn for an image is
+    the same at all severities, so a larger one is more of the same. Global random generators are
+    not used.
 
     Examples
     --------
