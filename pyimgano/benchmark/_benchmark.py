@@ -47,6 +47,7 @@ __all__ = [
     "FittedPipelines",
     "RunStoppedError",
     "make_model",
+    "pipeline_of_model",
     "run_benchmark",
 ]
 
@@ -282,7 +283,7 @@ def run_benchmark(
             )
         given = given_pipeline(pipeline, quantile)
     else:
-        given = _pipeline_of_model(model, model_options, quantile, u16_max, random_state, progress)
+        given = pipeline_of_model(model, model_options, quantile, u16_max, random_state, progress)
     for what, value in (("limit_train", limit_train), ("limit_test", limit_test)):
         if value is not None and (not isinstance(value, Integral) or value < 1):
             raise ValueError(f"{what}={value!r} must be a number of images, or None for all.")
@@ -520,7 +521,7 @@ def _run_or_read(job: _Job) -> _Done:
 
 
 # ---- what to run ----------------------------------------------------------------------
-def _pipeline_of_model(
+def pipeline_of_model(
     model: Any,
     model_options: Mapping[str, Any] | None,
     quantile: float | None,
@@ -528,6 +529,7 @@ def _pipeline_of_model(
     random_state: Any,
     progress: bool,
 ) -> GivenPipeline:
+    """Make the pipeline of a model by name, or of an estimator; as for ``run_benchmark``."""
     if isinstance(model, str):
         name = model if "features" in (model_options or {}) else resolve_model(model)[0]
         model = make_model(model, model_options, random_state, progress)

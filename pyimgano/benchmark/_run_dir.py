@@ -43,16 +43,24 @@ __all__ = ["SCHEMA_VERSION", "CategoryDirectory", "RunDirectory", "json_schema"]
 
 #: Goes up when a file changes so that a program which reads the older one fails.
 SCHEMA_VERSION = 1
-_SCHEMAS = ("report", "config", "environment", "category_report", "record")
+_SCHEMAS = (
+    "report",
+    "config",
+    "environment",
+    "category_report",
+    "record",
+    "robustness",
+)
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """Give the JSON Schema of a file of a run directory.
+    """Give the JSON Schema of a file of a run directory, or of a robustness report.
 
     Parameters
     ----------
-    name : {"report", "config", "environment", "category_report", "record"}
-        ``record`` is that of a line of ``per_image.jsonl``.
+    name : {"report", "config", "environment", "category_report", "record", "robustness"}
+        ``record`` is that of a line of ``per_image.jsonl``, ``robustness`` that of what
+        :func:`~pyimgano.robustness.run_robust_benchmark` returns.
 
     Returns
     -------

@@ -75,7 +75,19 @@ def _preset(text: str) -> str:
     return text
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = False) -> None:
+#: What --pipeline does in a command that fits a copy of it.
+_FITS_PIPELINE = (
+    "a saved pipeline in place of a model, with its own parameters: whether it is fitted or not, "
+    "a copy of it is fitted on the training images of each category, threshold included"
+)
+
+
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    *,
+    of_benchmark: bool = False,
+    pipeline_help: str = _FITS_PIPELINE,
+) -> None:
     """Add the group of options that describe a model, its threshold and its seed.
 
     With ``of_benchmark`` there are ``--preset``, ``--pipeline`` and ``--model-kwargs`` as well,
@@ -104,9 +116,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = F
         either.add_argument(
             "--pipeline",
             metavar="FILE",
-            help="a saved pipeline in place of a model, with its own parameters: whether it is "
-            "fitted or not, a copy of it is fitted on the training images of each category, "
-            "threshold included",
+            help=pipeline_help,
         )
     model.add_argument(
         "--set",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["aligned", "report_text"]
+__all__ = ["aligned", "report_text", "robustness_text"]
 
 
 def report_text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]) -> str:
@@ -91,6 +91,59 @@ def _details(name: str, report: Mapping[str, Any]) -> str:
             "the first run only"
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def robustness_text(report: Mapping[str, Any]) -> str:
+    """A table for each category: a row per corruption, rates at each severity.
+
+    Parameters
+    ----------
+    report : mapping
+        As :func:`~pyimgano.robustness.run_robust_benchmark` returns it.
+
+    Returns
+    -------
+    str
+    """
+    return "\n\n".join(
+        _robustness_of(name, category, report["severities"])
+        for name, category in report["categories"].items()
+    )
+
+
+def _robustness_of(name: str, report: Mapping[str, Any], severities: Sequence[int]) -> str:
+    from pyimgano.robustness import CORRUPTIONS
+
+    def areas(conditions: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+        known = [one[key] for one in conditions if one[key] is not None]
+        if not known:
+            return ["-", "-"]
+        return [f"{sum(known) / len(known):.3f}", f"{min(known):.3f}"]
+
+    def percents(conditions: Sequence[Mapping[str, Any]], key: str) -> str:
+        values = [one[key]["value"] for one in conditions]
+        return " ".join("  -" if value is None else f"{100 * value:3.0f}" for value in values)
+
+    def row(title: str, conditions: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [
+            title,
+            *areas(conditions, "image_auroc"),
+            *(percents(conditions, key) for key in ("false_positive_rate", "miss_rate")),
+        ]
+
+    levels = f"% at severity {', '.join(map(str, severities))}"
+    rows = [["", "mean AUROC", "worst", f"false alarms, {levels}", f"misses, {levels}"]]
+    rows.append(row("clean", [report["clean"]] * len(severities)))
+    rows += [
+        row(kind.replace("_", " "), report["corruptions"][kind]["conditions"])
+        for kind in CORRUPTIONS
+        if kind in report["corruptions"]
+    ]
+    head = (
+        f"{name}: {report['n_good']} good and {report['n_defect']} defective images, threshold "
+        f"{report['threshold']:.4g} throughout"
+    )
+    return f"{head}\n{aligned(rows)}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

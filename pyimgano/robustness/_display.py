@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyimgano._corruptions import CORRUPTIONS
 from pyimgano.robustness._report import FIGURES, figure_of, robustness_report
 from pyimgano.utils._optional import import_optional
 
@@ -170,7 +171,7 @@ class RobustnessDisplay:
 
 
 def _draw(axes: Axes, report: Mapping[str, Any], name: str, title: str, with_names: bool) -> None:
-    kinds = list(report["corruptions"])
+    kinds = [kind for kind in CORRUPTIONS if kind in report["corruptions"]]
     severities = [one["severity"] for one in report["corruptions"][kinds[0]]["conditions"]]
     clean = figure_of(report["clean"], name)
     table = [

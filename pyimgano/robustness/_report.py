@@ -87,7 +87,8 @@ def robustness_report(
     -------
     dict
         In plain JSON types. ``threshold``; the numbers of images ``n_good``, ``n_defect`` and
-        ``n_unlabeled``; and what was measured:
+        ``n_unlabeled``, and of masks that cannot be used, ``n_masks_left_out``; ``random_state``;
+        and what was measured:
 
         - ``clean``: the figures of the images as they are, see below.
         - ``corruptions``: per name its ``unit`` and ``conditions``, a list of the figures with the
@@ -149,6 +150,7 @@ def robustness_report(
         "n_good": int((y == 1).sum()),
         "n_defect": int((y == -1).sum()),
         "n_unlabeled": int((y == 0).sum()),
+        "n_masks_left_out": truth.n_masks_left_out,
         "random_state": int(random_state),
         "clean": clean,
         "corruptions": {},
@@ -254,7 +256,9 @@ class _Truth:
         self._masks = None
         if masks is not None:
             check_consistent_length(images, masks)
-            data = Bunch(X_test=images, masks_test=masks, kinds_test=np.asarray(y).astype(str))
+            data = Bunch(
+                X_test=images, masks_test=masks, kinds_test=np.where(y == -1, "defect", "good")
+            )
             self._masks = TestMasks(data)
             self._masks.check()
             if self._masks.left_out:
@@ -266,8 +270,8 @@ class _Truth:
                 )
 
     @property
-    def masks_left_out(self) -> dict[int, str]:
-        return {} if self._masks is None else dict(self._masks.left_out)
+    def n_masks_left_out(self) -> int:
+        return 0 if self._masks is None else len(self._masks.left_out)
 
     def mask(self, i: int, corruption: Corruption | None) -> np.ndarray | None:
         """The mask of image ``i`` where the corruption has left it; None if there is none."""
@@ -320,8 +324,7 @@ def _measure(
         else:
             scores.append(record["score"])
             labels.append(int(truth.y[i]))
-            mask = None if anomaly_map is None else truth.mask(i, corruption)
-            if mask is not None:
+            if anomaly_map is not None and (mask := truth.mask(i, corruption)) is not None:
                 # A pipeline that resizes images has maps of that size.
                 pixels.update(resize_image(anomaly_map, mask.shape), mask)
         if done is not None:
