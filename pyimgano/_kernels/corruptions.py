@@ -288,7 +288,7 @@ def cosines() -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, quality: float, draw: Draw) -> np.ndarray:
-    """What JPEG with colors at half the resolution (4:2:0) loses; the rest of it loses nothing."""
+    """Lose what JPEG with colors at half the resolution (4:2:0) loses; its other steps keep all."""
     height, width = image.shape[:2]
     pad = [(0, -height % 16), (0, -width % 16), (0, 0)]
     red, green, blue = np.moveaxis(np.pad(image, pad, mode="edge").astype(np.float64), 2, 0)
@@ -344,7 +344,7 @@ PHOTOMETRIC: dict[str, Photometric] = {
 
 # ---- position -------------------------------------------------------------------------
 class Motion(NamedTuple):
-    """How a camera has moved against the part.
+    """A motion of the part in the image, of which one kind is used at a time.
 
     Parameters
     ----------

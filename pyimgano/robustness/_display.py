@@ -147,9 +147,13 @@ class RobustnessDisplay:
         shape = (len(self.reports), len(self.figures))
         if axes is None:
             axes = self._make_axes(shape)
-        self.axes_ = np.asarray(axes, dtype=object).reshape(-1, shape[1])
-        if self.axes_.shape != shape:
-            raise ValueError(f"axes must have the shape {shape}, one for each report and figure.")
+        axes = np.atleast_2d(np.asarray(axes, dtype=object))
+        if axes.shape != shape:
+            raise ValueError(
+                f"axes of shape {axes.shape} do not fit: {len(self.reports)} reports and "
+                f"{len(self.figures)} figures need the shape {shape}."
+            )
+        self.axes_ = axes
         self.figure_ = self.axes_[0, 0].figure
         for row, (title, report) in zip(self.axes_, self.reports.items()):
             for column, name in enumerate(self.figures):
