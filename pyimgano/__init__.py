@@ -78,6 +78,7 @@ _SUBPACKAGES = (
     "preprocessing",
     "registry",
     "reporting",
+    "robustness",
     "testing",
     "tiling",
     "utils",

@@ -99,7 +99,7 @@ def run_robust_benchmark(
         Seeds the synthetic images, a model given by name, the images that are taken, and the
         corruptions.
     batch_size : int, default=8
-        Test images in memory that are corrupted at a time.
+        Test images in memory that are judged at a time.
     dataset_options : dict, default=None
         As for :func:`~pyimgano.benchmark.run_benchmark`.
     progress : bool, default=False

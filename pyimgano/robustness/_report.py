@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from pyimgano.evaluation import (
     rate,
     threshold_metrics,
 )
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.inference import infer, threshold
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.inference import InferenceResult, iter_infer, threshold
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence, check_images
 from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._progress import progress_callback
@@ -64,8 +64,9 @@ def robustness_report(
         An outlier detector for images with a threshold, such as a pipeline that ends in a
         :class:`~pyimgano.calibration.ThresholdCalibrator`. It is not changed.
     X : sequence of paths, ImageSequence, or uint8 RGB images
-        The test images, such as ``X_test`` of a data set. They are corrupted before they reach the
-        first step of the estimator, in the size they have there.
+        The test images, such as ``X_test`` of a data set. They are corrupted in their own size,
+        before they reach the first step of the estimator. Arrays are RGB also where that step
+        declares another format.
     y : array-like of shape (n_images,)
         +1 for good images, -1 for defective ones; images with 0 count in no figure.
     masks : sequence of length n_images, default=None
@@ -79,7 +80,7 @@ def robustness_report(
     random_state : int, default=0
         As for :class:`Corruption`.
     batch_size : int, default=8
-        Images in memory that are corrupted at a time. Of files, a few are held anyway.
+        Images in memory that are judged at a time. Of files, a few are held anyway.
     progress : bool, default=False
         Show a progress bar.
 
@@ -143,7 +144,7 @@ def robustness_report(
             done = None
             if report_progress is not None:
                 done = _counter(report_progress, i * len(images), len(conditions) * len(images))
-            found.append(_measure(estimator, X, images, truth, corruption, batch_size, done))
+            found.append(_measure(estimator, images, truth, corruption, batch_size, done))
     clean, rest = found[0], iter(found[1:])
     report: dict[str, Any] = {
         "threshold": threshold(estimator),
@@ -234,16 +235,8 @@ def _canonical(estimator: Any, X: Any) -> Any:
     """The test images as they are corrupted: of their own size, and of the declared full scale."""
     images = check_images(X)
     first = first_step(estimator)
-    if not isinstance(first, ImageFormatNormalizer):
-        return images
-    if isinstance(images, ImageSequence):
+    if isinstance(images, ImageSequence) and isinstance(first, ImageFormatNormalizer):
         return images.declare(resize=None, u16_max=first.u16_max)
-    if first.input_format != _defaults.INPUT_FORMAT:
-        raise ImageFormatError(
-            f"the pipeline takes images in memory as input_format={first.input_format!r}, and "
-            f"corrupted images are {_defaults.INPUT_FORMAT!r}: give the test images as files, or "
-            "set that input_format in its first step, where it takes effect at once."
-        )
     return images
 
 
@@ -285,29 +278,22 @@ def _counter(report: Callable[[int, int], None], before: int, total: int) -> Cal
     return lambda done: report(before + done, total)
 
 
-def _corrupted(
-    X: Any, images: Any, corruption: Corruption | None, batch_size: int
-) -> Iterable[Any]:
-    """The images in parts that are held in memory one at a time."""
+def _judged(
+    estimator: Any, images: Any, corruption: Corruption | None, batch_size: int
+) -> Iterator[InferenceResult]:
+    options: dict[str, Any] = {"return_maps": True, "on_error": "record", "batch_size": batch_size}
+    if isinstance(images, ImageSequence):
+        X = images if corruption is None else corruption.transform(images)
+        return iter_infer(estimator, X, **options)
     if corruption is None:
-        yield X
-    elif isinstance(images, ImageSequence):  # read when they are needed
-        yield corruption.transform(images)
-    else:
-        for start in range(0, len(images), batch_size):
-            yield corruption.transform(images[start : start + batch_size])
-
-
-def _records(
-    estimator: Any, parts: Iterable[Any], batch_size: int
-) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-    for part in parts:
-        yield from infer(estimator, part, maps=True, batch_size=batch_size)
+        stream = iter(images)
+    else:  # one at a time, not a copy of all
+        stream = (corruption.transform([image])[0] for image in images)
+    return iter_infer(estimator, stream, input_format=_defaults.INPUT_FORMAT, **options)
 
 
 def _measure(
     estimator: Any,
-    X: Any,
     images: Any,
     truth: _Truth,
     corruption: Corruption | None,
@@ -317,16 +303,16 @@ def _measure(
     """Judge all images under one condition; one map is held at a time."""
     pixels = PixelMetrics({"auroc": PixelAUROC(), "aupro": AUPRO()})
     scores, labels, errors = [], [], []
-    parts = _corrupted(X, images, corruption, batch_size)
-    for i, (record, anomaly_map) in enumerate(_records(estimator, parts, batch_size)):
-        if "error" in record:
-            errors.append(record["error"])
+    for i, result in enumerate(_judged(estimator, images, corruption, batch_size)):
+        heat = result.anomaly_map
+        if result.error is not None:
+            errors.append(result.error)
         else:
-            scores.append(record["score"])
+            scores.append(result.score)
             labels.append(int(truth.y[i]))
-            if anomaly_map is not None and (mask := truth.mask(i, corruption)) is not None:
+            if heat is not None and (mask := truth.mask(i, corruption)) is not None:
                 # A pipeline that resizes images has maps of that size.
-                pixels.update(resize_image(anomaly_map, mask.shape), mask)
+                pixels.update(resize_image(heat, mask.shape), mask)
         if done is not None:
             done(i + 1)
     if not scores:

@@ -157,6 +157,7 @@ def test_errors_are_a_line_and_a_traceback_with_debug(name, monkeypatch, capsys)
         "infer": ("line3.joblib", "photos"),
         "models": ("list",),
         "recalibrate": ("line3.joblib", "photos", "-o", "line3b.joblib"),
+        "robust-benchmark": ("--dataset", "synthetic"),
         "runs": ("list",),
         "train": ("photos", "-o", "line3.joblib"),
         "validate-infer-config": ("line3.zip",),
@@ -1593,7 +1594,7 @@ def documented_commands():
     home = Path(__file__).resolve().parents[2]
     for path in (home / "README.md", *sorted((home / "doc" / "user_guide").glob("*.rst"))):
         text = path.read_text().replace("\\\n", " ")
-        for line in re.findall(r"^ *(?:.* && )?(pyimgano(?:-[a-z]+)? .*)$", text, re.MULTILINE):
+        for line in re.findall(r"^ *(?:.* && )?(pyimgano(?:-[a-z-]+)? .*)$", text, re.MULTILINE):
             name, *words = shlex.split(line.partition(">")[0], comments=True)
             if name != "pyimgano":
                 words = [name.partition("-")[2], *words]

@@ -14,7 +14,7 @@ from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrat
 from pyimgano.benchmark import json_schema
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.evaluation import aupro, pixel_auroc
-from pyimgano.exceptions import DatasetError, ImageFormatError, TooFewImagesError
+from pyimgano.exceptions import DatasetError, TooFewImagesError
 from pyimgano.features import ColorMoments, FilterBankFeatures
 from pyimgano.inference import anomaly_map, anomaly_scores, threshold
 from pyimgano.inputs import ImageSequence
@@ -109,15 +109,24 @@ def test_files_and_arrays_give_one_report_and_so_do_batches(pipe, data, report, 
 
 
 def test_images_in_memory_are_corrupted_a_few_at_a_time(pipe, data, monkeypatch):
-    sizes = []
+    at_once = []
     transform = Corruption.transform
     monkeypatch.setattr(
-        Corruption, "transform", lambda self, X: sizes.append(len(X)) or transform(self, X)
+        Corruption, "transform", lambda self, X: at_once.append(len(X)) or transform(self, X)
     )
+    judged = []
+    real = robustness_report.__globals__["iter_infer"]
+
+    def spy(estimator, images, **options):
+        assert iter(images) is images  # not a copy of all
+        judged.append(options["batch_size"])
+        return real(estimator, images, **options)
+
+    monkeypatch.setitem(robustness_report.__globals__, "iter_infer", spy)
     robustness_report(
         pipe, data.X_test, data.y_test, corruptions="dust", severities=1, batch_size=4
     )
-    assert sizes == [4, 4, 4, 1]
+    assert at_once == [1] * 13 and judged == [4, 4]
 
 
 def test_one_image_and_images_without_label(pipe, data):
@@ -180,8 +189,8 @@ def test_formats_of_pipelines(pipe, data, report, files):
     other.fit(data.X_train[..., ::-1])
     options = {"masks": data.masks_test, "corruptions": KINDS, "severities": (2, 5)}
     assert robustness_report(other, files, data.y_test, **options) == report
-    with pytest.raises(ImageFormatError, match=r"input_format='bgr_u8_hwc'.*as files"):
-        robustness_report(other, data.X_test, data.y_test, **options)
+    # Arrays of a data set are RGB, and so are corrupted images.
+    assert robustness_report(other, data.X_test, data.y_test, **options) == report
     # A pipeline that resizes sees corrupted images resized, and its maps go back to the masks.
     small = clone(pipe).set_params(imageformatnormalizer__resize=32).fit(data.X_train)
     both = [robustness_report(small, X, data.y_test, **options) for X in (data.X_test, files)]
