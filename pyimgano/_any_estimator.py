@@ -16,7 +16,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from pyimgano._checks import input_kind
-from pyimgano._corruptions import Corruption
 from pyimgano._decision import flip
 from pyimgano._nesting import innermost, makes_maps, steps_before, walk
 from pyimgano.base import MODEL_ERRORS, ScoredBlock
@@ -38,7 +37,7 @@ __all__ = [
 ]
 
 # Transformers that do no work until the detector reads their output.
-_LAZY_STEPS = (ImageFormatNormalizer, BasePreprocessor, Corruption, TilingTransformer)
+_LAZY_STEPS = (ImageFormatNormalizer, BasePreprocessor, TilingTransformer)
 
 
 class Scored(NamedTuple):

@@ -8,20 +8,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._kernels.corruptions import GEOMETRIC, PHOTOMETRIC, Draw, moved, moved_mask
-from pyimgano.inputs import ImageSequence, check_images
-from pyimgano.inputs._formats import resize_image
-from pyimgano.utils._columns import NoColumnsMixin, as_column
+from pyimgano.inputs import check_images
+from pyimgano.preprocessing._base import BasePreprocessor
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._fitting import FittedParametersMixin
-from pyimgano.utils._tags import ImageInputMixin
-from pyimgano.utils._versions import VersionStampMixin
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "CorruptedFiles", "Corruption", "CorruptionKind"]
+__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "CorruptionKind"]
 
 #: From hardly visible to what nobody would overlook.
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -77,54 +72,7 @@ CORRUPTIONS: Mapping[str, CorruptionKind] = MappingProxyType(
 )
 
 
-class CorruptedFiles(ImageSequence):
-    """Image files that are corrupted after they were decoded; made by :class:`Corruption`.
-
-    Parameters
-    ----------
-    files : ImageSequence
-        The files.
-    corruption : Corruption
-        What is done to them.
-    """
-
-    def __init__(self, files: ImageSequence, corruption: Corruption) -> None:
-        self.__dict__.update(files.__dict__)
-        self._files = files
-        self._corruption = corruption
-
-    def declare(self, *, resize: tuple[int, int] | None, u16_max: int) -> ImageSequence:
-        """The same files, with what an ``ImageFormatNormalizer`` declares about them.
-
-        A size is that of the corrupted images.
-
-        Parameters
-        ----------
-        resize : (height, width) or None
-        u16_max : int
-
-        Returns
-        -------
-        CorruptedFiles
-        """
-        new = super().declare(resize=resize, u16_max=u16_max)
-        return new._with(_files=self._files.declare(resize=None, u16_max=u16_max))
-
-    def _read(self, path: str) -> np.ndarray:
-        image = self._corruption._corrupt(self._files._read(path))
-        if self.resize not in (None, self._files.resize):
-            image = resize_image(image, self.resize)
-        return image
-
-
-class Corruption(
-    FittedParametersMixin,
-    NoColumnsMixin,
-    ImageInputMixin,
-    VersionStampMixin,
-    TransformerMixin,
-    BaseEstimator,
-):
+class Corruption(BasePreprocessor):
     """Corrupt images as a worse lamp, lens, camera or mount would.
 
     For tests of a fitted pipeline, see :func:`~pyimgano.robustness.robustness_report`, and to
@@ -144,7 +92,8 @@ class Corruption(
     Notes
     -----
     Stateless: nothing is learned in ``fit``, and it need not be called. Files stay lazy: each is
-    corrupted when it is decoded.
+    corrupted when it is decoded. Anomaly maps are those of the corrupted images, also where the
+    part has moved in them; :meth:`transform_masks` moves masks to the same place.
 
     The result depends on the pixels of the image and on the parameters alone, not on other
     images, their order, the processor or the version of a library. What is drawn for an image is
@@ -174,49 +123,6 @@ class Corruption(
         self.severity = severity
         self.random_state = random_state
 
-    def fit(self, X: object, y: object = None) -> Corruption:
-        """Check the parameters; there is nothing to learn.
-
-        Parameters
-        ----------
-        X : images
-            Not looked at.
-        y : ignored
-
-        Returns
-        -------
-        self
-        """
-        self._validate_params()
-        self._keep_parameters()
-        return self
-
-    def transform(self, X: Any) -> Any:
-        """Corrupt images.
-
-        Parameters
-        ----------
-        X : sequence of paths, ImageSequence, or uint8 RGB images
-            The images, of any sizes, see :func:`pyimgano.inputs.check_images`.
-
-        Returns
-        -------
-        ndarray of shape (n, H, W, 3), uint8
-            For one array.
-        list of ndarray of shape (H, W, 3), uint8
-            For a list or an object array; for a column of a pandas table a column with its index.
-        ImageSequence
-            For files: lazy.
-        """
-        step = self._checked()
-        images = check_images(X)
-        if isinstance(images, ImageSequence):
-            return CorruptedFiles(images, clone(step))  # parameters may be set later
-        corrupted = [step._corrupt(image) for image in images]
-        if isinstance(X, np.ndarray) and X.dtype != object:
-            return np.stack(corrupted)
-        return as_column(corrupted, images)
-
     def transform_masks(self, X: Any, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Move masks as the parts in their images are moved.
 
@@ -233,17 +139,13 @@ class Corruption(
         list of ndarray of shape (height, width)
             The masks as they are where no part moves.
         """
-        step = self._checked()
+        step = self._as_fitted()
+        step._check_parameters()
         images = check_images(X)
         check_consistent_length(images, masks)
         if not CORRUPTIONS[step.kind].moves_masks:
             return list(masks)
         return [step._move_mask(mask, image) for mask, image in zip(masks, images)]
-
-    def _checked(self) -> Corruption:
-        step = self._as_fitted()
-        step._validate_params()
-        return step
 
     @property
     def _strength(self) -> float:
@@ -252,7 +154,7 @@ class Corruption(
     def _draw(self, image: np.ndarray) -> Draw:
         return Draw(digest(image), self.kind, self.random_state)
 
-    def _corrupt(self, image: np.ndarray) -> np.ndarray:
+    def _prepare_pixels(self, image: np.ndarray) -> np.ndarray:
         draw = self._draw(image)
         if self.kind in PHOTOMETRIC:
             return PHOTOMETRIC[self.kind](image, self._strength, draw)

@@ -31,7 +31,7 @@ from pyimgano.inputs._formats import (
 )
 from pyimgano.inputs._reading import as_canonical, pil_pixels
 from pyimgano.inputs._sequence import ImageSequence
-from pyimgano.utils._columns import NoColumnsMixin, as_column, index_of
+from pyimgano.utils._columns import NoColumnsMixin, index_of
 from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._pairs import check_pair_or_none
 from pyimgano.utils._stages import timed
@@ -156,13 +156,19 @@ class ImageFormatNormalizer(
         images = self._batch(X)
         if isinstance(images, list):
             converted = [self._convert(image, i, size) for i, image in enumerate(images)]
-            return as_column(converted, given)
+            return converted if index_of(given) is None else self._in_column(converted, given)
         first = self._convert(images[0], 0, size)
         out = np.empty((len(images), *first.shape), dtype=np.uint8)
         out[0] = first
         for i in range(1, len(images)):
             out[i] = self._convert(images[i], i, size)
         return out
+
+    def _in_column(self, images: list[np.ndarray], given: Any) -> Any:
+        """Put images of a table's column, or of a collection with an index, into a column."""
+        import pandas as pd
+
+        return pd.Series(images, index=index_of(given), dtype=object)
 
     def _convert(self, image: Any, i: int, size: tuple[int, int] | None) -> np.ndarray:
         where = f"image {first_index() + i} of X"

@@ -450,11 +450,11 @@ class KeptImages(ImageSequence):
         Returns
         -------
         KeptImages or None
-            The same images; None if they are not files, or not as they are in the files.
+            The same images; None if they are not files.
         """
         if isinstance(images, (list, tuple)) and images and is_path(images[0]):
             images = ImageSequence(images)
-        if type(images) is not ImageSequence:  # a subclass reads in a way of its own
+        if not isinstance(images, ImageSequence):
             return None
         new = object.__new__(cls)
         new.__dict__.update(images.__dict__)

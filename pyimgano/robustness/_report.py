@@ -240,6 +240,21 @@ def _canonical(estimator: Any, X: Any) -> Any:
     return images
 
 
+class _CorruptedFiles(ImageSequence):
+    """Image files that are corrupted in their own size, before a pipeline resizes them."""
+
+    def __init__(self, files: ImageSequence, corruption: Corruption) -> None:
+        self.__dict__.update(files.__dict__)
+        self._files = files
+        self._corruption = corruption
+
+    def _read(self, path: str) -> np.ndarray:
+        image = self._corruption.transform([self._files._read(path)])[0]
+        if self.resize not in (None, self._files.resize):  # declared by the pipeline
+            image = resize_image(image, self.resize)
+        return image
+
+
 class _Truth:
     """Labels and masks of the test images."""
 
@@ -283,7 +298,7 @@ def _judged(
 ) -> Iterator[InferenceResult]:
     options: dict[str, Any] = {"return_maps": True, "on_error": "record", "batch_size": batch_size}
     if isinstance(images, ImageSequence):
-        X = images if corruption is None else corruption.transform(images)
+        X = images if corruption is None else _CorruptedFiles(images, corruption)
         return iter_infer(estimator, X, **options)
     if corruption is None:
         stream = iter(images)

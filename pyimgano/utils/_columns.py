@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils._set_output import _get_output_config
 
-__all__ = ["NoColumnsMixin", "as_column", "index_of", "take_index", "with_index"]
+__all__ = ["NoColumnsMixin", "index_of", "take_index", "with_index"]
 
 
 def index_of(X: Any) -> Any:
@@ -19,27 +19,6 @@ def index_of(X: Any) -> Any:
 def take_index(index: Any, chosen: np.ndarray) -> Any:
     """Choose from an index as images are chosen; None stays None."""
     return None if index is None else index[np.asarray(chosen)]
-
-
-def as_column(images: list[Any], X: Any) -> Any:
-    """Put images into a table's column where ``X`` is one or carries an index; else a list.
-
-    Parameters
-    ----------
-    images : list of ndarray
-    X : object
-        What was transformed to them.
-
-    Returns
-    -------
-    list or Series
-    """
-    index = index_of(X)
-    if index is None:
-        return images
-    import pandas as pd
-
-    return pd.Series(images, index=index, dtype=object)
 
 
 def with_index(transformer: Any, rows: np.ndarray, X: Any) -> Any:

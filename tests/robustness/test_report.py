@@ -58,6 +58,17 @@ def files(data, tmp_path_factory):
     return paths
 
 
+def test_full_scale_of_files_is_the_pipelines(pipe, data, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path, image in zip(paths, data.X_test):
+        Image.fromarray(image[..., 0].astype(np.uint16) * 16).save(path)
+    twelve = clone(pipe).set_params(imageformatnormalizer__u16_max=4080).fit(data.X_train)
+    gray = np.repeat(data.X_test[:4, ..., :1], 3, axis=-1)
+    options = {"corruptions": ["glare", "shift"], "severities": 4, "masks": data.masks_test[:4]}
+    found = [robustness_report(twelve, X, data.y_test[:4], **options) for X in (paths, gray)]
+    assert found[0] == found[1]
+
+
 def test_figures_are_those_of_corrupted_images_at_the_clean_threshold(pipe, data, report):
     before = threshold(pipe)
     assert report["threshold"] == before
