@@ -77,13 +77,14 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     corrupt.add_argument(
         "--list-corruptions",
-        action="store_true",
+        action="switch",
         help="print the corruptions with their strengths and units, as JSON, and do nothing else",
     )
+    parser.command_line_only.add("list_corruptions")
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="FILE", help="write the report to FILE as well")
     output.add_argument(
-        "--json", action="store_true", help="print the report as JSON, also on a terminal"
+        "--json", action="switch", help="print the report as JSON, also on a terminal"
     )
     output.add_argument(
         "--save-picture",

@@ -47,6 +47,7 @@ CANDIDATES = {
     "str": [
         *("cpu", "data.x", "1,2,30,40", "3,4,50,60", "folder", "mvtec_ad", "bgr_u8_hwc"),
         *("gray_u8_hw", "industrial-balanced", "embedded", "clahe", "gamma:gamma=2"),
+        *("dust", "shift"),
     ],
     "table": [{"k": 3, "a": [1, None, "x"]}, {"k": "text", "b": {"c": 0.5}}],
 }
