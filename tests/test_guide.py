@@ -243,7 +243,7 @@ def taken_for_granted(page: str, parts) -> dict:
         names["pipe"] = make_pipeline(pyimgano.ImageFormatNormalizer(), detector)
     elif page in (
         *("cameras", "delivery", "evaluation", "first_inspection", "inference", "monitoring"),
-        "thresholds",
+        *("robustness", "thresholds"),
     ):
         calibrator = pyimgano.ThresholdCalibrator(detector, quantile=0.9)
         names["pipeline"] = detector

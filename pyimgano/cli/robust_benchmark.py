@@ -43,7 +43,7 @@ _PICTURES = (".png", ".pdf", ".svg")
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Entry point of the command; returns its exit status."""
-    return _common.run(prog, lambda: _robust_benchmark(_parser(prog).parse_args(argv)), argv)
+    return _common.run(prog, lambda: _robust(_parser(prog).parse_args(argv)), argv)
 
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
@@ -109,7 +109,7 @@ def _corruption(text: str) -> str:
     return text
 
 
-def _robust_benchmark(options: argparse.Namespace) -> int:
+def _robust(options: argparse.Namespace) -> int:
     if options.list_corruptions:
         from pyimgano._corruptions import CORRUPTIONS
         from pyimgano.utils._json import json_text

@@ -291,6 +291,16 @@ def test_parameters_are_checked(parameters):
         Corruption(**parameters).fit([tiny()])
 
 
+def test_the_table_of_the_user_guide_has_the_strengths():
+    page = Path(__file__).parents[2] / "doc" / "user_guide" / "robustness.rst"
+    rows = page.read_text(encoding="utf-8").split("   * - ")[2:]
+    cells = [[cell.strip() for cell in row.split("\n\n")[0].split("\n     - ")] for row in rows]
+    assert cells == [
+        [f"`{kind}`", known.unit, *(f"{one:g}" for one in known.strengths)]
+        for kind, known in CORRUPTIONS.items()
+    ]
+
+
 # ---- masks -----------------------------------------------------------------------------
 def square() -> tuple[np.ndarray, np.ndarray]:
     mask = np.zeros((100, 100), dtype=np.uint8)
