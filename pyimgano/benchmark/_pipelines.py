@@ -24,7 +24,7 @@ from pyimgano._nesting import (
     walk,
 )
 from pyimgano.benchmark._split import encodable, of_file
-from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
@@ -168,7 +168,8 @@ def make_pipeline_of(
     Parameters
     ----------
     model : estimator
-        An outlier detector for images, or a ``ThresholdCalibrator`` of one.
+        An outlier detector for images, or a ``ThresholdCalibrator`` or
+        ``PixelThresholdCalibrator`` of one.
     quantile : float or None
         Share of good images that shall pass; None is the default of the package.
     u16_max : int
@@ -190,12 +191,12 @@ def make_pipeline_of(
     InvalidParameterError
         If a parameter of any part is not one it takes, which ``fit`` would say much later.
     """
-    if not isinstance(model, ThresholdCalibrator):
+    if not isinstance(model, (ThresholdCalibrator, PixelThresholdCalibrator)):
         model = ThresholdCalibrator(
             model, quantile=_defaults.QUANTILE if quantile is None else quantile
         )
     elif quantile is not None:
-        raise ValueError("the model is a ThresholdCalibrator: give the quantile there.")
+        raise ValueError(f"the model is a {type(model).__name__}: give the quantile there.")
     steps = [ImageFormatNormalizer(input_format, u16_max=u16_max), *preprocessing]
     if tile is not None:
         steps.append(TilingTransformer(tile))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["threshold_in_words"]
+__all__ = ["pixel_threshold_in_words", "threshold_in_words"]
 
 
 def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
@@ -32,3 +32,23 @@ def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
         f"(95 % interval {low:.1%} to {high:.1%}); {asked}",
         f"{provenance['n_images']} good images support no rate below {lowest:.1%}",
     ]
+
+
+def pixel_threshold_in_words(provenance: dict[str, Any]) -> str:
+    """Say in how many good images a pixel threshold leaves a region.
+
+    Parameters
+    ----------
+    provenance : dict
+        ``PixelThresholdCalibrator.pixel_provenance_``.
+
+    Returns
+    -------
+    str
+    """
+    low, high = provenance["false_positive_rate_interval_95"]
+    return (
+        f"pixel threshold {provenance['threshold']:.4g}: about "
+        f"{provenance['expected_false_positive_rate']:.1%} of new good parts will show a defect "
+        f"(95 % interval {low:.1%} to {high:.1%})"
+    )

@@ -30,10 +30,11 @@ __all__ = [
     "preprocessing_step",
     "region",
     "seed",
+    "setting",
 ]
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """A parameter and its value from NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -123,7 +124,7 @@ def add_model_options(
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        type=_setting,
+        type=setting,
         help="a parameter of the model; VALUE in JSON, or else taken as text; may be repeated "
         '("pyimgano models info NAME" prints the parameters)',
     )
@@ -368,7 +369,7 @@ def make_step(text: str) -> Any:
     settings = re.split(r",(?=\s*\w+=)", rest) if colon else []
     given: dict[str, Any] = {}
     for one in settings:
-        param, value = _setting(one.strip())
+        param, value = setting(one.strip())
         if param in given:
             raise argparse.ArgumentTypeError(f"{text!r} gives {param} twice")
         given[param] = value

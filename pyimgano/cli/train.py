@@ -31,6 +31,8 @@ examples:
       --features resnet18 --weights resnet18.pth
   pyimgano train photos/good -o line3.joblib --roi 40,20,600,460
       only this part of the picture counts
+  pyimgano train photos/good -o line3.joblib --defects --defect-option min_area=30
+      also find the places of defects
   pyimgano train photos/good -o line3.joblib --tile 512
       large images with small defects
   pyimgano train photos/good -o line3.joblib --preprocess align --preprocess clahe:clip_limit=3
@@ -127,6 +129,23 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="promise with this confidence, such as 0.95, that no more good parts fail than "
         "--quantile asks for; without it the rate is kept on average",
     )
+    defects = parser.add_argument_group("defects")
+    defects.add_argument(
+        "--defects",
+        action="switch",
+        help="save with the pipeline how to find regions that are defective, with a pixel "
+        "threshold that leaves none in as many good parts as --quantile says",
+    )
+    defects.add_argument(
+        "--defect-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=_options.setting,
+        help="a parameter of DefectExtractor, such as min_area=30 or "
+        "'shape_filters={\"max_aspect_ratio\": 8}'; VALUE in JSON, or else taken as text; may be "
+        "repeated",
+    )
     _options.add_model_options(parser)
     return parser
 
@@ -158,6 +177,8 @@ def _train_checked(options: argparse.Namespace) -> int:
             model, quantile=quantile, method="conditional", confidence=options.confidence
         )
         quantile = None  # the calibrator has it
+    if options.defects:
+        model, quantile = _with_defects(options, model), None
     pipeline = make_pipeline_of(
         model,
         quantile,
@@ -193,10 +214,12 @@ def _train_checked(options: argparse.Namespace) -> int:
             with progress_callback("color scale of maps", progress):
                 limits = map_range(pipeline, good.images)
         save(pipeline, options.output, map_range=limits, embed_weights=options.embed_weights)
-    from pyimgano.calibration._words import threshold_in_words
+    from pyimgano.calibration._words import pixel_threshold_in_words, threshold_in_words
 
     for line in threshold_in_words(pipeline[-1].provenance_):
         _common.tell(line)
+    if options.defects:
+        _common.tell(pixel_threshold_in_words(pipeline[-1].pixel_provenance_))
     _common.tell(f"saved: {options.output}")
     _common.tell(f"next: pyimgano infer {shlex.quote(options.output)} NEW_IMAGES")
     left_out = good.n_errors + (held_out.n_errors if held_out is not None else 0)
@@ -218,12 +241,21 @@ def _check(options: argparse.Namespace) -> None:
                 f"--val-dir {options.val_dir}: one of this folder and {options.folder} lies in the "
                 "other; images to put the threshold by must not be trained on: move them elsewhere"
             )
+    if options.defect_option and not options.defects:
+        raise _common.UsageError(
+            "--defect-option says how defects are found: give --defects as well"
+        )
+    crops = any(text.startswith("crop") for text in options.preprocess)
+    if crops and any(name == "roi" for name, _ in options.defect_option):
+        raise _common.UsageError(
+            "--defect-option roi and --preprocess crop do not go together: leave one of them out"
+        )
     if options.roi is not None and options.tile is not None:
         raise _common.UsageError(
             "--roi and --tile do not go together: a region is one for whole images; crop the "
             "images, or leave one of the options out"
         )
-    if options.roi is not None and any(text.startswith("crop") for text in options.preprocess):
+    if options.roi is not None and crops:
         raise _common.UsageError(
             "--roi and --preprocess crop do not go together: the region would have to be drawn in "
             "the pixels of the crop; leave one of the options out"
@@ -246,14 +278,16 @@ def _check_folder(folder: str, option: str) -> None:
 
 
 def _check_model(options: argparse.Namespace, model: Any) -> None:
+    from pyimgano._nesting import makes_maps
     from pyimgano.base import BaseImageDetector
 
     takes = {
         "roi": getattr(model, "_takes_roi_mask", False),
         "tile": isinstance(model, BaseImageDetector),
+        "defects": makes_maps(model),
     }
     for name, possible in takes.items():
-        if getattr(options, name) is not None and not possible:
+        if getattr(options, name) not in (None, False) and not possible:
             raise _common.UsageError(
                 f"--{name}: {options.model} judges images as a whole; take a model with heat maps "
                 '("pyimgano models list --maps"), or crop the images'
@@ -322,8 +356,7 @@ def _metadata(options: argparse.Namespace, good: Found, held_out: Found | None) 
 
 
 def _mask(roi: str | _options.Rectangle, width: int, height: int) -> Any:
-    import numpy as np
-
+    from pyimgano._roi import roi_in_pixels
     from pyimgano.datasets._masks import read_region
 
     if isinstance(roi, str):
@@ -339,9 +372,30 @@ def _mask(roi: str | _options.Rectangle, width: int, height: int) -> Any:
         raise _common.UsageError(
             f"--roi {roi} reaches beyond the images of {width} x {height} pixels"
         )
-    mask = np.zeros((height, width), dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
+    return roi_in_pixels((x0 / width, y0 / height, x1 / width, y1 / height), (height, width))
+
+
+def _with_defects(options: argparse.Namespace, model: Any) -> Any:
+    """Wrap a model so that its pipeline finds defects; it has a calibrator then."""
+    from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
+    from pyimgano.defects import DefectExtractor
+
+    if not isinstance(model, ThresholdCalibrator):
+        model = ThresholdCalibrator(model, quantile=options.quantile)
+    # The rate of images puts the threshold, not one of pixels.
+    known = sorted(set(DefectExtractor().get_params()) - {"pixel_quantile"})
+    chosen = dict(options.defect_option)
+    for name in chosen:
+        if name not in known:
+            raise _common.UsageError(
+                f"--defect-option {name}: there is no such parameter; there are {', '.join(known)}"
+            )
+    extractor = DefectExtractor.from_preset(**chosen)
+    try:
+        extractor.check()
+    except ValueError as error:
+        raise _common.UsageError(f"--defect-option: {error}") from error
+    return PixelThresholdCalibrator(model, extractor, quantile=options.quantile)
 
 
 def _fit_apart(pipeline: Any, good: Any, held_out: Any, metadata: dict[str, Any]) -> Any:
@@ -350,15 +404,19 @@ def _fit_apart(pipeline: Any, good: Any, held_out: Any, metadata: dict[str, Any]
     from sklearn.frozen import FrozenEstimator
     from sklearn.pipeline import Pipeline
 
-    *steps, (name, calibrator) = pipeline.steps
+    from pyimgano._nesting import find_calibrator
+
+    *steps, (name, last) = pipeline.steps
+    calibrator = find_calibrator(last)
     detector = calibrator.estimator
     before = Pipeline(steps)
     detector.fit(before.fit_transform(good), **metadata)
     # Frozen, so that the fitted model is not kept twice.
-    calibrator = clone(calibrator).set_params(estimator=FrozenEstimator(detector), cv="prefit")
+    apart = clone(calibrator).set_params(estimator=FrozenEstimator(detector), cv="prefit")
+    last = apart if last is calibrator else clone(last).set_params(estimator=apart)
     # The steps before it stay as they are: what the detector sees depends on what they learned.
-    calibrator.fit(before.transform(held_out))
-    return Pipeline([*before.steps, (name, calibrator)])
+    last.fit(before.transform(held_out))
+    return Pipeline([*before.steps, (name, last)])
 
 
 def _makes_maps(pipeline: Any) -> bool:

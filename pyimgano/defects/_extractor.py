@@ -24,6 +24,11 @@ __all__ = ["DefectExtractor", "check_map"]
 
 _SHAPE_FILTERS = ("max_aspect_ratio", "min_compactness", "min_fill_ratio", "min_solidity")
 _SCORE_FILTERS = ("min_score_max", "min_score_mean")
+# Chosen on the maps of training images alone, of two parts and two kinds of features: a pixel that
+# a hundredth of the good ones exceed is at about 0.55 of the way to the threshold.
+_PRESETS: dict[str, dict[str, Any]] = {
+    "inspection": {"hysteresis": (0.55, 1.0), "fill_holes": True},
+}
 # Where a higher threshold may bring back a region, thresholds are tried in steps of 1.1 %.
 _STEPS_PER_DOUBLING = 64
 # Otherwise the threshold is found by bisection, up to this share of the way it has to go.
@@ -191,6 +196,33 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
         self.max_regions_key = max_regions_key
         self.pixel_quantile = pixel_quantile
 
+    @classmethod
+    def from_preset(cls, name: str = "inspection", **params: Any) -> DefectExtractor:
+        """Make an extractor with parameters that are a good start.
+
+        Parameters
+        ----------
+        name : {"inspection"}, default="inspection"
+            ``"inspection"``: ``hysteresis=(0.55, 1.0)`` and ``fill_holes=True``. Regions grow from
+            pixels above the threshold to a level that about one in a hundred pixels of good
+            images exceeds, so that they cover the defect rather than its worst spot.
+        **params
+            Further parameters, or others than those of the preset.
+
+        Returns
+        -------
+        DefectExtractor
+
+        Examples
+        --------
+        >>> from pyimgano.defects import DefectExtractor
+        >>> DefectExtractor.from_preset(min_area=20)
+        DefectExtractor(fill_holes=True, hysteresis=(0.55, 1.0), min_area=20)
+        """
+        if name not in _PRESETS:
+            raise ValueError(f"there is no preset {name!r}; there are {', '.join(_PRESETS)}.")
+        return cls(**{**_PRESETS[name], **params})
+
     # ---- fitting ----------------------------------------------------------------------
     @restored_on_error
     def fit(self, X: Any, y: Any = None) -> DefectExtractor:
@@ -216,8 +248,7 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
 
     def _fit_base(self, maps: Iterable[np.ndarray]) -> None:
         """Learn what good maps look like below any threshold."""
-        self._validate_params()
-        self._check_options()
+        self.check()
         middles, highs = [], []
         for one in self._prepared(maps):
             middle, high = np.quantile(one.values, [0.5, 0.99], method="lower")
@@ -231,6 +262,11 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
         n = sum(one.values.size for one in self._prepared(maps))
         rank = math.ceil(round(n * quantile, 9))
         return _steps.rank_value(lambda: (one.values for one in self._prepared(maps)), rank)
+
+    def check(self) -> None:
+        """Raise a ``ValueError`` if the parameters are wrong, which ``fit`` does as well."""
+        self._validate_params()
+        self._check_options()
 
     def _check_options(self) -> None:
         """Refuse parameters that hold more than one value, where these do not go together."""

@@ -32,6 +32,7 @@ from pyimgano import (
     run_benchmark,
 )
 from pyimgano._defaults import QUANTILE
+from pyimgano._nesting import find_defects
 from pyimgano.benchmark._pipelines import make_pipeline_of
 from pyimgano.cli import _options, benchmark, doctor, infer, models, train
 from pyimgano.cli import main as umbrella
@@ -729,6 +730,45 @@ def test_train_looks_only_at_the_region(root, tmp_path, capsys):
     assert train_small(good, tmp_path / "held.joblib", *arguments) == 0
     detector = pyimgano.load(tmp_path / "held.joblib")[-1].estimator_
     np.testing.assert_array_equal(detector.roi_mask_, mask > 0)
+
+
+def test_train_saves_how_defects_are_found(root, tmp_path, capsys):
+    good, out = root / "wood" / "train" / "good", tmp_path / "line.joblib"
+    options = "--defects", "--defect-option", "min_area=5", "--defect-option", "closing=3"
+    assert train_small(good, out, *options, "--roi", "16,8,48,56") == 0
+    said = capsys.readouterr().out
+    assert "pixel threshold" in said and "of new good parts will show a defect" in said
+    found = find_defects(pyimgano.load(out))
+    assert (found.extractor_.min_area, found.extractor_.closing) == (5, 3)
+    assert found.extractor_.hysteresis == (0.55, 1.0)
+    assert found.extractor_.roi.sum() == 32 * 48
+    assert (found.quantile, found.estimator_.quantile) == (0.8, 0.8)
+    assert found.pixel_provenance_["maps"] == "the detector's own out-of-sample maps"
+    held_out = "--val-dir", root / "wood" / "test" / "good", "--quantile", 0.75
+    assert train_small(good, out, "--defects", *held_out) == 0
+    found = find_defects(pyimgano.load(out))
+    assert found.pixel_provenance_["maps"] == "images given to a frozen model"
+    assert found.pixel_provenance_["n_images"] == found.provenance_["n_images"] == 3
+    capsys.readouterr()
+    roi_option = "--defects", "--defect-option", "roi=[0,0,1,1]"
+    for wrong, message in (
+        (["--defect-option", "min_area=5"], "give --defects as well"),
+        (["--defects", "--defect-option", "area=5"], "--defect-option area: there is no such"),
+        (["--defects", "--defect-option", "closing=x"], "--defect-option: The 'closing'"),
+        (["--defects", "--model", "vision_knn"], "--defects: vision_knn judges images as a whole"),
+        (
+            [
+                "--defects",
+                "--defect-option",
+                "roi=[0,0,1,1]",
+                "--preprocess",
+                "crop:height=32,left=0,top=0,width=32",
+            ],
+            "--defect-option roi and --preprocess crop do not go together",
+        ),
+    ):
+        assert train_small(good, out, *wrong) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_train_cuts_tiles_and_declares_a_format(root, tmp_path):
