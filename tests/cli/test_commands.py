@@ -750,7 +750,6 @@ def test_train_saves_how_defects_are_found(root, tmp_path, capsys):
     assert found.pixel_provenance_["maps"] == "images given to a frozen model"
     assert found.pixel_provenance_["n_images"] == found.provenance_["n_images"] == 3
     capsys.readouterr()
-    roi_option = "--defects", "--defect-option", "roi=[0,0,1,1]"
     for wrong, message in (
         (["--defect-option", "min_area=5"], "give --defects as well"),
         (["--defects", "--defect-option", "area=5"], "--defect-option area: there is no such"),
