@@ -67,6 +67,7 @@ _SUBPACKAGES = (
     "ensemble",
     "evaluation",
     "exceptions",
+    "export",
     "features",
     "grids",
     "inference",
