@@ -119,7 +119,7 @@ def _skip(app: Any, what: str, name: str, member: Any, skip: bool, options: Any)
         return True
     # A property of PyODDetector that says that there is no such method.
     absent = isinstance(member, property) and name in ("anomaly_map", "score_and_map")
-    return True if absent or name == "why_not_images" else None
+    return True if absent or name in ("why_not_images", "why_no_format") else None
 
 
 def _names_are_no_lists(

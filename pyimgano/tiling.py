@@ -370,6 +370,18 @@ class TiledImages(_Collection):
         return self.images.size(i)
 
     def placement(self, i: int) -> Placement | None:
+        """Say where image ``i`` lies in the image that came in.
+
+        Parameters
+        ----------
+        i : int
+            Index of the image.
+
+        Returns
+        -------
+        Placement or None
+            None, unless a step has cropped or moved the image.
+        """
         return self.images.placement(i)
 
     def _get(self, i: int) -> np.ndarray:

@@ -42,7 +42,7 @@ class BasePreprocessor(
     something to learn, it writes ``_fit_images(images)`` and ``_needs_fit``.
 
     A step that crops or moves images sets ``_moves = True`` and writes ``_prepare(image)`` in
-    place of that, which returns the image and its :class:`Placement`, and ``_size_of``.
+    place of that, which returns the image and its ``Placement``, and ``_size_of``.
     """
 
     # Name on the command line; see make_preprocessor.

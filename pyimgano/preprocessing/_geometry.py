@@ -146,14 +146,14 @@ class ImageAlignment(BasePreprocessor):
     ImageFormatError
         For an image of another size than the reference.
 
+    See Also
+    --------
+    pyimgano.detectors.SSIMTemplateDetector : Template detectors align images by themselves.
+
     Notes
     -----
     Alignment is done on gray images and applied to all channels. ``fit`` reads the training images
     twice. One that cannot be aligned is an error in the ``fit`` of the pipeline as well.
-
-    See Also
-    --------
-    pyimgano.detectors.SSIMTemplateDetector : Template detectors align images by themselves.
 
     References
     ----------
