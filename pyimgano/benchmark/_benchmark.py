@@ -28,6 +28,7 @@ from pyimgano.benchmark._pipelines import (
     make_pipeline_of,
     repr_of,
 )
+from pyimgano.benchmark._records import ImageRecords
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory, RunDirectory
 from pyimgano.benchmark._sources import Source, dataset_name, sources
 from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
@@ -115,8 +116,9 @@ class BenchmarkResult:
         The content of ``report.json``: each category in short, and their mean.
     categories : dict of str to dict
         The content of each category's ``report.json``.
-    records : dict of str to list of dict
-        The records of each category's test images.
+    records : mapping of str to list of dict
+        The records of each category's test images. Each access reads the file they were written
+        to; what was not written is held in memory. ``records.paths`` are the files.
     pipelines : mapping of str to estimator
         The fitted pipelines by category. Each access loads the saved file, as
         :func:`~pyimgano.persistence.load` does; what was not saved is held in memory.
@@ -127,7 +129,7 @@ class BenchmarkResult:
 
     report: dict[str, Any] = field(default_factory=dict)
     categories: dict[str, dict[str, Any]] = field(default_factory=dict)
-    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    records: ImageRecords = field(default_factory=ImageRecords)
     pipelines: FittedPipelines = field(default_factory=FittedPipelines)
     path: Path | None = None
 
@@ -428,7 +430,7 @@ class _Done:
     """A category that was run; without a report if it failed."""
 
     report: dict[str, Any] | None = None
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] | None = None  # where they were not written
     pipeline: Any = None  # where it was not saved
     error: Exception | None = None
     reason: str = ""
@@ -456,7 +458,8 @@ def _run_jobs(
         if one.report is None:
             failed[name], first_error = one.reason, first_error or one.error
             continue
-        result.categories[name], result.records[name] = one.report, one.records
+        result.categories[name] = one.report
+        result.records.add(name, one.records, None if job.folder is None else job.folder.per_image)
         if job.folder is not None and job.options.save_pipeline:
             result.pipelines.add(name, None, job.folder.pipeline)
         elif one.pipeline is not None:
@@ -497,9 +500,8 @@ def _run_job(job: _Job) -> _Done:
 def _run_or_read(job: _Job) -> _Done:
     folder, options = job.folder, job.options
     if folder is not None and folder.is_complete:
-        records = folder.read_per_image() if options.save_records else []
-        # Where pipelines are not saved, that of a finished category is lost.
-        return _Done(folder.read_report(), records)
+        # Where pipelines and records are not saved, those of a finished category are lost.
+        return _Done(folder.read_report(), None if options.save_records else [])
     shorten: Callable[[str], str] = partial(without_folders, folders=job.folders)
     try:
         if folder is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -20,20 +20,25 @@ from pyimgano import _defaults
 from pyimgano._any_estimator import image_paths
 from pyimgano._nesting import first_step, makes_maps
 from pyimgano.benchmark._pictures import PictureChoice
+from pyimgano.benchmark._records import Verdicts
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
 from pyimgano.benchmark._split import InputNames, fingerprint
 from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.calibration._held_out_maps import hold_out, maps_in_image_pixels
 from pyimgano.datasets import Defect, read_mask
 from pyimgano.datasets._record import read_defects
 from pyimgano.evaluation import (
     AUPIMO,
     AUPRO,
     SPRO,
+    OracleSegmentationF1,
     PixelAUROC,
     PixelAveragePrecision,
     PixelMetric,
     PixelMetrics,
+    SegmentationF1,
     image_metrics,
+    pixel_threshold,
     rate,
     threshold_metrics,
 )
@@ -53,11 +58,13 @@ __all__ = [
     "CategoryOptions",
     "CategoryOutcome",
     "Judged",
+    "PixelThreshold",
     "TestMasks",
     "draw_pictures",
     "fit",
     "judge",
     "measure",
+    "put_pixel_threshold",
     "run_category",
 ]
 
@@ -66,6 +73,10 @@ _ROLES = {
     "best": "the one judged best",
     "closest": "the closest to the threshold",
 }
+# Share of the pixels of good images that may lie above the pixel threshold.
+_PIXEL_RATE = 0.001
+# Pixels without a defect up to which pixel metrics are exact: 180 images of 256 x 256, in 48 MB.
+_MAX_EXACT = 12_000_000
 # By truth, None without a label, and verdict.
 _VERDICTS: dict[tuple[int | None, int], str] = {
     (0, 0): "passed",
@@ -108,16 +119,40 @@ class CategoryOptions:
     progress: bool
 
 
-def _pixel_metrics() -> PixelMetrics:
-    return PixelMetrics(
-        {
-            "auroc": PixelAUROC(),
-            "average_precision": PixelAveragePrecision(),
-            "aupro": AUPRO(),
-            "aupro_0.05": AUPRO(limit=0.05),
-            "aupimo": AUPIMO(),
-        }
-    )
+class PixelThreshold(NamedTuple):
+    """A threshold on anomaly maps, and where it comes from.
+
+    Parameters
+    ----------
+    threshold : float or None
+        Largest value of a pixel that is judged good; None where there is none.
+    part : str
+        The good images it was put on: ``"validation"``, or ``"train"`` for training images that
+        were held out from a copy of the model.
+    n_images : int
+        Their number.
+    reason : str or None
+        Why there is no threshold.
+    """
+
+    threshold: float | None
+    part: str
+    n_images: int = 0
+    reason: str | None = None
+
+
+def _pixel_metrics(threshold: float | None = None) -> PixelMetrics:
+    metrics: dict[str, PixelMetric] = {
+        "auroc": PixelAUROC(),
+        "average_precision": PixelAveragePrecision(),
+        "aupro": AUPRO(),
+        "aupro_0.05": AUPRO(limit=0.05),
+        "aupimo": AUPIMO(),
+        "oracle_f1_max": OracleSegmentationF1(),
+    }
+    if threshold is not None:
+        metrics["f1"] = SegmentationF1(threshold)
+    return PixelMetrics(metrics, max_exact=_MAX_EXACT)
 
 
 @dataclass
@@ -126,8 +161,8 @@ class Judged:
 
     Parameters
     ----------
-    records : list of dict
-        One per test image.
+    verdicts : Verdicts
+        On the test images.
     pixels : PixelMetrics
         Over the images with a mask.
     saturated : dict of str to SPRO
@@ -139,7 +174,7 @@ class Judged:
         Time it took, and what numba spent on compiling besides.
     """
 
-    records: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: Verdicts
     pixels: PixelMetrics = field(default_factory=_pixel_metrics)
     saturated: dict[str, SPRO] = field(default_factory=dict)
     pictures: PictureChoice = field(default_factory=lambda: PictureChoice(0))
@@ -155,14 +190,14 @@ class CategoryOutcome:
     ----------
     report : dict
         The content of its ``report.json``.
-    records : list of dict
-        One per test image.
+    records : list of dict or None
+        One per test image; None if they were written.
     pipeline : Pipeline
         Fitted.
     """
 
     report: dict[str, Any]
-    records: list[dict[str, Any]]
+    records: list[dict[str, Any]] | None
     pipeline: Pipeline
 
 
@@ -312,6 +347,7 @@ def run_category(
     with progress_callback(f"{name}: fingerprint of the images", options.progress):
         split = fingerprint(data)
     part = "validation" if uses_validation(pipeline[-1], data) else "train"
+    unfitted = clone(pipeline)
     fitted = fit(pipeline, data)
     limits = None
     if folder is not None and (options.save_pipeline or options.n_overlays):
@@ -320,9 +356,30 @@ def run_category(
     if folder is not None and options.save_pipeline:
         with progress_callback(f"{name}: saving the pipeline", options.progress):
             save(pipeline, folder.pipeline, map_range=limits)
-    judged = judge(name, data, names, pipeline, masks, options)
+    with (
+        Stopwatch() as pixel_watch,
+        progress_callback(f"{name}: pixel threshold", options.progress),
+    ):
+        at_pixels = put_pixel_threshold(pipeline, unfitted, data)
+    records: list[dict[str, Any]] | None = None
+    writing: AbstractContextManager[Any]
+    if folder is not None and options.save_records:
+        writing = folder.writing_per_image()
+    else:
+        records = []
+        writing = nullcontext(records.append)
+    with writing as write:
+        verdicts = Verdicts(write)
+        judged = judge(name, data, names, pipeline, masks, options, verdicts, at_pixels.threshold)
     with progress_callback(f"{name}: metrics", options.progress):
         measured = measure(name, data, names, judged, masks)
+    measured["pixel"]["threshold"] = {
+        "value": at_pixels.threshold,
+        "part": at_pixels.part,
+        "n_images": at_pixels.n_images,
+        "false_positive_rate": _PIXEL_RATE,
+        "reason": at_pixels.reason,
+    }
     report = {
         "schema_version": SCHEMA_VERSION,
         "dataset": options.dataset,
@@ -335,14 +392,15 @@ def run_category(
         "overlay_error": None,
         "times": {
             "fit_seconds": fitted.seconds,
+            "pixel_threshold_seconds": pixel_watch.seconds,
             "test_seconds": judged.seconds,
-            "compile_seconds": fitted.compile_seconds + judged.compile_seconds,
-            "ms_per_image": 1000.0 * judged.seconds / len(judged.records),
+            "compile_seconds": (
+                fitted.compile_seconds + pixel_watch.compile_seconds + judged.compile_seconds
+            ),
+            "ms_per_image": 1000.0 * judged.seconds / judged.verdicts.n_images,
         },
     }
     if folder is not None:
-        if options.save_records:
-            folder.write_per_image(judged.records)
         try:
             with progress_callback(f"{name}: pictures", options.progress):
                 draw_pictures(folder, data, pipeline, judged, masks, limits)
@@ -351,7 +409,7 @@ def run_category(
                 raise
             report["overlay_error"] = names.shorten(f"{type(error).__name__}: {error}")
         folder.write_report(report)
-    return CategoryOutcome(report, judged.records, pipeline)
+    return CategoryOutcome(report, records, pipeline)
 
 
 def fit(pipeline: Pipeline, data: Bunch) -> Stopwatch:
@@ -421,6 +479,48 @@ def uses_validation(calibrator: ThresholdCalibrator, data: Bunch) -> bool:
     return data.get("X_validation") is not None and automatic and not told
 
 
+def put_pixel_threshold(pipeline: Pipeline, unfitted: Pipeline, data: Bunch) -> PixelThreshold:
+    """Put a threshold on anomaly maps, by good images that the model has not seen.
+
+    They are the validation images where these put the threshold of the scores, too. Otherwise a
+    copy of the model is fitted without some of the training images, and has the maps of these:
+    those of training images differ from maps of new ones.
+
+    Parameters
+    ----------
+    pipeline, unfitted : Pipeline
+        Fitted, and as it was before.
+    data : Bunch
+
+    Returns
+    -------
+    PixelThreshold
+    """
+    validated = uses_validation(unfitted[-1], data)
+    part = "validation" if validated else "train"
+    if not makes_maps(pipeline):
+        return PixelThreshold(None, part, reason="the model makes no anomaly maps")
+    if validated:
+        model, images = pipeline, data.X_validation
+    else:
+        good = np.flatnonzero(np.asarray(data.y_train) == 1)
+        try:
+            model, images = hold_out(
+                _without_calibrator(unfitted), _safe_indexing(data.X_train, good)
+            )
+        except TooFewImagesError as error:
+            return PixelThreshold(None, part, reason=str(error))
+    maps = maps_in_image_pixels(model, images)
+    threshold = pixel_threshold(maps, false_positive_rate=_PIXEL_RATE)
+    return PixelThreshold(threshold, part, _num_samples(images))
+
+
+def _without_calibrator(pipeline: Pipeline) -> Pipeline:
+    *before, (name, calibrator) = pipeline.steps
+    inner = [] if calibrator.estimator is None else [(name, calibrator.estimator)]
+    return Pipeline([*before, *inner])
+
+
 def _color_scale(pipeline: Pipeline, data: Bunch) -> tuple[float, float] | None:
     if not makes_maps(pipeline):
         return None
@@ -435,6 +535,8 @@ def judge(
     pipeline: Pipeline,
     masks: TestMasks,
     options: CategoryOptions,
+    verdicts: Verdicts,
+    threshold: float | None,
 ) -> Judged:
     """Judge the test images, one at a time.
 
@@ -448,12 +550,19 @@ def judge(
         Fitted.
     masks : TestMasks
     options : CategoryOptions
+    verdicts : Verdicts
+        Takes the record of each image.
+    threshold : float or None
+        Of the pixels of maps.
 
     Returns
     -------
     Judged
     """
-    judged, n_test = Judged(pictures=PictureChoice(options.n_overlays)), len(data.X_test)
+    judged = Judged(
+        verdicts, pixels=_pixel_metrics(threshold), pictures=PictureChoice(options.n_overlays)
+    )
+    n_test = len(data.X_test)
     if data.get("defect_types"):
         defective = np.asarray(data.y_test) == -1
         kinds = sorted({kind for kind, bad in zip(data.kinds_test, defective) if bad})
@@ -471,20 +580,19 @@ def judge(
             image = kept.take(path) if kept is not None else None
             if error is not None:
                 record["error"] = names.shorten(error)
-            judged.records.append(
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "index": index,
-                    "dataset": options.dataset,
-                    "category": name,
-                    "input": names.name(path, f"test[{index}]"),
-                    "kind": data.kinds_test[index],
-                    "y_true": {1: 0, -1: 1, 0: None}[int(data.y_test[index])],
-                    **record,
-                }
-            )
-            if error is None:
-                _take(judged, result.anomaly_map, image, masks)
+            record = {
+                "schema_version": SCHEMA_VERSION,
+                "index": index,
+                "dataset": options.dataset,
+                "category": name,
+                "input": names.name(path, f"test[{index}]"),
+                "kind": data.kinds_test[index],
+                "y_true": {1: 0, -1: 1, 0: None}[int(data.y_test[index])],
+                **record,
+            }
+            verdicts.add(record)
+            if error is None and result.anomaly_map is not None:
+                _take(judged, record, result.anomaly_map, image, masks)
             if progress is not None:
                 progress(index + 1, n_test)
     judged.seconds, judged.compile_seconds = watch.seconds, watch.compile_seconds
@@ -492,22 +600,24 @@ def judge(
 
 
 def _take(
-    judged: Judged, anomaly_map: np.ndarray | None, image: np.ndarray | None, masks: TestMasks
+    judged: Judged,
+    record: Mapping[str, Any],
+    anomaly_map: np.ndarray,
+    image: np.ndarray | None,
+    masks: TestMasks,
 ) -> None:
-    """Add the map of the image of the last record."""
-    record = judged.records[-1]
+    """Add the map of an image."""
     index, defective, kind = (record[key] for key in ("index", "y_true", "kind"))
-    if anomaly_map is not None:
-        found = masks.defects(index)
-        if found is not None:
-            # A pipeline that resizes images has maps of that size; the mask is of the image's.
-            anomaly_map = resize_image(anomaly_map, found[0].mask.shape)
-            judged.pixels.update(anomaly_map, found)
-            for its_kind, metric in judged.saturated.items():
-                if defective == 0 or kind == its_kind:
-                    metric.update(anomaly_map, found)
-        wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
-        judged.pictures.add(kind, wrong, index, anomaly_map, image)
+    found = masks.defects(index)
+    if found is not None:
+        # A pipeline that resizes images has maps of that size; the mask is of the image's.
+        anomaly_map = resize_image(anomaly_map, found[0].mask.shape)
+        judged.pixels.update(anomaly_map, found)
+        for its_kind, metric in judged.saturated.items():
+            if defective == 0 or kind == its_kind:
+                metric.update(anomaly_map, found)
+    wrong = (record["threshold"] - record["score"]) * (1 if defective else -1)
+    judged.pictures.add(kind, wrong, index, anomaly_map, image, record)
 
 
 def measure(
@@ -533,29 +643,28 @@ def measure(
     TooFewImagesError
         If no test image could be judged.
     """
-    records = judged.records
-    scored = [r for r in records if "error" not in r]
-    if not scored:
-        errors = [r["error"] for r in records]
+    verdicts = judged.verdicts
+    scores, y, flagged = verdicts.scores, verdicts.y, verdicts.flagged
+    if not len(scores):
         raise TooFewImagesError(
-            f"{name}: none of the {len(errors)} test images could be judged"
-            + (f"; the first: {errors[0]}" if errors else ".")
+            f"{name}: none of the {verdicts.n_errors} test images could be judged"
+            + (f"; the first: {verdicts.first_error}" if verdicts.first_error else ".")
         )
-    threshold = scored[0]["threshold"]
-    unlabeled = [r for r in scored if r["y_true"] is None]
-    scored = [r for r in scored if r["y_true"] is not None]
-    y = np.array([-1 if r["y_true"] else 1 for r in scored])
-    flagged = np.array([r["pred"] for r in scored], dtype=bool)
-    scores = np.array([r["score"] for r in scored])
+    threshold, unlabeled = verdicts.threshold, y == 0
+    n_unlabeled, n_unlabeled_anomalous = int(unlabeled.sum()), int(flagged[unlabeled].sum())
+    scores, y, flagged, kinds = (
+        column[~unlabeled] for column in (scores, y, flagged, verdicts.kinds)
+    )
+    paths = image_paths(data.X_test)
     validation = data.get("X_validation")
     return {
         "n_train": int(np.sum(np.asarray(data.y_train) == 1)),
         "n_validation": 0 if validation is None else _num_samples(validation),
         "n_test_good": int((y == 1).sum()),
         "n_test_defect": int((y == -1).sum()),
-        "n_test_unlabeled": len(unlabeled),
-        "n_unlabeled_anomalous": sum(r["pred"] for r in unlabeled),
-        "n_errors": len(records) - len(scored) - len(unlabeled),
+        "n_test_unlabeled": n_unlabeled,
+        "n_unlabeled_anomalous": n_unlabeled_anomalous,
+        "n_errors": verdicts.n_errors,
         "image": {
             **image_metrics(scores, y),
             **threshold_metrics(scores, y, threshold),
@@ -569,13 +678,17 @@ def measure(
                 mask is None and label == -1 for mask, label in zip(data.masks_test, data.y_test)
             ),
             "masks_left_out": [
-                {"index": i, "input": records[i]["input"], "reason": names.shorten(reason)}
+                {
+                    "index": i,
+                    "input": names.name(paths[i], f"test[{i}]"),
+                    "reason": names.shorten(reason),
+                }
                 for i, reason in sorted(masks.left_out.items())
             ],
         },
         "false_positive_rate": rate(int(flagged[y == 1].sum()), int((y == 1).sum())),
         "true_positive_rate": rate(int(flagged[y == -1].sum()), int((y == -1).sum())),
-        "kinds": _kinds(np.array([r["kind"] for r in scored]), scores, y, flagged),
+        "kinds": _kinds(kinds, scores, y, flagged),
     }
 
 
@@ -605,11 +718,16 @@ def _pixel_values(judged: Judged) -> dict[str, Any]:
             found.append(value)
     # The headline figure of MVTec LOCO AD is the mean of its two kinds.
     spro = float(np.mean(found)) if found and len(found) == len(by_kind) else None
+    f1 = judged.pixels["f1"] if "f1" in values else None
+    at_threshold = dict.fromkeys(("f1", "precision", "recall", "iou"))
+    if isinstance(f1, SegmentationF1):
+        at_threshold = f1.at_threshold()
     return {
         **values,
+        **at_threshold,
         "spro_0.05": spro,
         "spro_0.05_by_kind": by_kind,
-        "interval_95": intervals,
+        "interval_95": {"f1": None, **intervals},
     }
 
 
@@ -645,7 +763,7 @@ def draw_pictures(
     if folder is None or limits is None:
         return
     for rank, (role, chosen) in enumerate(judged.pictures.chosen(), start=1):
-        record, image = judged.records[chosen.sample], chosen.image
+        record, image = chosen.record, chosen.image
         verdict = _VERDICTS[record["y_true"], record["pred"]]
         truth = "not labeled" if record["y_true"] is None else f"in truth {record['kind']}"
         caption = f"{verdict}: {truth}, {_ROLES[role]} of this kind\n{record['input']}"

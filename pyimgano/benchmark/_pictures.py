@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,12 +29,15 @@ class Picture(NamedTuple):
         At most of the size at which it is drawn.
     image : ndarray of shape (height, width, 3), uint8, or None
         Likewise; None if it has to be read when it is drawn.
+    record : mapping
+        The record of the image.
     """
 
     wrong: float
     sample: int
     anomaly_map: np.ndarray
     image: np.ndarray | None
+    record: Mapping[str, Any]
 
 
 class PictureChoice:
@@ -60,6 +64,7 @@ class PictureChoice:
         sample: int,
         anomaly_map: np.ndarray,
         image: np.ndarray | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         """Take in a judged image; map and pixels are kept only as long as it may be drawn.
 
@@ -67,7 +72,7 @@ class PictureChoice:
         ----------
         kind : str
             Kind of defect, or of good image.
-        wrong, sample, anomaly_map, image
+        wrong, sample, anomaly_map, image, record
             As for :class:`Picture`.
         """
         if self._n_pictures == 0:
@@ -82,7 +87,7 @@ class PictureChoice:
             if image is not None:
                 image = resize_pixels(image, _at_most_drawn(image))
             heat = fit_map(anomaly_map, _at_most_drawn(anomaly_map))
-            picture = Picture(wrong, sample, heat, image)
+            picture = Picture(wrong, sample, heat, image, record or {})
             kept.update(dict.fromkeys(beaten, picture))
 
     def chosen(self) -> list[tuple[str, Picture]]:

@@ -29,14 +29,15 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pyimgano.exceptions import RunError
-from pyimgano.utils._json import read_json, read_json_lines, write_json, write_json_lines
+from pyimgano.utils._json import read_json, read_json_lines, write_json, writing_json_lines
 from pyimgano.utils._outputs import short_name
 
 __all__ = ["SCHEMA_VERSION", "CategoryDirectory", "RunDirectory", "json_schema"]
@@ -292,8 +293,15 @@ class CategoryDirectory:
         """
         write_json(self.report, report)
 
-    def write_per_image(self, records: Iterable[Mapping[str, Any]]) -> None:
-        write_json_lines(self.per_image, records)
+    def writing_per_image(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], Any]]:
+        """Write ``per_image.jsonl`` record by record.
+
+        Returns
+        -------
+        context manager
+            Gives a function that takes a record. The file is there when the context ends.
+        """
+        return writing_json_lines(self.per_image)
 
     def overlay(self, rank: int, verdict: str, kind: str, role: str, name: str) -> Path:
         """Path of the ``rank``-th worst image's picture; creates the folder."""

@@ -70,6 +70,7 @@ COLUMNS = (
     Column("aupro_0.05", ("pixel", "aupro_0.05"), "", "{:.3f}", interval="aupro_0.05"),
     Column("aupimo", ("pixel", "aupimo"), "AUPIMO", "{:.3f}", interval="aupimo"),
     Column("spro_0.05", ("pixel", "spro_0.05"), "sPRO", "{:.3f}"),
+    Column("pixel_f1", ("pixel", "f1"), "pixel F1", "{:.3f}", interval="f1"),
     Column("false_positive_rate", ("false_positive_rate", "value"), "false alarms", "{:.1%}"),
     Column("true_positive_rate", ("true_positive_rate", "value"), "found", "{:.1%}"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ from pyimgano.evaluation._pixels import (
     weigh_components,
     weigh_saturated,
 )
-from pyimgano.evaluation._resampling import ImageCurves, draw_images, percentile_interval
+from pyimgano.evaluation._resampling import (
+    ImageCurves,
+    draw_images,
+    drawn_together,
+    percentile_interval,
+)
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.utils._warning import warn_user
 
@@ -22,6 +28,7 @@ __all__ = [
     "AUPRO",
     "MAX_EXACT",
     "SPRO",
+    "OracleSegmentationF1",
     "PixelAUROC",
     "PixelAveragePrecision",
     "PixelMetric",
@@ -32,6 +39,8 @@ __all__ = [
 MAX_EXACT = 50_000_000
 # Fewer pixels of good images between AUPIMO's limits make its values jump.
 _ENOUGH_PIXELS = 30
+# Defective pixels whose curves are computed at a time.
+_N_TOGETHER = 100_000
 
 
 class PixelMetric:
@@ -124,7 +133,9 @@ class PixelMetric:
 
         Good and defective images are drawn with replacement, each from their own and as many as
         there are. Draws are computed from a summary of each image, in which the share of its
-        defect-free pixels above a threshold is known to 1 / 512.
+        defect-free pixels above a threshold is known to 1 / 512. Of more than 500 images of a
+        kind, as many random groups of equal size are drawn in place of images, and summaries
+        have less detail where those of all images would take more than 16 MB.
 
         Parameters
         ----------
@@ -149,16 +160,15 @@ class PixelMetric:
                 f"{type(self).__name__} is not defined without good and defective pixels, and so "
                 f"has no interval; {self.n_images} images have been added."
             )
-        summaries = self._pixels.summaries
-        curves = self._image_curves()
-        y = np.array([1 if one.is_good else -1 for one in summaries])
+        unit_of, y = drawn_together(self._pixels.summaries.is_good)
+        curves = self._image_curves(unit_of)
         draws = draw_images(y, n_resamples, random_state)
-        values = [self._of_curve(*curves.of(drawn)) for drawn in draws]
+        values = [self._of_curve(*curve) for curve in curves.of_draws(draws)]
         return percentile_interval(values, confidence_level)
 
-    def _image_curves(self) -> ImageCurves:
-        parts = [(one, np.ones(len(one))) for one in self._pixels.defective]
-        return ImageCurves(self._pixels.summaries, parts)
+    def _image_curves(self, unit_of: np.ndarray) -> ImageCurves:
+        parts = [(one, None) for one in self._pixels.defective]
+        return ImageCurves(self._pixels.summaries, unit_of, parts)
 
     def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
         """The metric, from shares of normal and of defective pixels at falling thresholds."""
@@ -304,8 +314,10 @@ class AUPRO(PixelMetric):
     def _value(self, which: int) -> float:
         return _area_up_to(*self._curve(which), self.limit) / self.limit
 
-    def _image_curves(self) -> ImageCurves:
-        return ImageCurves(self._pixels.summaries, self._pixels.weighted[self._weighings()[0]])
+    def _image_curves(self, unit_of: np.ndarray) -> ImageCurves:
+        return ImageCurves(
+            self._pixels.summaries, unit_of, self._pixels.weighted[self._weighings()[0]]
+        )
 
     def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
         return _area_up_to(x, y, self.limit) / self.limit
@@ -461,9 +473,9 @@ class AUPIMO(PixelMetric):
     def _value(self, which: int) -> float:
         return float(np.mean(self._values(which)))
 
-    def _image_curves(self) -> ImageCurves:
+    def _image_curves(self, unit_of: np.ndarray) -> ImageCurves:
         parts = [(one, np.full(len(one), 1.0 / len(one))) for one in self._pixels.defective]
-        return ImageCurves(self._pixels.summaries, parts, per_good_image=True)
+        return ImageCurves(self._pixels.summaries, unit_of, parts, per_good_image=True)
 
     def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
         return _log_area(x, y, *self.limits)
@@ -478,16 +490,17 @@ class AUPIMO(PixelMetric):
                 f"result. Use at least {n_needed} pixels of good images, or larger limits.",
                 TooFewImagesWarning,
             )
-        curves = [_shares(one, np.ones(len(one))) for one in self._pixels.defective]
-        rates = self._pixels.good_rates(np.concatenate([thresholds for thresholds, _ in curves]))
-        ends = np.cumsum([len(thresholds) for thresholds, _ in curves])[:-1]
-        parts = (np.split(counts, ends, axis=1) for counts in rates)
-        return np.array(
-            [
+        values: list[float] = []
+        for some in _batches(self._pixels.defective, _N_TOGETHER):
+            curves = [_shares(one, np.ones(len(one))) for one in some]
+            rates = self._pixels.good_rates(np.concatenate([cuts for cuts, _ in curves]))
+            ends = np.cumsum([len(cuts) for cuts, _ in curves])[:-1]
+            parts = (np.split(counts, ends, axis=1) for counts in rates)
+            values += [
                 _log_area(*_corners(Reached(*part), which, 1, shares), low, high)
                 for *part, (_, shares) in zip(*parts, curves)
             ]
-        )
+        return np.array(values)
 
 
 class SegmentationF1(PixelMetric):
@@ -529,29 +542,111 @@ class SegmentationF1(PixelMetric):
     def _is_defined(self) -> bool:
         return bool(self._pixels.defective)
 
+    def at_threshold(self) -> dict[str, float | None]:
+        """Compute all that counting pixels above and below the threshold gives.
+
+        Returns
+        -------
+        dict
+            ``f1``, as from :meth:`compute`, ``precision``, ``recall`` and ``iou``, the
+            intersection over union of the pixels above the threshold and the defective ones. None
+            where one is not defined: all of them without a defective pixel, ``precision`` without
+            a pixel above the threshold.
+        """
+        if not self._is_defined():
+            return dict.fromkeys(("f1", "precision", "recall", "iou"))
+        found, n_defective = self._found()
+        # In the middle of what is possible, as the value itself.
+        false = sum(self._false(which) for which in (0, 1)) / 2
+        return {
+            "f1": self.compute(),
+            "precision": found / (found + false) if found + false else None,
+            "recall": found / n_defective,
+            "iou": found / (n_defective + false),
+        }
+
     def _value(self, which: int) -> float:
+        found, n_defective = self._found()
+        return 2.0 * found / (found + n_defective + self._false(which))
+
+    def _found(self) -> tuple[int, int]:
+        """Numbers of defective pixels above the threshold, and of all."""
         # The comparison is that of the label rule: a score at the threshold is normal. The array
         # keeps NumPy from rounding the threshold to the precision of the map.
         cut = np.array([self.threshold])
         found = sum(int(np.count_nonzero(one > cut)) for one in self._pixels.defective)
-        n_defective = sum(len(one) for one in self._pixels.defective)
-        reached = self._pixels.normal_reached(cut)
-        return 2.0 * found / (found + n_defective + int(reached.above[which, 0]))
+        return found, sum(len(one) for one in self._pixels.defective)
 
-    def _image_curves(self) -> ImageCurves:
-        parts = [(one, np.ones(len(one))) for one in self._pixels.defective]
+    def _false(self, which: int) -> int:
+        return int(self._pixels.normal_reached(np.array([self.threshold])).above[which, 0])
+
+    def _image_curves(self, unit_of: np.ndarray) -> ImageCurves:
+        parts = [(one, None) for one in self._pixels.defective]
         cut = np.array([self.threshold])
-        return ImageCurves(self._pixels.summaries, parts, thresholds=cut)
+        return ImageCurves(self._pixels.summaries, unit_of, parts, thresholds=cut)
 
     def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
         found, false = n_defective * y[1], n_normal * x[1]  # above the threshold
         return float(2.0 * found / (found + n_defective + false))
 
 
+class OracleSegmentationF1(PixelMetric):
+    """Largest F1 score over all pixels that any threshold gives on these very images.
+
+    It is an oracle: the threshold is chosen by the masks of the test images, which nobody has on a
+    line. Papers quote it; what a line gets is :class:`SegmentationF1`.
+
+    Parameters
+    ----------
+    max_exact : int, default=50_000_000
+        Number of pixels without a defect up to which the value is exact; see
+        :class:`PixelMetric`.
+
+    Attributes
+    ----------
+    n_images, n_pixels : int
+        Images and pixels added so far.
+    exact : bool
+        Whether the value is exact.
+
+    Examples
+    --------
+    >>> from pyimgano.evaluation import OracleSegmentationF1
+    >>> f1 = OracleSegmentationF1()
+    >>> f1.update([[0.1, 0.5], [0.4, 0.3]], [[0, 1], [0, 1]])
+    >>> f1.compute()
+    0.8
+    """
+
+    def _value(self, which: int) -> float:
+        values, times = self._all_defective()
+        found = np.cumsum(times)
+        false = self._pixels.normal_reached(values).at_least[which]
+        return float(np.max(2.0 * found / (found + found[-1] + false)))
+
+    def _of_curve(self, x: np.ndarray, y: np.ndarray, n_normal: float, n_defective: float) -> float:
+        found, false = n_defective * y, n_normal * x
+        return float(np.max(2.0 * found / (found + n_defective + false)))
+
+
 def _checked_limit(limit: float) -> float:
     if not isinstance(limit, (int, float, np.number)) or not 0 < limit <= 1:
         raise ValueError(f"limit={limit!r} must be a false-positive rate in (0, 1].")
     return float(limit)
+
+
+def _batches(arrays: list[np.ndarray], n_together: int) -> Iterator[list[np.ndarray]]:
+    """Cut a list where more values than stated come together."""
+    batch: list[np.ndarray] = []
+    n_values = 0
+    for one in arrays:
+        batch.append(one)
+        n_values += len(one)
+        if n_values > n_together:
+            yield batch
+            batch, n_values = [], 0
+    if batch:
+        yield batch
 
 
 def _shares(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,14 +9,13 @@ bounds, so every metric has two as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from pyimgano.datasets import Defect
-from pyimgano.evaluation._resampling import SUMMARY_STEPS, ImageSummary
+from pyimgano.evaluation._resampling import ImageSummaries, rank_steps
 
 __all__ = [
     "PixelCounts",
@@ -25,7 +24,6 @@ __all__ = [
     "Weighing",
     "WeightedValues",
     "as_map",
-    "rank_steps",
     "weigh_components",
     "weigh_saturated",
 ]
@@ -34,6 +32,8 @@ __all__ = [
 # the highest _N_SINGLE values have a bin each.
 _N_BINS = 16_384
 _N_SINGLE = 2_048
+# Values that are put into bins at a time.
+_N_TOGETHER = 1 << 20
 
 
 class Reached(NamedTuple):
@@ -140,21 +140,47 @@ class ValueCounts:
 
     def compress(self) -> None:
         """Put all values that are held into bins."""
-        values, times = np.unique(self._sort(), return_counts=True)
-        low, high = (np.concatenate([edge, values]) for edge in (self._low, self._high))
-        counts = np.concatenate([self._counts, times])
-        falling = np.argsort(low)[::-1]
-        low, high, counts = low[falling], high[falling], counts[falling]
+        held = self._sort()
         steps = rank_steps(self.n_values, _N_BINS, _N_SINGLE)
-        step = np.searchsorted(steps, np.cumsum(counts) - counts, side="right")
-        room = np.diff(steps, append=self.n_values)[step - 1]
-        # A value that occurs often stays a bin of its own, which is exact.
-        often = counts >= room
-        opens = np.append(True, (step[1:] != step[:-1]) | often[1:] | often[:-1])
-        first = np.flatnonzero(opens)
-        last = np.append(first[1:], len(counts)) - 1
-        self._counts = np.add.reduceat(counts, first)[::-1]
-        self._low, self._high = low[last][::-1], high[first][::-1]
+        widths = np.diff(steps, append=self.n_values)
+        parts: list[tuple[np.ndarray, ...]] = []
+        n_above, before, stop, last_bin = 0, (-1, True), len(held), len(self._low)
+        # From the highest value down and a part at a time, which saves memory.
+        while stop or last_bin:
+            start = max(stop - _N_TOGETHER, 0)
+            # Equal values stay together.
+            start = int(np.searchsorted(held, held[start])) if start else 0
+            first_bin = int(np.searchsorted(self._low, held[start])) if start else 0
+            values, times = np.unique(held[start:stop], return_counts=True)
+            low, high, counts = (
+                np.concatenate([of_bins[first_bin:last_bin], of_values])
+                for of_bins, of_values in (
+                    (self._low, values),
+                    (self._high, values),
+                    (self._counts, times),
+                )
+            )
+            falling = np.argsort(low)[::-1]
+            low, high, counts = low[falling], high[falling], counts[falling]
+            step = np.searchsorted(steps, n_above + np.cumsum(counts) - counts, side="right")
+            # A value that occurs often stays a bin of its own, which is exact.
+            often = counts >= widths[step - 1]
+            opens = (np.diff(step, prepend=before[0]) != 0) | often
+            opens |= np.append(before[1], often[:-1])
+            if not opens[0]:  # it belongs to the last bin of the part above
+                n_more = int(np.argmax(opens)) if opens.any() else len(opens)
+                parts[-1][0][-1] = low[n_more - 1]
+                parts[-1][2][-1] += counts[:n_more].sum()
+            n_above += int(counts.sum())
+            before = (int(step[-1]), bool(often[-1]))
+            first = np.flatnonzero(opens)
+            if len(first):
+                end = np.append(first[1:], len(counts)) - 1
+                parts.append((low[end], high[first], np.add.reduceat(counts, first)))
+            stop, last_bin = start, first_bin
+        self._low, self._high, self._counts = (
+            np.concatenate(column)[::-1] for column in zip(*parts)
+        )
         self._held, self.n_held, self._is_sorted = [], 0, True
 
     def _sort(self) -> np.ndarray:
@@ -163,33 +189,6 @@ class ValueCounts:
             self._held[0].sort()
             self._is_sorted = True
         return self._held[0]
-
-
-@lru_cache(maxsize=16)  # images of one size have as many defect-free pixels
-def rank_steps(n: int, n_steps: int, n_single: int) -> np.ndarray:
-    """Choose ranks of ``n`` values, dense among the highest and at even steps below.
-
-    Parameters
-    ----------
-    n : int
-        Number of values.
-    n_steps : int
-        Two ranks are at most ``n / n_steps`` apart.
-    n_single : int
-        Nor are they further apart than their rank divided by this.
-
-    Returns
-    -------
-    ndarray of int64
-        Ascending, counted from 0 for the highest value.
-    """
-    singles = np.arange(n_single, dtype=np.float64)
-    growth = 1.0 + 1.0 / n_single
-    widest = max(n / n_steps, 1.0)
-    growing = n_single * growth ** np.arange(np.ceil(np.log(widest) / np.log(growth)))
-    rest = np.arange(n_single * widest, n, widest)
-    steps = np.unique(np.concatenate([singles, growing, rest]).astype(np.int64))
-    return steps[steps < n]
 
 
 class WeightedValues(NamedTuple):
@@ -279,7 +278,7 @@ class PixelCounts:
         Per defective image the values of its defective pixels.
     weighted : dict of callable to list of WeightedValues
         What each function found, per defective image.
-    summaries : list of ImageSummary
+    summaries : ImageSummaries
         Per image a few values of its defect-free pixels.
     """
 
@@ -291,7 +290,7 @@ class PixelCounts:
         self.weighted: dict[Weighing, list[WeightedValues]] = {weigh: [] for weigh in weighings}
         self._good: dict[int, ValueCounts] = {}  # of good images, by their number of pixels
         self._around = ValueCounts()  # of the other images, beside the defects
-        self.summaries: list[ImageSummary] = []
+        self.summaries = ImageSummaries()
 
     def update(self, anomaly_map: Any, masks: Any, label: int | None) -> None:
         """Add the pixels of one image.
@@ -315,12 +314,13 @@ class PixelCounts:
             self.defective.append(values[union])
             for weigh, found in self.weighted.items():
                 found.append(weigh(values, masks, areas))
-        steps = rank_steps(len(normal), *SUMMARY_STEPS)
-        self.summaries.append(ImageSummary.of(normal, not len(masks), steps))
+        self.summaries.add(normal, not len(masks))
         self.n_images += 1
         self.n_pixels += values.size
         counts = [*self._good.values(), self._around]
-        while sum(one.n_held for one in counts) > self.max_exact:
+        # Once counts are no longer exact, there is no reason to hold that many.
+        most = self.max_exact if self.exact else self.max_exact // 4
+        while sum(one.n_held for one in counts) > most:
             max(counts, key=lambda one: one.n_held).compress()
 
     @property

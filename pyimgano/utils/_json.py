@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = [
     "read_json",
     "read_json_lines",
     "write_json",
-    "write_json_lines",
+    "writing_json_lines",
 ]
 
 
@@ -52,11 +53,13 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, allow_nan=False, default=_plain) + "\n"
 
 
-def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as JSON lines, atomically."""
+@contextmanager
+def writing_json_lines(
+    path: str | os.PathLike[str],
+) -> Iterator[Callable[[Mapping[str, Any]], Any]]:
+    """Write records as JSON lines, one at a time; the file is there when all of them are."""
     with atomic_write(path) as file:
-        for record in records:
-            file.write(json_line(record).encode())
+        yield lambda record: file.write(json_line(record).encode())
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

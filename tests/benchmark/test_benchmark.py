@@ -28,15 +28,19 @@ from pyimgano import (
 )
 from pyimgano.benchmark import RunDirectory, _category
 from pyimgano.benchmark._pictures import PictureChoice
+from pyimgano.calibration._held_out_maps import hold_out
 from pyimgano.datasets import load_dataset, load_folder, read_mask, write_inspection_dataset
 from pyimgano.evaluation import (
     AUPRO,
     SPRO,
+    OracleSegmentationF1,
+    SegmentationF1,
     aupro,
     bootstrap_interval,
     fpr_at_tpr,
     oracle_f1_max,
     pixel_auroc,
+    pixel_threshold,
 )
 from pyimgano.exceptions import (
     DatasetError,
@@ -723,3 +727,44 @@ def test_folder_without_a_layout_is_refused(tmp_path):
     with pytest.raises(DatasetError):
         run_benchmark("folder", root=tmp_path, output_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_pixels_are_judged_at_a_threshold_from_good_images_alone(result, root):
+    data = load_folder(root, "wood")
+    pixel = result.categories["wood"]["pixel"]
+    about = pixel["threshold"]
+    assert (about["part"], about["n_images"], about["reason"]) == ("train", 2, None)  # of 14
+    whole = make_pipeline(ImageFormatNormalizer(), MODEL)
+    model, held_out = hold_out(whole, data.X_train)
+    seen = {path for path in data.X_train.paths if path not in held_out.paths}
+    assert len(seen) == 12 and len(model[-1].training_scores_) == 12
+    maps = anomaly_map(model, held_out)
+    assert about["value"] == pixel_threshold(maps, false_positive_rate=0.001)
+    f1, oracle = SegmentationF1(about["value"]), OracleSegmentationF1()
+    for one, mask in zip(anomaly_map(result.pipelines["wood"], data.X_test), data.masks_test):
+        for metric in (f1, oracle):
+            metric.update(one, read_mask(mask, one.shape))
+    found = f1.at_threshold()
+    assert {name: pixel[name] for name in found} == found
+    assert pixel["interval_95"]["f1"] == pytest.approx(f1.bootstrap_interval())
+    assert pixel["f1"] <= pixel["oracle_f1_max"] == oracle.compute()
+    assert result.report["categories"]["wood"]["pixel_f1"] == pixel["f1"]
+
+
+def test_images_held_out_for_the_pixel_threshold_equal_none_that_were_seen(tmp_path):
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 256, (5, 64, 64, 3)).astype(np.uint8)
+    model, held_out = hold_out(MODEL, np.concatenate([images, images, images[:2]]))
+    n_held_out = len(held_out)
+    assert n_held_out + len(model.training_scores_) == 12 and n_held_out in (2, 3)
+    assert len({one.tobytes() for one in held_out}) == 1
+    with pytest.raises(TooFewImagesError, match="at least 3 different ones"):
+        hold_out(MODEL, np.concatenate([images[:2], images[:2]]))
+    result = run_benchmark(
+        category="wood", model=MODEL, quantile=0.5, output_dir=None,
+        dataset_options={**SMALL, "n_train": 2},
+    )  # fmt: skip
+    pixel = result.categories["wood"]["pixel"]
+    assert pixel["threshold"]["value"] is pixel["f1"] is None
+    assert "at least 3 different ones" in pixel["threshold"]["reason"]
+    assert pixel["oracle_f1_max"] > 0

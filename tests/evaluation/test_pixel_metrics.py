@@ -7,17 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label as connected
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from pyimgano.datasets import Defect, DefectType
 from pyimgano.evaluation import (
     AUPIMO,
     AUPRO,
     SPRO,
+    OracleSegmentationF1,
     PixelAUROC,
     PixelAveragePrecision,
     PixelMetrics,
     SegmentationF1,
+    _pixels,
+    _resampling,
     aupro,
     pixel_auroc,
     pixel_threshold,
@@ -478,5 +488,78 @@ def test_many_pixels_are_counted_closely_and_in_bounded_memory():
         low, high = counted[name].bounds()
         assert low <= value <= high
         assert 0 < high - low < 1e-3
-        all_images = exact[name]._image_curves().of(np.arange(24))
+        (all_images,) = exact[name]._image_curves(np.arange(24)).of_draws([np.arange(24)])
         assert exact[name]._of_curve(*all_images) == pytest.approx(value, abs=1e-3)
+
+
+def test_values_are_put_into_the_same_bins_a_part_at_a_time(monkeypatch):
+    rng = np.random.RandomState(0)
+    values = [np.sort(rng.normal(size=3000).astype(np.float32)) for _ in range(4)]
+    values[1][500:900] = values[1][500]  # one value more often than a bin is wide
+    found = []
+    for n_together in (1 << 20, 700, 1):
+        monkeypatch.setattr(_pixels, "_N_TOGETHER", n_together)
+        monkeypatch.setattr(_pixels, "_N_BINS", 40)
+        monkeypatch.setattr(_pixels, "_N_SINGLE", 10)
+        counts = ValueCounts()
+        for some in values:
+            counts.add(some)
+            counts.compress()
+        found.append((counts._low, counts._high, counts._counts))
+    assert len(found[0][0]) < 200 and found[0][2].sum() == 12_000
+    for other in found[1:]:
+        for one, two in zip(found[0], other):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_intervals_of_very_many_images_take_bounded_memory(monkeypatch):
+    def intervals():
+        rng = np.random.RandomState(0)
+        metrics = PixelMetrics()
+        for i in range(120):
+            heat = rng.normal(size=(24, 24)) + 0.3 * rng.normal()
+            mask = np.zeros((24, 24), np.uint8)
+            mask[4:8, 6:12] = i % 3 == 0
+            metrics.update(heat + 1.5 * mask, mask)
+        summaries = metrics._pixels.summaries
+        found = {name: metrics[name].bootstrap_interval() for name in metrics}
+        return found, len(summaries.all_values()), metrics.compute()
+
+    exact, n_exact, values = intervals()
+    monkeypatch.setattr(_resampling, "_MAX_SUMMARY_VALUES", 12_000)
+    monkeypatch.setattr(_resampling, "_MAX_UNITS", 30)  # of 80 good and 40 defective images
+    found, n_held, _ = intervals()
+    assert n_held <= 12_000 < n_exact / 3
+    for name, (low, high) in exact.items():
+        width = high - low
+        assert found[name] == pytest.approx((low, high), abs=0.35 * width), name
+        assert found[name][0] < values[name] < found[name][1]
+
+
+def test_segmentation_at_a_threshold_and_by_an_oracle():
+    rng = np.random.RandomState(0)
+    heat = rng.normal(size=(20, 30))
+    mask = (rng.uniform(size=(20, 30)) < 0.2).astype(np.uint8)
+    heat += mask
+    metrics = PixelMetrics({"f1": SegmentationF1(0.7), "oracle": OracleSegmentationF1()})
+    metrics.update(heat, mask)
+    judged = heat.ravel() > 0.7
+    truth = mask.ravel() > 0
+    assert metrics["f1"].at_threshold() == pytest.approx(
+        {
+            "f1": f1_score(truth, judged),
+            "precision": precision_score(truth, judged),
+            "recall": recall_score(truth, judged),
+            "iou": jaccard_score(truth, judged),
+        }
+    )
+    best = max(f1_score(truth, heat.ravel() >= cut) for cut in heat.ravel())
+    assert metrics["oracle"].compute() == pytest.approx(best)
+    low, high = metrics["oracle"].bootstrap_interval(n_resamples=20)
+    assert low == high == pytest.approx(best, abs=0.02)  # of a single image
+    nothing = SegmentationF1(0.7)
+    nothing.update(heat, 0)
+    assert set(nothing.at_threshold().values()) == {None}
+    above_all = SegmentationF1(99)
+    above_all.update(heat, mask)
+    assert above_all.at_threshold() == {"f1": 0, "precision": None, "recall": 0, "iou": 0}

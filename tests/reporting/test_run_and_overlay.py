@@ -79,7 +79,10 @@ def test_what_is_written_can_be_read(tmp_path):
     assert run.report.read_text().index('"a"') < run.report.read_text().index('"b"')
     category = run.category("screw").create()
     assert run.categories() == []  # without a report it is not finished
-    category.write_per_image([{"index": 0, "path": "b\u00e4d \udcff.png"}, {"index": 1}])
+    with category.writing_per_image() as write:
+        write({"index": 0, "path": "b\u00e4d \udcff.png"})
+        write({"index": 1})
+        assert not category.per_image.exists()
     assert category.read_per_image()[0]["path"] == "b\u00e4d \udcff.png"
     category.write_report({})
     with pytest.raises(RunError, match="has schema_version None"):
