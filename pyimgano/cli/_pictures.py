@@ -25,10 +25,9 @@ def _color_scale(
     As saved, or else from the images at hand. None if none of these is good.
     """
     from pyimgano.inference import infer
-    from pyimgano.persistence import read_map_range
     from pyimgano.reporting import range_of_maps
 
-    saved = read_map_range(options.pipeline)
+    saved = options.map_range
     if saved is not None:
         return saved, "middle"
     if images is None:

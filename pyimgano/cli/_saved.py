@@ -16,6 +16,7 @@ __all__ = [
     "check_output",
     "files_of_pipeline",
     "load_pipeline",
+    "open_pipeline",
     "pipeline_of_run",
     "prepare_networks",
 ]
@@ -53,7 +54,10 @@ def add_pipeline_and_images(
         help="the pipeline, as pyimgano train or pyimgano.save wrote it; then "
         f"{images}: folders (with all below them), files or glob patterns",
     )
-    parser.add_argument("--pipeline", metavar="FILE", help="another way to name the pipeline")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--pipeline", metavar="FILE", help="another way to name the pipeline")
+    if stream:
+        _add_deliveries(parser, either)
     names = '; "-" reads names of files from standard input, a line each' if stream else ""
     parser.add_argument(
         "--input",
@@ -67,9 +71,32 @@ def add_pipeline_and_images(
     parser.arrange = _tell_pipeline_from_images
 
 
+def _add_deliveries(parser: argparse.ArgumentParser, either: Any) -> None:
+    """Add what a pipeline can be taken out of."""
+    either.add_argument(
+        "--bundle",
+        metavar="BUNDLE",
+        help="take the pipeline out of a folder or .zip that pyimgano export made; the arguments "
+        "without names are then images",
+    )
+    either.add_argument(
+        "--infer-config",
+        metavar="FILE",
+        help="take the pipeline that an infer_config.json names, which lies beside it",
+    )
+    either.add_argument(
+        "--from-run",
+        metavar="RUN",
+        help="take the pipeline out of a run directory of pyimgano benchmark",
+    )
+    parser.add_argument(
+        "--category", metavar="NAME", help="with --from-run, which of the run's pipelines"
+    )
+
+
 def _tell_pipeline_from_images(options: argparse.Namespace, from_file: Mapping[str, Any]) -> None:
     words = list(options.positional)
-    if options.pipeline is None and words:
+    if options.pipeline is None and _delivery(options) is None and words:
         options.pipeline = words.pop(0)
     if words and options.input is from_file.get("input"):
         options.input = words  # in place of those of the configuration file
@@ -106,8 +133,59 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _delivery(options: argparse.Namespace) -> str | None:
+    """Name of the option that the pipeline is taken out of, if any."""
+    for name in ("bundle", "infer_config", "from_run"):
+        if getattr(options, name, None) is not None:
+            return name
+    return None
+
+
+def open_pipeline(options: argparse.Namespace) -> Any:
+    """Load the pipeline that the options name, and note the scale of colors saved with it.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of a command with :func:`add_pipeline_and_images` and :func:`add_loading_options`. Its
+        ``pipeline`` becomes a name for messages, and its ``map_range`` the scale, or None.
+
+    Returns
+    -------
+    estimator
+    """
+    name = _delivery(options)
+    if options.category is not None and name != "from_run":
+        raise _common.UsageError("--category names a pipeline of --from-run, which is not given")
+    if name == "from_run":
+        options.pipeline = pipeline_of_run(options.from_run, options.category)
+    elif name is not None:
+        if options.trust:
+            raise _common.UsageError(
+                f"--trust goes with a pipeline file, not with --{name.replace('_', '-')}"
+            )
+        from pyimgano.export import open_bundle
+
+        options.pipeline = getattr(options, name)
+        bundle = open_bundle(options.pipeline)
+        options.map_range = bundle.map_range
+        return bundle.estimator
+    from pyimgano.persistence import read_map_range
+
+    pipeline = load_pipeline(options.pipeline, options.trust)
+    options.map_range = read_map_range(options.pipeline)
+    return pipeline
+
+
 def files_of_pipeline(options: argparse.Namespace) -> list[str]:
-    files = [options.pipeline, f"{options.pipeline}.json"]
+    """Files that the pipeline is read from, which must not be written to."""
+    name = _delivery(options)
+    path = options.pipeline if name is None else getattr(options, name)
+    files = [path, f"{path}.json"]
+    folder = os.path.dirname(path) or "." if name == "infer_config" else path
+    if name is not None and os.path.isdir(folder):
+        for place, _, names in os.walk(folder):
+            files += [os.path.join(place, one) for one in names]
     return files if options.weights is None else [*files, options.weights]
 
 

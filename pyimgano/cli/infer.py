@@ -16,7 +16,7 @@ from pyimgano.cli._saved import (
     add_loading_options,
     add_pipeline_and_images,
     files_of_pipeline,
-    load_pipeline,
+    open_pipeline,
     prepare_networks,
 )
 from pyimgano.cli._sources import FilesSource, HotFolder, NamesOnInput
@@ -39,6 +39,7 @@ examples:
   pyimgano infer line3.joblib photos/new --threshold 31.5
   pyimgano infer line3.joblib photos/new > verdicts.jsonl
   pyimgano infer --config line3.json photos/new
+  pyimgano infer --bundle line3.zip photos/new
   pyimgano infer line3.joblib part.png --fail-on-anomaly || echo stop the line
 
 """ + _common.exit_statuses(
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
-    parser.usage = f"{prog} PIPELINE INPUT [INPUT ...] [options]"
+    parser.usage = f"{prog} PIPELINE|--bundle BUNDLE INPUT [INPUT ...] [options]"
     add_pipeline_and_images(parser, "images to judge", stream=True)
     parser.add_argument(
         "--watch",
@@ -202,11 +203,13 @@ def _infer(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     example = f"{options.prog} line3.joblib photos/new"
-    if options.pipeline is None:
+    delivered = options.bundle or options.infer_config or options.from_run
+    if options.pipeline is None and delivered is None:
         raise _common.UsageError(f"give a pipeline and images: {example}")
     if not options.input and options.watch is None:
-        what = "images" if os.path.isfile(options.pipeline) else "a pipeline and images"
-        raise _common.UsageError(f"{options.pipeline} alone is not enough; give {what}: {example}")
+        given = options.pipeline or delivered
+        what = "images" if delivered or os.path.isfile(given) else "a pipeline and images"
+        raise _common.UsageError(f"{given} alone is not enough; give {what}: {example}")
     for needed, name in (("save_maps", "save_npy"), ("save_csv", "decimal_comma")):
         if getattr(options, name) and getattr(options, needed) is None:
             name, needed = (f"--{one.replace('_', '-')}" for one in (name, needed))
@@ -244,7 +247,7 @@ def _folders(options: argparse.Namespace) -> list[str]:
 def _judge(options: argparse.Namespace, source: FilesSource) -> int:
     from pyimgano._nesting import find_defects, makes_maps
 
-    pipeline = load_pipeline(options.pipeline, options.trust)
+    pipeline = open_pipeline(options)
     if options.save_maps is not None and not makes_maps(pipeline):
         raise _common.UsageError(
             f"--save-maps: {options.pipeline} makes no heat maps; leave --save-maps out"

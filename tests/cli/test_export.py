@@ -59,6 +59,40 @@ def test_export_and_validate(shop, capsys):
     assert "FAIL  files" in err and "model_card.md was changed" in err
 
 
+def test_infer_takes_the_pipeline_out_of_a_delivery(shop, capsys):
+    export = ("export", "--pipeline", "line3.joblib", "--golden", "golden", "-o")
+    assert call(*export, "b") == call(*export, "b.zip") == 0
+
+    def records(*source):
+        assert call("infer", *source, "golden", "--save-jsonl", "out.jsonl") == 0, source
+        return (shop / "out.jsonl").read_text()
+
+    expected = records("line3.joblib")
+    assert '"score"' in expected
+    for source in (
+        ("--bundle", "b"),
+        ("--bundle", "b.zip"),
+        ("--infer-config", "b/infer_config.json"),
+    ):
+        assert records(*source) == expected
+    capsys.readouterr()
+    assert call("infer", "--bundle", "b", "golden", "--save-maps", "maps") == 0
+    assert "scale of colors" not in capsys.readouterr().err  # it came with the bundle
+    for wrong, message in (
+        (("--bundle", "b"), "b alone is not enough; give images"),
+        (("--bundle", "b", "--pipeline", "line3.joblib", "golden"), "not allowed with"),
+        (("--bundle", "b", "--trust", "golden"), "--trust goes with a pipeline file"),
+        (("--bundle", "b", "--category", "x", "golden"), "--category names a pipeline of"),
+        (("--bundle", "b", "golden", "--save-csv", "b/manifest.json"), "which is read"),
+        (("--bundle", "golden", "golden"), "golden: is no bundle"),
+    ):
+        assert call("infer", *wrong) == 2, wrong
+        assert message in capsys.readouterr().err
+    (shop / "b" / "pipeline.joblib").write_bytes(b"other")
+    assert call("infer", "--bundle", "b", "golden") == 2
+    assert "pipeline.joblib was changed" in capsys.readouterr().err
+
+
 def test_a_pipeline_of_a_run(shop, capsys):
     run = run_benchmark(
         dataset="synthetic",
@@ -72,6 +106,9 @@ def test_a_pipeline_of_a_run(shop, capsys):
     assert "several pipelines; give --category, one of screw, wood" in capsys.readouterr().err
     assert call("export", "--from-run", run, "--category", "screw", "-o", "b") == 0
     assert call("validate-infer-config", "b/infer_config.json") == 0
+    judge = ("infer", "--from-run", run, "--category", "screw", "golden", "--save-jsonl", "-")
+    assert call(*judge) == 0
+    capsys.readouterr()
     assert call("export", "--from-run", run, "--category", "nut", "-o", "c") == 2
     assert "no category 'nut'" in capsys.readouterr().err
     assert call("export", "--from-run", "golden", "-o", "c") == 2
