@@ -7,7 +7,9 @@
 ``time``: the feature step, uint8 pixels of 224 x 224 to patch features. The engines take turns, so
 that a busy machine slows all of them. Prints a Markdown table of milliseconds per image, wall and
 processor time of all threads, minimum and median of the turns. ``bare onnxruntime`` runs the file
-that the step has written in a session of its own, one image at a time, without the step.
+that the step has written in a session of its own, one image at a time, without what the step does
+to its maps: averages of 3 x 3, and one grid of all layers. ``--network-alone`` leaves that out for
+all engines.
 
 ``scores``: fits PatchCore once for each precision on categories in MVTec AD's layout, with the
 engine that ``"auto"`` stands for where it has that precision, scores the test images by every
@@ -19,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -31,8 +32,9 @@ from sklearn.metrics import roc_auc_score
 from pyimgano.backbones._onnx import INPUT
 from pyimgano.datasets import load_folder
 from pyimgano.detectors import PatchCoreDetector
-from pyimgano.features import BackbonePatchFeatures
-from pyimgano.utils._threads import limit_threads
+from pyimgano.features import BackbonePatchFeatures, ViTPatchFeatures
+from pyimgano.utils._environment import environment
+from pyimgano.utils._threads import limit_threads, one_blas_thread
 
 SIZE = 224
 ENGINES = (
@@ -43,27 +45,26 @@ ENGINES = (
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
 )
-LAYERS = {"efficientnet_lite0": ("layer2", "layer1", "layer3")}
+LAYERS = {
+    "efficientnet_lite0": ("layer2", "layer1", "layer3"),
+    "mobilenet_v2": ("features.6", "features.13"),
+}
 
 
-def make_step(args: argparse.Namespace, engine: str, precision: str, **options):
+def make_step(args: argparse.Namespace, engine: str, precision: str, **options: object):
+    weights = None if args.weights == "none" else args.weights
+    options |= {"resize": SIZE, "precision": precision, "engine": engine, "device": "cpu"}
+    if args.features.startswith(("timm:", "dinov2")):
+        return ViTPatchFeatures(args.features, weights, **options)
     layers = LAYERS.get(args.features, ("layer2", "layer3"))
-    return BackbonePatchFeatures(
-        args.features,
-        layers,
-        args.weights,
-        resize=SIZE,
-        precision=precision,
-        engine=engine,
-        device="cpu",
-        **options,
-    )
+    return BackbonePatchFeatures(args.features, layers, weights, **options)
 
 
 def runnable(args: argparse.Namespace) -> list[tuple[str, str]]:
-    if args.features == "efficientnet_lite0":
-        return [one for one in ENGINES if one[0] != "torch"]
-    return list(ENGINES)
+    missing = "torch" if args.features == "efficientnet_lite0" else "native"
+    if args.features.startswith(("resnet", "wide_resnet")):
+        return list(ENGINES)
+    return [one for one in ENGINES if one[0] != missing]
 
 
 def clocked(function: Callable[[], object]) -> tuple[float, float]:
@@ -83,6 +84,19 @@ def bare_onnxruntime(args: argparse.Namespace) -> Callable[[np.ndarray], object]
     return lambda images: [session.run(None, {INPUT: one[None]}) for one in images]
 
 
+def network_alone(
+    step: BackbonePatchFeatures | ViTPatchFeatures, threads: int
+) -> Callable[[np.ndarray], object]:
+    network = step._network().module
+
+    def run(images: np.ndarray) -> None:
+        with network.settings, one_blas_thread:
+            for image in images:
+                network.maps(image, threads)
+
+    return run
+
+
 def measure_time(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (max(args.batches), SIZE, SIZE, 3), dtype=np.uint8)
@@ -90,9 +104,12 @@ def measure_time(args: argparse.Namespace) -> None:
     for engine, precision in runnable(args):
         for threads in args.threads_per_image:
             step = make_step(args, engine, precision, threads_per_image=threads)
-            runs[f"{engine}, {precision}", threads] = step.transform
+            run = step.transform
+            if args.network_alone:
+                run = network_alone(step, threads)
+            runs[f"{engine}, {precision}", threads] = run
     runs["bare onnxruntime, float32", 1] = bare_onnxruntime(args)
-    print(f"{args.features}, {SIZE} x {SIZE}, {args.cores} cores, {platform.processor()}")
+    print(f"{args.features}, {SIZE} x {SIZE}, {args.cores} cores, {environment()['cpu']}")
     print(
         "| engine | threads per image | images at a time | wall ms: min | median | "
         "processor ms: min | median |\n|---|---|---|---|---|---|---|"
@@ -169,6 +186,7 @@ def main() -> None:
     command.add_argument("--threads-per-image", type=int, nargs="+", default=[1])
     command.add_argument("--cores", type=int, default=2)
     command.add_argument("--turns", type=int, default=60, help="with one image; fewer with more")
+    command.add_argument("--network-alone", action="store_true")
     command = commands.add_parser("scores")
     command.add_argument("root", type=Path)
     command.add_argument("category", nargs="+")
