@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from pyimgano._any_estimator import anomaly_scores, threshold
 from pyimgano._decision import is_anomalous
 from pyimgano._nesting import all_parts, find_parts
-from pyimgano.exceptions import BundleError, SampleError
+from pyimgano.exceptions import BundleError, MissingExtraError, SampleError
 from pyimgano.export._card import card_html, card_markdown
 from pyimgano.export._config import (
     as_current,
@@ -464,7 +464,7 @@ def golden_scores(estimator: Any, folder: Path, names: Sequence[str]) -> list[di
             raise BundleError(f"the golden image {name!r} is no file of a bundle")
     try:
         scores = anomaly_scores(estimator, [str(folder / name) for name in names])
-    except (SampleError, ValueError, TypeError, OSError) as error:
+    except (MissingExtraError, SampleError, ValueError, TypeError, OSError) as error:
         raise BundleError(f"the golden images cannot be scored: {error}") from error
     verdicts = is_anomalous(scores, threshold(estimator))
     return [

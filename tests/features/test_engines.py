@@ -25,6 +25,7 @@ from pyimgano.detectors import (
     SPADEDetector,
 )
 from pyimgano.exceptions import DeviceError, MissingExtraError
+from pyimgano.export import export_bundle, open_bundle, validate
 from pyimgano.features import BackbonePatchFeatures, ViTPatchFeatures
 from pyimgano.utils._threads import limit_threads
 from tests.extras import needs_extra
@@ -108,7 +109,7 @@ DETECTORS = {
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_detectors_agree_over_engines_and_saved_files(name, tmp_path):
+def test_detectors_agree_over_engines_saved_files_and_bundles(name, tmp_path):
     detector = DETECTORS[name]().fit(IMAGES)
     new = pictures(6, seed=1)
     scores = detector.score_samples(new)
@@ -122,8 +123,8 @@ def test_detectors_agree_over_engines_and_saved_files(name, tmp_path):
         np.testing.assert_allclose(of_engine, scores, rtol=1e-4)
         np.testing.assert_array_equal(detector.predict(new), verdicts)
         path = pyimgano.save(detector, tmp_path / f"{engine}.joblib", embed_weights=True)
-        for load in (pyimgano.load, joblib.load):
-            loaded = load(path)
+        bundle = export_bundle(detector, tmp_path / engine)
+        for loaded in (pyimgano.load(path), joblib.load(path), open_bundle(bundle).estimator):
             assert loaded.features_.engine == engine
             np.testing.assert_array_equal(loaded.score_samples(new), of_engine)
 
@@ -212,6 +213,19 @@ def test_a_missing_engine_is_named_with_both_ways_out(engine, monkeypatch):
     ):
         loaded.transform(IMAGES)
     assert loaded.set_params(engine="auto").transform(IMAGES).rows.size
+
+
+def test_a_bundle_says_that_its_engine_is_missing(engine, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "part.png"), IMAGES[0])
+    step = step_of("efficientnet_lite0", engine=engine)
+    detector = PatchCoreDetector(step, coreset_ratio=0.2).fit(IMAGES)
+    bundle = export_bundle(detector, tmp_path / "line3", golden=[tmp_path / "part.png"])
+    assert validate(bundle).ok
+    _network._kept_networks.clear()
+    monkeypatch.setitem(sys.modules, engine, None)  # as if it was not installed
+    failed = [check for check in validate(bundle).checks if not check.ok]
+    assert [check.name for check in failed] == ["golden"]
+    assert f'pip install "pyimgano[{EXTERNAL[engine]}]"' in failed[0].detail
 
 
 def test_bfloat16_of_openvino_or_its_absence(monkeypatch):
