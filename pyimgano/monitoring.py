@@ -45,6 +45,7 @@ from pyimgano.utils._state import (
     TupleOf,
     fail,
 )
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["IMAGE_STATISTICS", "DriftMonitor", "image_statistics"]
 
@@ -139,6 +140,8 @@ class DriftMonitor(CheckedStateMixin):
     statistics_ : list of str
         Those that are watched: ``"score"``; ``"brightness"``, ``"contrast"`` and
         ``"sharpness"`` if images were given to ``fit``; ``"failed"`` with ``max_fail_rate``.
+    threshold_ : float
+        Threshold of the calibrator given to ``fit``.
     n_parts_ : int
         Number of parts seen.
     evidence_ : dict
@@ -179,9 +182,9 @@ class DriftMonitor(CheckedStateMixin):
     **After an alarm** the statistic raises no other one until :meth:`restart`. The bound is
     for the time from ``fit``, or from a restart for reasons other than the values seen.
 
-    **Calibration images** have to be exchangeable with new parts too. Out-of-sample scores of
-    training images are nearly, scores of held-out images truly are
-    (:meth:`ThresholdCalibrator.recalibrate`, or ``cv="prefit"``).
+    **Calibration images** have to be exchangeable with new parts too. Scores of held-out images
+    are, out-of-sample scores of training images only as far as the detector gets them right
+    (:meth:`~pyimgano.calibration.ThresholdCalibrator.recalibrate`, or ``cv="prefit"``).
 
     References
     ----------
@@ -222,7 +225,7 @@ class DriftMonitor(CheckedStateMixin):
         "n_parts_": MayLack(Number(0, _MOST_PARTS, whole=True)),
         "_n_calibrated": MayLack(Number(2, whole=True)),
         "_bound": MayLack(Number()),
-        "_threshold": MayLack(Number()),
+        "threshold_": MayLack(Number()),
         "_known": MayLack(Array("float64", "ranked", "n")),
         "_ties": MayLack(Array("float64", "ranked", "n", low=0.0, high=1.0)),
         "_counts": MayLack(Array("int64", "ranked", None, low=0, high=_MOST_PARTS)),
@@ -301,6 +304,12 @@ class DriftMonitor(CheckedStateMixin):
         ------
         TooFewImagesError
             If fewer than two calibration scores are below the threshold.
+
+        Warns
+        -----
+        UserWarning
+            If the calibration scores are those of the training images. The rate of false alarms
+            is then as stated only as far as the detector gets these scores right.
         """
         names = ("false_alarm_rate", "max_fail_rate", "block_size", "random_state")
         given = {name: getattr(self, name) for name in names}
@@ -312,6 +321,14 @@ class DriftMonitor(CheckedStateMixin):
                 f"{type(calibrator).__name__}: what good parts look like is taken from its "
                 "calibration_scores_. ThresholdCalibrator().fit(scores.reshape(-1, 1)) makes one "
                 "of scores alone."
+            )
+        if not found._calibrated_on_new_images:
+            warn_user(
+                "parts are compared with out-of-sample scores of training images, which may be on "
+                "a slightly different scale than those of new parts; after some hundred parts "
+                "that may raise an alarm. Recalibrate with good images that the model has not "
+                "seen, and fit the monitor to them.",
+                UserWarning,
             )
         values = {"score": np.asarray(found.calibration_scores_, dtype=np.float64)}
         if images is not None:
@@ -334,7 +351,7 @@ class DriftMonitor(CheckedStateMixin):
         self._known = np.take_along_axis(known, order, axis=1)
         self._ties = np.take_along_axis(ties, order, axis=1)
         self._bound = float(scores[at - 1])
-        self._threshold = float(found.threshold_)
+        self.threshold_ = float(found.threshold_)
         self._n_calibrated = len(scores)
         self.statistics_ = [*values, *["failed"] * (self.max_fail_rate is not None)]
         self.calibration_quantiles_ = {
@@ -376,10 +393,12 @@ class DriftMonitor(CheckedStateMixin):
 
     @property
     def limit_(self) -> float:
+        """Evidence at which a statistic raises an alarm."""
         return len(self.statistics_) / self.false_alarm_rate
 
     @property
     def evidence_(self) -> dict[str, float]:
+        """Value of the martingale of each statistic, 1 at the beginning."""
         held_back = 1.0 / (1.0 + np.log1p(self._n_seen))
         return dict(zip(self.statistics_, (self._stakes.sum(axis=1) + held_back).tolist()))
 
@@ -485,7 +504,7 @@ class DriftMonitor(CheckedStateMixin):
                 if not (watched or name == "failed"):
                     continue
                 if name == "failed":
-                    failed = row["score"] > self._threshold if "score" in row else not watched
+                    failed = row["score"] > self.threshold_ if "score" in row else not watched
                     factors, value = self._bet_on_failing(failed), float(failed)
                 else:
                     p, q = self._smoothed_p_value(k, row, *random[k])

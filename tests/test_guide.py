@@ -224,6 +224,7 @@ def taken_for_granted(page: str, parts) -> dict:
         "held_out": new[:8],
         "X_test": new, "y_test": parts.y_test, "masks_test": parts.masks_test, "data": parts,
         "good_paths": sorted(map(str, Path("photos/good").iterdir())),
+        "first_paths": sorted(map(str, Path("photos/new_good").iterdir())),
         "new_paths": sorted(map(str, Path("photos/new_good").iterdir())),
         "paths": sorted(map(str, Path("photos/new").iterdir())),
         "known_parts": sorted(map(str, Path("photos/new").iterdir())),

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import pickle
+import warnings
 
 import cv2
 import joblib
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, load, save
@@ -230,6 +232,7 @@ def test_results_and_images_of_a_pipeline(tmp_path):
     detector = PatchCoreDetector(FilterBankFeatures(resize=32))
     pipe = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector, quantile=0.8))
     pipe.fit(paths[:20])
+    pipe[-1].recalibrate(pipe[:-1].transform(paths[:20]))
     monitor = DriftMonitor(block_size=10).fit(pipe, paths[:20])
     results = infer(pipe, paths[20:])
     monitor.update(results, paths[20:])
@@ -258,6 +261,18 @@ def test_results_and_images_of_a_pipeline(tmp_path):
     with pytest.raises(ValueError, match="20 calibration scores and 19 images"):
         DriftMonitor().fit(pipe, paths[:19])
     assert monitor.n_parts_ == 20
+
+
+def test_training_images_are_no_exact_reference():
+    rows = np.random.RandomState(12).normal(size=(60, 3))
+    trained = ThresholdCalibrator(PatchCoreDetector(), quantile=0.9).fit(rows)
+    with pytest.warns(UserWarning, match="out-of-sample scores of training images"):
+        DriftMonitor().fit(trained)
+    held_out = ThresholdCalibrator(FrozenEstimator(trained.estimator_), quantile=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DriftMonitor().fit(held_out.fit(rows + 0.1))
+        DriftMonitor().fit(trained.recalibrate(rows + 0.1))
 
 
 def test_what_is_wrong_is_refused():

@@ -248,6 +248,12 @@ class MovableThresholdMixin(FittedParametersMixin):
         """Tell whether the calibration scores are of other images than ``fit`` was given."""
         return any(entry["call"] == "recalibrate" for entry in self.provenance_["history"])
 
+    @property
+    def _calibrated_on_new_images(self) -> bool:
+        """Tell whether the calibration scores are of images that the model has not seen."""
+        frozen = isinstance(self.estimator, FrozenEstimator)
+        return self.estimator is None or frozen or is_prefit(self.cv) or self._recalibrated
+
     def _check_changes(self, changes: dict[str, Any]) -> None:
         constraints = {name: self._parameter_constraints[name] for name in changes}
         validate_parameter_constraints(constraints, changes, type(self).__name__)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 from pyimgano._signals import Terminated
-from pyimgano.cli import _common, _records
+from pyimgano.cli import _common, _monitoring, _records
 from pyimgano.cli._sources import FilesSource
 
 __all__ = ["Run", "shows_table"]
@@ -50,6 +50,7 @@ class Run:
         self.n_undrawn = 0
         profiled = options.profile or options.save_profile
         self.times = StageTimes() if profiled else None
+        self._alarms: Any = None  # of the monitor, if there is one
         self.seconds = 0.0
 
     # ---- the whole run ----------------------------------------------------------------
@@ -153,6 +154,8 @@ class Run:
                         name = self.source.name(result.path)
                         self.n_undrawn += not self.writer.add(name, record, result, pixels)
                     write(record)
+                    if self._alarms is not None:
+                        self._alarms.see(result, images)
                 self._check_errors(record)
 
     def _results(self, images: Any) -> Iterator[Any]:
@@ -205,6 +208,9 @@ class Run:
         if jsonl is None and csv is None and not table:
             jsonl = "-"
         with ExitStack() as stack:
+            self._alarms = stack.enter_context(
+                _monitoring.alarms_of_run(options, self.pipeline, *_declared(self.pipeline))
+            )
             writers, lines = [], None
             if jsonl is not None:
                 log = self.log if options.resume or in_place else None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyimgano import _defaults
-from pyimgano.cli import _common, _options, _targets
+from pyimgano.cli import _common, _monitoring, _options, _targets
 from pyimgano.cli._judging import Run
 from pyimgano.cli._pictures import MapWriter, picture_name
 from pyimgano.cli._saved import (
@@ -82,6 +82,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     _options.add_threads_option(parser)
     _add_running_options(parser)
+    _monitoring.add_monitor_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--save-jsonl", metavar="FILE", help='records as JSON lines; "-" is standard output'
@@ -217,6 +218,7 @@ def _check(options: argparse.Namespace) -> None:
     files = [options.save_jsonl, options.save_csv]
     if None not in files and os.path.realpath(files[0]) == os.path.realpath(files[1]):
         raise _common.UsageError(f"--save-jsonl and --save-csv are both {files[0]}; give two files")
+    _monitoring.check_monitor_options(options)
     for name in ("watch", "resume"):
         if getattr(options, name) and options.save_jsonl in (None, "-"):
             raise _common.UsageError(
@@ -365,6 +367,10 @@ def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
             _targets.check_records_file(option, path, used, _folders(options))
     if options.save_profile is not None:
         _targets.check_file("--save-profile", options.save_profile, used)
+    state = _monitoring.state_of(options)
+    if state is not None:
+        _targets.check_records_file("--monitor", options.monitor, used, _folders(options))
+        _targets.check_file("--monitor", state, used)
     if sys.stdout is None and ("-" in files.values() or not any(files.values())):
         raise _common.UsageError(
             "standard output is closed, and the records would go there; give --save-jsonl FILE"
