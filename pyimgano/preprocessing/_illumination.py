@@ -105,10 +105,10 @@ class HomomorphicFilter(BasePreprocessor):
 class BackgroundFlattening(BasePreprocessor):
     r"""Even out the brightness of the background.
 
-    The background :math:`B = G_\sigma * Y` is the luminance :math:`Y` blurred with a wide Gaussian,
-    and :math:`\bar{B}` its mean. Each channel :math:`c` becomes
+    The background :math:`B = G_\sigma * Y` is the luminance :math:`Y` blurred with a wide Gaussian.
+    It is brought to one gray level :math:`l`: each channel :math:`c` becomes
 
-    .. math:: c' = c\,\bar{B} / B \quad \text{or} \quad c' = c + \bar{B} - B
+    .. math:: c' = c\,l / B \quad \text{or} \quad c' = c + l - B
 
     rounded and cut off at 0 and 255. To divide, the background counts as at least 1 gray level.
 
@@ -120,6 +120,10 @@ class BackgroundFlattening(BasePreprocessor):
     method : {"divide", "subtract"}, default="divide"
         ``"divide"`` undoes light that falls unevenly, and shading of the lens; ``"subtract"``
         undoes stray light that is added, and does not raise the noise of dark regions.
+    level : float, default=None
+        Gray level :math:`l` of the background, above 0 and at most 255. None is the mean of
+        :math:`B`: the image keeps its brightness. A number brings all images to the same, so that
+        light that becomes weaker as a whole is made up for as well.
 
     Notes
     -----
@@ -140,18 +144,22 @@ class BackgroundFlattening(BasePreprocessor):
     _parameter_constraints: dict = {
         "sigma": [Interval(Real, 0, 10000, closed="right")],
         "method": [StrOptions({"divide", "subtract"})],
+        "level": [Interval(Real, 0, 255, closed="right"), None],
     }
 
-    def __init__(self, sigma: float = 32.0, *, method: str = "divide") -> None:
+    def __init__(
+        self, sigma: float = 32.0, *, method: str = "divide", level: float | None = None
+    ) -> None:
         self.sigma = sigma
         self.method = method
+        self.level = level
 
     def _prepare_pixels(self, image: np.ndarray) -> np.ndarray:
         values = image.astype(np.float32)
         background = slow_part(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY), float(self.sigma))
-        mean = np.float32(background.mean(dtype=np.float64))
+        if self.method == "divide":
+            background = np.maximum(background, np.float32(1.0))
+        level = background.mean(dtype=np.float64) if self.level is None else self.level
         if self.method == "subtract":
-            return as_uint8(values + (mean - background)[..., None])
-        background = np.maximum(background, np.float32(1.0))
-        mean = np.float32(background.mean(dtype=np.float64))
-        return as_uint8(values * (mean / background)[..., None])
+            return as_uint8(values + (np.float32(level) - background)[..., None])
+        return as_uint8(values * (np.float32(level) / background)[..., None])

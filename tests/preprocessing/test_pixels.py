@@ -154,6 +154,12 @@ def test_background_by_hand():
     for method in ("divide", "subtract"):
         step = BackgroundFlattening(2, method=method)
         np.testing.assert_array_equal(prepared(step, image), image)
+    # A background of 50 is brought to 150: differences around it grow by three, or stay.
+    image = gray([[40, 60]])
+    step = BackgroundFlattening(1000, level=150)
+    np.testing.assert_array_equal(prepared(step, image), gray([[120, 180]]))
+    step.set_params(method="subtract")
+    np.testing.assert_array_equal(prepared(step, image), gray([[140, 160]]))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +264,7 @@ def test_gamma_keeps_the_order_of_gray_levels(image, gamma):
         (HomomorphicFilter(low_gain=1.5), "low_gain"),
         (HomomorphicFilter(high_gain=0.5), "high_gain"),
         (BackgroundFlattening(method="multiply"), "method"),
+        (BackgroundFlattening(level=0), "level"),
     ],
 )
 def test_parameters_out_of_range_are_refused(step, message):
