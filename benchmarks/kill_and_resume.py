@@ -94,7 +94,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def files_of(output: Path) -> dict[str, object]:
-    """Read the files of the complete run: JSON without times, of others the names."""
+    """Read the files of the complete run: JSON without times, pictures, of others the names."""
     (report,) = output.glob("*/report.json")
     found: dict[str, object] = {}
     for file in sorted(report.parent.rglob("*")):
@@ -109,7 +109,7 @@ def files_of(output: Path) -> dict[str, object]:
                 content.pop("times", None)
             found[name] = content
         elif file.is_file():
-            found[name] = None
+            found[name] = file.read_bytes() if file.suffix == ".png" else None
     return found
 
 

@@ -293,7 +293,7 @@ def _problems(result: Any, prog: str) -> int:
     if n_masks:
         lines.append(
             f"{n_masks} masks could not be used, and their images were left out of the pixel "
-            "AUROC; the categories' report.json says which and why"
+            "metrics; the categories' report.json says which and why"
         )
     for line in lines:
         _common.say(f"{prog}: {line}")

@@ -51,8 +51,12 @@ def run(root, tmp_path, **arguments):
 
 
 def files_of(path, whole=False):
-    """The content of the JSON files of a run, without times unless it is to be whole."""
-    found = {}
+    """The files of a run: JSON without times unless it is to be whole, fingerprints of pictures."""
+    found = {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in path.rglob("*.png")
+        if not whole
+    }
     for file in sorted(path.rglob("*.json*")):
         if ".joblib" not in file.name:
             text = file.read_text()
@@ -175,7 +179,7 @@ def test_two_processes_write_what_one_writes(root, tmp_path, cross_fit):
 def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path, cross_fit):
     distributed = pytest.importorskip("distributed")
     command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64]
-    command += ["--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 0]
+    command += ["--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 1]
     one, two = tmp_path / "one", tmp_path / "two"
     limits = mock.patch.dict(os.environ)  # the cluster leaves variables that limit threads behind
     with (
@@ -189,6 +193,7 @@ def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path, cros
             assert benchmark.main([str(x) for x in [*command, *options]]) == 0
     (one,), (two,) = one.iterdir(), two.iterdir()
     assert files_of(one) == files_of(two)
+    assert {file.rpartition(".")[2] for file in files_of(one)} == {"json", "jsonl", "png"}
 
 
 def test_failures_and_warnings_of_other_processes_arrive(root, tmp_path):
