@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from pyimgano._signals import Terminated
 from pyimgano.cli import _common, _monitoring, _records
 from pyimgano.cli._sources import FilesSource
 
-__all__ = ["Run", "shows_table"]
+__all__ = ["Run", "finds_defects", "shows_table"]
 
 # How far a score may be from that in the log of a run that is gone on with, on another machine.
 _SAME = 1e-6
@@ -30,12 +30,16 @@ class Run:
         Of ``pyimgano infer``.
     source : FilesSource
     pipeline : estimator
-    writer : MapWriter or None
-        Writes pictures and maps.
+    writers : list
+        Write pictures, maps and masks; of :mod:`pyimgano.cli._pictures`.
     """
 
     def __init__(
-        self, options: argparse.Namespace, source: FilesSource, pipeline: Any, writer: Any
+        self,
+        options: argparse.Namespace,
+        source: FilesSource,
+        pipeline: Any,
+        writers: Sequence[Any],
     ) -> None:
         from pyimgano.inference import threshold
         from pyimgano.utils._stages import StageTimes
@@ -43,7 +47,7 @@ class Run:
         self.options = options
         self.source = source
         self.pipeline = pipeline
-        self.writer = writer
+        self.writers = writers
         self.cut = threshold(pipeline) if options.threshold is None else options.threshold
         self.log = _records.Log(options.save_jsonl or "-")
         self.n_before = 0  # records of an earlier run
@@ -149,10 +153,11 @@ class Run:
                     raise _common.StoppedError(result.error)
                 with timed("save"):
                     record = result.to_dict()
-                    if self.writer is not None and result.anomaly_map is not None:
+                    if self.writers and result.anomaly_map is not None:
                         pixels = images.pixels(result.path)
                         name = self.source.name(result.path)
-                        self.n_undrawn += not self.writer.add(name, record, result, pixels)
+                        for writer in self.writers:
+                            self.n_undrawn += not writer.add(name, record, result, pixels)
                     write(record)
                     if self._alarms is not None:
                         self._alarms.see(result, images)
@@ -191,8 +196,8 @@ class Run:
         return iter_infer(
             self.pipeline,
             images,
-            return_maps=self.writer is not None,
-            return_defects=self.options.defects,
+            return_maps=bool(self.writers),
+            return_defects=finds_defects(self.options),
             on_error="record",
             batch_size=self.options.batch_size,
             threshold=self.cut,
@@ -221,7 +226,8 @@ class Run:
             if csv is not None:
                 names = None
                 if self.source.paths is not None:
-                    names = [*self.source.paths, options.save_maps or ""]
+                    folders = [options.save_maps, options.save_masks, options.save_overlays]
+                    names = [*self.source.paths, *filter(None, folders)]
                 row = stack.enter_context(
                     _records.csv_file(
                         csv, names, decimal_comma=options.decimal_comma, in_place=in_place
@@ -298,6 +304,21 @@ class Run:
                     progress(self.log.n_records, len(paths))
 
             yield step
+
+
+def finds_defects(options: argparse.Namespace) -> bool:
+    """Tell whether the defects of the images are asked for.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of ``pyimgano infer``.
+
+    Returns
+    -------
+    bool
+    """
+    return bool(options.defects or options.save_masks or options.save_overlays)
 
 
 def shows_table(options: argparse.Namespace) -> bool:

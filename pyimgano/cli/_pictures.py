@@ -11,7 +11,7 @@ from typing import Any
 from pyimgano.cli import _common, _targets
 from pyimgano.cli._saved import files_of_pipeline
 
-__all__ = ["MapWriter", "picture_name"]
+__all__ = ["WRITERS", "MapWriter", "MaskWriter", "OverlayWriter"]
 
 # Images whose maps give the scale of colors where none was saved.
 _N_FOR_SCALE = 8
@@ -54,35 +54,32 @@ def _color_scale(
     return range_of_maps([result.anomaly_map for result in judged], peak_at=1.0), None
 
 
-def picture_name(name: str) -> str:
-    from pyimgano.utils._outputs import short_name
-
-    return f"{short_name(name)}.overlay.png"  # the suffix stays: a.png and a.jpg are two images
-
-
-class MapWriter:
-    """Writes ``<name>.overlay.png``, and ``<name>.npy`` if asked, in folders like the images'.
+class _Writer:
+    """Writes files for each image into folders like those of the images.
 
     Parameters
     ----------
-    pipeline : estimator
+    option : str
+        The option that names the folder.
     options : Namespace
-        Of ``pyimgano infer``, with ``--save-maps``.
+        Of ``pyimgano infer``.
     images : sequence of str or None
         All images, whose files are not written over; None if they are not known yet.
     """
 
-    def __init__(
-        self, pipeline: Any, options: argparse.Namespace, images: Sequence[str] | None
-    ) -> None:
-        from pyimgano._nesting import find_calibrator
+    option: str
+    ending: str
 
-        self.folder = Path(options.save_maps)
-        self.npy = options.save_npy
-        self.limits, self.good_peak = _color_scale(pipeline, options, images)
-        calibrator = find_calibrator(pipeline)
-        self.good_scores = None if calibrator is None else calibrator.calibration_scores_
+    def __init__(self, options: argparse.Namespace, images: Sequence[str] | None) -> None:
+        self.folder = Path(getattr(options, self.option))
         self.used = _targets.real_paths([*(images or ()), *files_of_pipeline(options)])
+
+    @classmethod
+    def file_of(cls, name: str) -> str:
+        """Give the relative name of the file that is written for an image."""
+        from pyimgano.utils._outputs import short_name
+
+        return f"{short_name(name)}{cls.ending}"  # the suffix stays: a.png and a.jpg are two images
 
     def add(self, name: str, record: dict[str, Any], result: Any, image: Any) -> bool:
         """Write what belongs to an image with a map.
@@ -104,17 +101,49 @@ class MapWriter:
         from pyimgano.utils._outputs import is_out_of_room
 
         try:
-            record.update(self._write(name, record, result.anomaly_map, image))
+            record.update(self._write(name, record, result, image))
         except OSError as error:
-            if is_out_of_room(error):  # the next map will not fare better
+            if is_out_of_room(error):  # the next one will not fare better
                 raise
             record["map_error"] = str(error)
             return False
         return True
 
-    def _write(
-        self, name: str, record: dict[str, Any], anomaly_map: Any, image: Any
-    ) -> dict[str, str]:
+    def _write(self, name: str, record: dict[str, Any], result: Any, image: Any) -> dict[str, str]:
+        raise NotImplementedError
+
+    def _places(self, names: Sequence[str], image: str) -> list[Path]:
+        """Make the folder for files, unless it or one of them must not be written."""
+        paths = [self.folder / name for name in names]
+        # Before any folder is made: through a link it would be made elsewhere.
+        inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(names[0]))
+        if os.path.realpath(paths[0].parent) != os.path.normpath(inside):
+            raise OSError(f"{paths[0].parent} is reached by a link, which is not followed")
+        for path in paths:
+            real = os.path.realpath(path)
+            if real in self.used or real == os.path.realpath(image):
+                raise OSError(f"{path} is read by this run, and is not overwritten")
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        return paths
+
+
+class MapWriter(_Writer):
+    """Writes ``<name>.overlay.png``, and ``<name>.npy`` if asked: ``--save-maps``."""
+
+    option, ending = "save_maps", ".overlay.png"
+
+    def __init__(
+        self, options: argparse.Namespace, images: Sequence[str] | None, pipeline: Any
+    ) -> None:
+        from pyimgano._nesting import find_calibrator
+
+        super().__init__(options, images)
+        self.npy = options.save_npy
+        self.limits, self.good_peak = _color_scale(pipeline, options, images)
+        calibrator = find_calibrator(pipeline)
+        self.good_scores = None if calibrator is None else calibrator.calibration_scores_
+
+    def _write(self, name: str, record: dict[str, Any], result: Any, image: Any) -> dict[str, str]:
         import io
 
         import numpy as np
@@ -122,27 +151,18 @@ class MapWriter:
         from pyimgano.reporting import overlay, write_overlay
         from pyimgano.utils._outputs import atomic_write, short_name
 
-        own = os.path.realpath(record["path"])
-        path = self.folder / f"{short_name(name)}.npy"
-        picture = self.folder / picture_name(name)
-        # Before any folder is made: through a link it would be made elsewhere.
-        inside = os.path.join(os.path.realpath(self.folder), os.path.dirname(picture_name(name)))
-        if os.path.realpath(path.parent) != os.path.normpath(inside):
-            raise OSError(f"{path.parent} is reached by a link, which is not followed")
-        for target in (path, picture)[not self.npy :]:
-            if os.path.realpath(target) in self.used or os.path.realpath(target) == own:
-                raise OSError(f"{target} is read by this run, and is not overwritten")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        names = [self.file_of(name), f"{short_name(name)}.npy"]
+        picture, *numbers = self._places(names if self.npy else names[:1], record["path"])
         written = {"picture": str(picture)}
-        if self.npy:
+        for path in numbers:
             content = io.BytesIO()
-            np.save(content, np.asarray(anomaly_map, np.float32))
+            np.save(content, np.asarray(result.anomaly_map, np.float32))
             with atomic_write(path) as file:
                 file.write(content.getvalue())
             written["map"] = str(path)
         drawn = overlay(
             image,
-            anomaly_map,
+            result.anomaly_map,
             self.limits,
             name,
             score=record["score"],
@@ -152,3 +172,33 @@ class MapWriter:
         )
         write_overlay(picture, drawn)
         return written
+
+
+class MaskWriter(_Writer):
+    """Writes the defects of an image as ``<name>.mask.png``: ``--save-masks``."""
+
+    option, ending = "save_masks", ".mask.png"
+
+    def _write(self, name: str, record: dict[str, Any], result: Any, image: Any) -> dict[str, str]:
+        from pyimgano.defects import write_mask
+
+        (path,) = self._places([self.file_of(name)], record["path"])
+        write_mask(path, result.defects, result.anomaly_map.shape)
+        return {"mask": str(path)}
+
+
+class OverlayWriter(_Writer):
+    """Writes an image with the outlines of its defects as ``<name>.defects.png``."""
+
+    option, ending = "save_overlays", ".defects.png"
+
+    def _write(self, name: str, record: dict[str, Any], result: Any, image: Any) -> dict[str, str]:
+        from pyimgano.reporting import outline_defects, write_overlay
+
+        (path,) = self._places([self.file_of(name)], record["path"])
+        write_overlay(path, outline_defects(image, result.defects, result.anomaly_map.shape))
+        return {"overlay": str(path)}
+
+
+#: What is written for each image, by the options that ask for it.
+WRITERS: tuple[type[_Writer], ...] = (MapWriter, MaskWriter, OverlayWriter)

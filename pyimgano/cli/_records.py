@@ -23,6 +23,7 @@ __all__ = ["CSV_COLUMNS", "Log", "csv_file", "json_lines", "records_in", "table"
 #: Columns of the CSV file, in their order.
 CSV_COLUMNS = (
     *("image", "verdict", "score", "threshold", "p_value", "error", "picture", "map", "map_error"),
+    *("n_defects", "mask", "overlay"),
 )
 
 # What a spreadsheet takes for the beginning of a formula, also in its wide forms.
@@ -215,6 +216,8 @@ def csv_file(
 
         def write_record(record: Mapping[str, Any]) -> None:
             cells = {**record, "image": record["path"], "verdict": verdict(record)}
+            if "defects" in record:
+                cells["n_defects"] = len(record["defects"])
             write(row([cells.get(column) for column in CSV_COLUMNS]))
 
         yield write_record

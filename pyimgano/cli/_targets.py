@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from pyimgano.cli import _common
 
-__all__ = ["check_file", "check_maps_folder", "check_records_file", "real_paths"]
+__all__ = ["check_file", "check_pictures_folder", "check_records_file", "real_paths"]
 
 # By these endings a file is something else than records.
 _NO_RECORDS = (".joblib", ".pkl", ".pth", ".pt", ".npz")
@@ -104,32 +104,35 @@ def check_records_file(option: str, path: str, used: set[str], inputs: Sequence[
             )
 
 
-def check_maps_folder(maps: str, inputs: Sequence[str], pictures: Iterable[str]) -> None:
+def check_pictures_folder(
+    option: str, folder: str, inputs: Sequence[str], pictures: Iterable[str]
+) -> None:
     """Refuse a folder for pictures in which they would be taken for images the next time.
 
     Parameters
     ----------
-    maps : str
-        The folder.
+    option : str
+        The option that names it, for messages.
+    folder : str
     inputs : sequence of str
         Folders, files and patterns, as the user gave them.
     pictures : iterable of str
-        Files that will be written, relative to ``maps``.
+        Files that will be written, relative to ``folder``.
     """
-    if os.path.exists(maps) and not os.path.isdir(maps):
-        raise _common.UsageError(f"--save-maps {maps}: is a file, not a folder")
-    real = os.path.realpath(maps)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise _common.UsageError(f"{option} {folder}: is a file, not a folder")
+    real = os.path.realpath(folder)
     folders = [(item, os.path.realpath(item)) for item in inputs if os.path.isdir(item)]
     patterns = [(item, _parts(_real_pattern(item))) for item in _patterns(inputs)]
     if not folders and not patterns:
         return
     for name in pictures:
         path = os.path.join(real, name)
-        taken = [item for item, folder in folders if _lies_in(path, folder)]
+        taken = [item for item, one in folders if _lies_in(path, one)]
         taken += [item for item, pattern in patterns if _matches(_parts(path), pattern)]
         if taken:
             raise _common.UsageError(
-                f"--save-maps {maps}: the pictures would be taken for images of {taken[0]} the "
+                f"{option} {folder}: the pictures would be taken for images of {taken[0]} the "
                 "next time; give a folder elsewhere"
             )
 

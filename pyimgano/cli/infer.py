@@ -10,8 +10,8 @@ from typing import Any
 
 from pyimgano import _defaults
 from pyimgano.cli import _common, _monitoring, _options, _targets
-from pyimgano.cli._judging import Run
-from pyimgano.cli._pictures import MapWriter, picture_name
+from pyimgano.cli._judging import Run, finds_defects
+from pyimgano.cli._pictures import WRITERS, MapWriter
 from pyimgano.cli._saved import (
     add_loading_options,
     add_pipeline_and_images,
@@ -108,7 +108,17 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--defects",
         action="switch",
         help="records have the defects of each image, for a pipeline with a "
-        "PixelThresholdCalibrator",
+        "PixelThresholdCalibrator, as pyimgano train --defects makes them",
+    )
+    output.add_argument(
+        "--save-masks",
+        metavar="DIR",
+        help="the defects of each image as a mask: a PNG with 255 where one is",
+    )
+    output.add_argument(
+        "--save-overlays",
+        metavar="DIR",
+        help="each image with the outlines and numbers of its defects; --save-maps draws heat maps",
     )
     output.add_argument(
         "--save-npy",
@@ -189,11 +199,15 @@ def _seconds(text: str) -> float:
 def _infer(options: argparse.Namespace) -> int:
     _check(options)
     source = _source(options)
-    if options.save_maps is not None:
-        # Of a stream the names are not known, and any name will do.
-        paths = ["image"] if source.paths is None else source.paths
-        pictures = (picture_name(name) for name in map(source.name, paths))
-        _targets.check_maps_folder(options.save_maps, _folders(options), pictures)
+    # Of a stream the names are not known, and any name will do.
+    names = ["image"] if source.paths is None else [source.name(path) for path in source.paths]
+    for kind in _asked(options):
+        _targets.check_pictures_folder(
+            f"--{kind.option.replace('_', '-')}",
+            getattr(options, kind.option),
+            _folders(options),
+            map(kind.file_of, names),
+        )
     _check_outputs(options, source.paths or [])
     from pyimgano.utils._threads import limit_threads
 
@@ -254,10 +268,11 @@ def _judge(options: argparse.Namespace, source: FilesSource) -> int:
         raise _common.UsageError(
             f"--save-maps: {options.pipeline} makes no heat maps; leave --save-maps out"
         )
-    if options.defects and find_defects(pipeline) is None:
+    if finds_defects(options) and find_defects(pipeline) is None:
         raise _common.UsageError(
-            f"--defects: {options.pipeline} has no PixelThresholdCalibrator, which says from which "
-            "value of a heat map on a pixel is defective; fit it within one"
+            f"--defects, --save-masks, --save-overlays: {options.pipeline} does not say from which "
+            "value of a heat map on a pixel is defective; train it with --defects, or fit it "
+            "within a PixelThresholdCalibrator"
         )
     prepare_networks(pipeline, options)
     _set_batch_size(pipeline, options.batch_size)
@@ -265,10 +280,13 @@ def _judge(options: argparse.Namespace, source: FilesSource) -> int:
         _seed_generators(options.seed)
     if options.threshold is not None:
         _common.say(f"{options.prog}: {_of_threshold(pipeline, options.threshold)}")
-    writer = None
-    if options.save_maps is not None:
-        writer = MapWriter(pipeline, options, source.paths)
-    run = Run(options, source, pipeline, writer)
+    writers = [
+        MapWriter(options, source.paths, pipeline)
+        if kind is MapWriter
+        else kind(options, source.paths)
+        for kind in _asked(options)
+    ]
+    run = Run(options, source, pipeline, writers)
     run.judge()
     _say_counts(options, run)
     if run.times is not None:
@@ -279,6 +297,10 @@ def _judge(options: argparse.Namespace, source: FilesSource) -> int:
     if options.fail_on_anomaly and counts["n_anomalous"]:
         return _common.EXIT_ANOMALY
     return _common.EXIT_OK
+
+
+def _asked(options: argparse.Namespace) -> list[Any]:
+    return [kind for kind in WRITERS if getattr(options, kind.option) is not None]
 
 
 def _set_batch_size(pipeline: Any, batch_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv as csv_module
 import io
 import json
 import shutil
@@ -165,6 +166,29 @@ def test_names_on_standard_input_and_repeated_inputs(
     ]
     assert call(pipeline, "-", photos) == 2
     assert "goes with no other input" in capsys.readouterr().err
+
+
+def test_pictures_of_defects(pipeline, photos, tmp_path, capsys):
+    masks, overlays, csv = tmp_path / "masks", tmp_path / "overlays", tmp_path / "o.csv"
+    more = ("--save-masks", masks, "--save-overlays", overlays, "--save-csv", csv)
+    assert call(pipeline, photos, "--save-jsonl", tmp_path / "o.jsonl", *more) == 1
+    found = {}
+    for record in lines(tmp_path / "o.jsonl")[:-1]:
+        if "error" in record:
+            assert not {"mask", "overlay", "defects"} & set(record)
+            continue
+        image = cv2.imread(record["path"])
+        mask = cv2.imread(record["mask"], cv2.IMREAD_UNCHANGED)
+        assert mask.shape == image.shape[:2]
+        assert (mask > 0).sum() == sum(region["area"] for region in record["defects"])
+        drawn = cv2.imread(record["overlay"])
+        assert (drawn != image).any() == bool(record["defects"])
+        found[record["path"]] = len(record["defects"])
+    with open(csv, newline="") as file:
+        rows = {row["image"]: row["n_defects"] for row in csv_module.DictReader(file)}
+    assert {path: int(rows[path]) for path in found} == found and any(found.values())
+    assert call(pipeline, photos, "--save-masks", photos / "masks") == 2
+    assert "--save-masks" in capsys.readouterr().err
 
 
 def test_seconds_of_the_stages(pipeline, photos, tmp_path, capsys):
