@@ -175,9 +175,9 @@ class DriftMonitor(CheckedStateMixin):
     ``-z``, or the mean of both, for ``d`` of 0.5, 1 and 2: on values that are higher, lower, or
     farther apart. A stake of 1 is spread over these bets and over all times at which a drift
     may begin; of the stake, ``1 / (1 + log(1 + t))`` is still held back after ``t`` parts. The
-    total is a martingale, and by Ville's inequality it ever reaches ``limit_`` with probability
-    at most ``1 / limit_``. Drift that begins late is noticed nearly as fast as one that
-    begins at once, and no horizon needs to be chosen.
+    total is a martingale [2]_, and by Ville's inequality it ever reaches ``limit_`` with
+    probability at most ``1 / limit_``. Drift that begins late is noticed nearly as fast as one
+    that begins at once, and no horizon needs to be chosen.
 
     **After an alarm** the statistic raises no other one until :meth:`restart`. The bound is
     for the time from ``fit``, or from a restart for reasons other than the values seen.

@@ -178,10 +178,6 @@ class ThresholdCalibrator(
        Statistics 15(3), 1987.
     .. [4] V. Vovk, "Conditional validity of inductive conformal predictors", Machine Learning
        92, 2013.
-    .. [5] Y. Benjamini, Y. Hochberg, "Controlling the false discovery rate", Journal of the
-       Royal Statistical Society B 57(1), 1995.
-    .. [6] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers with conformal
-       p-values", Annals of Statistics 51(1), 2023.
 
     Examples
     --------
@@ -521,7 +517,7 @@ class ThresholdCalibrator(
             Largest expected share of false alarms, of which kind ``control`` says.
         control : {"fdr", "fpr"}, default="fdr"
             ``"fdr"``, the false discovery rate: of the images selected at most this share is
-            good, by Benjamini and Hochberg's procedure [5]_. ``"fpr"``, the false-positive rate:
+            good, by Benjamini and Hochberg's procedure [1]_. ``"fpr"``, the false-positive rate:
             of the good images at most this share is selected, each image by its own p-value.
 
         Returns
@@ -540,12 +536,19 @@ class ThresholdCalibrator(
         Rates are expectations over calibrations and batches. They hold if the good images of
         the batch and those calibrated on are exchangeable, and independent of the anomalies in
         the batch; the p-values then depend on each other positively, as the procedure asks
-        [6]_. The threshold has no part in it. A score equal to a calibration score counts as
+        [2]_. The threshold has no part in it. A score equal to a calibration score counts as
         no worse than that, unlike in :meth:`p_value`.
 
         For ``"fdr"`` anomalies must be numerous enough: to select ``k`` of ``m`` images takes
         ``rate * k / m >= 1 / (n_images + 1)``. With 99 calibration images, a batch of 100 and
         ``rate=0.1`` nothing is selected unless at least 10 images are worse than all of those.
+
+        References
+        ----------
+        .. [1] Y. Benjamini, Y. Hochberg, "Controlling the false discovery rate", Journal of the
+           Royal Statistical Society B 57(1), 1995.
+        .. [2] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers with
+           conformal p-values", Annals of Statistics 51(1), 2023.
 
         Examples
         --------
