@@ -332,8 +332,13 @@ def region(text: str) -> str | Rectangle:
     return found
 
 
-# Words that options for files take beside files: networks' weights, and standard output.
-_NO_PATHS = {"weights": ("imagenet", "none"), "save_jsonl": ("-",), "save_csv": ("-",)}
+# Words that options for files take beside files: networks' weights, standard input and output.
+_NO_PATHS = {
+    "input": ("-",),
+    "save_csv": ("-",),
+    "save_jsonl": ("-",),
+    "weights": ("imagenet", "none"),
+}
 
 
 def is_no_path(dest: str, text: str) -> bool:

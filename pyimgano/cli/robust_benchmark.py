@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
+    parser.usage = f"{prog} --dataset NAME [--root DIR] [options]"
     _data.add_data_options(parser)
     _options.add_model_options(
         parser,
@@ -77,7 +78,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     corrupt.add_argument(
         "--list-corruptions",
-        action="switch",
+        action="store_true",
         help="print the corruptions with their strengths and units, as JSON, and do nothing else",
     )
     parser.command_line_only.add("list_corruptions")

@@ -167,7 +167,7 @@ def test_options_can_be_read_from_a_file_and_turned_off(name):
 
 
 def test_commands_that_do_work_take_a_configuration():
-    assert {"train", "infer", "benchmark", "recalibrate"} <= set(CONFIGURED)
+    assert {"train", "infer", "benchmark", "recalibrate", "robust-benchmark"} <= set(CONFIGURED)
 
 
 # ---- files ----------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
         json.dumps(
             {
                 "pipeline": "line3.joblib",
-                "input": ["new", "*.png", "x[1].png", str(tmp_path / "old")],
+                "input": ["new", "*.png", "x[1].png", "-", str(tmp_path / "old")],
                 "save-jsonl": "-",
                 "save-csv": "v.csv",
                 "weights": "imagenet",
@@ -321,8 +321,8 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     options = parse("infer", ["--config", folder / "c.json"])
     assert options["pipeline"] == str(folder / "line3.joblib")
     pattern = str(tmp_path / "line [[]3]" / "*.png")
-    there = [str(folder / "new"), pattern, str(folder / "x[1].png"), str(tmp_path / "old")]
-    assert options["input"] == there
+    there = [folder / "new", pattern, folder / "x[1].png", "-", tmp_path / "old"]
+    assert options["input"] == [str(one) for one in there]
     assert options["save_csv"] == str(folder / "v.csv")
     for word, value in {"save_jsonl": "-", "weights": "imagenet", "device": "cpu"}.items():
         assert options[word] == value
