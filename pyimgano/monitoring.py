@@ -424,7 +424,8 @@ class DriftMonitor(CheckedStateMixin):
             the part, counted from 0 since ``fit``; ``"since"``, the estimated number of the first
             part that is different; ``"direction"``, ``"higher"``, ``"lower"`` or ``"wider"``;
             ``"evidence"`` and ``"limit"``; ``"recent"``, the mean of up to 20 parts since then,
-            and ``"calibration"``, the 0.05, 0.5 and 0.95 quantiles of the calibration images;
+            None where only p-values were given, and ``"calibration"``, the 0.05, 0.5 and 0.95
+            quantiles of the calibration images;
             ``"points_to"``, ``"camera"``, ``"product"`` or ``"unknown"``, a hint; ``"message"``
             in words; and ``"time"``.
 
@@ -505,13 +506,13 @@ class DriftMonitor(CheckedStateMixin):
                     continue
                 if name == "failed":
                     failed = row["score"] > self.threshold_ if "score" in row else not watched
-                    factors, value = self._bet_on_failing(failed), float(failed)
+                    factors, values = self._bet_on_failing(failed), [float(failed)]
                 else:
                     p, q = self._smoothed_p_value(k, row, *random[k])
-                    factors, value = _bet(p, q), row.get(name, row.get("p_value", 0.0))
+                    factors, values = _bet(p, q), [row[name]] if name in row else []
                 if self._stopped[k]:  # parts are counted on, as restart may keep them
                     continue
-                self._recent[k] = [*self._recent[k][1 - _RECENT :], value]
+                self._recent[k] = [*self._recent[k], *values][-_RECENT:]
                 if self._is_too_much(k, factors, part):
                     self._stopped[k] = True
                     alarms.append(self._alarm(k, part))
@@ -574,7 +575,7 @@ class DriftMonitor(CheckedStateMixin):
         direction = "higher" if name == "failed" else _BETS[best][0]
         recent = self._recent[k]
         since = int(self._run_starts[k, best])
-        mean = float(np.mean(recent[-max(1, part + 1 - since) :]))
+        latest = recent[-max(1, part + 1 - since) :]
         alarm = {
             "statistic": name,
             "part": part,
@@ -582,7 +583,7 @@ class DriftMonitor(CheckedStateMixin):
             "direction": direction,
             "evidence": self.evidence_[name],
             "limit": self.limit_,
-            "recent": mean,
+            "recent": float(np.mean(latest)) if latest else None,
             "calibration": self.calibration_quantiles_.get(name),
             "points_to": self._points_to(name),
             "time": utc_now(),
@@ -675,7 +676,10 @@ def _in_words(alarm: Mapping[str, Any], max_fail_rate: float | None) -> str:
         )
     low, middle, high = alarm["calibration"]
     what = {"wider": "varies more than"}.get(alarm["direction"], f"is {alarm['direction']} than")
+    change = f"{alarm['statistic']} of good parts {what} in calibration {since}"
+    if alarm["recent"] is None:  # only p-values are known
+        return change
     return (
-        f"{alarm['statistic']} of good parts {what} in calibration {since}: {alarm['recent']:.4g} "
-        f"in the mean, where calibration has {middle:.4g} ({low:.4g} to {high:.4g})"
+        f"{change}: {alarm['recent']:.4g} in the mean, where calibration has {middle:.4g} "
+        f"({low:.4g} to {high:.4g})"
     )

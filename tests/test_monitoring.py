@@ -204,6 +204,10 @@ def test_p_values_say_as_much_as_scores():
     assert by_p_values.evidence_ == by_scores.evidence_
     assert by_p_values._counts.tolist() == by_scores._counts.tolist()
     assert 0 < by_p_values._n_seen[0] < 120  # those that fail are left out in both
+    (alarm,) = by_p_values.update(calibrator.p_value(column(rng.normal(-2, size=60))))
+    assert (alarm["direction"], alarm["recent"]) == ("lower", None)
+    assert alarm["message"].endswith(f"lower than in calibration since about part {alarm['since']}")
+    by_p_values = copy.deepcopy(by_scores)
     with pytest.raises(ValueError, match=r"part 1 has the p-value 0\.015.* multiples of 1 / 51"):
         by_p_values.update([1.0, 0.015])
     assert by_p_values.n_parts_ == 120
