@@ -176,6 +176,9 @@ class CommandParser(argparse.ArgumentParser):
         from_file = _config.take_config(self, words) if asked else {}
         options = parse(words) if namespace is None else parse(words, namespace)
         for action in self._actions:
+            if _config.is_empty_path(action, getattr(options, action.dest, None)):
+                name = "/".join(action.option_strings) or action.metavar
+                self.error(f"argument {name}: is empty; give a path")
             if _config.collects(action) and action.dest in from_file:
                 # What is added on the command line takes the place of what the file holds.
                 found, of_file = getattr(options, action.dest), from_file[action.dest]
@@ -556,7 +559,10 @@ def side(text: str) -> int:
 
 def count_or_zero(text: str) -> int:
     """Option value that is an integer of at least 0."""
-    return 0 if text == "0" else count(text)
+    value = _number(text, int)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return value
 
 
 def strict_json(text: str | bytes) -> Any:

@@ -20,9 +20,9 @@ from typing import Any
 
 from pyimgano.cli import _common, _options
 
-__all__ = ["collects", "config_text", "is_asked_for", "read_config", "take_config"]
+__all__ = ["collects", "config_text", "is_asked_for", "is_empty_path", "read_config", "take_config"]
 
-_PATH = re.compile(r"\b(BUNDLE|DIR|FILE|PATH|RUN)\b")
+_PATH = re.compile(r"\b(BUNDLE|DIR|FILE|INPUT|PATH|RUN)\b")
 # Types of values, by the return annotations of the functions that parse them.
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
@@ -284,6 +284,23 @@ def _shown(value: Any) -> str:
     except TypeError:  # a date
         text = str(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def is_empty_path(action: argparse.Action, value: Any) -> bool:
+    """Tell whether an option for paths is given an empty one, which would be the current folder.
+
+    Parameters
+    ----------
+    action : Action
+    value : object
+        Its value, or values.
+
+    Returns
+    -------
+    bool
+    """
+    word = action.metavar if isinstance(action.metavar, str) else ""
+    return bool(_PATH.search(word)) and (value == "" or (isinstance(value, list) and "" in value))
 
 
 def _is_path(action: argparse.Action, text: str) -> bool:

@@ -59,7 +59,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--image-size",
         metavar="PIXELS",
-        type=_common.count,
+        type=_common.side,
         help=f"side of the synthetic pictures (default: {_defaults.IMAGE_SIDE})",
     )
     data.add_argument(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +23,13 @@ __all__ = [
     "pipeline_of_run",
     "prepare_networks",
 ]
+
+
+# Errors of joblib.load by what is in a file. ValueError and ImportError have kinds of their own.
+_OF_DAMAGED_PICKLES = (
+    *(AttributeError, EOFError, ImportError, LookupError, OverflowError, TypeError, ValueError),
+    *(pickle.UnpicklingError, struct.error, zlib.error),
+)
 
 
 class _Repeated(argparse.Action):
@@ -234,16 +244,17 @@ def load_pipeline(path: str, trust: bool) -> Any:
 
         pipeline = load(path)
     else:
-        import pickle
-
         import joblib
 
         from pyimgano.persistence._networks import look_beside
 
         try:
             pipeline = joblib.load(path)
-        except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError) as error:
-            raise _common.UsageError(f"{path}: is no joblib file ({error})") from error
+        except _OF_DAMAGED_PICKLES as error:
+            raise _common.UsageError(
+                f"{path}: is no joblib file, or is damaged, or needs a package that is not "
+                f"installed ({type(error).__name__}: {error})"
+            ) from error
         look_beside(pipeline, os.path.dirname(os.path.realpath(path)))
     if not hasattr(pipeline, "score_samples"):
         raise _common.UsageError(

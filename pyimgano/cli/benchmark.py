@@ -215,6 +215,12 @@ def _run_checked(options: argparse.Namespace) -> int:
 def _what_to_evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The model or pipeline in words, and as arguments of ``run_benchmark``."""
     if options.pipeline is not None:
+        from pyimgano.benchmark._pipelines import given_pipeline
+
+        try:
+            given_pipeline(options.pipeline, options.quantile)
+        except (TypeError, ValueError) as error:
+            raise _common.UsageError(f"--pipeline {options.pipeline}: {error}") from error
         return f"copies of {options.pipeline}", {"pipeline": options.pipeline}
     name, described = _options.name_model(options)
     model = _options.make_model_as_asked(options, name, _common.on_terminal())
@@ -260,7 +266,14 @@ def _backend(options: argparse.Namespace) -> Iterator[None]:
     from pyimgano.utils._optional import import_optional
 
     distributed = import_optional("distributed", "dask", "--joblib-backend dask")
-    with distributed.Client(options.dask_scheduler):  # noqa: SIM117 (joblib needs the client)
+    try:
+        client = distributed.Client(options.dask_scheduler)
+    except (OSError, ValueError) as error:
+        raise _common.UsageError(
+            f"--dask-scheduler {options.dask_scheduler}: {error}; give the address of a scheduler "
+            "that runs, such as tcp://10.0.0.5:8786"
+        ) from error
+    with client:  # noqa: SIM117 (joblib needs the client)
         with parallel_config("dask", n_jobs=options.jobs or -1):
             yield
 

@@ -25,12 +25,10 @@ __all__ = ["categories", "load", "load_folder", "match_masks"]
 _NO_LABEL = ("unknown", "unlabeled", "unlabelled")
 
 _LAYOUTS = (
-    "The layouts are\n"
-    "  MVTec:          train/good, test/<kind of defect>, test/good, and the masks in "
-    "ground_truth/<kind>/<stem>_mask.png or <stem>.png\n"
-    "  normal/anomaly: train/normal, test/normal, test/anomaly, and the masks, if any, in "
-    "ground_truth/anomaly/<stem>_mask.png or <stem>.png\n"
-    "and in both test/unknown, or images in test itself, for those without labels"
+    "The layouts are that of MVTec: train/good, test/<kind of defect>, test/good, and the masks in "
+    "ground_truth/<kind>/<stem>_mask.png or <stem>.png; and normal/anomaly: train/normal, "
+    "test/normal, test/anomaly, and the masks, if any, in ground_truth/anomaly/<stem>_mask.png or "
+    "<stem>.png; in both test/unknown, or images in test itself, for those without labels"
 )
 
 

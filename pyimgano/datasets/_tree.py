@@ -170,7 +170,7 @@ def layout_error(name: str, folder: Path, problem: str = "") -> DatasetError:
     problem = f"{problem}; " if problem else ""
     content = f"found {found(folder)}" if folder.is_dir() else "it is no folder"
     return DatasetError(
-        f"{folder}: {problem}{content}. The layout of {info.title} is\n  {info.layout}\n"
+        f"{folder}: {problem}{content}. The layout of {info.title} is {info.layout}. "
         f"Its official page is {info.page}; download it there and give the folder it was "
         f"unpacked to."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -153,6 +154,14 @@ def test_options_of_models_are_refused_beside_a_pipeline(options, message, tmp_p
     assert status == 2
     said = capsys.readouterr()
     assert message in said.err and said.out == ""
+
+
+def test_a_file_that_holds_no_detector_is_refused(tmp_path, capsys):
+    joblib.dump({"a": 1}, tmp_path / "dict.joblib")
+    command = ["--dataset", "synthetic", "--no-save-run", "--pipeline"]
+    assert benchmark.main([*command, str(tmp_path / "dict.joblib")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: --pipeline {tmp_path / 'dict.joblib'}: pipeline (dict) is no outlier" in last
 
 
 def test_the_command_takes_the_quantile_of_the_pipeline(root, fitted, expected, tmp_path, capsys):

@@ -176,6 +176,15 @@ def test_two_processes_write_what_one_writes(root, tmp_path, cross_fit):
     assert list(two.pipelines.paths) == NAMES[:2]
 
 
+def test_an_address_that_is_no_scheduler_is_refused(capsys):
+    pytest.importorskip("distributed")
+    command = ["--dataset", "synthetic", "--no-save-run", "--model", "industrial-fast-filterbank"]
+    address = ["--joblib-backend", "dask", "--dask-scheduler", "nowhere"]
+    assert benchmark.main([*command, *address]) == 2
+    message = "--dask-scheduler nowhere: missing port number in address 'nowhere'; give the address"
+    assert message in capsys.readouterr().err
+
+
 def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path, cross_fit):
     distributed = pytest.importorskip("distributed")
     command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64]

@@ -428,6 +428,8 @@ def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
         ("--dataset synthetic --resume --no-save-run", "--resume goes on with a run directory"),
         ("--dataset synthetic --joblib-backend dask", "go together"),
         ("--dataset synthetic --dask-scheduler tcp://x:1", "go together"),
+        ("--dataset folder --root {root}/wood --output-dir=", "argument --output-dir: is empty"),
+        ("--dataset synthetic --image-size 10000", "10000 is more than 8192 pixels"),
         ("--dataset synthetic --jobs 2 --threads 1", "--threads is for one process"),
         ("--dataset synthetic --resume nowhere", "resume='nowhere' is no run directory"),
         ("--dataset synthetic --output {root}", "is a folder; give a file"),
@@ -466,7 +468,7 @@ def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
         ('--dataset synthetic --model-kwargs {{"coreset":1}}', "Did you mean 'coreset_ratio'?"),
         ("--dataset synthetic --set coreset_ratio", "is not of the form NAME=VALUE"),
         ("--dataset synthetic --overlays x", "'x' is not an integer"),
-        ("--dataset synthetic --overlays -1", "-1 is not at least 1|expected one argument"),
+        ("--dataset synthetic --overlays -1", "-1 is not at least 0|expected one argument"),
         ("--dataset synthetic --weights a.pth", "--weights belongs to a network"),
         ("--dataset synthetic --crop 0", "--crop belongs to a network"),
     ],
@@ -880,7 +882,7 @@ def test_threads_are_those_asked_for(root, tmp_path, monkeypatch):
         ("--resize 99999", "99999 is more than 8192 pixels"),
         ("--trheads 1", "unrecognized arguments: --trheads 1; did you mean --threads?"),
         ("--features resnet81", "resnet81"),
-        ("--seed -1", "-1 is not at least 1|expected one argument"),
+        ("--seed -1", "-1 is not at least 0|expected one argument"),
         ("--val-dir {tmp}/no", "--val-dir {tmp}/no does not exist; give the folder"),
         ("--val-dir {tmp}/good", "lies in the other"),
         ("--val-dir {tmp}/good/more", "lies in the other"),
@@ -1157,6 +1159,8 @@ def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):
         ("--pipeline {tmp} --input {images}", "is a folder"),
         ("--pipeline {tmp}/text --input {images}", "is not an estimator saved by pyimgano.save"),
         ("--pipeline {tmp}/text --input {images} --trust", "is no joblib file"),
+        ("--pipeline {tmp}/short --input {images} --trust", "is no joblib file, or is damaged"),
+        ("--pipeline= --input {images}", "argument --pipeline: is empty; give a path"),
         ("--pipeline {tmp}/list --input {images} --trust", "holds a list, which is no fitted"),
         ("--pipeline {file} --input {tmp}/empty", "there is no image in this folder"),
         ("--pipeline {file} --input {tmp}/no/*.png", "no file matches this pattern"),
@@ -1167,6 +1171,7 @@ def test_infer_trusts_only_when_told_to(pipeline_file, root, tmp_path, capsys):
 def test_infer_refuses_wrong_options(arguments, message, pipeline_file, root, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no pipeline")
+    (tmp_path / "short").write_bytes(b"junk")
     (tmp_path / "image.png").touch()
     joblib.dump([1], tmp_path / "list")
     places = {"tmp": tmp_path, "file": pipeline_file, "images": root / "wood" / "test"}

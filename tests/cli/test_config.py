@@ -257,7 +257,7 @@ def test_files_that_are_no_configuration(name, content, message, tmp_path, capsy
         ({"seed": 1.0}, "seed must be an integer, not 1.0"),
         ({"seed": True}, "seed must be an integer, not true"),
         ({"seed": None}, "seed must be an integer, and is left out for the default, not null"),
-        ({"seed": -1}, "seed: -1 is not at least 1"),
+        ({"seed": -1}, "seed: -1 is not at least 0"),
         ({"save-run": "no"}, 'save-run must be true or false, not "no"'),
         ({"resume": 3}, "resume must be true, false or a string, not 3"),
         ({"resize": ["64"]}, 'resize must be an integer or a list of them, not "64"'),
