@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     "doc/benchmarks.rst",
+    "doc/user_guide/defects.rst",
     "doc/user_guide/detectors.rst",
     "doc/user_guide/monitoring.rst",
     "doc/user_guide/thresholds.rst",
@@ -183,6 +184,35 @@ def false_positives() -> Table:
     return Table(("detector", "splits", "asked for 10 %", "5 %", "1 %"), (36, 10, 18, 18, 18), rows)
 
 
+def defect_regions() -> Table:
+    """Good images with any region, defects overlapped, and precision and recall of pixels."""
+    records = read()
+    rows = []
+    for features, setting in (
+        ("ResNet-18", "patchcore 1%/resnet18, whole image"),
+        ("ResNet-18, 10 % coreset", "patchcore 10%/resnet18, whole image"),
+        ("filter bank (no weights)", "patchcore 1%/filterbank"),
+    ):
+        for by in ("training images", "good test images"):
+            for name in ("plain threshold", "preset"):
+                cells = []
+                for category in CATEGORIES:
+                    key = f"defect regions/{category}/{setting}/{name}, by {by}"
+                    if key not in records:
+                        cells.append("")
+                        continue
+                    good, overlapped, precision, recall = (
+                        100 * value["mean"] for value in records[key]["values"].values()
+                    )
+                    cells.append(
+                        f"{good:.0f} / {overlapped:.1f} % ({precision:.0f} / {recall:.0f} %)"
+                    )
+                if any(cells):
+                    rows.append((features, by, name, *cells))
+    header = ("features", "threshold by", "way", "bottle", "screw")
+    return Table(header, (20, 16, 16, 24, 24), rows)
+
+
 def detectors() -> Table:
     fast = "features: 15 ms per image"
     return Table(
@@ -250,6 +280,7 @@ def drift() -> Table:
 
 TABLES: dict[str, Callable[[], Table]] = {
     "accuracy": accuracy,
+    "defect regions": defect_regions,
     "detectors": detectors,
     "drift": drift,
     "false positives": false_positives,
