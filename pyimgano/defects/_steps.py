@@ -146,8 +146,15 @@ def clean(
         if side > 1:
             mask = _with_square(mask, operation, side) & inside
     if fill_holes:
-        mask = ndimage.binary_fill_holes(mask) & inside
+        mask = _without_holes(mask) & inside
     return mask
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    # Around the map lies a frame of background, which is one with all that is no hole.
+    outside = np.pad(~mask, 1, constant_values=True)
+    _, labels = cv2.connectedComponents(outside.view(np.uint8), connectivity=4)
+    return (labels != labels[0, 0])[1:-1, 1:-1]
 
 
 def _with_square(mask: np.ndarray, operation: int, side: int) -> np.ndarray:
