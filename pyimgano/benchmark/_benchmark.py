@@ -160,14 +160,14 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Fit on the good training images of a dataset, judge its test images, report.
 
-    For each category the pipeline ``ImageFormatNormalizer``, ``ThresholdCalibrator`` of the
-    model is fitted and the threshold put where ``quantile`` asks for it, without a look at the
-    test set: on the good validation images where the dataset has any, else on out-of-sample scores
-    of the training images. The threshold of pixels is put on maps of the same validation images,
-    or on those of a fifth of the training images by a copy of the model fitted on the others. A ``ThresholdCalibrator`` of your own with another ``cv`` than
-    ``"auto"`` keeps to that. Everything found is returned and, in ``output_dir``, written to a new
-    directory. A category whose ``report.json`` is there is complete, and so is a run: these are
-    written last.
+    For each category the pipeline ``ImageFormatNormalizer``, ``ThresholdCalibrator`` of the model
+    is fitted and the threshold put where ``quantile`` asks for it, without a look at the test set:
+    on the good validation images where the dataset has any, else on out-of-sample scores of the
+    training images. The threshold of pixels is put on maps of the same validation images, or on
+    those of a fifth of the training images by a copy of the model fitted on the others. A
+    ``ThresholdCalibrator`` of your own with another ``cv`` than ``"auto"`` keeps to that.
+    Everything found is returned and, in ``output_dir``, written to a new directory. A category
+    whose ``report.json`` is there is complete, and so is a run: these are written last.
 
     A category that fails, say because a training image is damaged, does not keep the others from
     being run: ``report["failed"]`` says why, and whether it is only its pictures that could not be
