@@ -396,12 +396,13 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
             return self._score_by_bisection(one)
         values = np.unique(one.values)
         low, high = -1, len(values) - 1  # at the largest value, no pixel is above
+        step = 1  # the score is mostly near the top: steps down double until there is a region
         while high - low > 1:
-            middle = (low + high) // 2
+            middle = max(high - step, (low + high) // 2)
             if self._has_region(one, float(values[middle])):
                 low = middle
             else:
-                high = middle
+                high, step = middle, 2 * step
         return float(values[high])
 
     def _score_by_bisection(self, one: _Prepared) -> float:
@@ -409,13 +410,13 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
         reach = max(0.0, float(one.values.max()) - low)
         reach /= self.hysteresis[1] if self.hysteresis else 1.0
         high = low + reach * (1 + _PRECISION / 2)  # no pixel is above, however levels are rounded
-        least = _PRECISION * (high - low)
+        least = step = _PRECISION * (high - low)
         while high - low > least:
-            middle = (low + high) / 2
+            middle = max(high - step, (low + high) / 2)
             if self._has_region(one, middle):
                 low = middle
             else:
-                high = middle
+                high, step = middle, 4 * step
         return high
 
     def _score_by_steps(self, one: _Prepared) -> float:
