@@ -246,9 +246,12 @@ def _check(options: argparse.Namespace) -> None:
             "--defect-option says how defects are found: give --defects as well"
         )
     crops = any(text.startswith("crop") for text in options.preprocess)
-    if crops and any(name == "roi" for name, _ in options.defect_option):
+    placed = [name for name, _ in options.defect_option if name in ("roi", "border_ignore_px")]
+    if crops and placed:
         raise _common.UsageError(
-            "--defect-option roi and --preprocess crop do not go together: leave one of them out"
+            f"--defect-option {placed[0]} and --preprocess crop do not go together: it would be "
+            "one of the crop when the threshold is put, and of the whole image afterwards; leave "
+            "one of them out"
         )
     if options.roi is not None and options.tile is not None:
         raise _common.UsageError(
