@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,6 +26,8 @@ ENGINE_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 # Those that run on nothing but the CPU.
 CPU_ENGINES = frozenset({"native", "onnxruntime", "openvino"})
 
+# Bytes of an ONNX file: its format has no larger numbers.
+_MOST_BYTES = 2**31 - 2**20
 # Sizes of images that a network is kept ready for.
 _MOST_SIZES = 8
 
@@ -63,6 +66,12 @@ class OnnxNetwork:
         self.shapes, self.tables = module.shapes, module.tables
         self._backbone, self._layers = backbone, list(layers)
         self._lock = Lock()
+        n_bytes = sum(4 * math.prod(shape) for shape in self.shapes.values())
+        if n_bytes > _MOST_BYTES:
+            raise ValueError(
+                f'engine="{engine}": the weights of {backbone} are {n_bytes / 1e9:.1f} GB, and an '
+                'ONNX file holds 2 GB. Use engine="torch".'
+            )
         # Imported now: what is missing is told before any image is read.
         self._start = _onnxruntime() if engine == "onnxruntime" else _openvino(precision)
 

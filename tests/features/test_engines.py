@@ -200,6 +200,12 @@ def test_what_an_engine_does_not_offer(name, options, error, message):
         step_of(name, **options).fit(IMAGES)
 
 
+def test_a_network_that_is_too_large_for_a_file(engine, monkeypatch):
+    monkeypatch.setattr(_engines, "_MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r'are 0\.0 GB, and an ONNX file .*engine="torch"'):
+        step_of("efficientnet_lite0", engine=engine, random_state=80).fit(IMAGES)
+
+
 def test_a_missing_engine_is_named_with_both_ways_out(engine, monkeypatch):
     step = step_of("efficientnet_lite0").fit(IMAGES)
     saved = pickle.dumps(step.set_params(engine=engine))
