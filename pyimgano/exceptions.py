@@ -92,7 +92,7 @@ class RunError(ValueError):
 
 
 class DeviceError(ValueError):
-    """The machine has no such device as a network is to run on."""
+    """The machine has no such device as a network is to run on, or its engine cannot run it."""
 
 
 class TooFewImagesError(ValueError):

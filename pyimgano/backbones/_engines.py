@@ -68,7 +68,7 @@ class OnnxNetwork:
         self._lock = Lock()
         n_bytes = sum(4 * math.prod(shape) for shape in self.shapes.values())
         if n_bytes > _MOST_BYTES:
-            raise ValueError(
+            raise DeviceError(
                 f'engine="{engine}": the weights of {backbone} are {n_bytes / 1e9:.1f} GB, and an '
                 'ONNX file holds 2 GB. Use engine="torch".'
             )
@@ -141,7 +141,7 @@ def _openvino(precision: str) -> Start:
     if precision == "bfloat16" and "BF16" not in can:
         raise DeviceError(
             'engine="openvino" with precision="bfloat16": this processor has no instructions for '
-            'bfloat16, and OpenVINO would compute in float32. Use engine="torch".'
+            "bfloat16, and OpenVINO would compute in float32. Use another engine, or fit in float32."
         )
 
     def start(model: bytes, size: tuple[int, int], threads: int, at_once: int) -> Run:

@@ -231,7 +231,7 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
 
     def _engine(self, device: str) -> str:
         if self.engine == "torch" and EfficientNetLite.offers(self.backbone):
-            raise ValueError(
+            raise DeviceError(
                 f'engine="torch" does not run {self.backbone}, which torchvision does not have. '
                 'Use "auto", "onnxruntime" or "openvino".'
             )

@@ -138,10 +138,15 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """Choose the engine for a device, if it can run this network."""
         auto = self._auto_engine(device)
         if self.engine == "native" and auto != "native":
-            raise ValueError(
+            raise DeviceError(
                 f'engine="native" does not run {self.backbone} with layers={self.layers!r} and '
                 f"precision={self.precision!r}: it has EfficientNet-Lite0, and ResNets as far as "
                 'layers are whole layers or blocks, in float32. Use engine="torch", or "auto".'
+            )
+        if self.engine == "onnxruntime" and self.precision != "float32":
+            raise DeviceError(
+                'engine="onnxruntime" computes in float32 only, got '
+                f"precision={self.precision!r}. OpenVINO and torch have both."
             )
         return auto if self.engine == "auto" else self.engine
 
@@ -153,11 +158,6 @@ class BaseNetworkFeatures(BasePatchFeatures):
             raise DeviceError(
                 f'engine="{self.engine}" runs on the CPU only, got device={self.device!r}. '
                 'Leave it at "auto", or use engine="torch".'
-            )
-        if self.engine == "onnxruntime" and self.precision != "float32":
-            raise DeviceError(
-                'engine="onnxruntime" computes in float32 only, got '
-                f"precision={self.precision!r}. OpenVINO and torch have both."
             )
         return "cpu"
 
@@ -178,7 +178,9 @@ class BaseNetworkFeatures(BasePatchFeatures):
         WeightsError
             If the weights are not to be found, or are not those of ``fit``.
         DeviceError
-            If this machine has no such device.
+            If this machine has no such device, or the engine cannot run the network.
+        MissingExtraError
+            If the engine is not installed.
         """
         self._as_fitted()._network()
         return self
@@ -295,17 +297,17 @@ class BaseNetworkFeatures(BasePatchFeatures):
         expected = getattr(self, "weights_sha256_", None)
         try:
             device = self._device()
-            engine = self._engine(device)
         except DeviceError as error:
             if expected is None:
                 raise
             raise DeviceError(f"{error} {_how_to_set(self, 'device', 'cpu')}") from error
         try:
-            network = self._built_network(layers, device, engine)
-        except MissingExtraError as error:
-            if self.engine not in ENGINE_EXTRAS:
+            network = self._built_network(layers, device, self._engine(device))
+        except (DeviceError, MissingExtraError) as error:
+            if expected is None or self.engine in ("auto", self._auto_engine(device)):
                 raise
-            raise MissingExtraError(f"{error}\nOr {_how_to_set(self, 'engine', 'auto')}") from error
+            way_out = _how_to_set(self, "engine", "auto")
+            raise type(error)(f"{error}\nOr {way_out}") from error
         if expected is not None and network.sha256 != expected:
             raise WeightsError(self._other_weights_message(network.sha256))
         self._loaded = (parameters, network)

@@ -188,11 +188,11 @@ def test_only_so_many_sizes_are_kept_ready(engine, monkeypatch):
         (
             "resnet18",
             {"engine": "native", "precision": "bfloat16"},
-            ValueError,
+            DeviceError,
             'engine="native" does not run resnet18 .*precision=\'bfloat16\'.*engine="torch"',
         ),
-        ("efficientnet_lite0", {"engine": "torch"}, ValueError, "torchvision does not have"),
-        ("vit", {"engine": "native"}, ValueError, 'engine="native" does not run timm:test_vit'),
+        ("efficientnet_lite0", {"engine": "torch"}, DeviceError, "torchvision does not have"),
+        ("vit", {"engine": "native"}, DeviceError, 'engine="native" does not run timm:test_vit'),
     ],
 )
 def test_what_an_engine_does_not_offer(name, options, error, message):
@@ -202,7 +202,7 @@ def test_what_an_engine_does_not_offer(name, options, error, message):
 
 def test_a_network_that_is_too_large_for_a_file(engine, monkeypatch):
     monkeypatch.setattr(_engines, "_MOST_BYTES", 1000)
-    with pytest.raises(ValueError, match=r'are 0\.0 GB, and an ONNX file .*engine="torch"'):
+    with pytest.raises(DeviceError, match=r'are 0\.0 GB, and an ONNX file .*engine="torch"'):
         step_of("efficientnet_lite0", engine=engine, random_state=80).fit(IMAGES)
 
 

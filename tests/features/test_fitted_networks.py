@@ -151,10 +151,20 @@ def test_infer_takes_weights_device_and_engine(
     assert status == 0, err
     by_engine = json.loads(out.read_text().splitlines()[0])["score"]
     assert by_engine != -scores[0] and by_engine == pytest.approx(-scores[0], rel=1e-4)
+    status, err = message(*found, "--engine", "native")
+    assert status == 0, err
     load_network.cache_clear()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it was not installed
     status, err = message(*found, "--engine", "onnxruntime")
     assert status == 2 and 'pip install "pyimgano[onnx]"' in err, err
+    assert "pyimgano infer --engine auto" in err
+    for part in find_parts(saved, BackbonePatchFeatures):
+        part.set_params(weights=str(other), device="cpu", engine="native", precision="bfloat16")
+        vars(part).get("_parameters_at_fit", {})["precision"] = "bfloat16"  # as if fitted so
+    pyimgano.save(saved, tmp_path / "line.joblib")
+    status, err = message()
+    assert status == 2 and 'engine="native" does not run' in err, err
+    assert "pyimgano infer --engine auto" in err
 
 
 def test_infer_refuses_network_options_without_a_network(tmp_path, capsys):
