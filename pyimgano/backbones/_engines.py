@@ -141,7 +141,8 @@ def _openvino(precision: str) -> Start:
     if precision == "bfloat16" and "BF16" not in can:
         raise DeviceError(
             'engine="openvino" with precision="bfloat16": this processor has no instructions for '
-            "bfloat16, and OpenVINO would compute in float32. Use another engine, or fit in float32."
+            "bfloat16, and OpenVINO would compute in float32. Use another engine, or fit in "
+            "float32."
         )
 
     def start(model: bytes, size: tuple[int, int], threads: int, at_once: int) -> Run:
