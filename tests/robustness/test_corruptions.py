@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
+import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector
 from pyimgano._kernels.corruptions import Draw, cosines
 from pyimgano.features import FilterBankFeatures
@@ -385,11 +386,14 @@ def test_corruptions_follow_one_another(files):
     assert np.array_equal(resized.transform(files)[0], resized.transform([image])[0])
 
 
-def test_a_pipeline_with_a_corruption_reads_files_one_at_a_time(files, monkeypatch):
+def test_a_pipeline_with_a_corruption_reads_files_one_at_a_time(files, tmp_path, monkeypatch):
     images = np.stack(list(ImageSequence(files)))
     steps = ImageFormatNormalizer(), Corruption("gamma", 5)
     pipe = make_pipeline(*steps, PatchCoreDetector(FilterBankFeatures(resize=32))).fit(images)
-    assert np.array_equal(anomaly_scores(pipe, files), anomaly_scores(pipe, images))
+    expected = anomaly_scores(pipe, images)
+    assert np.array_equal(anomaly_scores(pipe, files), expected)
+    pyimgano.save(pipe, tmp_path / "pipe.joblib")
+    assert np.array_equal(anomaly_scores(pyimgano.load(tmp_path / "pipe.joblib"), files), expected)
     seen = []
     monkeypatch.setattr(
         type(pipe[-1]), "iter_scores", lambda self, X, **options: seen.append(X) or iter(())
