@@ -23,7 +23,7 @@ from pyimgano.benchmark._benchmark import make_pipeline_of
 from pyimgano.benchmark._category import fit
 from pyimgano.benchmark._split import limited
 from pyimgano.datasets import load_folder
-from pyimgano.robustness import robustness_report
+from pyimgano.robustness import CORRUPTIONS, robustness_report
 
 
 def main() -> None:
@@ -64,8 +64,8 @@ def reports(args: argparse.Namespace, category: str) -> Iterator[dict[str, Any]]
 def rows(report: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
     """The figures of each severity; those of the clean images are the same in all."""
     found: dict[int, dict[str, float]] = {}
-    for kind, of_kind in report["corruptions"].items():
-        for one in of_kind["conditions"]:
+    for kind in (kind for kind in CORRUPTIONS if kind in report["corruptions"]):
+        for one in report["corruptions"][kind]["conditions"]:
             row = found.setdefault(one["severity"], figures("clean", report["clean"]))
             row.update(figures(kind, one))
     yield from found.items()
@@ -74,7 +74,6 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
 def figures(name: str, condition: dict[str, Any]) -> dict[str, float]:
     return {
         f"{name}: image AUROC": condition["image_auroc"],
-        f"{name}: pixel AUROC": condition["pixel_auroc"],
         f"{name}: false alarms": condition["false_positive_rate"]["value"],
         f"{name}: misses": condition["miss_rate"]["value"],
     }

@@ -278,9 +278,46 @@ def drift() -> Table:
     return Table(header, (25, 15, 30, 30), rows)
 
 
+# Settings and severities of the tables about corrupted images.
+CORRUPTED = tuple(
+    (f"{category.removesuffix('256')}, {features}", f"{category}/patchcore 1%/{features}{whole}")
+    for category in CATEGORIES
+    for features, whole in (("filterbank", ""), ("resnet18", ", whole image"))
+)
+SEVERITIES = (1, 3)
+
+
+def corrupted(figure: str, form: Callable[[float], str]) -> Table:
+    """A figure of each corruption at two severities, for each category and kind of features."""
+    records = read()
+
+    def cell(kind: str, setting: str) -> str:
+        keys = [f"robustness/{setting}/{severity}" for severity in SEVERITIES]
+        found = [
+            form(records[key]["values"][f"{kind}: {figure}"]["mean"]) if key in records else "-"
+            for key in keys
+        ]
+        return found[0] if kind == "clean" else " / ".join(found)
+
+    first = next(iter(key for key in records if key.startswith("robustness/")))
+    kinds = [name.split(":")[0] for name in records[first]["values"] if name.endswith(figure)]
+    rows = [
+        (kind.replace("_", " "), *(cell(kind, setting) for _, setting in CORRUPTED))
+        for kind in kinds
+    ]
+    return Table(("corruption", *(name for name, _ in CORRUPTED)), (28, 18, 18, 18, 18), rows)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}"
+
+
 TABLES: dict[str, Callable[[], Table]] = {
     "accuracy": accuracy,
     "defect regions": defect_regions,
+    "corrupted images, AUROC": lambda: corrupted("image AUROC", "{:.3f}".format),
+    "corrupted images, false alarms": lambda: corrupted("false alarms", percent),
+    "corrupted images, misses": lambda: corrupted("misses", percent),
     "detectors": detectors,
     "drift": drift,
     "false positives": false_positives,
