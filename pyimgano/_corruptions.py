@@ -81,7 +81,7 @@ class Corruption(BasePreprocessor):
     Parameters
     ----------
     kind : str, default="brightness"
-        One of :data:`~pyimgano.robustness.CORRUPTIONS`.
+        A name in ``pyimgano.robustness.CORRUPTIONS``, which holds strengths and units as well.
     severity : {1, 2, 3, 4, 5}, default=3
         The strength, from hardly visible to what nobody would overlook. The user guide has the
         strengths and their units.

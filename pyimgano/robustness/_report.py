@@ -74,7 +74,7 @@ def robustness_report(
         array, 0 for a good image, None if there is none. They move along with parts that a
         corruption moves.
     corruptions : "all" or sequence of str, default="all"
-        Names in :data:`CORRUPTIONS`.
+        Names in ``pyimgano.robustness.CORRUPTIONS``.
     severities : int or sequence of int, default=(1, 2, 3, 4, 5)
         Severities from 1 to 5.
     random_state : int, default=0
