@@ -177,7 +177,7 @@ class PixelThresholdCalibrator(
 
     _parameter_constraints: dict = {
         "estimator": [HasMethods(["fit", "score_samples"])],
-        "extractor": [HasMethods(["fit", "extract"]), None],
+        "extractor": [DefectExtractor, None],
         "target": [StrOptions({"images", "pixels"})],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "method": [StrOptions({"conformal", "conditional"})],
