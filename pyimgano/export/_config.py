@@ -193,10 +193,12 @@ def as_current(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
 
 
 def _from_1(config: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had the bare number of the threshold, its provenance beside it, and no defects."""
+    """Version 1 had the bare number of the threshold, and knew no defects and no engines."""
     config = dict(config)
     provenance = config.pop("threshold_provenance", None)
     config["threshold"] = {"value": float(config["threshold"]), "provenance": provenance}
+    networks = [{"engine": "auto", **one} for one in config["model"]["networks"]]
+    config["model"] = {**config["model"], "networks": networks}
     return {**config, "pixel_threshold": None, "defects": None, "schema_version": 2}
 
 
@@ -213,6 +215,7 @@ def _networks(estimator: Any) -> list[dict[str, Any]]:
             step.weights_sha256_,
             {
                 "backbone": _plain(step.backbone),
+                "engine": step.engine,
                 "weights_sha256": step.weights_sha256_,
                 "embedded": hasattr(step, "embedded_weights_"),
                 "file": Path(getattr(step, "weights_file_", "")).name or None,
