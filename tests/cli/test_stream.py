@@ -23,6 +23,7 @@ from pyimgano.features import FilterBankFeatures
 from pyimgano.inputs import _read_ahead
 from pyimgano.testing import make_check_images
 from pyimgano.utils._stages import STAGES
+from tests.inputs import image_files
 
 N = 9
 
@@ -230,6 +231,21 @@ def test_what_takes_too_long_is_an_error_of_that_image(pipeline, photos, tmp_pat
     assert sorted(errors) == [2, 4, 6]
     assert errors[2].endswith("was not read within the time limit of 0.7 s")
     assert errors[6].endswith("was not judged within the time limit of 0.7 s")
+
+
+def test_malformed_files_of_every_kind_have_an_error(pipeline, tmp_path):
+    (tmp_path / "bad").mkdir()
+    n = 0
+    for name, sample in image_files.samples().items():
+        missing = next(image_files.without_pixels(sample, step=len(sample.data) // 3))[1]
+        for data in (sample.data[: 2 * len(sample.data) // 3], missing):
+            n += 1
+            (tmp_path / "bad" / f"{n}_{name}.png").write_bytes(data)  # the content tells the kind
+    jsonl = tmp_path / "o.jsonl"
+    assert call(pipeline, tmp_path / "bad", "--save-jsonl", jsonl) == 1
+    records = lines(jsonl)[:-1]
+    assert len(records) == n >= 70
+    assert [record["path"] for record in records if "error" not in record] == []
 
 
 # ---- a hot folder ------------------------------------------------------------------------
