@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
 from pyimgano._nesting import find_parts
 from pyimgano.datasets import make_inspection_dataset
-from pyimgano.features import BasePatchFeatures
+from pyimgano.features import BackbonePatchFeatures, BasePatchFeatures
 from pyimgano.inputs import ImageSequence
 from pyimgano.utils._threads import n_threads
 
@@ -46,25 +47,26 @@ COMMAND = [sys.executable, "-m", "pyimgano", "infer"]
 
 
 # ---- what is judged -------------------------------------------------------------------
-def make_pipeline_file(folder: Path, features: str) -> Path:
+def make_pipeline_file(folder: Path, features: str, weights: str | None = None) -> Path:
     """Fit and save a pipeline; one that an earlier run has saved is taken as it is."""
     path = folder / f"{features}.joblib"
     if not path.exists():
         good = make_inspection_dataset("bottle_cap", n_train=60, size=SIDE).X_train
-        detector = PatchCoreDetector(features, coreset_ratio=0.01)
+        step = features if weights is None else BackbonePatchFeatures(features, weights=weights)
+        detector = PatchCoreDetector(step, coreset_ratio=0.01)
         pipeline = make_pipeline(ImageFormatNormalizer(), ThresholdCalibrator(detector))
         pyimgano.save(pipeline.fit(good), path)
     return path
 
 
-def write_images(folder: Path, n: int, side: int = SIDE) -> Path:
+def write_images(folder: Path, n: int, kind: str = "png") -> Path:
     """Write images, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = make_inspection_dataset("bottle_cap", n_train=N_DRAWN, size=side).X_train
+    drawn = make_inspection_dataset("bottle_cap", n_train=N_DRAWN, size=SIDE).X_train
     for i in range(n):
-        path = folder / f"{i:06}.png"
+        path = folder / f"{i:06}.{kind}"
         if not path.exists() and i >= N_MADE:
-            shutil.copy(folder / f"{i % N_MADE:06}.png", path)
+            shutil.copy(folder / f"{i % N_MADE:06}.{kind}", path)
         elif not path.exists():
             noise = np.random.default_rng(i).integers(0, 4, size=drawn[0].shape, dtype=np.uint8)
             image = cv2.add(drawn[i % N_DRAWN], noise)
@@ -79,7 +81,7 @@ def lines(path: Path) -> list[dict]:
 def check_once(records: list[dict], images: Path, n: int) -> None:
     """Raise unless each image has one record."""
     paths = [record["path"] for record in records if "path" in record]
-    missing = {str(path) for path in images.rglob("*.png")} - set(paths)
+    missing = {str(path) for path in images.iterdir()} - set(paths)
     assert len(paths) == len(set(paths)) == n and not missing, (len(paths), n, len(missing))
     assert [record["index"] for record in records if "path" in record] == list(range(n))
 
@@ -94,14 +96,20 @@ def count_records(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def memory(place: Path, features: str, n: int, batch_size: int, workers: int) -> None:
-    pipeline, images = make_pipeline_file(place, features), write_images(place / "images", n)
+def memory(options: argparse.Namespace, place: Path) -> None:
+    n, batch_size, workers = options.images, options.batch_size, options.num_workers
+    pipeline = make_pipeline_file(place, options.features, options.weights)
+    images = write_images(place / f"{options.kind}{n}", n, options.kind)
     out, profile = place / "verdicts.jsonl", place / "profile.json"
-    command = [*COMMAND, str(pipeline), str(images), "--save-jsonl", str(out)]
-    command += ["--batch-size", str(batch_size), "--num-workers", str(workers)]
-    command += ["--save-profile", str(profile), "--profile"]
+    how = ["--batch-size", str(batch_size), "--num-workers", str(workers)]
+    how += ["--save-profile", str(profile), "--save-jsonl", str(out)]
+    cpu = -children_cpu()
+    few = sorted(images.iterdir())[:batch_size]  # for the time that it takes to start
+    subprocess.run([*COMMAND, str(pipeline), *map(str, few), *how], check=True)
+    started = cpu + children_cpu()
     found: list[tuple[int, int]] = []
-    with subprocess.Popen(command) as process:
+    cpu = -children_cpu()
+    with subprocess.Popen([*COMMAND, str(pipeline), str(images), *how, "--profile"]) as process:
         while process.poll() is None:
             time.sleep(0.5)
             try:
@@ -110,6 +118,7 @@ def memory(place: Path, features: str, n: int, batch_size: int, workers: int) ->
                 break
             found.append((count_records(Path(f"{out}.part")), size))
     assert process.returncode == 0, process.returncode
+    cpu = (cpu + children_cpu() - started) / (n - batch_size)
     check_once(lines(out), images, n)
     quarters = [
         [size for done, size in found if k * n / 4 <= done < (k + 1) * n / 4] for k in range(4)
@@ -120,21 +129,31 @@ def memory(place: Path, features: str, n: int, batch_size: int, workers: int) ->
     )
     print(f"last / second {mib[-1] / mib[1]:.3f}")
     result = json.loads(profile.read_text())
-    alone = model_alone(pipeline, images, batch_size)
+    alone, cpu_alone = model_alone(pipeline, images, batch_size)
     streamed = result["images_per_second"]
     print(f"{streamed:.1f} images/s, model alone {alone:.1f}, ratio {streamed / alone:.3f}")
+    print(
+        f"processor time per image {1e3 * cpu:.1f} ms, model alone {1e3 * cpu_alone:.1f} ms, "
+        f"ratio {cpu_alone / cpu:.3f}"
+    )
 
 
-def model_alone(pipeline: Path, images: Path, batch_size: int, n: int = 512) -> float:
-    """Images per second of the model on decoded images."""
+def children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def model_alone(pipeline: Path, images: Path, batch_size: int, n: int = 512) -> tuple[float, float]:
+    """Images per second of the model on decoded images, and its processor time per image."""
     model = pyimgano.load(pipeline)
     for step in find_parts(model, BasePatchFeatures):
         step.set_params(batch_size=batch_size)
     decoded = list(ImageSequence.from_folder(images)[:n])
     model.score_samples(decoded[:batch_size])
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     model.score_samples(decoded)
-    return len(decoded) / (time.perf_counter() - started)
+    cpu = time.process_time() - cpu
+    return len(decoded) / (time.perf_counter() - started), cpu / len(decoded)
 
 
 # ---- ends -----------------------------------------------------------------------------
@@ -237,6 +256,8 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=("memory", "kill", "disk", "watch"))
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--features", default="filterbank")
+    parser.add_argument("--kind", default="png", help="ending of the files")
+    parser.add_argument("--weights", help="state dict of the network")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--moments", type=int, default=10)
@@ -248,9 +269,7 @@ def main() -> None:
         print(f"{n_threads()} threads")
         for what in options.what:
             if what == "memory":
-                memory(
-                    place, options.features, options.images, options.batch_size, options.num_workers
-                )
+                memory(options, place)
             elif what == "kill":
                 kill(place, options.moments)
             else:

@@ -37,6 +37,7 @@ from pyimgano.inputs._completeness import (
     png_chunks,
 )
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
+from pyimgano.inputs._png import read_plain_png
 from pyimgano.utils._files import kind_of, open_at_once
 from pyimgano.utils._stages import timed
 
@@ -461,6 +462,10 @@ def _decode(path: str, data: bytes, image: Any) -> np.ndarray:
         _check_full_white(path, data, image)
     elif image.format == "JPEG2000":
         _check_depth_of_jpeg2000(path, data)
+    elif image.format == "PNG":
+        array = read_plain_png(path, data)
+        if array is not None:
+            return _orient(array, _orientation_of_png(path, data))
     check_complete(path, data, image)
     if image.format == "PPM":
         array = _u16_color_of_pnm(data, image)

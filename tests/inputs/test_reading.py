@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 
 from pyimgano.exceptions import ImageFormatError, ImageReadError
 from pyimgano.inputs import ImageSequence, _completeness, _reading
+from tests.inputs import image_files
 
 TIFF_PREDICTOR = 317  # cv2.IMWRITE_TIFF_PREDICTOR, which OpenCV 4.6 has no name for
 
@@ -627,7 +628,7 @@ def test_damage_gives_an_image_or_a_read_error(tmp_path, monkeypatch, data, more
 
 
 @pytest.mark.parametrize(
-    ("kind", "where"), [("PNG", "load"), ("PNG", "array"), ("TIFF", "codec"), ("PNG", "opencv")]
+    ("kind", "where"), [("BMP", "load"), ("PNG", "array"), ("TIFF", "codec"), ("PNG", "opencv")]
 )
 def test_want_of_memory_is_told_as_such(tmp_path, monkeypatch, kind, where):
     path = tmp_path / "a"
@@ -674,3 +675,24 @@ def test_real_want_of_memory(tmp_path, suffix):
     command = [sys.executable, "-c", code, str(path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "memory is used up" in result.stdout, result
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (7, 1, 3), (23, 31, 3), (23, 31)])
+def test_every_filter_of_png_is_undone(tmp_path, shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    row = shape[1] * (3 if len(shape) == 3 else 1)
+    step = row // shape[1]
+    before = np.zeros(row, np.int64)
+    data = b""
+    for i, values in enumerate(image.reshape(shape[0], row).astype(np.int64)):
+        left = np.concatenate([np.zeros(step, np.int64), values[:-step]])
+        corner = np.concatenate([np.zeros(step, np.int64), before[:-step]])
+        guess = left + before - corner
+        off = np.abs(np.stack([left, before, corner]) - guess)
+        nearest = np.choose(off.argmin(axis=0), [left, before, corner])  # ties: the first
+        predicted = [0, left, before, (left + before) // 2, nearest][i % 5]
+        data += bytes([i % 5]) + ((values - predicted) & 255).astype(np.uint8).tobytes()
+        before = values
+    path = tmp_path / "a.png"
+    path.write_bytes(image_files.png_file(shape[:2], 2 if step == 3 else 0, 8, data, False))
+    np.testing.assert_array_equal(read_raw(str(path)), image)
