@@ -80,7 +80,7 @@ class InferenceResult:
         scored.
     p_value : float or None
         Share of good images that score as high; only where a
-        :class:`~pyimgano.ThresholdCalibrator` knows their scores.
+        :class:`~pyimgano.calibration.ThresholdCalibrator` knows their scores.
     anomaly_map : ndarray of shape (height, width), float32, or None
         Higher = more anomalous; only where maps were asked for and the detector makes any.
     defects : list of DefectRegion, or None
@@ -381,8 +381,8 @@ def calibrate_threshold(
     -------
     ThresholdCalibrator
         The estimator with its threshold, ``threshold_``, where it comes from, ``provenance_``,
-        and p-values; see :class:`~pyimgano.ThresholdCalibrator`. To calibrate while fitting,
-        fit one of these.
+        and p-values; see :class:`~pyimgano.calibration.ThresholdCalibrator`. To calibrate while
+        fitting, fit one of these.
 
     Warns
     -----

@@ -99,7 +99,7 @@ def export_bundle(
     ----------
     estimator : fitted estimator, str or Path
         An outlier detector, or a pipeline or calibrator that ends in one; or the file that
-        :func:`pyimgano.save` wrote. It is not changed.
+        :func:`~pyimgano.persistence.save` wrote. It is not changed.
     output : str or Path
         A folder to create, or a name that ends in ``.zip`` for an archive. It must not exist; an
         interrupted export leaves nothing under this name.
@@ -114,8 +114,8 @@ def export_bundle(
     notes : str, default=""
         Text for the model card: what the parts are, which camera, who made it.
     map_range : (float, float), default=None
-        Scale of the colors of heat maps, as in :func:`pyimgano.save`. None takes that of the
-        saved file, if ``estimator`` is one.
+        Scale of the colors of heat maps, as in :func:`~pyimgano.persistence.save`. None
+        takes that of the saved file, if ``estimator`` is one.
 
     Returns
     -------
@@ -184,7 +184,7 @@ def open_bundle(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) ->
     path : str or Path
         A folder, an archive, or the ``infer_config.json`` of a pipeline that lies beside it.
     trusted : sequence of str, default=()
-        As in :func:`pyimgano.load`.
+        As in :func:`~pyimgano.persistence.load`.
 
     Returns
     -------
