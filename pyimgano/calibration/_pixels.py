@@ -57,13 +57,16 @@ from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import (
+    RUNTIME_PARAMETERS,
     FittedParametersMixin,
+    differ,
     restored_on_error,
     set_on_fitted_copy,
 )
 from pyimgano.utils._outputs import naming_temporary_files
 from pyimgano.utils._state import Array, Map, Object, Plain, Sizes, State, fail
 from pyimgano.utils._versions import VersionStampMixin
+from pyimgano.utils._warning import warn_user
 
 __all__ = ["PixelThresholdCalibrator"]
 
@@ -587,14 +590,30 @@ class PixelThresholdCalibrator(
         **params : dict
             By name, ``estimator__name`` and ``extractor__name`` for those inside. ``weights``,
             ``device``, ``batch_size`` and ``threads_per_image`` of a feature step also reach the
-            fitted ``estimator_``. All others take effect in the next ``fit``.
+            fitted ``estimator_``. All others take effect in the next ``fit``, and if there was
+            one a ``UserWarning`` says so.
 
         Returns
         -------
         self
         """
+        before = self.get_params() if any("__" in name for name in params) else {}
         super().set_params(**params)
         set_on_fitted_copy(vars(self).get("estimator_"), params, "estimator__")
+        # Those of its own are compared when it is used; these belong to others.
+        late = [
+            name
+            for name, value in params.items()
+            if "__" in name
+            and name.rpartition("__")[2] not in RUNTIME_PARAMETERS
+            and differ(before.get(name), value)
+        ]
+        if late and "extractor_" in vars(self):
+            warn_user(
+                f"this {type(self).__name__} is fitted: {', '.join(late)} takes effect in the next "
+                "fit.",
+                UserWarning,
+            )
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -231,6 +231,17 @@ def test_the_threshold_moves_by_hand_and_by_rate():
     assert len(model.pixel_provenance_["history"]) == 2
 
 
+def test_parameters_count_as_they_were_in_fit():
+    model = PixelThresholdCalibrator(MeanImage(), DefectExtractor(), quantile=0.9).fit(ROWS)
+    before = model.defects(ROWS)
+    with pytest.warns(UserWarning, match="extractor__min_area takes effect in the next fit"):
+        model.set_params(extractor__min_area=3)
+    assert model.defects(ROWS) == before
+    model.set_params(quantile=0.8)
+    with pytest.warns(UserWarning, match="call set_pixel_quantile"):
+        assert model.defects(ROWS) == before
+
+
 def test_before_fit_there_is_no_threshold():
     model = PixelThresholdCalibrator(MeanImage())
     for name in ("pixel_threshold_", "threshold_", "offset_"):
