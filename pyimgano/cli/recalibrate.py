@@ -113,7 +113,7 @@ def _move_threshold(options: argparse.Namespace) -> int:
     paths = find_images(options.input)[0]
     check_output(options.output, paths)
     pipeline = load_pipeline(options.pipeline, options.trust)
-    from pyimgano._nesting import find_calibrator
+    from pyimgano._nesting import find_calibrator, find_defects
     from pyimgano.persistence import read_map_range, save
 
     calibrator = find_calibrator(pipeline)
@@ -140,6 +140,11 @@ def _move_threshold(options: argparse.Namespace) -> int:
         f"of {'these' if paths else 'the'} {len(scores)} good images, {above[0]} were called bad "
         f"before (threshold {before:.4g}), and {above[1]} now"
     )
+    if (pixels := find_defects(pipeline)) is not None:
+        _common.tell(
+            f"the pixel threshold of its defects stays at {pixels.pixel_threshold_:.4g}; in "
+            "Python, set_pixel_quantile moves it"
+        )
     with _common.stopping("the pipeline with the new threshold was not saved"):
         save(pipeline, options.output, map_range=read_map_range(options.pipeline))
     _common.tell(f"saved: {options.output}")

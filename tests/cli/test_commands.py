@@ -34,7 +34,7 @@ from pyimgano import (
 from pyimgano._defaults import QUANTILE
 from pyimgano._nesting import find_defects
 from pyimgano.benchmark._pipelines import make_pipeline_of
-from pyimgano.cli import _options, benchmark, doctor, infer, models, train
+from pyimgano.cli import _options, benchmark, doctor, infer, models, recalibrate, train
 from pyimgano.cli import main as umbrella
 from pyimgano.datasets import (
     list_categories,
@@ -752,6 +752,10 @@ def test_train_saves_how_defects_are_found(root, tmp_path, capsys):
     assert found.pixel_provenance_["maps"] == "images given to a frozen model"
     assert found.pixel_provenance_["n_images"] == found.provenance_["n_images"] == 3
     capsys.readouterr()
+    assert call(recalibrate.main, out, "-o", tmp_path / "b.joblib", "--threshold", 7) == 0
+    assert "the pixel threshold of its defects stays at" in capsys.readouterr().out
+    again = find_defects(pyimgano.load(tmp_path / "b.joblib"))
+    assert (again.threshold_, again.pixel_threshold_) == (7.0, found.pixel_threshold_)
     for wrong, message in (
         (["--defect-option", "min_area=5"], "give --defects as well"),
         (["--defects", "--defect-option", "area=5"], "--defect-option area: there is no such"),
