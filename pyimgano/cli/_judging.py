@@ -221,7 +221,8 @@ class Run:
                 log = self.log if options.resume or in_place else None
                 lines = stack.enter_context(_records.json_lines(jsonl, log, in_place=in_place))
                 writers.append(lines)
-                if self.log.last is not None:
+                # A line goes on with one log for years; each record has its own threshold.
+                if self.log.last is not None and not in_place:
                     self._check_log(self.log.last)
             if csv is not None:
                 names = None

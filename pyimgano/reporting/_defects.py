@@ -60,5 +60,6 @@ def outline_defects(
         left, top, _, bottom = (np.array(region.bbox_xyxy) * np.tile(scale, 2)).astype(int)
         # Above the defect, or below it where there is no room.
         baseline = top - 5 if top > 20 else min(bottom + 17, height - 4)
-        put_text(picture, str(region.id), int(left), int(baseline), FAIL)
+        for color, weight in ((PAPER, 3), (FAIL, 1)):
+            put_text(picture, str(region.id), int(left), int(baseline), color, thickness=weight)
     return picture
