@@ -15,7 +15,7 @@ from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from pyimgano._nesting import all_parts, first_step, makes_maps
-from pyimgano._pyod_models import PyODRow
+from pyimgano._pyod_models import PyODRow, check_pyod_parameters
 from pyimgano.base import BaseImageDetector
 from pyimgano.detectors import BasePatchDetector, PyODDetector
 from pyimgano.ensemble import ScoreEnsemble
@@ -225,6 +225,7 @@ class PyODModel(Model):
     def __init__(self, class_name: str, row: PyODRow) -> None:
         self.class_name = class_name
         self._title = row.title
+        self._constraints = row.constraints
         super().__init__(
             f"vision_{class_name.lower()}",
             PyODDetector,
@@ -263,6 +264,7 @@ class PyODModel(Model):
         return {
             "features": [str, step],
             "pooling": [StrOptions({"passthrough"}), step, None],
+            **self._constraints,
             **own,
         }
 
@@ -276,6 +278,7 @@ class PyODModel(Model):
         if pooling is None:  # only grids have something to pool
             grids = isinstance(features, BasePatchFeatures)
             pooling = PatchPooling(_POOLED) if grids else "passthrough"
+        check_pyod_parameters(self.class_name, own)
         detector = PyODDetector(self._class(**own), **wrapper)
         return Pipeline([("features", features), ("pooling", pooling), ("detector", detector)])
 

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-__all__ = ["PYOD", "SCALE_SETTLES", "PyODRow"]
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    RealNotInt,
+    StrOptions,
+    validate_parameter_constraints,
+)
+
+__all__ = ["PYOD", "SCALE_SETTLES", "PyODRow", "check_pyod_parameters"]
 
 SCALE_SETTLES = 100
+
+_AT_LEAST_1 = Interval(Integral, 1, None, closed="left")
+_SHARE = Interval(RealNotInt, 0, 1, closed="right")
+_WITHIN_1 = Interval(Real, 0, 1, closed="neither")
+# Of the tree that Sampling searches its neighbors with.
+_METRICS = StrOptions(
+    {
+        *("euclidean", "l2", "minkowski", "p", "manhattan", "cityblock", "l1", "chebyshev"),
+        *("infinity", "seuclidean", "mahalanobis", "hamming", "canberra", "braycurtis"),
+        *("jaccard", "dice", "rogerstanimoto", "russellrao", "sokalmichener", "sokalsneath"),
+        *("haversine", "pyfunc"),
+    }
+)
 
 
 class PyODRow(NamedTuple):
@@ -25,6 +49,9 @@ class PyODRow(NamedTuple):
         Different rows that every fit needs to say anything about others.
     counts_rows : str
         The parameter that every fit needs as many rows for; a number of neighbors needs one more.
+    constraints : mapping
+        In the form of ``_parameter_constraints``, of the parameters that scikit-learn does not
+        check when the model is fitted.
     """
 
     title: str
@@ -34,6 +61,7 @@ class PyODRow(NamedTuple):
     rows_per_column: int = 0
     least_rows: int = 2
     counts_rows: str = ""
+    constraints: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 # By class; it is in the module of pyod.models that has its name in lower case. Left out are
@@ -46,6 +74,10 @@ PYOD = {
         'H.-P. Kriegel, M. Schubert, A. Zimek, "Angle-Based Outlier Detection in '
         'High-dimensional Data", KDD 2008.',
         least_rows=4,  # the variance of the angles between three neighbors
+        constraints={
+            "method": [StrOptions({"fast", "default"})],
+            "n_neighbors": [_AT_LEAST_1],
+        },
     ),
     "CBLOF": PyODRow(
         "Cluster-based local outlier factor: distance to the nearest large cluster",
@@ -53,6 +85,12 @@ PYOD = {
         'Z. He, X. Xu, S. Deng, "Discovering Cluster-based Local Outliers", Pattern Recognition '
         "Letters 24, 2003.",
         counts_rows="n_clusters",
+        constraints={
+            "clustering_estimator": [HasMethods(["fit", "predict"]), None],
+            "alpha": [_WITHIN_1],
+            "beta": [Interval(Real, 1, None, closed="neither")],
+            "check_estimator": ["boolean"],
+        },
     ),
     "COPOD": PyODRow(
         "Copula-based outlier detection: tail probabilities of each feature, by skewness",
@@ -77,6 +115,11 @@ PYOD = {
         "density",
         'M. Goldstein, A. Dengel, "Histogram-based Outlier Score (HBOS): A Fast Unsupervised '
         'Anomaly Detection Algorithm", KI 2012.',
+        constraints={
+            "n_bins": [StrOptions({"auto"}), Interval(Integral, 3, None, closed="left")],
+            "alpha": [_WITHIN_1],
+            "tol": [_WITHIN_1],
+        },
     ),
     "IForest": PyODRow(
         "Isolation forest: how few random cuts set an image apart",
@@ -88,6 +131,10 @@ PYOD = {
         "isolation",
         'T. Bandaragoda et al., "Isolation-based Anomaly Detection Using Nearest-Neighbor '
         'Ensembles", Computational Intelligence 34, 2018.',
+        constraints={
+            "n_estimators": [_AT_LEAST_1],
+            "max_samples": [StrOptions({"auto"}), _AT_LEAST_1, _SHARE],
+        },
     ),
     "KDE": PyODRow(
         "Kernel density: how dense training images lie around",
@@ -101,16 +148,25 @@ PYOD = {
         'S. Ramaswamy, R. Rastogi, K. Shim, "Efficient Algorithms for Mining Outliers from Large '
         'Data Sets", SIGMOD 2000.',
         counts_rows="n_neighbors",
+        constraints={"method": [StrOptions({"largest", "mean", "median"})]},
     ),
     "KPCA": PyODRow(
         "Kernel PCA: reconstruction error in the kernel's feature space",
         "subspace",
         'H. Hoffmann, "Kernel PCA for Novelty Detection", Pattern Recognition 40, 2007.',
+        constraints={
+            "n_components": [_AT_LEAST_1, None],
+            "n_selected_components": [_AT_LEAST_1, None],
+        },
     ),
     "LODA": PyODRow(
         "Lightweight on-line detector: histograms of sparse random projections",
         "density",
         'T. Pevny, "Loda: Lightweight On-line Detector of Anomalies", Machine Learning 102, 2016.',
+        constraints={
+            "n_bins": [StrOptions({"auto"}), _AT_LEAST_1],
+            "n_random_cuts": [_AT_LEAST_1],
+        },
     ),
     "LOF": PyODRow(
         "Local outlier factor: density compared with that of the neighbors",
@@ -137,6 +193,7 @@ PYOD = {
         'M.-L. Shyu et al., "A Novel Anomaly Detection Scheme Based on Principal Component '
         'Classifier", ICDM Foundations and New Directions of Data Mining Workshop, 2003.',
         rows_per_column=20,
+        constraints={"n_selected_components": [_AT_LEAST_1, None]},
     ),
     "Sampling": PyODRow(
         "Distance to the nearest of a few random training images",
@@ -144,5 +201,32 @@ PYOD = {
         'M. Sugiyama, K. Borgwardt, "Rapid Distance-Based Outlier Detection via Sampling", '
         "NIPS 2013.",
         counts_rows="subset_size",
+        constraints={
+            "subset_size": [_AT_LEAST_1, _SHARE],
+            "metric": [_METRICS, callable],
+            "metric_params": [dict, None],
+        },
     ),
 }
+
+
+def check_pyod_parameters(class_name: str, parameters: Mapping[str, Any]) -> None:
+    """Check parameters of one of PyOD's models, which fails with them in ways that are no help.
+
+    Parameters
+    ----------
+    class_name : str
+        Of the model; one that has no row here is not checked.
+    parameters : mapping
+        Some or all of its parameters.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a value is not one that the model takes.
+    """
+    if class_name not in PYOD:
+        return
+    constraints = PYOD[class_name].constraints
+    checked = {name: parameters[name] for name in constraints if name in parameters}
+    validate_parameter_constraints(constraints, checked, caller_name=class_name)

@@ -18,7 +18,10 @@ from pyimgano.utils._columns import take_index
 from pyimgano.utils._schema import CheckedStateMixin
 from pyimgano.utils._state import Array, Maybe, MayLack, OneOf, Sizes, State, fail
 
-__all__ = ["PatchGrids", "cells_inside", "lowest_outside", "smooth_inside"]
+__all__ = ["MAX_SMOOTHING_SIGMA", "PatchGrids", "cells_inside", "lowest_outside", "smooth_inside"]
+
+#: Longest standard deviation of maps' smoothing, in pixels: a multiple of any detector's image.
+MAX_SMOOTHING_SIGMA = 1000.0
 
 
 class PatchGrids(CheckedStateMixin):

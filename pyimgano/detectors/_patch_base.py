@@ -22,7 +22,7 @@ from pyimgano.base import BaseImageDetector
 from pyimgano.detectors._composition import ImageAverages, average_patch
 from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import BasePatchFeatures, make_features
-from pyimgano.grids import PatchGrids, lowest_outside
+from pyimgano.grids import MAX_SMOOTHING_SIGMA, PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._fitting import set_on_fitted_copy
 from pyimgano.utils._progress import progress_callback
@@ -64,7 +64,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     _parameter_constraints: dict = {
         **BaseImageDetector._parameter_constraints,
         "features": [str, HasMethods(["fit", "transform"])],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, MAX_SMOOTHING_SIGMA, closed="both")],
     }
 
     _takes_roi_mask = True

@@ -26,7 +26,7 @@ from sklearn.utils.validation import validate_data
 
 from pyimgano._checks import input_kind
 from pyimgano._moved import current_name
-from pyimgano._pyod_models import PYOD, SCALE_SETTLES
+from pyimgano._pyod_models import PYOD, SCALE_SETTLES, check_pyod_parameters
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
@@ -192,6 +192,11 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
         with _generators_kept():  # some of PyOD's models seed them when they are constructed
             return super().__sklearn_clone__()
 
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        _check_is_pyod(self.detector)
+        check_pyod_parameters(type(self.detector).__name__, self.detector.get_params(deep=False))
+
     def _validate(self, X: Any, *, reset: bool) -> np.ndarray:
         kind = input_kind(X)
         if kind != "rows":
@@ -209,7 +214,6 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
 
     def _fit(self, stream: TrainingStream) -> np.ndarray:
         (rows,) = stream
-        _check_is_pyod(self.detector)
         n_different = len(np.unique(stream.group_of))
         n_folds = _check_enough_rows(self.detector, len(rows), n_different, self.cv)
         self._scale_depends_on_n = _scale_depends_on_n(self.detector, *rows.shape)

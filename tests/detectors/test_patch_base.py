@@ -9,11 +9,13 @@ import pytest
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold
+from sklearn.utils._param_validation import InvalidParameterError
 
 from pyimgano.detectors import (
     AnomalyDINODetector,
     PaDiMDetector,
     PatchCoreDetector,
+    PixelGaussianDetector,
     SoftPatchDetector,
     SPADEDetector,
 )
@@ -130,3 +132,16 @@ def test_scores_of_folds_do_not_depend_on_the_batches(noise):
     single = PatchCoreDetector(clone(BANK).set_params(batch_size=1)).fit(images)
     np.testing.assert_array_equal(single.training_scores_, whole.training_scores_)
     assert single.held_out_map_levels(images) == whole.held_out_map_levels(images)
+
+
+@pytest.mark.parametrize(
+    "detector, parameter",
+    [
+        (PatchCoreDetector(BANK), "smoothing_sigma"),
+        (PixelGaussianDetector(), "smoothing_sigma"),
+        (PixelGaussianDetector(), "noise_sigma"),
+    ],
+)
+def test_a_standard_deviation_beyond_all_images_is_refused(detector, parameter, noise):
+    with pytest.raises(InvalidParameterError, match=f"'{parameter}' parameter of .* in the range"):
+        detector.set_params(**{parameter: 1e300}).fit(noise[:4])

@@ -34,6 +34,7 @@ from sklearn.model_selection import KFold
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import check_estimator
 from threadpoolctl import threadpool_limits
 
@@ -586,3 +587,27 @@ def test_inne_of_copies_has_a_finite_threshold():
     detector = PyODDetector(INNE()).fit(X)
     assert np.isfinite(detector.training_scores_).all() and np.isfinite(detector.offset_)
     assert detector.predict(own[:5] + 50).tolist() == [-1] * 5
+
+
+@pytest.mark.parametrize(
+    "name, parameter, value",
+    [
+        ("ABOD", "method", "nope"),
+        ("CBLOF", "clustering_estimator", "nope"),
+        ("HBOS", "n_bins", 2),
+        ("INNE", "max_samples", 1.5),
+        ("KNN", "method", "nope"),
+        ("KPCA", "n_components", -1),
+        ("LODA", "n_bins", 1.5),
+        ("PCA", "n_selected_components", "nope"),
+        ("Sampling", "metric", "nope"),
+    ],
+)
+def test_parameters_that_pyod_does_not_check_are_refused(name, parameter, value):
+    said = f"The '{parameter}' parameter of {name} must be"
+    with pytest.raises(InvalidParameterError, match=said):
+        create_model(f"vision_{name.lower()}", **{parameter: value})
+    model = create_model(f"vision_{name.lower()}")[-1].detector
+    model.set_params(**{parameter: value})
+    with pytest.raises(InvalidParameterError, match=said):
+        PyODDetector(model).fit(rows(12))

@@ -21,7 +21,13 @@ from pyimgano.exceptions import (
     PoseWarning,
     TooFewImagesError,
 )
-from pyimgano.grids import PatchGrids, cells_inside, lowest_outside, smooth_inside
+from pyimgano.grids import (
+    MAX_SMOOTHING_SIGMA,
+    PatchGrids,
+    cells_inside,
+    lowest_outside,
+    smooth_inside,
+)
 from pyimgano.inputs._formats import resize_image
 from pyimgano.inputs._placement import Placement
 from pyimgano.preprocessing._registration import ALIGNMENTS, MOTIONS, Registrar, covered, warp
@@ -98,7 +104,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         "max_shift": [Interval(Integral, 0, None, closed="left")],
         "alignment": [StrOptions(set(ALIGNMENTS)), None],
         "motion": [StrOptions(set(MOTIONS))],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, MAX_SMOOTHING_SIGMA, closed="both")],
         "top_fraction": [Interval(Real, 0, 1, closed="both")],
     }
     _fitted_state = {

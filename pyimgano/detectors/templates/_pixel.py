@@ -31,7 +31,7 @@ class _PixelStatistics(BaseTemplateDetector):
 
     _parameter_constraints: dict = {
         **BaseTemplateDetector._parameter_constraints,
-        "noise_sigma": [Interval(Real, 0, None, closed="left")],
+        "noise_sigma": [Interval(Real, 0, 255, closed="both")],
     }
     noise_sigma: float
 
