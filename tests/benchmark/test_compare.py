@@ -35,6 +35,12 @@ def run(root, tmp_path_factory):
     return run_benchmark("folder", root=root, model=MODEL, quantile=0.9, output_dir=out).path
 
 
+def rewrite(category, records):
+    with category.writing_per_image() as write:
+        for record in records:
+            write(record)
+
+
 def with_scores(run, to, change, n_images=60):
     """A copy of a run with scores that ``change`` makes of labels, for many test images."""
     shutil.copytree(run, to)
@@ -46,7 +52,7 @@ def with_scores(run, to, change, n_images=60):
             one = {"index": i, "input": f"test/{i}.png", "y_true": y, "threshold": 1.0}
             score = float(change(np.random.RandomState(i), y))
             records.append({**record, **one, "score": score, "pred": int(score > 1)})
-        category.write_per_image(records)
+        rewrite(category, records)
     return to
 
 
@@ -152,8 +158,9 @@ def test_runs_that_cannot_be_compared_say_why(run, tmp_path):
     turned = tmp_path / "turned"
     shutil.copytree(run, turned)
     category = RunDirectory(turned).category("wood")
-    category.write_per_image(
-        [{**record, "y_true": 1 - record["y_true"]} for record in category.read_per_image()]
+    rewrite(
+        category,
+        [{**record, "y_true": 1 - record["y_true"]} for record in category.read_per_image()],
     )
     with pytest.raises(RunError, match="is good in one run and defective in the other"):
         compare_runs(run, turned)
