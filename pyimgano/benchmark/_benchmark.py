@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ __all__ = [
     "BenchmarkResult",
     "FittedPipelines",
     "RunStoppedError",
+    "ends_all",
     "make_model",
     "pipeline_of_model",
     "run_benchmark",
@@ -287,9 +287,6 @@ def run_benchmark(
         given = given_pipeline(pipeline, quantile)
     else:
         given = pipeline_of_model(model, model_options, quantile, u16_max, random_state, progress)
-    for what, value in (("limit_train", limit_train), ("limit_test", limit_test)):
-        if value is not None and (not isinstance(value, Integral) or value < 1):
-            raise ValueError(f"{what}={value!r} must be a number of images, or None for all.")
     if resume and output_dir is None and isinstance(resume, bool):
         raise ValueError("resume=True looks for a run in output_dir, which is None; give a folder.")
     found = sources(
@@ -368,8 +365,18 @@ def run_benchmark(
     return result
 
 
-def _ends_all(error: Exception) -> bool:
-    """Tell whether the other categories would meet the same error."""
+def ends_all(error: Exception) -> bool:
+    """Tell whether the other categories would meet the same error.
+
+    Parameters
+    ----------
+    error : Exception
+        What ended one category.
+
+    Returns
+    -------
+    bool
+    """
     return isinstance(error, MODEL_ERRORS) or is_out_of_room(error)
 
 
@@ -513,7 +520,7 @@ def _run_or_read(job: _Job) -> _Done:
         shorten = names.shorten
         out = run_category(job.source.name, data, names, job.pipeline, options, folder)
     except Exception as error:  # whatever it is, the other categories may be all right
-        if _ends_all(error):
+        if ends_all(error):
             raise
         return _Done(error=error, reason=shorten(f"{type(error).__name__}: {error}"))
     finally:

@@ -36,6 +36,7 @@ __all__ = [
     "describe",
     "given_pipeline",
     "make_pipeline_of",
+    "open_pipeline",
     "repr_of",
 ]
 
@@ -45,18 +46,48 @@ class GivenPipeline(NamedTuple):
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Not fitted; ends in a ``ThresholdCalibrator``.
+    pipeline : estimator
+        Of :func:`given_pipeline` a ``Pipeline`` that is not fitted and ends in a
+        ``ThresholdCalibrator``; of :func:`open_pipeline` what was given.
     name : str
         What reports call it.
     file, sha256 : str or None
         Name and SHA-256 of the file it was loaded from.
     """
 
-    pipeline: Pipeline
+    pipeline: Any
     name: str
     file: str | None
     sha256: str | None
+
+
+def open_pipeline(pipeline: Any, argument: str) -> GivenPipeline:
+    """Load a pipeline if it is a file, and check that it is a detector.
+
+    Parameters
+    ----------
+    pipeline : str, Path or estimator
+        A saved file, or an outlier detector for images with all that belongs to it.
+    argument : str
+        Name of the argument that it was given as, for the message.
+
+    Returns
+    -------
+    GivenPipeline
+
+    Raises
+    ------
+    TypeError
+        If it is no outlier detector.
+    """
+    file = sha256 = None
+    if isinstance(pipeline, (str, os.PathLike)):
+        file, sha256 = encodable(os.path.basename(pipeline)), of_file(pipeline).hex()
+        pipeline = load(pipeline)
+    if not (hasattr(pipeline, "fit") and hasattr(pipeline, "score_samples")):
+        raise TypeError(no_detector(pipeline, argument))
+    name = type(innermost(pipeline)[0]).__name__ if file is None else file
+    return GivenPipeline(pipeline, name, file, sha256)
 
 
 def given_pipeline(pipeline: Any, quantile: float | None) -> GivenPipeline:
@@ -81,13 +112,7 @@ def given_pipeline(pipeline: Any, quantile: float | None) -> GivenPipeline:
     TypeError
         If it is no outlier detector.
     """
-    file = sha256 = None
-    if isinstance(pipeline, (str, os.PathLike)):
-        file, sha256 = encodable(os.path.basename(pipeline)), of_file(pipeline).hex()
-        pipeline = load(pipeline)
-    if not (hasattr(pipeline, "fit") and hasattr(pipeline, "score_samples")):
-        raise TypeError(no_detector(pipeline, "pipeline"))
-    name = type(innermost(pipeline)[0]).__name__ if file is None else file
+    pipeline, name, file, sha256 = open_pipeline(pipeline, "pipeline")
     if _region_of(pipeline) is not None:
         raise ValueError(
             f"pipeline ({name}) was fitted with a region of interest, which is no parameter and "
@@ -212,9 +237,10 @@ def _validate(pipeline: Pipeline) -> None:
 
 
 # ---- in words -------------------------------------------------------------------------
-def repr_of(pipeline: Pipeline) -> str:
+def repr_of(estimator: Any) -> str:
     """Give the repr of an estimator in one line, whole, and the same in each process."""
-    text = " ".join(pipeline.__repr__(N_CHAR_MAX=10**9).split())
+    whole = isinstance(estimator, BaseEstimator)  # scikit-learn's repr leaves out what is long
+    text = " ".join((estimator.__repr__(N_CHAR_MAX=10**9) if whole else repr(estimator)).split())
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def sources(
     ValueError
         If arguments do not go together.
     """
+    for what, value in zip(("limit_train", "limit_test"), limits):
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"{what}={value!r} must be a number of images, or None for all.")
     found = list(_found(dataset, root, category, random_state, options))
     for name, count in Counter(one.name for one in found).items():
         if count > 1:

@@ -285,9 +285,11 @@ def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return run_benchmark(*arguments, **options)
     except DatasetError as error:
+        if arguments[0] not in ("folder", "custom"):
+            raise
         raise _common.UsageError(
-            f"{error}\nTo train on a folder of good images alone, without a test set, there is "
-            "pyimgano train."
+            f"{str(error).rstrip('.')}. To train on a folder of good images alone, without a test "
+            "set, there is pyimgano train."
         ) from error
     except RunStoppedError as error:
         raise _common.StoppedError(_common.message(error)) from error

@@ -205,12 +205,13 @@ def _run_checked(options: argparse.Namespace) -> int:
 def _what_to_judge(options: argparse.Namespace, progress: bool) -> tuple[str, dict[str, Any]]:
     """The model or pipeline in words, and as arguments of ``run_robust_benchmark``."""
     if options.pipeline is not None:
-        from pyimgano.cli._saved import load_pipeline
+        from pyimgano.benchmark._pipelines import open_pipeline
 
-        return f"judging by {options.pipeline}", {
-            "estimator": load_pipeline(options.pipeline, trust=False),
-            "model_name": os.path.basename(options.pipeline),
-        }
+        try:
+            open_pipeline(options.pipeline, "pipeline")
+        except (TypeError, ValueError) as error:
+            raise _common.UsageError(f"--pipeline {options.pipeline}: {error}") from error
+        return f"judging by {options.pipeline}", {"estimator": options.pipeline}
     name, described = _options.name_model(options)
     return f"fitting {described}", {
         "model": _options.make_model_as_asked(options, name, progress),

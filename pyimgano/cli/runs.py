@@ -87,7 +87,10 @@ def _list(options: argparse.Namespace) -> int:
     found = []
     for folder in options.folders:
         if not os.path.isdir(folder):
-            raise _common.UsageError(f"{folder} is no folder; give a folder of runs")
+            raise _common.UsageError(
+                f"{folder}: there is no such folder; give one of runs, such as the --output-dir of "
+                "pyimgano benchmark"
+            )
         inside = (
             [folder]
             if os.path.isfile(os.path.join(folder, "config.json"))

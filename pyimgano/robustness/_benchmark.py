@@ -14,21 +14,15 @@ from sklearn.utils import Bunch
 
 from pyimgano import _defaults
 from pyimgano._corruptions import SEVERITIES
-from pyimgano._nesting import find_calibrator, innermost
+from pyimgano._nesting import find_calibrator
 from pyimgano._version import __version__
-from pyimgano.benchmark._benchmark import pipeline_of_model
+from pyimgano.benchmark._benchmark import ends_all, pipeline_of_model
 from pyimgano.benchmark._category import fit
+from pyimgano.benchmark._pipelines import open_pipeline, repr_of
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION
-from pyimgano.benchmark._sources import Source, dataset_name, sources
+from pyimgano.benchmark._sources import dataset_name, sources
 from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
 from pyimgano.datasets import InspectionDataset
-from pyimgano.exceptions import (
-    DatasetError,
-    ImageFormatError,
-    ImageReadError,
-    TooFewImagesError,
-    TrainingImagesError,
-)
 from pyimgano.robustness._report import (
     FIGURES,
     check_corruptions,
@@ -41,15 +35,6 @@ from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._stopwatch import Stopwatch
 
 __all__ = ["run_robust_benchmark"]
-
-# They are about the images of one category; the others may be all right.
-_CATEGORY_ERRORS = (
-    DatasetError,
-    ImageFormatError,
-    ImageReadError,
-    TooFewImagesError,
-    TrainingImagesError,
-)
 
 
 def run_robust_benchmark(
@@ -84,9 +69,9 @@ def run_robust_benchmark(
         As for :func:`~pyimgano.benchmark.run_benchmark`.
     model, model_name, model_options : str, estimator, dict
         As for :func:`~pyimgano.benchmark.run_benchmark`.
-    estimator : fitted estimator, default=None
-        A fitted detector with its threshold, judged as it is in place of a model that is fitted;
-        for a single category.
+    estimator : str, Path or fitted estimator, default=None
+        A fitted detector with its threshold, or the file that :func:`~pyimgano.persistence.save`
+        wrote of it: judged as it is, in place of a model that is fitted; for a single category.
     corruptions, severities : str, int, or sequence of such
         As for :func:`robustness_report`.
     quantile : float in (0, 1), default=None
@@ -109,14 +94,18 @@ def run_robust_benchmark(
     -------
     dict
         In plain JSON types; ``pyimgano.benchmark.json_schema("robustness")`` describes it.
-        ``categories`` holds the report of each, with its ``split`` (fingerprints of the images)
-        and ``provenance`` (of the threshold); ``failed`` the reasons of those that could not be
-        run; ``mean`` the mean figures over the categories, ``clean`` and ``corrupted``.
+        ``pipeline`` says what was judged: its parameters, and name and SHA-256 of the file it was
+        loaded from. ``categories`` holds the report of each, with its ``split`` (fingerprints of
+        the images) and ``provenance`` (of the threshold); ``failed`` the reasons of those that
+        could not be run; ``mean`` the mean figures over the categories, ``clean`` and
+        ``corrupted``.
 
     Raises
     ------
     DatasetError
         If there is no such dataset, or the files do not have its layout.
+    TypeError
+        If ``estimator`` is no outlier detector.
     ValueError
         If arguments do not go together.
 
@@ -141,30 +130,34 @@ def run_robust_benchmark(
     )
     if estimator is None:
         given = pipeline_of_model(model, model_options, quantile, u16_max, random_state, progress)
-        name, pipeline = given.name, given.pipeline
     else:
-        if model != _defaults.MODEL or model_options or quantile is not None:
+        fitting = (quantile, limit_train) != (None, None) or u16_max != _defaults.U16_MAX
+        if model != _defaults.MODEL or model_options or fitting:
             raise ValueError(
-                "estimator is fitted and brings its own threshold: leave out model, model_options "
-                "and quantile."
+                "estimator is fitted and brings its own threshold and input format: leave out "
+                "model, model_options, quantile, limit_train and u16_max."
             )
         if len(found) > 1:
             raise ValueError(
                 f"estimator is fitted on one category, and {dataset_name(dataset)!r} has "
                 f"{len(found)} here ({', '.join(one.name for one in found)}): name one."
             )
-        name, pipeline = type(innermost(estimator)[0]).__name__, None
+        given = open_pipeline(estimator, "estimator")
+    folders = [] if root is None else [str(root)]
     categories: dict[str, Any] = {}
     failed: dict[str, str] = {}
     times: dict[str, Any] = {}
     first_error: Exception | None = None
     for source in found:
-        folders = [] if root is None else [str(root)]
         shorten: Callable[[Any], Any] = partial(without_folders, folders=folders)
         try:
             data = source.open()
             shorten = InputNames(data, folders).shorten
-            fitted, seconds = _fitted(source, data, pipeline, estimator, progress)
+            fitted, seconds = given.pipeline, None
+            if estimator is None:
+                fitted = clone(given.pipeline)
+                with progress_callback(f"{source.name}: fit", progress):
+                    seconds = fit(fitted, data).seconds
             with Stopwatch() as watch:
                 report = robustness_report(
                     fitted,
@@ -177,7 +170,9 @@ def run_robust_benchmark(
                     batch_size=batch_size,
                     progress=progress,
                 )
-        except _CATEGORY_ERRORS as error:
+        except Exception as error:  # whatever it is, the other categories may be all right
+            if ends_all(error):
+                raise
             first_error = first_error or error
             failed[source.name] = shorten(f"{type(error).__name__}: {error}")
             continue
@@ -195,7 +190,12 @@ def run_robust_benchmark(
         {
             "schema_version": SCHEMA_VERSION,
             "dataset": dataset_name(dataset),
-            "model": name if model_name is None else model_name,
+            "model": given.name if model_name is None else model_name,
+            "pipeline": {
+                "file": given.file,
+                "sha256": given.sha256,
+                "estimator": without_folders(repr_of(given.pipeline), folders),
+            },
             "pyimgano": __version__,
             "severities": levels,
             "categories": categories,
@@ -210,17 +210,6 @@ def run_robust_benchmark(
             },
         }
     )
-
-
-def _fitted(
-    source: Source, data: Bunch, pipeline: Any, estimator: Any, progress: bool
-) -> tuple[Any, float | None]:
-    """The estimator to judge, and the seconds of its fit."""
-    if estimator is not None:
-        return estimator, None
-    fitted = clone(pipeline)
-    with progress_callback(f"{source.name}: fit", progress):
-        return fitted, fit(fitted, data).seconds
 
 
 def _mean(conditions: Sequence[dict[str, Any]]) -> dict[str, float | None]:

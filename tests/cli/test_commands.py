@@ -440,6 +440,7 @@ def test_benchmark_tells_what_there_is(arguments, expected, root, capsys):
         ("--dataset folder --root {root}/wood --output-dir {root}/wood", "lies in the folder of"),
         ("--dataset folder --root {root}/nope", "nope: there is no such folder"),
         ("--dataset folder --root {root}/wood/train", "no folder in it is a category"),
+        ("--dataset folder --root {root}/wood/train", "without labels. To train on a folder of"),
         ("--dataset folder --root {root} --category oak", "data has no folder 'oak'|no folder"),
         ("--dataset folder --root {root} --n-train 5", "--n-train belongs to --dataset synthetic"),
         ("--dataset synthetic --root {root}", "--root belongs to a dataset of files"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 
@@ -73,7 +74,9 @@ def test_a_saved_pipeline_is_judged_as_it_is(root, tmp_path, capsys):
         severities=[1, 5],
     )
     wood = report["categories"]["wood"]
-    assert report["model"] == "wood.joblib"
+    assert report["model"] == report["pipeline"]["file"] == "wood.joblib"
+    assert report["pipeline"]["sha256"] == hashlib.sha256(before).hexdigest()
+    assert "PatchCoreDetector" in report["pipeline"]["estimator"]
     assert {name: wood[name] for name in expected} == json.loads(json.dumps(expected))
     assert file.read_bytes() == before
     for more in (["--quantile", "0.9"], ["--limit-train", "9"], ["--features", "resnet18"]):

@@ -275,8 +275,13 @@ def test_a_fitted_estimator_is_judged_as_it_is(pipe, data, report):
     assert found["times"]["categories"]["wood"]["fit_seconds"] is None
     with pytest.raises(ValueError, match="has 2 here"):
         run_robust_benchmark(category=["wood", "terrazzo"], estimator=pipe, **options)
-    with pytest.raises(ValueError, match="leave out model"):
-        run_robust_benchmark(data, estimator=pipe, quantile=0.5, **options)
+    for more in ({"quantile": 0.5}, {"limit_train": 3}, {"u16_max": 4095}):
+        with pytest.raises(ValueError, match="leave out model"):
+            run_robust_benchmark(data, estimator=pipe, **more, **options)
+    with pytest.raises(ValueError, match="limit_test=0 must be a number of images"):
+        run_robust_benchmark(data, estimator=pipe, limit_test=0, **options)
+    with pytest.raises(TypeError, match="estimator"):
+        run_robust_benchmark(data, estimator=[pipe], **options)
 
 
 def test_a_category_that_fails_does_not_end_the_others(tmp_path):
