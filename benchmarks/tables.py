@@ -189,8 +189,9 @@ def defect_regions() -> Table:
     records = read()
     rows = []
     for features, setting in (
-        ("ResNet-18, coreset of 10 %", "patchcore 10%/resnet18, whole image"),
-        ("ResNet-18, 1 %", "patchcore 1%/resnet18, whole image"),
+        ("ResNet-18, coreset of 10 %, 224-pixel crop", "patchcore 10%/resnet18"),
+        ("ResNet-18, 10 %, whole image", "patchcore 10%/resnet18, whole image"),
+        ("ResNet-18, 1 %, whole image", "patchcore 1%/resnet18, whole image"),
         ("filter bank (no weights), 10 %", "patchcore 10%/filterbank"),
         ("filter bank, 1 %", "patchcore 1%/filterbank"),
     ):
