@@ -244,7 +244,7 @@ def taken_for_granted(page: str, parts) -> dict:
         names["pipe"] = make_pipeline(pyimgano.ImageFormatNormalizer(), detector)
     elif page in (
         *("cameras", "delivery", "evaluation", "first_inspection", "inference", "monitoring"),
-        *("robustness", "thresholds"),
+        *("false_alarms", "robustness", "thresholds"),
     ):
         calibrator = pyimgano.ThresholdCalibrator(detector, quantile=0.9)
         names["pipeline"] = detector
