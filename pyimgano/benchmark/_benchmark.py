@@ -41,6 +41,7 @@ from pyimgano.utils._environment import git_state
 from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import exclusive_folder, is_out_of_room
 from pyimgano.utils._progress import progress_callback
+from pyimgano.utils._warning import warn_user
 
 __all__ = [
     "BenchmarkResult",
@@ -391,8 +392,7 @@ def _open_run(
             raise RunError(
                 f"resume={os.fspath(resume)!r} is no run directory: it has no {run.config.name}."
             )
-        asked = run.read_config()
-        differing = sorted(key for key in {*asked, *config} if asked.get(key) != config.get(key))
+        differing = _differing(run.read_config(), config)
         if differing:
             raise RunError(
                 f"the run in {run.path} was asked for something else: {', '.join(differing)} "
@@ -400,7 +400,26 @@ def _open_run(
             )
         return run
     found = RunDirectory.find(str(output_dir), config) if resume else None
+    if resume and found is None:
+        _warn_of_unfinished(str(output_dir), config)
     return found or RunDirectory.create(str(output_dir), config["dataset"], config["model"])
+
+
+def _differing(asked: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*asked, *config} if asked.get(key) != config.get(key))
+
+
+def _warn_of_unfinished(output_dir: str, config: Mapping[str, Any]) -> None:
+    """Say why the newest unfinished run is not gone on with, if there is one."""
+    for run in RunDirectory.newest_first(output_dir):
+        if run.is_complete:
+            continue
+        differing = _differing(run.read_config(), config)
+        warn_user(
+            f"resume: a new run is begun, since none in {output_dir} was asked for the same; the "
+            f"unfinished {run.path} differs in {', '.join(differing)}."
+        )
+        return
 
 
 def _begin(run: RunDirectory, config: Mapping[str, Any]) -> None:

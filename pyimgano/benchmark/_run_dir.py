@@ -29,7 +29,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from importlib.resources import files
@@ -141,14 +141,30 @@ class RunDirectory:
         -------
         RunDirectory or None
         """
+        same = (run for run in cls.newest_first(output_dir) if run.read_config() == config)
+        return next(same, None)
+
+    @classmethod
+    def newest_first(cls, output_dir: str | os.PathLike[str]) -> Iterator[RunDirectory]:
+        """Find the runs in a folder.
+
+        Parameters
+        ----------
+        output_dir : str or Path
+            Folder of runs.
+
+        Yields
+        ------
+        RunDirectory
+        """
         for path in sorted(Path(output_dir).glob("*/config.json"), reverse=True):
             run = cls(path.parent)
             try:
-                if run.read_config() == config:
-                    return run
+                content = run.read_config()
             except ValueError:  # no run of ours
                 continue
-        return None
+            if isinstance(content, dict):
+                yield run
 
     @property
     def report(self) -> Path:

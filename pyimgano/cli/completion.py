@@ -72,12 +72,14 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def _names(action: argparse.Action) -> list[str] | None:
     """List the names that an option takes; None if they are not known."""
+    from pyimgano._corruptions import CORRUPTIONS
     from pyimgano.datasets import list_datasets
     from pyimgano.inputs import ImageFormat
     from pyimgano.registry import list_models
 
     known: dict[str, Callable[[], list[str]]] = {
         "--preset": lambda: list_models(tags="preset"),
+        "corruptions": lambda: ["all", *CORRUPTIONS],
         "dataset": list_datasets,
         "input_format": lambda: [one.value for one in ImageFormat],
         "model": list_models,

@@ -56,6 +56,7 @@ def test_bash_completes(tmp_path, capsys):
         "pyimgano train photos --out": {"--output"},
         "pyimgano train pho": {"photos"},  # a folder
         "pyimgano infer pho": {"photos", "photo.png"},
+        "pyimgano robust-benchmark --corruptions defo": {"defocus"},
         "pyimgano runs co": {"compare"},
     }.items():
         command = ["bash", "--norc", "-c", code, "bash", *words.split()]
