@@ -164,7 +164,8 @@ def small(monkeypatch):
     """Synthetic pictures and the filter bank's working size are small."""
     for module in ("pyimgano.datasets", "pyimgano.benchmark._sources"):
         monkeypatch.setattr(f"{module}.make_inspection_dataset", make_small)
-    monkeypatch.setitem(FilterBankFeatures.__init__.__kwdefaults__, "resize", RESIZE)
+    monkeypatch.setattr(FilterBankFeatures.__init__, "__defaults__", (RESIZE,))
+    assert FilterBankFeatures().resize == RESIZE  # or each page takes minutes
 
 
 @pytest.fixture(scope="module")
