@@ -1,4 +1,4 @@
-"""The data sets by name: what they are, where they are to be had, and what opens them.
+"""The datasets by name: what they are, where they are to be had, and what opens them.
 
 A module of its own, which imports nothing heavy, so that ``--help`` of the commands answers at
 once. Functions, commands and the user guide read the names here and nowhere else.
@@ -15,7 +15,7 @@ __all__ = ["ALIASES", "DATASETS", "DatasetInfo"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set as :func:`pyimgano.datasets.load_dataset` knows it.
+    """A dataset as :func:`pyimgano.datasets.load_dataset` knows it.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class DatasetInfo:
         Its name in text.
     categories : str, callable or None, default=None
         ``categories(root)`` returns the names of the categories; or ``"module:function"``. None
-        is for a data set that is not divided into categories.
+        is for a dataset that is not divided into categories.
     layout : str, default=""
         The files below ``root``, for error messages.
     license : str, default=""
@@ -189,7 +189,7 @@ _ROWS = (
     ),
 )
 
-#: Data sets by name.
+#: Datasets by name.
 DATASETS = {info.name: info for info in _ROWS}
 #: Further names, and the names they stand for.
 ALIASES = {alias: info.name for info in _ROWS for alias in info.aliases}

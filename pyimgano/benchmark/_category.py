@@ -95,7 +95,7 @@ class CategoryOptions:
     Parameters
     ----------
     dataset : str
-        Name of the data set.
+        Name of the dataset.
     pipeline : mapping
         What reports say of the pipeline: ``file``, ``sha256`` and ``estimator``.
     batch_size : int
@@ -319,7 +319,7 @@ def run_category(
     name : str
         Name of the category.
     data : Bunch
-        A data set, as :func:`~pyimgano.datasets.load_folder` returns it.
+        A dataset, as :func:`~pyimgano.datasets.load_folder` returns it.
     names : InputNames
         Of the images of ``data``.
     pipeline : Pipeline
@@ -447,13 +447,13 @@ def fit(pipeline: Pipeline, data: Bunch) -> Stopwatch:
 
 
 def _check_format(pipeline: Pipeline, data: Bunch) -> None:
-    """Refuse images in memory where the pipeline expects others than those of data sets."""
+    """Refuse images in memory where the pipeline expects others than those of datasets."""
     first = first_step(pipeline)
     declared = getattr(first, "input_format", _defaults.INPUT_FORMAT)
     if image_paths(data.X_train)[0] is None and declared != _defaults.INPUT_FORMAT:
         raise ImageFormatError(
-            f"the pipeline takes images in memory as input_format={declared!r}, and those of data "
-            f"sets are {_defaults.INPUT_FORMAT!r}: write them to files "
+            f"the pipeline takes images in memory as input_format={declared!r}, and those of "
+            f"datasets are {_defaults.INPUT_FORMAT!r}: write them to files "
             "(pyimgano.datasets.write_inspection_dataset), which say their own format, or give "
             "the pipeline with that input_format."
         )

@@ -28,7 +28,7 @@ __all__ = ["Source", "dataset_name", "sources"]
 
 #: The category that stands for all of them.
 _ALL = "all"
-# What dataset_options may be for a data set of files.
+# What dataset_options may be for a dataset of files.
 _FILE_OPTIONS = ("split", "duplicates")
 
 
@@ -51,7 +51,7 @@ class Source:
 
 
 def dataset_name(dataset: str | Bunch | InspectionDataset) -> str:
-    """Name of a data set in reports."""
+    """Name of a dataset in reports."""
     if isinstance(dataset, str):
         return dataset_info(dataset).name
     return dataset.name if isinstance(dataset, InspectionDataset) else "custom"
@@ -139,7 +139,7 @@ def _files(
     names: Sequence[str] | None,
     options: Mapping[str, Any],
 ) -> Iterator[Source]:
-    """The categories of a data set of files, opened: a wrong name is better said at once."""
+    """The categories of a dataset of files, opened: a wrong name is better said at once."""
     info = dataset_info(dataset)
     if info.root != "none" and root is None:
         raise ValueError(f"dataset={dataset!r} needs root, the {info.root} it lies in.")

@@ -1,4 +1,4 @@
-"""The split of a data set: what it is called, what it consists of, and parts of it."""
+"""The split of a dataset: what it is called, what it consists of, and parts of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InputNames:
     Parameters
     ----------
     data : Bunch
-        A data set, as :func:`~pyimgano.datasets.load_folder` returns it.
+        A dataset, as :func:`~pyimgano.datasets.load_folder` returns it.
     folders : iterable of str or Path or None, default=()
         Further folders that texts must not name.
     """
@@ -67,7 +67,7 @@ class InputNames:
         return encodable(name)
 
     def shorten(self, content: Any) -> Any:
-        """Remove the folders of the data set, and those of absolute paths, from texts.
+        """Remove the folders of the dataset, and those of absolute paths, from texts.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ def fingerprint(data: Bunch) -> dict[str, str | None]:
     Parameters
     ----------
     data : Bunch
-        A data set, as :func:`~pyimgano.datasets.load_folder` returns it.
+        A dataset, as :func:`~pyimgano.datasets.load_folder` returns it.
 
     Returns
     -------
@@ -177,12 +177,12 @@ def of_file(path: str | os.PathLike[str]) -> bytes:
 def limited(
     data: Bunch, limit_train: int | None, limit_test: int | None, random_state: Any
 ) -> Bunch:
-    """Take some of the images of a data set, drawn at random and in their order.
+    """Take some of the images of a dataset, drawn at random and in their order.
 
     Parameters
     ----------
     data : Bunch
-        A data set, as :func:`~pyimgano.datasets.load_folder` returns it.
+        A dataset, as :func:`~pyimgano.datasets.load_folder` returns it.
     limit_train : int or None
         Number of good training images; those with a defect are left out.
     limit_test : int or None

@@ -102,7 +102,7 @@ def check_data_options(options: argparse.Namespace) -> None:
 
 
 def check_root(options: argparse.Namespace) -> Any:
-    """Refuse a root that the data set has not; return what is known of the data set."""
+    """Refuse a root that does not fit the dataset; return what is known of the dataset."""
     # None for the dataset of a plug-in, which is not loaded yet.
     info = DATASETS.get(ALIASES.get(options.dataset, options.dataset))
     if info is not None and info.root != "none" and options.root is None:

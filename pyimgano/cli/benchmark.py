@@ -137,7 +137,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     one = discovery.add_mutually_exclusive_group()
     one.add_argument("--list-models", action="store_true", help="names of models")
     one.add_argument("--model-info", metavar="NAME", help="all about a model")
-    one.add_argument("--list-datasets", action="store_true", help="names of data sets")
+    one.add_argument("--list-datasets", action="store_true", help="names of datasets")
     one.add_argument(
         "--list-categories",
         action="store_true",
@@ -335,9 +335,9 @@ def _check(options: argparse.Namespace) -> None:
         data, runs = (os.path.realpath(one) for one in (options.root, options.output_dir))
         if data == runs or runs.startswith(os.path.join(data, "")):
             raise _common.UsageError(
-                f"--output-dir {options.output_dir}: lies in the folder of the data set, "
-                f"{options.root}, where pictures of a run could be taken for images of the data "
-                "set; give a folder elsewhere"
+                f"--output-dir {options.output_dir}: lies in the folder of the dataset, "
+                f"{options.root}, where pictures of a run could be taken for images of the "
+                "dataset; give a folder elsewhere"
             )
     if options.output is not None:
         files = [

@@ -23,7 +23,7 @@ COMMANDS = {
     "recalibrate": "move the threshold of a saved pipeline, by new good images or by hand",
     "export": "make a bundle of a saved pipeline, to be delivered and checked",
     "validate-infer-config": "check that a bundle is whole and scores as it did",
-    "benchmark": "fit, judge and measure on a data set with known defects",
+    "benchmark": "fit, judge and measure on a dataset with known defects",
     "robust-benchmark": "judge corrupted images at the threshold of clean ones",
     "runs": "list, show and compare the runs of the benchmark",
     "models": "list the models, or tell all about one",

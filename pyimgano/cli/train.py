@@ -275,7 +275,7 @@ def _check_folder(folder: str, option: str) -> None:
         for name in ("good", "normal"):
             if (place / "train" / name).is_dir() and (place / "test").is_dir():
                 raise _common.UsageError(
-                    f"{option}{folder}: {place} is a data set with defects in its test images; "
+                    f"{option}{folder}: {place} is a dataset with defects in its test images; "
                     f"give the folder of the good ones, {place / 'train' / name}"
                 )
 

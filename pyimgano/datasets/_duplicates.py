@@ -1,4 +1,4 @@
-"""The same picture in two parts of a data set, found by its content."""
+"""The same picture in two parts of a dataset, found by its content."""
 
 from __future__ import annotations
 

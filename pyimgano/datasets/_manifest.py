@@ -199,7 +199,8 @@ def _file(base: Path, where: str, value: Any) -> str:
     path = os.path.normpath(os.path.join(base, value))
     if not os.path.isfile(path):
         raise DatasetError(
-            f"{where}: there is no file {path}. Paths are absolute, or start at {base}."
+            f"{where}: there is no file {path}. Paths are absolute, or relative to the folder of "
+            "the manifest."
         )
     return path
 

@@ -1,4 +1,4 @@
-"""The record of a data set: for each image a path, a label, a kind and its masks."""
+"""The record of a dataset: for each image a path, a label, a kind and its masks."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Defect(NamedTuple):
     mask : ndarray of shape (H, W), uint8
         1 on the defect, 0 elsewhere.
     saturation_area : int
-        Number of its pixels from which it counts as found; all of them where the data set
+        Number of its pixels from which it counts as found; all of them where the dataset
         does not say.
     """
 
@@ -109,19 +109,19 @@ class Defect(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class InspectionDataset:
-    """A data set as a list of its images; none of them is decoded.
+    """A dataset as a list of its images; none of them is decoded.
 
     Parameters
     ----------
     name : str
-        Name of the data set, such as ``"mvtec_ad"``.
+        Name of the dataset, such as ``"mvtec_ad"``.
     category : str
         Its category.
     train, test : tuple of InspectionImage
-        The training images, among them defective ones where the data set has any, and the test
+        The training images, among them defective ones where the dataset has any, and the test
         images.
     validation : tuple of InspectionImage, default=()
-        The validation images, where the data set has any.
+        The validation images, where the dataset has any.
     defect_types : tuple of DefectType, default=()
         Types of defects, where the masks tell them apart by their pixel values.
     description : str, default=""
@@ -227,7 +227,7 @@ class InspectionDataset:
         Parameters
         ----------
         image : InspectionImage
-            One of this data set.
+            One of this dataset.
 
         Returns
         -------

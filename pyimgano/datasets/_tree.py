@@ -93,16 +93,16 @@ def files_by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return by_stem
 
 
-# --------------------------------------------------------------- published data sets
+# ---------------------------------------------------------------- published datasets
 def category_folder(
     name: str, root: Path, category: str | None, is_category: Callable[[Path], bool]
 ) -> Path:
-    """Find the folder of a category of a published data set.
+    """Find the folder of a category of a published dataset.
 
     Parameters
     ----------
     name : str
-        Name of the data set.
+        Name of the dataset.
     root : Path
         The folder above the categories, or, without ``category``, that of a category.
     category : str or None
@@ -136,7 +136,7 @@ def category_folder(
 
 
 def check_has_no_categories(name: str, category: str | None) -> None:
-    """Refuse a category where the data set is not divided."""
+    """Refuse a category where the dataset is not divided."""
     if category is not None:
         raise DatasetError(
             f"{DATASETS[name].title} is not divided into categories: leave "
@@ -145,7 +145,7 @@ def check_has_no_categories(name: str, category: str | None) -> None:
 
 
 def need_images(name: str, folder: Path) -> list[Path]:
-    """List the images of a folder that the published data set has."""
+    """List the images of a folder that the published dataset has."""
     if not folder.is_dir():
         raise layout_error(name, folder.parent, f"there is no folder {folder.name}")
     paths = images(folder)
@@ -155,12 +155,12 @@ def need_images(name: str, folder: Path) -> list[Path]:
 
 
 def layout_error(name: str, folder: Path, problem: str = "") -> DatasetError:
-    """Make the error for files that are not those of a published data set.
+    """Make the error for files that are not those of a published dataset.
 
     Parameters
     ----------
     name : str
-        Name of the data set.
+        Name of the dataset.
     folder : Path
         Where the difference was noticed; the message says what lies there.
     problem : str, default=""

@@ -1,4 +1,4 @@
-"""The robustness of a model on the categories of a data set, in one call."""
+"""The robustness of a model on the categories of a dataset, in one call."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run_robust_benchmark(
     dataset_options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Fit on the clean training images of a data set, and judge its test images corrupted.
+    """Fit on the clean training images of a dataset, and judge its test images corrupted.
 
     For each category a pipeline is fitted and its threshold put as
     :func:`~pyimgano.benchmark.run_benchmark` does, then :func:`robustness_report` measures it.

@@ -64,13 +64,13 @@ def robustness_report(
         An outlier detector for images with a threshold, such as a pipeline that ends in a
         :class:`~pyimgano.calibration.ThresholdCalibrator`. It is not changed.
     X : sequence of paths, ImageSequence, or uint8 RGB images
-        The test images, such as ``X_test`` of a data set. They are corrupted in their own size,
+        The test images, such as ``X_test`` of a dataset. They are corrupted in their own size,
         before they reach the first step of the estimator. Arrays are RGB also where that step
         declares another format.
     y : array-like of shape (n_images,)
         +1 for good images, -1 for defective ones; images with 0 count in no figure.
     masks : sequence of length n_images, default=None
-        Per image the mask of its defects, as ``masks_test`` of a data set has them: a file, an
+        Per image the mask of its defects, as ``masks_test`` of a dataset has them: a file, an
         array, 0 for a good image, None if there is none. They move along with parts that a
         corruption moves.
     corruptions : "all" or sequence of str, default="all"

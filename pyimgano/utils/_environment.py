@@ -125,7 +125,7 @@ def git_state() -> dict[str, object] | None:
         repository, in one without a commit, or where there is no git.
     """
     commit = _git("rev-parse", "--verify", "HEAD")
-    # Files that git does not track may be a whole data set, which would take long to list.
+    # Files that git does not track may be a whole dataset, which would take long to list.
     status = _git("status", "--porcelain", "--untracked-files=no")
     if commit is None or status is None:
         return None

@@ -1,4 +1,4 @@
-"""Robustness reports: figures at the unchanged threshold, streams, data sets, pictures."""
+"""Robustness reports: figures at the unchanged threshold, streams, datasets, pictures."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_formats_of_pipelines(pipe, data, report, files):
     other.fit(data.X_train[..., ::-1])
     options = {"masks": data.masks_test, "corruptions": KINDS, "severities": (2, 5)}
     assert robustness_report(other, files, data.y_test, **options) == report
-    # Arrays of a data set are RGB, and so are corrupted images.
+    # Arrays of a dataset are RGB, and so are corrupted images.
     assert robustness_report(other, data.X_test, data.y_test, **options) == report
     # A pipeline that resizes sees corrupted images resized, and its maps go back to the masks.
     small = clone(pipe).set_params(imageformatnormalizer__resize=32).fit(data.X_train)
@@ -233,7 +233,7 @@ def test_labels_are_checked(pipe, data):
         robustness_report(pipe, data.X_test, [1])
 
 
-# ---- data sets -------------------------------------------------------------------------
+# ---- datasets -------------------------------------------------------------------------
 BENCHMARK = {
     "model": "industrial-fast-filterbank",
     "model_options": {"features__resize": 32},
