@@ -216,7 +216,7 @@ def check_pyod_parameters(class_name: str, parameters: Mapping[str, Any]) -> Non
     Parameters
     ----------
     class_name : str
-        Of the model; one that has no row here is not checked.
+        A key of ``PYOD``.
     parameters : mapping
         Some or all of its parameters.
 
@@ -225,8 +225,6 @@ def check_pyod_parameters(class_name: str, parameters: Mapping[str, Any]) -> Non
     InvalidParameterError
         If a value is not one that the model takes.
     """
-    if class_name not in PYOD:
-        return
     constraints = PYOD[class_name].constraints
     checked = {name: parameters[name] for name in constraints if name in parameters}
     validate_parameter_constraints(constraints, checked, caller_name=class_name)

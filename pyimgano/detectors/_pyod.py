@@ -26,7 +26,7 @@ from sklearn.utils.validation import validate_data
 
 from pyimgano._checks import input_kind
 from pyimgano._moved import current_name
-from pyimgano._pyod_models import PYOD, SCALE_SETTLES, check_pyod_parameters
+from pyimgano._pyod_models import PYOD, SCALE_SETTLES, PyODRow, check_pyod_parameters
 from pyimgano._training import SampleKey, TrainingStream
 from pyimgano.base import BaseDetector
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
@@ -195,7 +195,9 @@ class PyODDetector(BaseDetector[np.ndarray, None]):
     def _validate_params(self) -> None:
         super()._validate_params()
         _check_is_pyod(self.detector)
-        check_pyod_parameters(type(self.detector).__name__, self.detector.get_params(deep=False))
+        if _row_of(self.detector) is not None:
+            parameters = self.detector.get_params(deep=False)
+            check_pyod_parameters(type(self.detector).__name__, parameters)
 
     def _validate(self, X: Any, *, reset: bool) -> np.ndarray:
         kind = input_kind(X)
@@ -258,7 +260,7 @@ def _check_enough_rows(model: Any, n_rows: int, n_different: int, cv: int) -> in
             "tell how much good ones differ."
         )
     n_folds = min(cv, n_different)
-    about = PYOD.get(type(model).__name__)
+    about = _row_of(model)
     counted = about.counts_rows if about else ""
     value = getattr(model, counted) if counted else 0
     if isinstance(value, Integral):
@@ -291,7 +293,7 @@ def _enough_in_folds(least: int, cv: int) -> int:
 
 def _scale_depends_on_n(model: Any, n_rows: int, n_columns: int) -> bool:
     """Tell whether a model of some more rows would score on another scale."""
-    about = PYOD.get(type(model).__name__)
+    about = _row_of(model)
     if about is None:
         return n_rows < SCALE_SETTLES
     return n_rows < max(about.scale_settles, about.rows_per_column * n_columns)
@@ -309,6 +311,12 @@ def _check_is_pyod(model: Any) -> None:
             f"detector must be a PyOD model, such as pyod.models.knn.KNN(), got "
             f"{type(model).__name__}. A detector with score_samples needs no wrapper."
         )
+
+
+def _row_of(model: Any) -> PyODRow | None:
+    """Find the row of a model of PyOD; a model of another package may have the same name."""
+    cls = type(model)
+    return PYOD.get(cls.__name__) if cls.__module__.startswith("pyod.models.") else None
 
 
 # The global generators belong to the whole process: one thread at a time may lend them to a model.
@@ -356,9 +364,7 @@ def _draws_when_fitted(model: Any) -> bool:
     Most models of the registry draw from their own ``random_state`` alone; what is passed to
     one of them in a parameter may do otherwise.
     """
-    cls = type(model)
-    known = cls.__module__.startswith("pyod.models.") and cls.__name__ in PYOD
-    if not known or cls.__name__ in _DRAW_AT_FIT:
+    if _row_of(model) is None or type(model).__name__ in _DRAW_AT_FIT:
         return True
     return any(hasattr(value, "fit") for value in model.get_params(deep=False).values())
 

@@ -611,3 +611,12 @@ def test_parameters_that_pyod_does_not_check_are_refused(name, parameter, value)
     model.set_params(**{parameter: value})
     with pytest.raises(InvalidParameterError, match=said):
         PyODDetector(model).fit(rows(12))
+
+
+def test_parameters_of_a_model_of_another_package_are_its_own():
+    class KNN(Noise):
+        def __init__(self, method="mine", contamination=0.1):
+            super().__init__(contamination=contamination)
+            self.method = method
+
+    assert len(PyODDetector(KNN()).fit(rows(12)).training_scores_) == 12
