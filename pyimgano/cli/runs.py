@@ -155,8 +155,10 @@ def _show(options: argparse.Namespace) -> int:
 
 def _complete(run: Any) -> Any:
     if not run.is_complete:
-        state = "is an unfinished run" if run.config.exists() else "is no run directory"
-        raise _common.UsageError(f"{run.path} {state}: it has no {run.report.name}")
+        state, way = "is no run directory", f"pyimgano runs list {run.path} lists those in it"
+        if run.config.exists():
+            state, way = "is an unfinished run", "pyimgano benchmark --resume goes on with it"
+        raise _common.UsageError(f"{run.path} {state}: it has no {run.report.name}; {way}")
     return run
 
 

@@ -227,8 +227,8 @@ def test_command_compares_runs(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("list {tmp}/none", "none is no folder"),
-        ("show {tmp}", "is no run directory: it has no report.json"),
+        ("list {tmp}/none", "none: there is no such folder; give one of runs"),
+        ("show {tmp}", "is no run directory: it has no report.json; pyimgano runs list"),
         ("compare {run}", "the following arguments are required: DIR"),
         ("compare {run} {tmp}", "it is no run directory"),
         ("", "list|show|compare"),
