@@ -161,11 +161,14 @@ def make_small(*args, **options):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Synthetic pictures and the filter bank's working size are small."""
+    """Synthetic pictures and the sizes that features work at are small."""
     for module in ("pyimgano.datasets", "pyimgano.benchmark._sources"):
         monkeypatch.setattr(f"{module}.make_inspection_dataset", make_small)
     monkeypatch.setattr(FilterBankFeatures.__init__, "__defaults__", (RESIZE,))
-    assert FilterBankFeatures().resize == RESIZE  # or each page takes minutes
+    monkeypatch.setitem(BackbonePatchFeatures.__init__.__kwdefaults__, "resize", SIDE)
+    # A default that has moved would make each page take minutes.
+    assert FilterBankFeatures().resize == RESIZE
+    assert BackbonePatchFeatures().resize == SIDE
 
 
 @pytest.fixture(scope="module")
