@@ -48,11 +48,15 @@ def make_detector(args: argparse.Namespace, **params: Any) -> BasePatchDetector:
 def setting(args: argparse.Namespace, coreset_ratio: float | None = None) -> str:
     """The key in the file of figures of the detector asked for: ``patchcore 10%/resnet18``.
 
-    Networks for which ``--crop 0`` was given end in ``", whole image"``.
+    Networks for which ``--crop 0`` was given end in ``", whole image"``, and a filter bank for
+    which ``--resize`` was given in ``", 320 pixels"``.
     """
     detector = make_detector(args, coreset_ratio=coreset_ratio)
     params = detector.get_params()
     ratio = params.get("coreset_ratio")
     name = args.detector if ratio is None else f"{args.detector} {ratio:.0%}"
     whole = isinstance(params["features"], BackbonePatchFeatures) and args.crop == 0
-    return f"{name}/{args.features.removeprefix('timm:')}{', whole image' if whole else ''}"
+    more = ", whole image" if whole else ""
+    if args.features == "filterbank" and args.resize is not None:
+        more += f", {args.resize} pixels"
+    return f"{name}/{args.features.removeprefix('timm:')}{more}"
