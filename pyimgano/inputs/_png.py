@@ -10,8 +10,10 @@ import numpy as np
 from pyimgano._kernels.png_filters import unfilter
 from pyimgano.inputs._completeness import png_chunks
 
-__all__ = ["read_plain_png"]
+__all__ = ["TAG_CHUNKS", "read_plain_png"]
 
+#: Chunks that may hold the orientation; they may come after the pixels.
+TAG_CHUNKS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 _CHANNELS = {0: 1, 2: 3}  # gray and RGB, by their color type
 
 
@@ -42,12 +44,20 @@ def read_plain_png(path: str, data: bytes) -> np.ndarray | None:
     )
     if depth != 8 or color not in _CHANNELS or packing or filtering or interlaced:
         return None
-    pieces = []
+    pieces: list[bytes] = []
+    last = b""
     for kind, at, end in png_chunks(path, data):
-        if kind == b"tRNS":
+        if (
+            kind == b"tRNS"
+            # Pillow says what is wrong with a file whose chunks are in no order there may be.
+            or (kind == b"IHDR") != (at == 8)
+            or (kind == b"IDAT" and pieces and last != b"IDAT")
+            or (pieces and kind not in (b"IDAT", b"IEND", *TAG_CHUNKS))
+        ):
             return None
         if kind == b"IDAT":
             pieces.append(data[at + 8 : end - 4])
+        last = kind
     step = _CHANNELS[color]
     needed = height * (1 + width * step)
     stream = zlib.decompressobj()

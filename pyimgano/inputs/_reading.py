@@ -37,7 +37,7 @@ from pyimgano.inputs._completeness import (
     png_chunks,
 )
 from pyimgano.inputs._formats import describe, normalize_numpy_image, resize_image
-from pyimgano.inputs._png import read_plain_png
+from pyimgano.inputs._png import TAG_CHUNKS, read_plain_png
 from pyimgano.utils._files import kind_of, open_at_once
 from pyimgano.utils._stages import timed
 
@@ -292,15 +292,12 @@ def _upright_size(path: str, data: bytes, image: Any) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
-_TAGS_OF_PNG = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
-
-
 def _orientation_of_png(path: str, data: bytes) -> object:
     """Read the tag from a PNG of one pixel with the tags of this one.
 
     Some come after the pixels, and Pillow decodes all pixels to see those.
     """
-    tags = [data[at:end] for kind, at, end in png_chunks(path, data) if kind in _TAGS_OF_PNG]
+    tags = [data[at:end] for kind, at, end in png_chunks(path, data) if kind in TAG_CHUNKS]
     if not tags:
         return 1
     header = _png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))

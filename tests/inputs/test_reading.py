@@ -696,3 +696,34 @@ def test_every_filter_of_png_is_undone(tmp_path, shape):
     path = tmp_path / "a.png"
     path.write_bytes(image_files.png_file(shape[:2], 2 if step == 3 else 0, 8, data, False))
     np.testing.assert_array_equal(read_raw(str(path)), image)
+
+
+@pytest.mark.parametrize("color", [0, 2])
+def test_a_png_whose_chunks_are_out_of_order_is_left_to_pillow(tmp_path, monkeypatch, color):
+    def header(width, height):
+        body = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
+        return image_files.png_chunk(b"IHDR", body)
+
+    pixels = zlib.compress(bytes(2 * (1 + 3 * (1 + color))))
+    whole, text = image_files.png_chunk(b"IDAT", pixels), image_files.png_chunk(b"tEXt", b"a\0b")
+    halves = [image_files.png_chunk(b"IDAT", half) for half in (pixels[:5], pixels[5:])]
+    fake = image_files.png_chunk(b"tEXt", header(3, 2)[8:-4])
+    files = [
+        [header(3, 2), halves[0], text, halves[1]],
+        [header(3, 2), header(2, 3), whole],
+        [fake, header(3, 2), whole],
+        [header(3, 2), whole, image_files.png_chunk(b"pHYs", b"x")],
+    ]
+    path = tmp_path / "a.png"
+
+    def outcomes():
+        for chunks in files:
+            end = image_files.png_chunk(b"IEND", b"")
+            path.write_bytes(b"".join([image_files.PNG_SIGNATURE, *chunks, end]))
+            with pytest.raises(ImageReadError) as caught:
+                read_raw(str(path))
+            yield str(caught.value)
+
+    found = list(outcomes())
+    monkeypatch.setattr(_reading, "read_plain_png", lambda path, data: None)
+    assert found == list(outcomes())
