@@ -22,6 +22,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
@@ -63,6 +64,11 @@ _BLOCK = 2**20
 # Files and bytes of a packed bundle, against archives that unpack to more than a disk holds:
 # deflate makes zeros a thousandth of their length, and banks of features are no zeros.
 _MOST_FILES, _MOST_TIMES = 10_000, 200
+# What zipfile raises on damaged archives; RuntimeError is for those with a password.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError),
+    ValueError,
+)
 
 
 class Bundle(NamedTuple):
@@ -198,15 +204,15 @@ def open_bundle(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) ->
         If the pipeline's file is damaged or not admitted.
     """
     with unpacked(path) as (folder, name):
-        manifest = folder / MANIFEST
+        manifest, entries = folder / MANIFEST, None
         if name == CONFIG and manifest.is_file():
             entries = listed_files(read_object(manifest), path)
-            for one in (CONFIG, _PIPELINE):
-                problem = file_problem(folder, one, entries.get(one))
-                if problem is not None:
-                    raise BundleError(f"{path}: {problem}.")
+            _check_files(folder, [CONFIG], entries, path)
         config = as_current(read_object(folder / name), f"{path}: {name}")
         file = model_file(folder, config, path)
+        if entries is not None:
+            model = config["model"]["file"]
+            _check_files(folder, [model, f"{model}.json"], entries, path)
         estimator = load(file, trusted=trusted, sha256=config["model"]["sha256"])
         found = differences(config, estimator)
         if found:
@@ -276,6 +282,13 @@ def file_problem(folder: Path, name: str, entry: Any) -> str | None:
     return None
 
 
+def _check_files(folder: Path, names: list[str], entries: dict[str, Any], path: Any) -> None:
+    for name in names:
+        problem = file_problem(folder, name, entries.get(name))
+        if problem is not None:
+            raise BundleError(f"{path}: {problem}.")
+
+
 def listed_files(manifest: dict[str, Any], path: Any) -> dict[str, dict[str, Any]]:
     """Files that a manifest lists, by names that lead nowhere else."""
     if manifest.get("schema_version") != 1:
@@ -340,11 +353,11 @@ def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
         yield path, CONFIG
     elif not path.exists():
         raise BundleError(f"{path}: there is no such file or folder.")
-    elif zipfile.is_zipfile(path):
+    elif path.is_file() and zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory() as temporary:
             _unpack(path, Path(temporary))
             yield Path(temporary), CONFIG
-    elif path.suffix.lower() == ".json":
+    elif path.is_file() and path.suffix.lower() == ".json":
         yield path.parent, path.name
     else:
         raise BundleError(
@@ -353,7 +366,11 @@ def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
+    try:
+        archive = zipfile.ZipFile(path)
+    except _DAMAGED as error:
+        raise BundleError(f"{path}: is a damaged archive ({error}).") from error
+    with archive:
         members = {one.filename: one for one in archive.infolist() if not one.is_dir()}
         if MANIFEST not in members:
             raise BundleError(f"{path}: is no bundle, there is no {MANIFEST} in it.")
@@ -361,19 +378,35 @@ def _unpack(path: Path, folder: Path) -> None:
             raise BundleError(f"{path}: holds {len(members):,} files, too many for a bundle.")
         room = _MOST_TIMES * path.stat().st_size + _BLOCK
         for name, member in members.items():
-            if not _is_inside(name) or stat.S_ISLNK(member.external_attr >> 16):
+            if (
+                not _is_inside(name)
+                or stat.S_ISLNK(member.external_attr >> 16)
+                or any(str(parent) in members for parent in PurePosixPath(name).parents)
+            ):
                 raise BundleError(f"{path}: holds {name!r}, which is no file of a bundle.")
             target = folder.joinpath(*name.split("/"))
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with archive.open(member) as source, atomic_write(target, durable=False) as file:
-                    while chunk := source.read(_BLOCK):
-                        room -= len(chunk)
-                        if room < 0:
-                            raise BundleError(f"{path}: unpacks to far more than it holds.")
-                        file.write(chunk)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-                raise BundleError(f"{path}: {name} is damaged ({error}).") from error
+            with atomic_write(target, durable=False) as file:
+                for chunk in _content(archive, member, path):
+                    room -= len(chunk)
+                    if room < 0:
+                        raise BundleError(f"{path}: unpacks to far more than it holds.")
+                    file.write(chunk)
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Iterator[bytes]:
+    """Read a file of an archive; an error of the one who writes it elsewhere is not caught."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(
+            f"{path}: {member.filename} is compressed in a way other than deflate; pack the folder "
+            "again."
+        )
+    try:
+        with archive.open(member) as source:
+            while chunk := source.read(_BLOCK):
+                yield chunk
+    except _DAMAGED as error:
+        raise BundleError(f"{path}: {member.filename} is damaged ({error}).") from error
 
 
 # ---- making one -----------------------------------------------------------------------

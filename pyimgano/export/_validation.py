@@ -130,6 +130,7 @@ class _Checks:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
+        self._entries: dict[str, Any] | None = None  # of the manifest, if there is one
         self._done: list[Check] = []
 
     def run(self) -> list[Check]:
@@ -149,6 +150,11 @@ class _Checks:
     def _failed(self, name: str, detail: str) -> None:
         self._done.append(Check(name, False, detail))
 
+    def _check_listed(self, names: list[str]) -> None:
+        for name in names:
+            if self._entries is not None and name not in self._entries:
+                raise BundleError(f"{name} is used, and not in {MANIFEST}")
+
     def _look_at_files(self) -> None:
         if self._name != CONFIG or not (self._folder / MANIFEST).is_file():
             return  # a configuration by itself
@@ -160,6 +166,7 @@ class _Checks:
         except BundleError as error:
             self._failed("manifest", str(error))
             raise _Failed from error
+        self._entries = entries
         self._passed("manifest", f"lists {len(entries)} files")
         looked_at = (file_problem(self._folder, one, entry) for one, entry in entries.items())
         problems = [problem for problem in looked_at if problem is not None]
@@ -172,7 +179,7 @@ class _Checks:
         if problems:
             self._failed("files", "; ".join(problems))
         else:
-            others = f"; not listed, and not used: {', '.join(more)}" if more else ""
+            others = f"; not in {MANIFEST}: {', '.join(more)}" if more else ""
             self._passed("files", f"all are those that were delivered{others}")
 
     def _look_at_configuration(self) -> dict[str, Any]:
@@ -214,6 +221,7 @@ class _Checks:
     def _look_at_pipeline(self, config: dict[str, Any]) -> Any:
         try:
             file = model_file(self._folder, config, self._name)
+            self._check_listed([config["model"]["file"]])
             estimator = load(file, sha256=config["model"]["sha256"])
         except (BundleError, UntrustedFileError, ValueError, OSError) as error:
             self._failed("pipeline", str(error).replace(f"{self._folder}{os.sep}", ""))
@@ -232,7 +240,9 @@ class _Checks:
             self._passed("golden", "there are no golden images, so no score was replayed")
             return
         try:
-            found = golden_scores(estimator, self._folder, [one["file"] for one in golden])
+            names = [one["file"] for one in golden]
+            self._check_listed(names)
+            found = golden_scores(estimator, self._folder, names)
         except (BundleError, SampleError, WeightsError) as error:
             self._failed("golden", str(error).replace(f"{self._folder}{os.sep}", ""))
             return

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from pyimgano.datasets import make_inspection_dataset
 from pyimgano.defects import DefectExtractor
 from pyimgano.exceptions import BundleError, TooFewImagesWarning, UntrustedFileError, WeightsError
 from pyimgano.export import export_bundle, json_schema, open_bundle, read_infer_config, validate
-from pyimgano.export._bundle import file_entry
+from pyimgano.export._bundle import file_entry, unpacked
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 
 DATA = make_inspection_dataset(n_train=12, n_test_good=3, n_test_defect=3, size=64, random_state=0)
@@ -267,7 +268,20 @@ def test_a_manifest_that_is_wrong(bundle):
 def test_files_that_nobody_listed_are_told_and_not_used(bundle):
     (bundle / "notes.txt").write_text("from the line")
     result = validate(bundle)
-    assert result.ok and "not used: notes.txt" in result.checks[1].detail
+    assert result.ok and "not in manifest.json: notes.txt" in result.checks[1].detail
+
+
+def test_files_that_are_used_have_to_be_listed(bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    file = manifest["files"].pop("pipeline.joblib.json")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"pipeline\.joblib\.json is not in manifest\.json"):
+        open_bundle(bundle)
+    manifest["files"]["pipeline.joblib.json"] = file
+    for name, check in (("golden/01_part-00.png", "golden"), ("pipeline.joblib", "pipeline")):
+        del manifest["files"][name]
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        assert name in failures(bundle)[check]
 
 
 def test_a_configuration_by_itself_is_checked_against_its_pipeline(bundle):
@@ -305,6 +319,8 @@ def test_archives_that_lead_elsewhere_or_unpack_to_too_much(tmp_path):
         open_bundle(path)
     with pytest.raises(BundleError, match=r"no manifest\.json in it"):
         open_bundle(archive(tmp_path / "other.zip", a="b"))
+    with pytest.raises(BundleError, match="'a/b', which is no file"):
+        open_bundle(archive(tmp_path / "both.zip", **manifest, **{"a": "x", "a/b": "y"}))
 
 
 def test_a_damaged_archive_is_an_error(shop, tmp_path):
@@ -317,6 +333,18 @@ def test_a_damaged_archive_is_an_error(shop, tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(BundleError, match="is no bundle"):
         validate(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_any_byte_of_an_archive_may_be_changed(tmp_path, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("manifest.json", '{"schema_version": 1} ' * 9)
+    content = path.read_bytes()
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0x91]) + content[i + 1 :])
+        with suppress(BundleError), unpacked(path):
+            pass
 
 
 # ---- making one -----------------------------------------------------------------------
