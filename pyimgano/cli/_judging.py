@@ -183,11 +183,12 @@ class Run:
         for i in range(len(results), len(images)):  # one by one, each with its own limit
             try:
                 with time_limit(seconds), counted_from(first + i):
-                    results += self._infer(images[i : i + 1])
+                    (result,) = self._infer(images[i : i + 1])
             except TimeLimitError:
                 path = images.paths[i]
                 error = f"{path}: was not judged within the time limit of {seconds:g} s"
-                results.append(InferenceResult(first + i, path, error=error))
+                result = InferenceResult(first + i, path, error=error)
+            results.append(result)
         return results
 
     def _infer(self, images: Any) -> Iterator[Any]:

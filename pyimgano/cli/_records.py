@@ -127,9 +127,13 @@ def _as_record(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "path" in record else None
+    if not isinstance(record, dict) or not isinstance(record.get("path"), str):
+        return None
+    numbers = [record.get(name) for name in ("score", "threshold", "pred")]
+    judged = all(isinstance(one, (int, float)) for one in numbers)
+    return record if judged or isinstance(record.get("error"), str) else None
 
 
 def _may_be_left_over(line: bytes) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,11 +19,12 @@ from sklearn.pipeline import make_pipeline
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
 from pyimgano.calibration import PixelThresholdCalibrator
-from pyimgano.cli import _sources, infer
+from pyimgano.cli import _common, _judging, _records, _sources, infer
 from pyimgano.features import FilterBankFeatures
+from pyimgano.inference import InferenceResult
 from pyimgano.inputs import _read_ahead
 from pyimgano.testing import make_check_images
-from pyimgano.utils._stages import STAGES
+from pyimgano.utils._stages import STAGES, TimeLimitError
 from tests.inputs import image_files
 
 N = 9
@@ -146,6 +148,43 @@ def test_errors_stop_the_run_where_they_shall(pipeline, photos, tmp_path, capsys
     assert len(lines(f"{jsonl}.part")) == 7
     assert call(*arguments, "--max-errors", 2, "--resume") == 1
     assert len(lines(jsonl)) == N + 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"index": 0, "path": ["x"], "error": "x"}',
+        b'{"index": 0, "path": "x", "score": 1.0, "pred": 0}',  # without its threshold
+        b'{"index": 0, "path": "x", "score": null, "threshold": 1.0, "pred": 0}',
+        b'{"index": 0, "path": "x", "more": ' + b"[" * 100_000,
+    ],
+)
+def test_lines_that_are_no_records_are_refused(line):
+    log = _records.Log("o.jsonl")
+    whole = b'{"index": 0, "path": "x", "error": "x: is empty"}\n'
+    with pytest.raises(_common.UsageError, match=r"o\.jsonl, line 2: is no record"):
+        log.read(io.BytesIO(whole + line + b"\n" + whole))
+    assert log.names == {"x"}
+
+
+def test_an_image_whose_time_is_over_just_after_it_was_judged_has_one_record():
+    class Late(_judging.Run):
+        def __init__(self):
+            pass
+
+        def _infer(self, images):
+            yield from [InferenceResult(0, path, score=1.0) for path in images.paths]
+            raise TimeLimitError
+
+    class Images(SimpleNamespace):
+        def __len__(self):
+            return len(self.paths)
+
+        def __getitem__(self, part):
+            return Images(paths=self.paths[part])
+
+    results = Late()._in_time(Images(paths=["a", "b"]), 9.0)
+    assert [result.path for result in results] == ["a", "b"]
 
 
 def test_names_on_standard_input_and_repeated_inputs(
