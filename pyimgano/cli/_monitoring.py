@@ -38,6 +38,7 @@ def add_monitor_options(parser: argparse.ArgumentParser) -> None:
         "--monitor-good",
         metavar="PATH",
         nargs="+",
+        action="extend",
         default=[],
         help="good images to compare with, as the camera gave them in calibration: brightness, "
         "contrast and sharpness are watched as well; the first time only",

@@ -66,6 +66,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--golden",
         metavar="PATH",
         nargs="+",
+        action="extend",
         default=[],
         help="images to deliver with their scores, by which the receiver can check the bundle: "
         "files, folders or patterns. Some good parts and some bad ones are best",
