@@ -263,7 +263,15 @@ def test_what_is_written_has_the_published_schemas(root, undisturbed, tmp_path):
     saturated = run_benchmark(
         "mvtec_loco", root=loco, model=MODEL, quantile=0.5, output_dir=tmp_path / "runs"
     )
-    pyod = run(root, tmp_path, category="wood", model="vision_knn", limit_test=7, quantile=0.5)
+    options = {"features__resize": 64}
+    pyod = run(
+        *(root, tmp_path),
+        category="wood",
+        model="vision_knn",
+        model_options=options,
+        limit_test=7,
+        quantile=0.5,
+    )
     seen = Counter()
     for result in (undisturbed, broken, saturated, pyod):
         for name, content in files_of(result.path, whole=True).items():
