@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from queue import SimpleQueue
+from contextlib import nullcontext, suppress
+from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -105,8 +105,9 @@ class ReadAhead:
                     n = min(self.batch_size, len(pending))
                     yield ReadImages([pending.popleft() for _ in range(n)], self)
         finally:
-            while not self._waiting.empty():
-                self._waiting.get()
+            with suppress(Empty):  # the threads are taking them, too
+                while True:
+                    self._waiting.get_nowait()
             for _ in range(self.n_workers):
                 self._waiting.put(None)
 

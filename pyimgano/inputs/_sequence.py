@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -619,12 +619,17 @@ def image_files(root: Path, pattern: str | None = None, recursive: bool = True) 
 
 
 def _entries(root: Path, pattern: str | None, recursive: bool) -> Iterator[Path]:
-    """Files that match, whatever they are; a folder that cannot be listed is an error."""
+    """Files that match, whatever they are; a folder that cannot be listed is an error.
+
+    A folder below that somebody removes meanwhile is none.
+    """
     if pattern is not None and len(Path(pattern).parts) != 1:
         yield from (root.rglob if recursive else root.glob)(pattern)
         return
 
-    def refuse(error: OSError) -> NoReturn:
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and Path(error.filename) != root:
+            return
         raise ImageReadError(error.filename, f"this folder cannot be listed ({error.strerror})")
 
     # Not rglob: it passes over folders that it may not list.

@@ -445,3 +445,17 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ImageReadError, match="closed: this folder cannot be listed"):
         ImageSequence.from_folder(tmp_path, recursive=True)
     assert len(ImageSequence.from_folder(tmp_path)) == 1
+
+
+def test_a_folder_removed_while_others_are_listed_is_none(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "a.png").touch()
+    list_folder = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("gone"):
+            os.rmdir(path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(ImageSequence.from_folder(tmp_path, recursive=True)) == 1
