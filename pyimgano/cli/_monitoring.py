@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from pyimgano.cli import _common
 from pyimgano.cli._images import find_images
+from pyimgano.cli._saved import Repeated
 
 __all__ = ["add_monitor_options", "alarms_of_run", "check_monitor_options", "state_of"]
 
@@ -38,7 +39,7 @@ def add_monitor_options(parser: argparse.ArgumentParser) -> None:
         "--monitor-good",
         metavar="PATH",
         nargs="+",
-        action="extend",
+        action=Repeated,
         default=[],
         help="good images to compare with, as the camera gave them in calibration: brightness, "
         "contrast and sharpness are watched as well; the first time only",

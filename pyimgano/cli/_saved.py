@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import struct
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from pyimgano import _defaults
 from pyimgano.cli import _common, _targets
 
 __all__ = [
+    "Repeated",
     "add_loading_options",
     "add_pipeline_and_images",
     "check_output",
@@ -32,7 +34,7 @@ _OF_DAMAGED_PICKLES = (
 )
 
 
-class _Repeated(argparse.Action):
+class Repeated(argparse.Action):
     """An option with several values that may be given several times."""
 
     def __call__(
@@ -73,7 +75,7 @@ def add_pipeline_and_images(
         "--input",
         metavar="PATH",
         nargs="+",
-        action=_Repeated,
+        action=Repeated,
         default=[],
         help=f"another way to name the images; may be repeated{names}",
     )
@@ -182,9 +184,23 @@ def open_pipeline(options: argparse.Namespace) -> Any:
         return bundle.estimator
     from pyimgano.persistence import read_map_range
 
+    _refuse_delivery(options.pipeline)
     pipeline = load_pipeline(options.pipeline, options.trust)
     options.map_range = read_map_range(options.pipeline)
     return pipeline
+
+
+def _refuse_delivery(path: str) -> None:
+    """Refuse a bundle, or the configuration in one, in place of the file of a pipeline."""
+    if os.path.basename(path) == "infer_config.json":
+        option = "infer-config"
+    elif os.path.isfile(os.path.join(path, "manifest.json")) or zipfile.is_zipfile(path):
+        option = "bundle"
+    else:
+        return
+    raise _common.UsageError(
+        f"{path}: is no saved pipeline, but holds one; put --{option} before it"
+    )
 
 
 def files_of_pipeline(options: argparse.Namespace) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pyimgano.cli import _common
 from pyimgano.cli._images import find_images
 from pyimgano.cli._saved import (
+    Repeated,
     add_loading_options,
     load_pipeline,
     pipeline_of_run,
@@ -66,7 +67,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--golden",
         metavar="PATH",
         nargs="+",
-        action="extend",
+        action=Repeated,
         default=[],
         help="images to deliver with their scores, by which the receiver can check the bundle: "
         "files, folders or patterns. Some good parts and some bad ones are best",

@@ -241,7 +241,7 @@ def differences(config: dict[str, Any], estimator: Any) -> list[str]:
     for key, value in actual.items():
         if told.get(key) != value:
             here, there = told.get(key), value
-            if key in ("threshold", "pixel_threshold") and here and there:
+            if key in ("threshold", "pixel_threshold") and isinstance(here, dict) and there:
                 here, there = here.get("value"), there["value"]
                 if here == there:
                     key, here, there = f"the provenance of the {key}", "something else", "another"
@@ -270,7 +270,7 @@ def file_problem(folder: Path, name: str, entry: Any) -> str | None:
     if entry is None:
         return f"{name} is not in {MANIFEST}"
     path = folder / name
-    if path.is_symlink() or not path.is_file():
+    if os.path.islink(path) or not os.path.isfile(path):  # also if a name is too long for a file
         return f"{name} is missing"
     found = file_entry(path)
     if found != entry:
@@ -318,9 +318,9 @@ def model_file(folder: Path, config: dict[str, Any], path: Any) -> Path:
     name = model.get("file") if isinstance(model, dict) else None
     if not isinstance(name, str) or not _is_inside(name):
         raise BundleError(f"{path}: names {name!r} as its pipeline, which is no file beside it.")
-    if not isinstance(config["model"].get("sha256"), str):
+    if not re.fullmatch("[0-9a-f]{64}", str(config["model"].get("sha256"))):
         raise BundleError(f"{path}: has no SHA-256 of its pipeline.")
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):
         raise BundleError(f"{path}: {name} is missing.")
     return folder / name
 

@@ -38,7 +38,9 @@ def call(*arguments):
 
 
 def test_export_and_validate(shop, capsys):
-    assert call("export", "--pipeline", "line3.joblib", "-o", "b.zip", "--golden", "golden") == 0
+    export = ("export", "--pipeline", "line3.joblib")
+    golden = [word for one in (shop / "golden").iterdir() for word in ("--golden", one)]
+    assert call(*export, "-o", "b.zip", *golden) == 0
     out, err = capsys.readouterr()
     assert "saved: b.zip (2 golden images)" in out and err == ""
     assert open_bundle("b.zip").map_range == (0.0, 2.0)
@@ -49,7 +51,7 @@ def test_export_and_validate(shop, capsys):
     assert result["ok"] and result["target"] == "b.zip"
     assert "2 images score as they did" in err and "all checks passed" in err
 
-    assert call("export", "--pipeline", "line3.joblib", "-o", "b", "--notes", "Bolts") == 0
+    assert call(*export, "-o", "b", "--notes", "Bolts") == 0
     assert "without --golden" in capsys.readouterr().err
     assert "Bolts" in (shop / "b" / "model_card.md").read_text()
     (shop / "b" / "model_card.md").write_text("other")
@@ -85,6 +87,9 @@ def test_infer_takes_the_pipeline_out_of_a_delivery(shop, capsys):
         (("--bundle", "b", "--category", "x", "golden"), "--category names a pipeline of"),
         (("--bundle", "b", "golden", "--save-csv", "b/manifest.json"), "which is read"),
         (("--bundle", "golden", "golden"), "golden: is no bundle"),
+        (("b", "golden"), "b: is no saved pipeline, but holds one; put --bundle before it"),
+        (("b.zip", "golden"), "put --bundle before it"),
+        (("b/infer_config.json", "golden"), "put --infer-config before it"),
     ):
         assert call("infer", *wrong) == 2, wrong
         assert message in capsys.readouterr().err

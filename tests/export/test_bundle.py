@@ -247,6 +247,17 @@ def test_a_configuration_that_is_wrong_or_of_another_version(bundle, changes, ch
     assert list(found) == [check] and message in found[check]
 
 
+def test_an_edited_configuration_is_not_opened(bundle):
+    for threshold in (3.0, [], "high"):
+        edit(bundle, threshold=threshold)
+        with pytest.raises(BundleError, match="threshold is "):
+            open_bundle(bundle)
+    model = {"file": "pipeline.joblib", "sha256": "none"}
+    edit(bundle, model=model)
+    with pytest.raises(BundleError, match="has no SHA-256 of its pipeline"):
+        open_bundle(bundle)
+
+
 def test_a_manifest_that_is_wrong(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     for wrong, message in (
@@ -269,6 +280,13 @@ def test_files_that_nobody_listed_are_told_and_not_used(bundle):
     (bundle / "notes.txt").write_text("from the line")
     result = validate(bundle)
     assert result.ok and "not in manifest.json: notes.txt" in result.checks[1].detail
+
+
+def test_a_listed_name_too_long_for_a_file_is_missing(bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["x" * 300] = manifest["files"]["pipeline.joblib"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert failures(bundle) == {"files": f"{'x' * 300} is missing"}
 
 
 def test_files_that_are_used_have_to_be_listed(bundle):
