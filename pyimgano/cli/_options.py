@@ -165,7 +165,7 @@ def add_model_options(
         type=_common.side,
         help="side to which images are brought for the features"
         + (", or height and width" if of_benchmark else "")
-        + f" (default: {_defaults.RESIZE})",
+        + f" (default: {_defaults.RESIZE}, or that of the preset)",
     )
     model.add_argument(
         "--crop",
