@@ -287,6 +287,11 @@ def _judge(options: argparse.Namespace, source: FilesSource) -> int:
         for kind in _asked(options)
     ]
     run = Run(options, source, pipeline, writers)
+    if options.watch is not None:
+        _common.say(
+            f"{options.prog}: watching {options.watch}; records go to {options.save_jsonl}. "
+            "Ctrl-C or SIGTERM ends it"
+        )
     run.judge()
     _say_counts(options, run)
     if run.times is not None:

@@ -361,7 +361,9 @@ def test_each_image_in_a_hot_folder_is_judged_once_across_restarts(
         str(folder / f"{k}.png") for k in range(N)
     ]
     assert len(csv.read_text().splitlines()) == N + 1
-    assert "9 images, 6 of them before" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"watching {folder}; records go to {jsonl}" in err
+    assert "9 images, 6 of them before" in err
     assert call(pipeline, "--watch", folder) == 2
     assert call(pipeline, folder, "--watch", folder, *outputs) == 2
     assert call(pipeline, "--watch", tmp_path / "nowhere", *outputs) == 2

@@ -233,6 +233,7 @@ def test_a_swapped_golden_image_is_found_though_the_manifest_fits(bundle):
         ({"schema_version": 99}, "schema", "schema_version 99"),
         ({"schema_version": "2"}, "schema", "schema_version '2'"),
         ({"pyimgano": "99.0.1"}, "versions", "made with pyimgano 99.0.1"),
+        ({"pyimgano": "newest"}, "schema", "pyimgano: 'newest'"),
         ({"threshold": "high"}, "schema", "threshold: 'high'"),
         ({"golden": ...}, "schema", "'golden' is a required property"),
         ({"note": 1}, "schema", "'note' was unexpected"),
