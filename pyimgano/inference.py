@@ -84,7 +84,11 @@ class InferenceResult:
     anomaly_map : ndarray of shape (height, width), float32, or None
         Higher = more anomalous; only where maps were asked for and the detector makes any.
     defects : list of DefectRegion, or None
-        Regions of the map, empty if there is none; None unless they were asked for.
+        Regions of the map, empty if there is none; None unless they were asked for. They are in
+        pixels of the map, which are those of the image after the ``resize`` of an
+        :class:`~pyimgano.inputs.ImageFormatNormalizer`, if the pipeline has one;
+        :meth:`DefectExtractor.extract <pyimgano.defects.DefectExtractor.extract>` takes the size
+        of the image to give both.
     error : str or None
         Reason why the image could not be scored.
     """
