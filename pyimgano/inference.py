@@ -35,7 +35,7 @@ from pyimgano._any_estimator import (
     score as score,  # deprecated
 )
 from pyimgano._decision import as_labels, is_anomalous
-from pyimgano._nesting import find_calibrator, find_defects, first_step
+from pyimgano._nesting import find_calibrator, find_defects, find_parts, first_step
 from pyimgano.base import ScoredBlock
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.defects import DefectRegion
@@ -43,6 +43,7 @@ from pyimgano.exceptions import ImageFormatError
 from pyimgano.inputs import ImageFormat, ImageFormatNormalizer, ImageSequence
 from pyimgano.inputs._containers import counted_from, first_index, is_path
 from pyimgano.inputs._formats import DECLARED, check_format, is_torch_tensor
+from pyimgano.inputs._reading import read_size
 from pyimgano.utils._stages import timed
 
 __all__ = [
@@ -85,10 +86,8 @@ class InferenceResult:
         Higher = more anomalous; only where maps were asked for and the detector makes any.
     defects : list of DefectRegion, or None
         Regions of the map, empty if there is none; None unless they were asked for. They are in
-        pixels of the map, which are those of the image after the ``resize`` of an
-        :class:`~pyimgano.inputs.ImageFormatNormalizer`, if the pipeline has one;
-        :meth:`DefectExtractor.extract <pyimgano.defects.DefectExtractor.extract>` takes the size
-        of the image to give both.
+        pixels of the map; where the pipeline resizes images, in an
+        :class:`~pyimgano.inputs.ImageFormatNormalizer`, also in pixels of the image.
     error : str or None
         Reason why the image could not be scored.
     """
@@ -260,7 +259,10 @@ def iter_infer(
     def judged(X: Any) -> Iterator[InferenceResult]:
         blocks = iter_scores(estimator, X, maps=maps, on_error=on_error, batch_size=batch_size)
         found = _results(blocks, cut, calibrator, image_paths(X), first_index())
-        return found if extractor is None else _with_defects(found, extractor, return_maps)
+        if extractor is None:
+            return found
+        size = _size_before_resizing(estimator, X, first_index())
+        return _with_defects(found, extractor, size, return_maps)
 
     if _is_one_image(images, estimator):
         images = [images]
@@ -313,15 +315,44 @@ def _extractor(estimator: Any) -> Any:
     return found.extractor_
 
 
+def _size_before_resizing(
+    estimator: Any, X: Any, first: int
+) -> Callable[[int], tuple[int, int]] | None:
+    """Give what tells the size of an image from its index, if the pipeline resizes images."""
+    resizing = [
+        one for one in find_parts(estimator, ImageFormatNormalizer) if one.resize is not None
+    ]
+    if not resizing:
+        return None
+    axes = DECLARED[check_format(resizing[0].input_format)].axes
+    paths = image_paths(X)
+
+    def size(index: int) -> tuple[int, int]:
+        path = paths[index - first]
+        if path is not None:
+            return read_size(path)
+        image = X[index - first]
+        if isinstance(image, Image.Image):
+            return image.height, image.width
+        height, width = image.shape[1:] if axes == "chw" else image.shape[:2]
+        return int(height), int(width)
+
+    return size
+
+
 def _with_defects(
-    results: Iterator[InferenceResult], extractor: Any, return_maps: bool
+    results: Iterator[InferenceResult],
+    extractor: Any,
+    size: Callable[[int], tuple[int, int]] | None,
+    return_maps: bool,
 ) -> Iterator[InferenceResult]:
     for result in results:
         if result.anomaly_map is None:
             yield result
             continue
         with timed("postprocess"):
-            defects = extractor.extract(result.anomaly_map)
+            image_size = None if size is None else size(result.index)
+            defects = extractor.extract(result.anomaly_map, image_size)
         heat = result.anomaly_map if return_maps else None
         yield replace(result, anomaly_map=heat, defects=defects)
 

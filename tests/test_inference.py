@@ -475,6 +475,28 @@ def test_defects_are_those_of_the_extractor_inside(small):
         infer(small, NEW, return_defects=True)
 
 
+def test_defects_are_also_in_pixels_of_an_image_that_the_pipeline_resizes(tmp_path):
+    # Half the height, a third of the width: boxes in the image are twice and three times theirs.
+    resized = ImageFormatNormalizer(resize=(32, 32))
+    pixels = PixelThresholdCalibrator(_small(), quantile=0.8).fit(resized.transform(TRAIN))
+    large = np.repeat(np.repeat(resized.transform(NEW[2:]), 2, axis=1), 3, axis=2)
+    pixels.pixel_threshold_ = 0.9 * float(np.max(pixels.anomaly_map(resized.transform(large))))
+    path = tmp_path / "part.png"
+    Image.fromarray(large[0]).save(path)
+    pipe = make_pipeline(resized, pixels)
+    chw = make_pipeline(ImageFormatNormalizer("rgb_f32_chw", resize=(32, 32)), pixels)
+    floats = np.moveaxis(large, -1, 1).astype(np.float32) / 255
+    for estimator, images in ((pipe, large), (pipe, [path]), (pipe, iter(large)), (chw, floats)):
+        ((first, *_),) = (one.defects for one in infer(estimator, images, return_defects=True))
+        x0, y0, x1, y1 = first.bbox_xyxy
+        assert first.image_bbox_xyxy == (3 * x0, 2 * y0, 3 * x1, 2 * y1)
+        assert first.image_area == 6 * first.area
+    ((same, *_),) = (
+        one.defects for one in infer(pixels, resized.transform(large), return_defects=True)
+    )
+    assert same.image_bbox_xyxy is None
+
+
 def test_calibrate_threshold(small):
     good = make_check_images(30, random_state=5)
     calibrated = calibrate_threshold(small, iter(good), quantile=0.9)

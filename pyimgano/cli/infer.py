@@ -108,8 +108,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--defects",
         action="switch",
         help="records have the defects of each image, for a pipeline with a "
-        "PixelThresholdCalibrator, as pyimgano train --defects makes them; in the pixels of the "
-        "image (after the pipeline's own resize, if it has one)",
+        "PixelThresholdCalibrator, as pyimgano train --defects makes them",
     )
     output.add_argument(
         "--save-masks",
