@@ -185,7 +185,11 @@ def as_current(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
     for old in range(version, SCHEMA_VERSION):
         try:
             current = _MIGRATIONS[old](current)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise BundleError(
+                f"{path}: is no infer_config.json of version {version}: it lacks {error}."
+            ) from error
+        except (TypeError, AttributeError) as error:
             raise BundleError(
                 f"{path}: is no infer_config.json of version {version} ({error!r})."
             ) from error
