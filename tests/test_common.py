@@ -121,7 +121,8 @@ class Printed(BasePreprocessor):
 
     def _prepare_pixels(self, image):
         pattern = np.random.RandomState(0).randint(0, 256, size=image.shape).astype(np.uint8)
-        return cv2.addWeighted(cv2.GaussianBlur(pattern, (0, 0), 1.5), 0.9, image, 0.1, 0)
+        pattern = cv2.normalize(cv2.GaussianBlur(pattern, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
+        return cv2.addWeighted(pattern, 0.9, image, 0.1, 0)
 
 
 @pytest.mark.parametrize("check", list(yield_image_transformer_checks()))
