@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["Terminated", "cleaning_up_on_sigterm", "raising_on_sigterm"]
 
@@ -21,11 +21,15 @@ def raising_on_sigterm() -> Iterator[None]:
 
     In any other thread than the main one this does nothing: only that one may set handlers.
     """
+    handlers: list[Any] = []
 
     def stop(number: int, frame: object) -> NoReturn:
         # Once is enough: a second one must not cut the cleaning up short.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        handlers.append(signal.SIG_IGN)
         raise Terminated
+
+    handlers.append(stop)
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
@@ -35,7 +39,10 @@ def raising_on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        # A generator that was left within the block ends when it is collected as garbage, whenever
+        # that is. By then the handler may be that of another block.
+        if signal.getsignal(signal.SIGTERM) in handlers:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

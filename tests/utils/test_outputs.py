@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import pyimgano
-from pyimgano._signals import Terminated, cleaning_up_on_sigterm
+from pyimgano._signals import Terminated, cleaning_up_on_sigterm, raising_on_sigterm
 from pyimgano.persistence import _saving
 from pyimgano.utils import _outputs
 from pyimgano.utils._outputs import (
@@ -166,6 +166,25 @@ def test_a_program_that_handles_sigterm_is_left_alone():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert came == [signal.SIGTERM]
+
+
+@posix
+def test_a_block_that_was_left_and_ends_late_takes_no_handler_away():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def left():
+        with raising_on_sigterm():
+            yield
+
+    generator = left()
+    next(generator)
+    signal.signal(signal.SIGTERM, before)  # as a test or program does that cleans up
+    with pytest.raises(Terminated), raising_on_sigterm():
+        handler = signal.getsignal(signal.SIGTERM)
+        generator.close()  # as the collection of garbage does
+        assert signal.getsignal(signal.SIGTERM) is handler
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @posix
