@@ -377,24 +377,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     Path
-        ``<path>.part``, an empty folder to write into, which then gets its own name. After an
-        error, Ctrl-C or SIGTERM it is removed; one that a killed process left is taken over.
+        A new folder beside it to write into, ``<path>.part`` or with a number, which then gets the
+        name asked for. It is removed after an error, Ctrl-C or SIGTERM. One that a killed process
+        has left stays: a folder of that name may be somebody's.
 
     Raises
     ------
     FileExistsError
         If ``path`` exists, unless it is an empty folder.
-    BlockingIOError
-        If another process is making the same folder.
     """
     path = Path(path)
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(errno.EEXIST, "this exists; give another name", str(path))
-    part = part_of(path)
-    part.mkdir(exist_ok=True)
-    with cleaning_up_on_sigterm(), exclusive_folder(part):
+    with cleaning_up_on_sigterm():
+        part = _new_folder(path)
         try:
-            _empty(part)
             yield part
             _sync_folder(part)
             if path.is_dir():  # Windows renames to no existing folder
@@ -406,12 +403,16 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def _empty(folder: Path) -> None:
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+def _new_folder(path: Path) -> Path:
+    number = 1
+    while True:
+        part = part_of(path if number == 1 else path.with_name(f"{path.name}.{number}"))
+        try:
+            part.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        return part
 
 
 @contextmanager

@@ -384,10 +384,12 @@ def test_what_exists_is_kept_and_a_failed_export_leaves_nothing(shop, tmp_path):
         )
     assert sorted(os.listdir(tmp_path)) == ["taken", "taken.zip"]
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty.part").mkdir()  # an export was killed
-    (tmp_path / "empty.part" / "rest").write_bytes(b"x")
+    (tmp_path / "empty.part").symlink_to(tmp_path / "taken")  # not of an export
+    (tmp_path / "empty.2.part").mkdir()
+    (tmp_path / "empty.2.part" / "photo.png").write_bytes(b"x")
     assert validate(export_bundle(shop / "line3.joblib", tmp_path / "empty")).ok
-    assert "empty.part" not in os.listdir(tmp_path)
+    assert os.listdir(tmp_path / "empty.part") == os.listdir(tmp_path / "empty.2.part")
+    assert "empty.3.part" not in os.listdir(tmp_path)
 
 
 # ---- earlier versions -----------------------------------------------------------------
