@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pyimgano import _defaults
 from pyimgano._nesting import innermost
 from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
+from pyimgano.benchmark._opening import open_run, running
 from pyimgano.benchmark._pipelines import (
     GivenPipeline,
     describe,
@@ -28,7 +28,7 @@ from pyimgano.benchmark._pipelines import (
     repr_of,
 )
 from pyimgano.benchmark._records import ImageRecords
-from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory, RunDirectory
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
 from pyimgano.benchmark._sources import Source, dataset_name, sources
 from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
 from pyimgano.benchmark._summary import summarize
@@ -36,26 +36,18 @@ from pyimgano.datasets import InspectionDataset
 from pyimgano.exceptions import RunError
 from pyimgano.persistence import load
 from pyimgano.registry import create_model, model_info, resolve_model
-from pyimgano.utils import environment
-from pyimgano.utils._environment import git_state
 from pyimgano.utils._json import as_plain_json
-from pyimgano.utils._outputs import exclusive_folder, is_out_of_room
+from pyimgano.utils._outputs import is_out_of_room
 from pyimgano.utils._progress import progress_callback
-from pyimgano.utils._warning import warn_user
 
 __all__ = [
     "BenchmarkResult",
     "FittedPipelines",
-    "RunStoppedError",
     "ends_all",
     "make_model",
     "pipeline_of_model",
     "run_benchmark",
 ]
-
-
-class RunStoppedError(OSError):
-    """The system's error that ended a run after it had begun; its text says what there is."""
 
 
 class FittedPipelines(Mapping[str, Any]):
@@ -331,7 +323,7 @@ def run_benchmark(
     result = BenchmarkResult()
     run = None
     if output_dir is not None or not isinstance(resume, bool):
-        run = _open_run(output_dir, resume, config)
+        run = open_run(output_dir, resume, config, config["model"])
         result.path = run.path
     jobs = [
         _Job(
@@ -347,22 +339,9 @@ def run_benchmark(
     if run is None:
         _run_jobs(jobs, n_jobs, result, config["model"])
         return result
-    with exclusive_folder(run.path):
-        begun = False
-        try:
-            _begin(run, config)
-            begun = True
-            _run_jobs(jobs, n_jobs, result, config["model"])
-            run.write_report(result.report)
-        except BaseException as error:
-            run.discard_if_empty()
-            if isinstance(error, OSError) and error.errno and (begun or is_out_of_room(error)):
-                what = f"{error.strerror}; stopped, {run.what_there_is()}"
-                raise RunStoppedError(error.errno, what, error.filename) from error
-            if not isinstance(error, Exception):  # Ctrl-C or SIGTERM
-                # As add_note does, which Python has from 3.11 on.
-                vars(error).setdefault("__notes__", []).append(run.what_there_is())
-            raise
+    with running(run, config):
+        _run_jobs(jobs, n_jobs, result, config["model"])
+        run.write_report(result.report)
     return result
 
 
@@ -379,64 +358,6 @@ def ends_all(error: Exception) -> bool:
     bool
     """
     return isinstance(error, MODEL_ERRORS) or is_out_of_room(error)
-
-
-# ---- run directories ------------------------------------------------------------------
-def _open_run(
-    output_dir: str | Path | None, resume: bool | str | Path, config: Mapping[str, Any]
-) -> RunDirectory:
-    """Open the run to go on with, or a new one."""
-    if not isinstance(resume, bool):
-        run = RunDirectory(resume)
-        if not run.config.is_file():
-            raise RunError(
-                f"resume={os.fspath(resume)!r} is no run directory: it has no {run.config.name}."
-            )
-        differing = _differing(run.read_config(), config)
-        if differing:
-            raise RunError(
-                f"the run in {run.path} was asked for something else: {', '.join(differing)} "
-                f"differ. See {run.config}; give the same arguments, or start a new run."
-            )
-        return run
-    found = RunDirectory.find(str(output_dir), config) if resume else None
-    if resume and found is None:
-        _warn_of_unfinished(str(output_dir), config)
-    return found or RunDirectory.create(str(output_dir), config["dataset"], config["model"])
-
-
-def _differing(asked: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in {*asked, *config} if asked.get(key) != config.get(key))
-
-
-def _warn_of_unfinished(output_dir: str, config: Mapping[str, Any]) -> None:
-    """Say why the newest unfinished run is not gone on with, if there is one."""
-    for run in RunDirectory.newest_first(output_dir):
-        if run.is_complete:
-            continue
-        differing = _differing(run.read_config(), config)
-        warn_user(
-            f"resume: a new run is begun, since none in {output_dir} was asked for the same; the "
-            f"unfinished {run.path} differs in {', '.join(differing)}."
-        )
-        return
-
-
-def _begin(run: RunDirectory, config: Mapping[str, Any]) -> None:
-    """Write what is known before the first category, unless it is there."""
-    if not run.config.exists():
-        run.write_config(config)
-    here = {"schema_version": SCHEMA_VERSION, **environment(), "git": git_state()}
-    if not run.environment.exists():
-        run.write_environment(here)
-        return
-    before, now = run.read_environment()["packages"], as_plain_json(here)["packages"]
-    for package in sorted({*before, *now}):
-        if before.get(package) != now.get(package):
-            raise RunError(
-                f"the run in {run.path} was begun with {package} {before.get(package)}, and here "
-                f"is {now.get(package)}, which can change results: start a new run."
-            )
 
 
 # ---- categories, side by side or one after the other ---------------------------------------

@@ -18,7 +18,7 @@ from sklearn.utils.validation import _num_samples
 
 from pyimgano import _defaults
 from pyimgano._any_estimator import image_paths
-from pyimgano._nesting import first_step, makes_maps
+from pyimgano._nesting import find_calibrator, find_defects, first_step, makes_maps
 from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.benchmark._records import Verdicts
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
@@ -108,6 +108,8 @@ class CategoryOptions:
         Write the records of the test images.
     progress : bool
         Show progress bars.
+    embed_weights : bool, default=False
+        Save the weights of networks with the pipeline.
     """
 
     dataset: str
@@ -117,6 +119,7 @@ class CategoryOptions:
     save_pipeline: bool
     save_records: bool
     progress: bool
+    embed_weights: bool = False
 
 
 class PixelThreshold(NamedTuple):
@@ -133,12 +136,16 @@ class PixelThreshold(NamedTuple):
         Their number.
     reason : str or None
         Why there is no threshold.
+    rate : float or None, default=0.001
+        Share of the pixels of good images that may lie above it; None if it is the pipeline's
+        own, which counts images with a region.
     """
 
     threshold: float | None
     part: str
     n_images: int = 0
     reason: str | None = None
+    rate: float | None = _PIXEL_RATE
 
 
 def _pixel_metrics(threshold: float | None = None) -> PixelMetrics:
@@ -311,6 +318,7 @@ def run_category(
     pipeline: Pipeline,
     options: CategoryOptions,
     folder: CategoryDirectory | None,
+    fit_params: Mapping[str, Any] | None = None,
 ) -> CategoryOutcome:
     """Fit, judge and measure one category, and write what came out.
 
@@ -319,14 +327,17 @@ def run_category(
     name : str
         Name of the category.
     data : Bunch
-        A dataset, as :func:`~pyimgano.datasets.load_folder` returns it.
+        A dataset, as :func:`~pyimgano.datasets.load_folder` returns it. There may be no test
+        images; the report then has no figures.
     names : InputNames
         Of the images of ``data``.
     pipeline : Pipeline
-        Not fitted; ends in a ``ThresholdCalibrator``.
+        Not fitted; ends in a ``ThresholdCalibrator``, or a ``PixelThresholdCalibrator`` of one.
     options : CategoryOptions
     folder : CategoryDirectory or None
         Where to write. The fitted pipeline is saved there before anything is judged.
+    fit_params : mapping, default=None
+        As for :func:`fit`.
 
     Returns
     -------
@@ -346,16 +357,21 @@ def run_category(
         )
     with progress_callback(f"{name}: fingerprint of the images", options.progress):
         split = fingerprint(data)
-    part = "validation" if uses_validation(pipeline[-1], data) else "train"
+    part = "validation" if uses_validation(find_calibrator(pipeline), data) else "train"
     unfitted = clone(pipeline)
-    fitted = fit(pipeline, data)
+    fitted = fit(pipeline, data, fit_params)
     limits = None
     if folder is not None and (options.save_pipeline or options.n_overlays):
         with progress_callback(f"{name}: color scale of maps", options.progress):
             limits = _color_scale(pipeline, data)
     if folder is not None and options.save_pipeline:
         with progress_callback(f"{name}: saving the pipeline", options.progress):
-            save(pipeline, folder.pipeline, map_range=limits)
+            save(
+                pipeline,
+                folder.pipeline,
+                map_range=limits,
+                embed_weights=options.embed_weights,
+            )
     with (
         Stopwatch() as pixel_watch,
         progress_callback(f"{name}: pixel threshold", options.progress),
@@ -377,9 +393,15 @@ def run_category(
         "value": at_pixels.threshold,
         "part": at_pixels.part,
         "n_images": at_pixels.n_images,
-        "false_positive_rate": _PIXEL_RATE,
+        "false_positive_rate": at_pixels.rate,
         "reason": at_pixels.reason,
     }
+    own = find_defects(pipeline)
+    if own is not None:
+        measured["defects"] = {
+            "threshold": names.shorten(own.pixel_provenance_),
+            **_images_with_defects(judged.verdicts),
+        }
     report = {
         "schema_version": SCHEMA_VERSION,
         "dataset": options.dataset,
@@ -387,7 +409,7 @@ def run_category(
         "pipeline": dict(options.pipeline),
         "split": split,
         **measured,
-        "threshold": {**names.shorten(pipeline[-1].provenance_), "part": part},
+        "threshold": {**names.shorten(find_calibrator(pipeline).provenance_), "part": part},
         "map_range": None if limits is None else list(limits),
         "overlay_error": None,
         "times": {
@@ -397,7 +419,7 @@ def run_category(
             "compile_seconds": (
                 fitted.compile_seconds + pixel_watch.compile_seconds + judged.compile_seconds
             ),
-            "ms_per_image": 1000.0 * judged.seconds / judged.verdicts.n_images,
+            "ms_per_image": 1000.0 * judged.seconds / max(1, judged.verdicts.n_images),
         },
     }
     if folder is not None:
@@ -412,37 +434,44 @@ def run_category(
     return CategoryOutcome(report, records, pipeline)
 
 
-def fit(pipeline: Pipeline, data: Bunch) -> Stopwatch:
+def fit(pipeline: Pipeline, data: Bunch, fit_params: Mapping[str, Any] | None = None) -> Stopwatch:
     """Fit on the good training images, and put the threshold; return the time it took.
 
     The threshold comes from the validation images where there are any, and else from
-    out-of-sample scores of the training images.
+    out-of-sample scores of the training images. So does that of pixels, if the pipeline has one.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Ends in a ``ThresholdCalibrator``.
+        Ends in a ``ThresholdCalibrator``, or in a ``PixelThresholdCalibrator`` of one.
     data : Bunch
         With ``X_train``, ``y_train`` and, where there are validation images, ``X_validation``.
+    fit_params : mapping, default=None
+        Further arguments for ``fit`` of the detector, such as ``roi_mask``.
 
     Returns
     -------
     Stopwatch
     """
-    calibrator = pipeline[-1]
+    name, last = pipeline.steps[-1]
+    calibrator = find_calibrator(last)
+    params = dict(fit_params or {})
     with Stopwatch() as watch:
         if not uses_validation(calibrator, data):
-            pipeline.fit(data.X_train, data.y_train)
+            routed = {f"{name}__{key}": value for key, value in params.items()}
+            pipeline.fit(data.X_train, data.y_train, **routed)
             return watch
         train, validation = data.X_train, data.X_validation
         if len(pipeline) > 1:
+            # The steps stay as the training images leave them: the detector has seen only that.
             before = pipeline[:-1]
             train = before.fit_transform(train, data.y_train)
             validation = before.transform(validation)
         if calibrator.estimator is not None:
-            fitted = clone(calibrator.estimator).fit(train, data.y_train)
+            fitted = clone(calibrator.estimator).fit(train, data.y_train, **params)
+            # Frozen, so that the fitted model is not kept twice.
             calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
-        calibrator.fit(validation)
+        last.fit(validation)
     return watch
 
 
@@ -484,7 +513,8 @@ def put_pixel_threshold(pipeline: Pipeline, unfitted: Pipeline, data: Bunch) -> 
 
     They are the validation images where these put the threshold of the scores, too. Otherwise a
     copy of the model is fitted without some of the training images, and has the maps of these:
-    those of training images differ from maps of new ones.
+    those of training images differ from maps of new ones. A pipeline that has a threshold of
+    pixels keeps its own.
 
     Parameters
     ----------
@@ -496,8 +526,14 @@ def put_pixel_threshold(pipeline: Pipeline, unfitted: Pipeline, data: Bunch) -> 
     -------
     PixelThreshold
     """
-    validated = uses_validation(unfitted[-1], data)
+    validated = uses_validation(find_calibrator(unfitted), data)
     part = "validation" if validated else "train"
+    own = find_defects(pipeline)
+    if own is not None:
+        n_images = own.pixel_provenance_["n_images"]
+        return PixelThreshold(own.pixel_threshold_, part, n_images, rate=None)
+    if not len(data.y_test):
+        return PixelThreshold(None, part, reason="there are no test images")
     if not makes_maps(pipeline):
         return PixelThreshold(None, part, reason="the model makes no anomaly maps")
     if validated:
@@ -570,7 +606,12 @@ def judge(
     kept = KeptImages.of(data.X_test) if options.n_overlays else None
     images = data.X_test if kept is None else kept
     results = iter_infer(
-        pipeline, images, return_maps=True, on_error="record", batch_size=options.batch_size
+        pipeline,
+        images,
+        return_maps=True,
+        return_defects=find_defects(pipeline) is not None,
+        on_error="record",
+        batch_size=options.batch_size,
     )
     label = f"{name}: test images"
     with Stopwatch() as watch, progress_callback(label, options.progress) as progress:
@@ -645,7 +686,7 @@ def measure(
     """
     verdicts = judged.verdicts
     scores, y, flagged = verdicts.scores, verdicts.y, verdicts.flagged
-    if not len(scores):
+    if not len(scores) and verdicts.n_images:
         raise TooFewImagesError(
             f"{name}: none of the {verdicts.n_errors} test images could be judged"
             + (f"; the first: {verdicts.first_error}" if verdicts.first_error else ".")
@@ -703,6 +744,15 @@ def _kinds(
         auroc = image_metrics(scores[chosen], y[chosen])["auroc"]
         found[kind] = {**rate(int(flagged[own].sum()), int(own.sum())), "auroc": auroc}
     return found
+
+
+def _images_with_defects(verdicts: Verdicts) -> dict[str, Any]:
+    """How many good and defective images show a defect, whatever the verdict on them is."""
+    shown = verdicts.with_defects
+    return {
+        what: rate(int(shown[verdicts.y == label].sum()), int((verdicts.y == label).sum()))
+        for what, label in (("good_images", 1), ("defective_images", -1))
+    }
 
 
 def _pixel_values(judged: Judged) -> dict[str, Any]:
@@ -786,7 +836,7 @@ def draw_pictures(
             mask=mask,
             score=record["score"],
             threshold=record["threshold"],
-            good_scores=pipeline[-1].calibration_scores_,
+            good_scores=find_calibrator(pipeline).calibration_scores_,
         )
         name = Path(record["input"]).stem
         target = folder.overlay(rank, verdict.replace(" ", "-"), record["kind"], role, name)

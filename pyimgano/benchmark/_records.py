@@ -85,7 +85,7 @@ class Verdicts:
         self.first_error: str | None = None
         self.threshold = float("nan")
         self._scores, self._truths, self._flags = array("d"), array("b"), array("b")
-        self._kinds = array("l")
+        self._kinds, self._with_defects = array("l"), array("b")
         self._names: dict[str, int] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -105,6 +105,7 @@ class Verdicts:
         self._scores.append(record["score"])
         self._truths.append({0: 1, 1: -1, None: 0}[record["y_true"]])
         self._flags.append(record["pred"])
+        self._with_defects.append(bool(record.get("defects")))
         self._kinds.append(self._names.setdefault(record["kind"], len(self._names)))
 
     @property
@@ -121,6 +122,11 @@ class Verdicts:
     def flagged(self) -> np.ndarray:
         """True for those judged anomalous."""
         return np.array(self._flags, dtype=bool)
+
+    @property
+    def with_defects(self) -> np.ndarray:
+        """True for those in which the pipeline has found a defect."""
+        return np.array(self._with_defects, dtype=bool)
 
     @property
     def kinds(self) -> np.ndarray:

@@ -12,6 +12,16 @@
         report.json               metrics, verdicts, threshold and its provenance, times
       report.json                 all categories in short
 
+A training run, of :mod:`pyimgano.recipes`, is one of a single category, whose folder is called
+``artifacts``::
+
+    runs/20260131-142507_folder_industrial-adapt/
+      config.json
+      environment.json
+      checkpoints/                of networks that are trained
+      artifacts/                  as a category; the images judged are those of a test set, if any
+      report.json                 with what the recipe decided, and the training images to look at
+
 The order is that of writing. Every file is written whole (:mod:`pyimgano.utils._outputs`), and
 ``report.json`` is the last of its folder: a category is complete if and only if it has one, and so
 is a run. So a run that was ended by whatever can go on in its directory: categories that are
@@ -183,10 +193,21 @@ class RunDirectory:
     def environment(self) -> Path:
         return self.path / "environment.json"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of a training run; not created here."""
+        return self.path / "checkpoints"
+
+    @property
+    def artifacts(self) -> CategoryDirectory:
+        """Folder of the one category of a training run; not created here."""
+        return CategoryDirectory(self.path / "artifacts")
+
     def categories(self) -> list[CategoryDirectory]:
         """The categories that are complete, sorted by name."""
         reports = sorted(self.path.glob("categories/*/report.json"))
-        return [CategoryDirectory(report.parent) for report in reports]
+        found = [CategoryDirectory(report.parent) for report in reports]
+        return [*found, self.artifacts] if self.artifacts.is_complete else found
 
     def category(self, name: str) -> CategoryDirectory:
         """Folder of one category; nothing is created yet.
@@ -229,9 +250,10 @@ class RunDirectory:
         done = [category.path.name for category in self.categories()]
         if done:
             return f"the complete categories are in {self.path}: {', '.join(done)}"
-        if self.path.exists():
-            return f"no category is complete; fitted pipelines are in {self.path}"
-        return "no category is complete, and nothing was kept"
+        if not self.path.exists():
+            return "no category is complete, and nothing was kept"
+        what = "checkpoints" if self.checkpoints.is_dir() else "fitted pipelines"
+        return f"no category is complete; {what} are in {self.path}"
 
     def read_config(self) -> dict[str, Any]:
         return read_json(self.config)
@@ -241,8 +263,8 @@ class RunDirectory:
 
     def discard_if_empty(self) -> None:
         """Remove the directory of a run that produced nothing."""
-        kept = (self.path / "categories").is_dir() and any((self.path / "categories").iterdir())
-        if not kept:
+        folders = (self.path / "categories", self.checkpoints, self.artifacts.path)
+        if not any(folder.is_dir() and any(folder.iterdir()) for folder in folders):
             shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -279,7 +279,7 @@ def _backend(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
-    from pyimgano.benchmark._benchmark import RunStoppedError
+    from pyimgano.benchmark._opening import RunStoppedError
     from pyimgano.exceptions import DatasetError
 
     try:

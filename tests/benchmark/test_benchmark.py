@@ -448,8 +448,8 @@ def test_mask_that_breaks_after_the_fit_is_left_out(tmp_path, monkeypatch):
     mask = next((folder / "ground_truth").rglob("*.png"))
     real = _category.fit
 
-    def and_remove(pipeline, data):
-        seconds = real(pipeline, data)
+    def and_remove(pipeline, data, *more):
+        seconds = real(pipeline, data, *more)
         mask.unlink()
         return seconds
 
@@ -462,8 +462,8 @@ def test_mask_that_breaks_after_the_fit_is_left_out(tmp_path, monkeypatch):
 def test_time_spent_on_compiling_is_no_part_of_the_others(tmp_path, monkeypatch, capsys):
     real = _category.fit
 
-    def and_compile(pipeline, data):
-        watch = real(pipeline, data)
+    def and_compile(pipeline, data, *more):
+        watch = real(pipeline, data, *more)
         watch.compile_seconds += 100.0
         return watch
 
@@ -481,8 +481,8 @@ def test_saved_pipelines_are_loaded_when_asked_for_and_not_held(root, tmp_path, 
     monkeypatch.chdir(tmp_path)
     fitted, real = [], _category.fit
 
-    def and_remember(pipeline, data):
-        seconds = real(pipeline, data)
+    def and_remember(pipeline, data, *more):
+        seconds = real(pipeline, data, *more)
         fitted.append(weakref.ref(pipeline[-1].estimator_))
         return seconds
 

@@ -229,8 +229,8 @@ def test_nothing_that_is_written_names_the_machine(root, undisturbed, tmp_path, 
     provenance = {"step": f"Step(weights={str(tmp_path / 'weights.pth')!r})"}
     real = _category.fit
 
-    def from_elsewhere(pipeline, data):
-        watch = real(pipeline, data)
+    def from_elsewhere(pipeline, data, *more):
+        watch = real(pipeline, data, *more)
         pipeline[-1].provenance_.update(provenance)
         return watch
 
@@ -447,11 +447,11 @@ def test_a_run_of_other_versions_is_not_resumed(root, tmp_path):
 def test_a_run_that_is_going_on_is_not_resumed(root, tmp_path, monkeypatch):
     real = _category.fit
 
-    def and_resume(pipeline, data):
+    def and_resume(pipeline, data, *more):
         (path,) = (tmp_path / "runs").iterdir()
         with pytest.raises(BlockingIOError, match="another run is writing in this folder"):
             run(root, tmp_path, category="wood", resume=path)
-        return real(pipeline, data)
+        return real(pipeline, data, *more)
 
     monkeypatch.setattr(_category, "fit", and_resume)
     assert list(run(root, tmp_path, category="wood").categories) == ["wood"]
