@@ -186,6 +186,7 @@ def make_pipeline_of(
     *,
     input_format: str = _defaults.INPUT_FORMAT,
     tile: int | None = None,
+    tile_overlap: int = 0,
     preprocessing: Sequence[BasePreprocessor] = (),
 ) -> Pipeline:
     """Put the image format before a model and a calibrated threshold around it.
@@ -203,6 +204,8 @@ def make_pipeline_of(
         Format of images in arrays.
     tile : int, default=None
         Side of the tiles that images are cut into; None does not cut them.
+    tile_overlap : int, default=0
+        Pixels that neighboring tiles share, less than ``tile``.
     preprocessing : sequence of BasePreprocessor, default=()
         Steps that prepare the images, in this order.
 
@@ -224,7 +227,7 @@ def make_pipeline_of(
         raise ValueError(f"the model is a {type(model).__name__}: give the quantile there.")
     steps = [ImageFormatNormalizer(input_format, u16_max=u16_max), *preprocessing]
     if tile is not None:
-        steps.append(TilingTransformer(tile))
+        steps.append(TilingTransformer(tile, stride=tile - tile_overlap if tile_overlap else None))
     pipeline = make_pipeline(*steps, model)
     _validate(pipeline)
     return pipeline

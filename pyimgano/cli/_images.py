@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,13 @@ def counted(counts: Counter[Any]) -> str:
 
 
 def look_at(
-    prog: str, what: str, images: Any, u16_max: int, progress: bool, known: Found | None = None
+    prog: str,
+    what: str,
+    images: Any,
+    u16_max: int,
+    progress: bool,
+    known: Found | None = None,
+    tell: Callable[[str], None] = _common.tell,
 ) -> Found:
     """Read images once, say what there is, and leave out copies and what cannot be read.
 
@@ -100,6 +106,8 @@ def look_at(
         Whether to draw a bar.
     known : Found, default=None
         Images of which these must be no copies.
+    tell : callable, default=tell
+        Writes a line for people.
 
     Returns
     -------
@@ -127,7 +135,7 @@ def look_at(
     if len(copies) > _N_NAMED:
         _common.say(f"{prog}: left out: {len(copies) - _N_NAMED} more copies")
     found.images = images[usable]
-    _common.tell(f"{what}: {found.in_words(len(copies))}")
+    tell(f"{what}: {found.in_words(len(copies))}")
     return found
 
 

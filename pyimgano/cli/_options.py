@@ -31,6 +31,7 @@ __all__ = [
     "region",
     "seed",
     "setting",
+    "with_model_defaults",
 ]
 
 
@@ -83,27 +84,42 @@ _FITS_PIPELINE = (
 )
 
 
+_MODEL_HELP = (
+    'a name that "pyimgano models list" prints (default: %(default)s, which is '
+    "industrial-fast-imagenet if the extra imagenet is installed, otherwise "
+    "industrial-fast-filterbank, which needs no weights)"
+)
+
+
 def add_model_options(
     parser: argparse.ArgumentParser,
     *,
     of_benchmark: bool = False,
     pipeline_help: str = _FITS_PIPELINE,
+    beside_pipelines: Any = None,
 ) -> None:
     """Add the group of options that describe a model, its threshold and its seed.
 
     With ``of_benchmark`` there are ``--preset``, ``--pipeline`` and ``--model-kwargs`` as well,
     and ``--resize`` takes a height and a width; a command that has arguments without a name could
     not tell them from a width.
+
+    ``beside_pipelines`` is the group of options that exclude each other of a command which judges
+    by a saved pipeline unless ``--model`` is given. The command has ``--weights``, ``--device``,
+    ``--engine`` and ``--seed`` of its own then, and what is not given is None, so that it can be
+    told from what is: see :func:`with_model_defaults`.
     """
     model = parser.add_argument_group("model")
-    either = model.add_mutually_exclusive_group()
+    alone = beside_pipelines is None
+    either = model.add_mutually_exclusive_group() if alone else beside_pipelines
     either.add_argument(
         "--model",
         metavar="NAME",
-        default=_defaults.MODEL,
-        help='a name that "pyimgano models list" prints (default: %(default)s, which is '
-        "industrial-fast-imagenet if the extra imagenet is installed, otherwise "
-        "industrial-fast-filterbank, which needs no weights)",
+        default=_defaults.MODEL if alone else None,
+        help=_MODEL_HELP
+        if alone
+        else "train a model on the good images of --train-dir in place of loading one: a name that "
+        '"pyimgano models list" prints; what was trained is not kept',
     )
     if of_benchmark:
         either.add_argument(
@@ -147,12 +163,6 @@ def add_model_options(
         "torchvision: resnet18, wide_resnet50_2, ... (others than ResNets need the extra torch)",
     )
     model.add_argument(
-        "--weights",
-        metavar="FILE",
-        help='state dict of the network; "imagenet" (default) takes or downloads the published '
-        'one, "none" uses a random network',
-    )
-    model.add_argument(
         "--layers",
         metavar="NAME",
         nargs="+",
@@ -174,6 +184,34 @@ def add_model_options(
         help="side of a center crop for a network, 0 for none (default: the whole image)",
     )
     model.add_argument(
+        "--amp",
+        action="switch",
+        help="compute a network in bfloat16, which is faster on processors and GPUs with matrix "
+        "units for it; scores differ by about 1 %% from those in float32",
+    )
+    model.add_argument(
+        "--quantile",
+        "--calibration-quantile",
+        metavar="SHARE",
+        type=_common.fraction,
+        default=_defaults.QUANTILE if alone and not of_benchmark else None,
+        help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
+        f"(default: {_defaults.QUANTILE}{', or that of --pipeline' if of_benchmark else ''})",
+    )
+    add_u16_max_option(model, _defaults.U16_MAX if alone else None)
+    if alone:
+        _add_network_and_seed(model)
+
+
+def _add_network_and_seed(model: Any) -> None:
+    """Add what a command that judges by a saved pipeline has in another meaning."""
+    model.add_argument(
+        "--weights",
+        metavar="FILE",
+        help='state dict of the network; "imagenet" (default) takes or downloads the published '
+        'one, "none" uses a random network',
+    )
+    model.add_argument(
         "--device", help='where a network runs: "cpu", "cuda", ... (default: cuda if there is one)'
     )
     model.add_argument(
@@ -183,22 +221,34 @@ def add_model_options(
         "and torch elsewhere)",
     )
     model.add_argument(
-        "--quantile",
-        "--calibration-quantile",
-        metavar="SHARE",
-        type=_common.fraction,
-        default=None if of_benchmark else _defaults.QUANTILE,
-        help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
-        f"(default: {_defaults.QUANTILE}{', or that of --pipeline' if of_benchmark else ''})",
-    )
-    add_u16_max_option(model)
-    model.add_argument(
         "--seed",
         metavar="N",
         type=seed,
         default=_defaults.RANDOM_STATE,
         help="random seed (default: %(default)s)",
     )
+
+
+def with_model_defaults(options: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what a command with ``beside_pipelines`` leaves open where it trains a model.
+
+    Parameters
+    ----------
+    options : Namespace
+
+    Returns
+    -------
+    Namespace
+        A copy.
+    """
+    defaults = {
+        "input_format": _defaults.INPUT_FORMAT,
+        "quantile": _defaults.QUANTILE,
+        "seed": _defaults.RANDOM_STATE,
+        "u16_max": _defaults.U16_MAX,
+    }
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    return argparse.Namespace(**{**vars(options), **defaults, **given})
 
 
 #: The option that says what each filter of ``list_models`` is.
@@ -241,14 +291,14 @@ def model_filters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in MODEL_FILTERS}
 
 
-def add_u16_max_option(parser: Any) -> None:
+def add_u16_max_option(parser: Any, default: int | None = _defaults.U16_MAX) -> None:
     """Add ``--u16-max`` to a parser or to a group of options."""
     parser.add_argument(
         "--u16-max",
         metavar="VALUE",
         type=_full_scale,
-        default=_defaults.U16_MAX,
-        help="full scale of 16-bit files; 4095 for a 12-bit camera (default: %(default)s)",
+        default=default,
+        help=f"full scale of 16-bit files; 4095 for a 12-bit camera (default: {_defaults.U16_MAX})",
     )
 
 
@@ -420,8 +470,8 @@ def _check_pipeline(options: argparse.Namespace) -> None:
     """Refuse options of models beside a pipeline, which has parameters of its own."""
     given = [
         name
-        for name in ("set", "features", *_FEATURE_OPTIONS)
-        if getattr(options, name) not in (None, [])
+        for name in ("set", "features", "amp", *_FEATURE_OPTIONS)
+        if getattr(options, name) not in (None, [], False)
     ]
     if options.u16_max != _defaults.U16_MAX:
         given.append("u16_max")
@@ -480,6 +530,8 @@ def make_model_as_asked(options: argparse.Namespace, name: str, progress: bool) 
         for name, meaning in _FEATURE_OPTIONS.items()
         if getattr(options, name) is not None
     }
+    if options.amp:
+        asked["precision"] = "bfloat16"
     from pyimgano.backbones._weights import MissingWeightsError
 
     try:
@@ -521,11 +573,12 @@ def _feature_step(model: Any, asked: Mapping[str, Any]) -> Any:
     if step is not None:
         step = make_features(step, **getattr(model, "_feature_defaults", {}))
     for name in asked:
+        option = "--amp" if name == "precision" else f"--{name}"
         if step is None:
-            raise _common.UsageError(f"--{name} belongs to features, and this model has none")
+            raise _common.UsageError(f"{option} belongs to features, and this model has none")
         if name not in step.get_params():
             raise _common.UsageError(
-                f"--{name} belongs to a network; give one, such as --features resnet18"
+                f"{option} belongs to a network; give one, such as --features resnet18"
             )
     if asked:
         step.set_params(**asked)

@@ -47,7 +47,7 @@ class Repeated(argparse.Action):
 
 def add_pipeline_and_images(
     parser: _common.CommandParser, images: str, *, stream: bool = False
-) -> None:
+) -> Any:
     """Add the pipeline and the images, which stand without names or have an option each.
 
     Parameters
@@ -58,6 +58,11 @@ def add_pipeline_and_images(
         What the images are, for ``--help``.
     stream : bool, default=False
         Names of images may also come on standard input.
+
+    Returns
+    -------
+    group
+        The ways to name the pipeline, which exclude each other.
     """
     parser.add_argument(
         "positional",
@@ -81,6 +86,7 @@ def add_pipeline_and_images(
     )
     parser.command_line_only.add("positional")
     parser.arrange = _tell_pipeline_from_images
+    return either
 
 
 def _add_deliveries(parser: argparse.ArgumentParser, either: Any) -> None:
@@ -108,7 +114,8 @@ def _add_deliveries(parser: argparse.ArgumentParser, either: Any) -> None:
 
 def _tell_pipeline_from_images(options: argparse.Namespace, from_file: Mapping[str, Any]) -> None:
     words = list(options.positional)
-    if options.pipeline is None and _delivery(options) is None and words:
+    named = _delivery(options) is not None or getattr(options, "model", None) is not None
+    if options.pipeline is None and not named and words:
         options.pipeline = words.pop(0)
     if words and options.input is from_file.get("input"):
         options.input = words  # in place of those of the configuration file
@@ -116,15 +123,19 @@ def _tell_pipeline_from_images(options: argparse.Namespace, from_file: Mapping[s
         options.input = [*words, *options.input]
 
 
-def add_loading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the group of options that say how a pipeline is loaded, and where it computes."""
+def add_loading_options(parser: argparse.ArgumentParser, *, trains: bool = False) -> None:
+    """Add the group of options that say how a pipeline is loaded, and where it computes.
+
+    With ``trains`` the command may also train the pipeline, by a network of these options.
+    """
     network = parser.add_argument_group("loading")
     network.add_argument(
         "--weights",
         metavar="FILE",
         help="state dict of the pipeline's network, where it is not found by itself: at the place "
         "it had when the pipeline was fitted, beside the pipeline, in the folders that "
-        "PYIMGANO_WEIGHTS names, or in the cache",
+        "PYIMGANO_WEIGHTS names, or in the cache"
+        + ('; with --model also "imagenet" (default) or "none"' if trains else ""),
     )
     network.add_argument(
         "--device",
@@ -167,8 +178,6 @@ def open_pipeline(options: argparse.Namespace) -> Any:
     estimator
     """
     name = _delivery(options)
-    if options.category is not None and name != "from_run":
-        raise _common.UsageError("--category names a pipeline of --from-run, which is not given")
     if name == "from_run":
         options.pipeline = pipeline_of_run(options.from_run, options.category)
     elif name is not None:
@@ -204,7 +213,9 @@ def _refuse_delivery(path: str) -> None:
 
 
 def files_of_pipeline(options: argparse.Namespace) -> list[str]:
-    """Files that the pipeline is read from, which must not be written to."""
+    """Files that the pipeline is read from or trained on, which must not be written to."""
+    if getattr(options, "train_dir", None) is not None:
+        return _files_of_training(options)
     name = _delivery(options)
     path = options.pipeline if name is None else getattr(options, name)
     files = [path, f"{path}.json"]
@@ -213,6 +224,16 @@ def files_of_pipeline(options: argparse.Namespace) -> list[str]:
         for place, _, names in os.walk(folder):
             files += [os.path.join(place, one) for one in names]
     return files if options.weights is None else [*files, options.weights]
+
+
+def _files_of_training(options: argparse.Namespace) -> list[str]:
+    from pyimgano.inputs import ImageSequence
+
+    files = [one for one in (options.weights, options.roi) if isinstance(one, str)]
+    for folder in (options.train_dir, options.val_dir):
+        if folder is not None:
+            files += ImageSequence.from_folder(folder, recursive=True).paths
+    return files
 
 
 def pipeline_of_run(run: str, category: str | None) -> str:

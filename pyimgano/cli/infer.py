@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyimgano import _defaults
-from pyimgano.cli import _common, _monitoring, _options, _targets
+from pyimgano.cli import _common, _monitoring, _options, _targets, _training
 from pyimgano.cli._judging import Run, finds_defects
 from pyimgano.cli._pictures import WRITERS, MapWriter
 from pyimgano.cli._saved import (
@@ -26,6 +26,7 @@ __all__ = ["main"]
 _PROG = "pyimgano-infer"
 _DESCRIPTION = """\
 Judge images with a saved pipeline: PASS, FAIL, or ERROR for an image that cannot be read.
+With --model and --train-dir a model is trained first, as pyimgano train does, and not kept.
 
 On a terminal the verdicts are a table. Elsewhere, and in --save-jsonl, each image is a line
 of JSON: index, path, score (higher = more anomalous), threshold, pred (1 = anomalous) and
@@ -40,13 +41,14 @@ examples:
   pyimgano infer line3.joblib photos/new > verdicts.jsonl
   pyimgano infer --config line3.json photos/new
   pyimgano infer --bundle line3.zip photos/new
+  pyimgano infer --model industrial-fast --train-dir photos/good photos/new --tile 512
   pyimgano infer line3.joblib part.png --fail-on-anomaly || echo stop the line
 
 """ + _common.exit_statuses(
     {
         _common.EXIT_OK: "all images judged",
         _common.EXIT_ERRORS: "some images could not be judged, or their maps not written, whatever "
-        "the verdicts on the others",
+        "the verdicts on the others; or some in --train-dir could not be read",
         _common.EXIT_ANOMALY: "with --fail-on-anomaly: all images judged, and a part is bad",
     }
 )
@@ -60,8 +62,10 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
-    parser.usage = f"{prog} PIPELINE|--bundle BUNDLE INPUT [INPUT ...] [options]"
-    add_pipeline_and_images(parser, "images to judge", stream=True)
+    parser.usage = (
+        f"{prog} PIPELINE|--bundle BUNDLE|--model NAME --train-dir DIR INPUT [INPUT ...] [options]"
+    )
+    either = add_pipeline_and_images(parser, "images to judge", stream=True)
     parser.add_argument(
         "--watch",
         metavar="DIR",
@@ -108,7 +112,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         "--defects",
         action="switch",
         help="records have the defects of each image, for a pipeline with a "
-        "PixelThresholdCalibrator, as pyimgano train --defects makes them",
+        "PixelThresholdCalibrator, as pyimgano train --defects makes them, or with --model",
     )
     output.add_argument(
         "--save-masks",
@@ -126,7 +130,16 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="with --save-maps, also the numbers of each map: float32 .npy in the pixels of the "
         "image (after the pipeline's own resize, if it has one)",
     )
-    add_loading_options(parser)
+    add_loading_options(parser, trains=True)
+    _options.add_model_options(parser, beside_pipelines=either)
+    training = parser.add_argument_group("training, with --model")
+    training.add_argument(
+        "--train-dir",
+        metavar="DIR",
+        help="images of good parts to train the model of --model on, with all folders below it",
+    )
+    _training.add_training_options(training, training)
+    _training.add_defect_option(training)
     return parser
 
 
@@ -177,7 +190,8 @@ def _add_running_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_options.seed,
         help="seed of the global random generators, for models of other packages that draw random "
-        "numbers when they score; those of this package do not",
+        "numbers when they score; those of this package do not. With --model also that of "
+        f"training (default: {_defaults.RANDOM_STATE})",
     )
     running.add_argument(
         "--profile",
@@ -218,9 +232,12 @@ def _infer(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     example = f"{options.prog} line3.joblib photos/new"
-    delivered = options.bundle or options.infer_config or options.from_run
+    delivered = options.bundle or options.infer_config or options.from_run or options.model
     if options.pipeline is None and delivered is None:
         raise _common.UsageError(f"give a pipeline and images: {example}")
+    if options.category is not None and options.from_run is None:
+        raise _common.UsageError("--category names a pipeline of --from-run, which is not given")
+    _check_training(options)
     if not options.input and options.watch is None:
         given = options.pipeline or delivered
         what = "images" if delivered or os.path.isfile(given) else "a pipeline and images"
@@ -247,6 +264,57 @@ def _check(options: argparse.Namespace) -> None:
         raise _common.UsageError("- takes names from standard input, and goes with no other input")
 
 
+# Options that say how a model is trained, beside --train-dir; those of loading are for both.
+_OF_TRAINING = (
+    *("tile", "tile_overlap", "preprocess", "roi", "val_dir", "confidence", "defect_option"),
+    *("set", "features", "layers", "resize", "crop", "quantile", "u16_max"),
+)
+
+
+def _check_training(options: argparse.Namespace) -> None:
+    """Refuse options of training that are incomplete, or for a pipeline that is fitted."""
+    if options.model is None:
+        if options.train_dir is not None:
+            raise _common.UsageError(
+                f"--train-dir {options.train_dir} needs a model to train: give --model NAME, such "
+                f"as {_defaults.MODEL}"
+            )
+        for name in _OF_TRAINING:
+            if getattr(options, name) not in (None, []):
+                raise _common.UsageError(_of_fitted(options, name))
+        return
+    if options.train_dir is None:
+        raise _common.UsageError(
+            f"--model {options.model} needs images of good parts to train on: give --train-dir DIR"
+        )
+    if options.trust:
+        raise _common.UsageError("--trust goes with a pipeline file, not with --model")
+    _training.check_training(
+        _options.with_model_defaults(options), options.train_dir, "--train-dir"
+    )
+    if options.defect_option and not finds_defects(options):
+        raise _common.UsageError(
+            "--defect-option says how defects are found: give --defects, --save-masks or "
+            "--save-overlays as well"
+        )
+
+
+def _of_fitted(options: argparse.Namespace, name: str) -> str:
+    """Say why an option of training does nothing to a pipeline that is fitted already."""
+    given = options.pipeline or options.bundle or options.infer_config or options.from_run
+    option = f"--{name.replace('_', '-')}"
+    why = f"{given} was fitted with its own, by which its threshold was put"
+    if name in ("tile", "tile_overlap"):
+        why = (
+            f"how images are cut is fixed by fit: {given} has learned from images cut, or not, in "
+            "its own way, and its threshold is for the scores of such images"
+        )
+    return (
+        f"{option} belongs to --model and --train-dir: {why}. Leave it out, or train another with "
+        f"pyimgano train {option}"
+    )
+
+
 def _source(options: argparse.Namespace) -> FilesSource:
     if options.watch is not None:
         return HotFolder(options.watch)
@@ -255,15 +323,17 @@ def _source(options: argparse.Namespace) -> FilesSource:
 
 def _folders(options: argparse.Namespace) -> list[str]:
     """Folders, files and patterns in which the next run will look for images."""
+    trained_on = [one for one in (options.train_dir, options.val_dir) if one is not None]
     if options.watch is not None:
-        return [options.watch]
-    return [] if options.input == ["-"] else options.input
+        return [options.watch, *trained_on]
+    return [*([] if options.input == ["-"] else options.input), *trained_on]
 
 
 def _judge(options: argparse.Namespace, source: FilesSource) -> int:
     from pyimgano._nesting import find_defects, makes_maps
 
-    pipeline = open_pipeline(options)
+    trained = None if options.model is None else _train(options)
+    pipeline = open_pipeline(options) if trained is None else trained.pipeline
     if options.save_maps is not None and not makes_maps(pipeline):
         raise _common.UsageError(
             f"--save-maps: {options.pipeline} makes no heat maps; leave --save-maps out"
@@ -274,7 +344,9 @@ def _judge(options: argparse.Namespace, source: FilesSource) -> int:
             "value of a heat map on a pixel is defective; train it with --defects, or fit it "
             "within a PixelThresholdCalibrator"
         )
-    prepare_networks(pipeline, options)
+    if trained is None:
+        _check_precision(pipeline, options)
+        prepare_networks(pipeline, options)
     _set_batch_size(pipeline, options.batch_size)
     if options.seed is not None:
         _seed_generators(options.seed)
@@ -297,11 +369,51 @@ def _judge(options: argparse.Namespace, source: FilesSource) -> int:
     if run.times is not None:
         _tell_times(options, run)
     counts = run.counts()
-    if counts["n_errors"] or run.n_undrawn:
+    if counts["n_errors"] or run.n_undrawn or (trained is not None and trained.n_errors):
         return _common.EXIT_ERRORS
     if options.fail_on_anomaly and counts["n_anomalous"]:
         return _common.EXIT_ANOMALY
     return _common.EXIT_OK
+
+
+def _train(options: argparse.Namespace) -> _training.Trained:
+    """Train the model, and note in the options what ``open_pipeline`` notes of a saved one."""
+
+    def tell(text: str) -> None:  # standard output is for the records
+        _common.say(f"{options.prog}: {text}")
+
+    for_maps = ("save_maps", "save_masks", "save_overlays", "defects")
+    trained = _training.train_on(
+        _options.with_model_defaults(options),
+        options.train_dir,
+        find_defects=finds_defects(options),
+        needs_maps=[name for name in for_maps if getattr(options, name)],
+        tell=tell,
+    )
+    options.pipeline = options.model  # a name for messages
+    options.map_range = None
+    if options.save_maps is not None:
+        options.map_range = _training.scale_of_maps(trained)
+    _training.say_thresholds(trained, tell)
+    return trained
+
+
+def _check_precision(pipeline: Any, options: argparse.Namespace) -> None:
+    """Refuse to compute in bfloat16 what was calibrated in float32."""
+    from pyimgano._nesting import find_parts
+    from pyimgano.features._network import BaseNetworkFeatures
+
+    if not options.amp:
+        return
+    networks = find_parts(pipeline, BaseNetworkFeatures)
+    if not networks:
+        raise _common.UsageError(f"--amp belongs to a network, and {options.pipeline} has none")
+    if any(step.precision != "bfloat16" for step in networks):
+        raise _common.UsageError(
+            f"--amp: {options.pipeline} was fitted and calibrated in float32. Scores in bfloat16 "
+            "differ by about 1 %, and its threshold would no longer keep the rate of false alarms "
+            "that it states. Train it in bfloat16, with pyimgano train --amp, or here with --model"
+        )
 
 
 def _asked(options: argparse.Namespace) -> list[Any]:

@@ -965,7 +965,7 @@ def test_train_refuses_what_cannot_work(arguments, message, tmp_path, capsys):
 
 def test_train_refuses_a_folder_that_nothing_may_be_written_to(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(train.os, "access", lambda path, mode: mode != train.os.W_OK)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     assert call(train.main, tmp_path / "empty", "-o", tmp_path / "a.joblib") == 2
     assert "nothing may be written in" in capsys.readouterr().err
 
