@@ -80,6 +80,7 @@ _SUBPACKAGES = (
     "registry",
     "reporting",
     "robustness",
+    "synthesis",
     "testing",
     "tiling",
     "utils",

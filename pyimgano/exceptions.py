@@ -20,6 +20,7 @@ __all__ = [
     "RandomWeightsWarning",
     "RunError",
     "SampleError",
+    "SynthesisError",
     "TooFewImagesError",
     "TooFewImagesWarning",
     "TrainingImagesError",
@@ -53,6 +54,10 @@ class PreprocessingError(SampleError, ValueError):
 
     The message names the image, what is wrong with it and what would be right.
     """
+
+
+class SynthesisError(SampleError, ValueError):
+    """No defect of the kinds asked for can be painted on an image so that it shows."""
 
 
 class UndefinedScoreError(SampleError, ValueError):

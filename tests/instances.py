@@ -49,6 +49,7 @@ from pyimgano.preprocessing import (
     WhiteBalance,
 )
 from pyimgano.robustness import Corruption
+from pyimgano.synthesis import DefectSynthesizer
 from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
@@ -140,6 +141,11 @@ ALIGNMENT_INSTANCES: dict[str, list[BaseEstimator]] = {
         ImageAlignment(),
         ImageAlignment("phase_correlation", "translation", min_correlation=-1),
     ],
+}
+
+# They paint on images and are no steps of a pipeline; tests/synthesis has what they must do.
+SYNTHESIZER_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "DefectSynthesizer": [DefectSynthesizer(), DefectSynthesizer(["dent"], 0.5, mask=None)],
 }
 
 # For the battery of pyimgano.testing, which feeds images.

@@ -32,6 +32,7 @@ from tests.instances import (
     POOLING_INSTANCES,
     ROW_DETECTORS,
     ROW_INSTANCES,
+    SYNTHESIZER_INSTANCES,
     TABLE_INSTANCES,
     TRANSFORMER_INSTANCES,
 )
@@ -62,6 +63,7 @@ def test_every_estimator_is_on_the_lists():
         *POOLING_INSTANCES,
         *MAP_INSTANCES,
         *ALIGNMENT_INSTANCES,
+        *SYNTHESIZER_INSTANCES,
     }
     assert {name for name, _ in all_estimators("outlier_detector")} == {
         *IMAGE_INSTANCES,
@@ -96,6 +98,7 @@ def test_scikit_learn_contract(name, instance):
             **POOLING_INSTANCES,
             **MAP_INSTANCES,
             **ALIGNMENT_INSTANCES,
+            **SYNTHESIZER_INSTANCES,
         }
     ),
 )

@@ -75,6 +75,7 @@ _OWN = {
     "pyimgano.preprocessing._illumination": "BackgroundFlattening HomomorphicFilter",
     "pyimgano.preprocessing._intensity": "CLAHE ContrastStretch GammaCorrection UnsharpMask "
     "WhiteBalance",
+    "pyimgano.synthesis._synthesizer": "DefectSynthesizer",
     "pyimgano.tiling": "TilingTransformer",
 }
 # Functions that may be stored, as scorers and as the function of a FunctionTransformer are.

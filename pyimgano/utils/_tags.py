@@ -8,9 +8,9 @@ __all__ = ["ImageInputMixin"]
 
 
 class ImageInputMixin:
-    """Tags of a transformer whose input is images or paths of image files.
+    """Tags of an estimator whose input is images or paths of image files.
 
-    Must come before ``TransformerMixin`` among the bases.
+    Must come before ``TransformerMixin`` among the bases, where that is one.
     """
 
     @property
@@ -24,5 +24,6 @@ class ImageInputMixin:
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
         return tags

@@ -33,6 +33,7 @@ from tests.instances import (
     MAP_INSTANCES,
     POOLING_INSTANCES,
     ROW_INSTANCES,
+    SYNTHESIZER_INSTANCES,
     TABLE_INSTANCES,
     TRANSFORMER_INSTANCES,
 )
@@ -145,6 +146,7 @@ def test_every_class_of_the_package_is_in_the_table_and_in_these_tests():
         POOLING_INSTANCES,
         MAP_INSTANCES,
         ALIGNMENT_INSTANCES,
+        SYNTHESIZER_INSTANCES,
     )
     tried = {type(one).__name__ for table in tables for each in table.values() for one in each}
     for name, cls in all_estimators():

@@ -17,7 +17,7 @@ from sklearn.utils import Bunch, check_random_state
 from pyimgano import _defaults
 from pyimgano.datasets.synthetic import _flaws, _scenes
 from pyimgano.datasets.synthetic._circuit_board import circuit_board
-from pyimgano.datasets.synthetic._painting import Camera, Canvas, Fault, Scene
+from pyimgano.datasets.synthetic._painting import Camera, Canvas, Fault, Scene, visible_change
 from pyimgano.utils._outputs import atomic_write
 from pyimgano.utils._pairs import check_pair
 
@@ -87,7 +87,6 @@ _CATEGORIES: dict[str, _Category] = {
 
 # Part of the seed of an image: which row of images it stands in.
 _TRAIN, _TEST_GOOD, _TEST_DEFECT = range(3)
-_MIN_CHANGE = 10  # levels of 255 in at least one channel
 _MAX_SHARE = 0.3  # of the picture that a defect may cover
 _ATTEMPTS = 20
 
@@ -361,7 +360,7 @@ class _Plan:
             else:
                 flawed = _PAINTERS[job.kind](scene, canvas, rng, strength)
             seen = camera.shoot(flawed)
-            mask = _changed(sound, seen, canvas.scale)
+            mask = visible_change(sound, seen, canvas.scale)
             if mask.any() and mask.mean() <= _MAX_SHARE:
                 return np.where(mask[..., None] > 0, seen, sound), mask, sound
             strength = min(1.15 * strength, 1.0)
@@ -406,17 +405,3 @@ def _entropy(random_state: int | np.random.RandomState | None) -> int:
     if random_state is None:
         return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _changed(sound: NDArray[np.uint8], seen: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Mask of the pixels that differ noticeably, small gaps closed and lone pixels dropped."""
-    change = cv2.absdiff(sound, seen).max(axis=2)
-    mask = (change >= _MIN_CHANGE).astype(np.uint8)
-    reach = max(round(2 * scale), 1)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    closed = cv2.morphologyEx(np.pad(mask, 2 * reach), cv2.MORPH_CLOSE, disc)
-    mask = np.ascontiguousarray(closed[2 * reach : -2 * reach, 2 * reach : -2 * reach])
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-    keep = stats[:, cv2.CC_STAT_AREA] >= max(15 * scale**2, 4)
-    keep[0] = False
-    return keep[labels].astype(np.uint8)

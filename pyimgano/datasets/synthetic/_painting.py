@@ -19,6 +19,7 @@ Picture = NDArray[np.float32]  # (H, W, 3) in [0, 1], or (H, W) for one quantity
 Point = tuple[float, float]  # x, y in units, from the middle of the picture
 
 _FIXED_POINT_BITS = 4  # OpenCV draws at 1/16 pixel
+_MIN_CHANGE = 10  # levels of 255 in at least one channel
 
 
 class Canvas:
@@ -309,3 +310,20 @@ def to_sheet(image: Picture) -> NDArray[np.uint8]:
 def to_color(value: object) -> tuple[float, ...]:
     """A color in [0, 1] as OpenCV's drawing functions want it."""
     return tuple(np.minimum(np.asarray(value, float) * 255, 255).tolist())
+
+
+def visible_change(
+    sound: NDArray[np.uint8], seen: NDArray[np.uint8], scale: float
+) -> NDArray[np.uint8]:
+    """Mask of the pixels that differ noticeably, small gaps closed and lone pixels dropped."""
+    change = cv2.absdiff(sound, seen).max(axis=2)
+    mask = (change >= _MIN_CHANGE).astype(np.uint8)
+    reach = max(round(2 * scale), 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    closed = cv2.morphologyEx(np.pad(mask, 2 * reach), cv2.MORPH_CLOSE, disc)
+    mask = np.ascontiguousarray(closed[2 * reach : -2 * reach, 2 * reach : -2 * reach])
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    few = min(4, max(min(mask.shape) // 2, 1))
+    keep = stats[:, cv2.CC_STAT_AREA] >= max(15 * scale**2, few)
+    keep[0] = False
+    return keep[labels].astype(np.uint8)
