@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from pyimgano.backbones._network import digest
-from pyimgano.backbones._onnx import INPUT, cached_onnx
+from pyimgano.backbones._onnx import INPUT, OnnxFiles, cached_onnx
 from pyimgano.exceptions import DeviceError
 from pyimgano.utils._environment import package_versions
 from pyimgano.utils._optional import import_optional
 from pyimgano.utils._threads import n_threads
 
-__all__ = ["CPU_ENGINES", "ENGINE_EXTRAS", "OnnxNetwork"]
+__all__ = ["CPU_ENGINES", "ENGINE_EXTRAS", "BundledNetwork", "OnnxNetwork"]
 
 # Engines that extras of their own install.
 ENGINE_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -37,53 +37,31 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 Start = Callable[[bytes, tuple[int, int], int, int], Run]
 
 
-class OnnxNetwork:
-    """A network that onnxruntime or OpenVINO runs.
+class _OnnxRunner:
+    """A network that onnxruntime or OpenVINO runs, as ONNX files from wherever they come.
 
     Parameters
     ----------
-    module : ResNet, EfficientNetLite or TorchModule
-        The network, without weights, which writes itself as ONNX.
     engine : {"onnxruntime", "openvino"}
     precision : {"float32", "bfloat16"}
-    backbone, layers : str, tuple
-        For the file in the cache.
 
     Attributes
     ----------
     settings : context manager
         To be held while many images are run.
-    shapes, tables : dict, set
-        Those of the module.
     """
 
     settings = nullcontext()
 
-    def __init__(
-        self, module: Any, engine: str, precision: str, backbone: str, layers: Sequence[Any]
-    ) -> None:
-        self.module = module
-        self.shapes, self.tables = module.shapes, module.tables
-        self._backbone, self._layers = backbone, list(layers)
+    def __init__(self, engine: str, precision: str) -> None:
         self._lock = Lock()
-        n_bytes = sum(4 * math.prod(shape) for shape in self.shapes.values())
-        if n_bytes > _MOST_BYTES:
-            raise DeviceError(
-                f'engine="{engine}": the weights of {backbone} are {n_bytes / 1e9:.1f} GB, and an '
-                'ONNX file holds 2 GB. Use engine="torch".'
-            )
+        self._runs: dict[tuple, Run] = {}
         # Imported now: what is missing is told before any image is read.
         self._start = _onnxruntime() if engine == "onnxruntime" else _openvino(precision)
 
-    @property
-    def graph(self) -> Any:
-        """The module's graph, of those of torch."""
-        return self.module.graph
-
-    def fill(self, state: dict[str, np.ndarray]) -> None:
-        """Take over the weights."""
-        self._state, self._sha256 = state, digest(state)
-        self._runs: dict[tuple, Run] = {}
+    def as_onnx(self, size: tuple[int, int]) -> bytes:
+        """Return the ONNX file for images of a height and width."""
+        raise NotImplementedError
 
     def maps(self, image: np.ndarray, threads: int) -> list[np.ndarray]:
         """The map (h, w, d), float32, of each layer for one uint8 RGB image.
@@ -97,13 +75,62 @@ class OnnxNetwork:
         with self._lock:
             run = self._runs.pop(key, None)
             if run is None:
-                run = self._start(self._onnx(size), size, threads, at_once)
+                run = self._start(self.as_onnx(size), size, threads, at_once)
             self._runs[key] = run  # the last one used is the last of all
             while len(self._runs) > _MOST_SIZES:
                 del self._runs[next(iter(self._runs))]
         return [one[0] for one in run(np.ascontiguousarray(image[None]))]
 
-    def _onnx(self, size: tuple[int, int]) -> bytes:
+
+class OnnxNetwork(_OnnxRunner):
+    """A network whose ONNX files are written from its weights, and kept in the cache.
+
+    Parameters
+    ----------
+    module : ResNet, EfficientNetLite or TorchModule
+        The network, without weights, which writes itself as ONNX.
+    engine : {"onnxruntime", "openvino"}
+    precision : {"float32", "bfloat16"}
+    backbone, layers : str, tuple
+        For the file in the cache.
+
+    Attributes
+    ----------
+    shapes, tables : dict, set
+        Those of the module.
+    """
+
+    def __init__(
+        self, module: Any, engine: str, precision: str, backbone: str, layers: Sequence[Any]
+    ) -> None:
+        self.module = module
+        self.shapes, self.tables = module.shapes, module.tables
+        self._backbone, self._layers = backbone, list(layers)
+        n_bytes = sum(4 * math.prod(shape) for shape in self.shapes.values())
+        if n_bytes > _MOST_BYTES:
+            raise DeviceError(
+                f'engine="{engine}": the weights of {backbone} are {n_bytes / 1e9:.1f} GB, and an '
+                'ONNX file holds 2 GB. Use engine="torch".'
+            )
+        super().__init__(engine, precision)
+
+    @property
+    def graph(self) -> Any:
+        """The module's graph, of those of torch."""
+        return self.module.graph
+
+    @property
+    def any_size(self) -> bool:
+        """Whether one ONNX file serves images of all sizes."""
+        return bool(self.module.any_size)
+
+    def fill(self, state: dict[str, np.ndarray]) -> None:
+        """Take over the weights."""
+        self._state, self._sha256 = state, digest(state)
+        self._runs.clear()
+
+    def as_onnx(self, size: tuple[int, int]) -> bytes:
+        """Return the ONNX file for images of a height and width, from the cache or written."""
         module = self.module
         identity = {
             "weights": self._sha256,
@@ -114,6 +141,43 @@ class OnnxNetwork:
             "versions": {name: package_versions().get(name) for name in module.onnx_writers},
         }
         return cached_onnx(self._backbone, identity, partial(module.write_onnx, self._state, size))
+
+
+class BundledNetwork(_OnnxRunner):
+    """A network that was delivered as ONNX files; neither its weights nor torch are needed.
+
+    Parameters
+    ----------
+    delivered : OnnxFiles
+    engine : {"onnxruntime", "openvino"}
+    precision : {"float32", "bfloat16"}
+    backbone : str
+        For messages.
+    """
+
+    def __init__(self, delivered: OnnxFiles, engine: str, precision: str, backbone: str) -> None:
+        self.delivered = delivered
+        self._backbone = backbone
+        super().__init__(engine, precision)
+
+    def as_onnx(self, size: tuple[int, int]) -> bytes:
+        """Return the delivered file for images of a height and width.
+
+        Raises
+        ------
+        DeviceError
+            If none was delivered for this size.
+        """
+        files = self.delivered.files
+        found = files.get(size, files.get(None))
+        if found is None:
+            sizes = ", ".join(f"{one[0]} x {one[1]}" for one in files if one is not None)
+            raise DeviceError(
+                f"the bundle has {self._backbone} as ONNX for images that are brought to {sizes} "
+                f"pixels, and this one is brought to {size[0]} x {size[1]}. Export it with a "
+                "golden image of this size as well, or take another engine."
+            )
+        return found
 
 
 def _onnxruntime() -> Start:

@@ -57,18 +57,29 @@ class Network:
     Parameters
     ----------
     module : TorchModule or alike
-        Without weights.
-    state : dict of str to ndarray
-        Its weights.
+        With its weights, if it needs any.
+    sha256 : str
+        Digest of the weights.
     device : str
         The device it runs on.
+
+    Attributes
+    ----------
+    sizes : set of (int, int)
+        Height and width of the images that it has seen, on a CPU.
     """
 
-    def __init__(self, module: Any, state: dict[str, np.ndarray], device: str) -> None:
+    def __init__(self, module: Any, sha256: str, device: str) -> None:
         self.module = module
-        self.module.fill(state)
-        self.sha256 = digest(state)
+        self.sha256 = sha256
         self.device = device
+        self.sizes: set[tuple[int, int]] = set()
+
+    @classmethod
+    def filled(cls, module: Any, state: dict[str, np.ndarray], device: str) -> Network:
+        """Give a module its weights."""
+        module.fill(state)
+        return cls(module, digest(state), device)
 
     def patch_maps(
         self,
@@ -89,7 +100,9 @@ class Network:
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
             def features(image: np.ndarray) -> np.ndarray:
-                maps = self.module.maps(prepare(image), threads_per_image)
+                pixels = prepare(image)
+                self.sizes.add((pixels.shape[0], pixels.shape[1]))
+                maps = self.module.maps(pixels, threads_per_image)
                 return join_maps(maps, pool, channels)
 
             # Not in the caller's own thread, which may have another number for torch.
@@ -121,7 +134,7 @@ def load_network(
     engine: str,
 ) -> Network:
     read = read_network(builder, backbone, layers, source, device, precision, engine)
-    return Network(*read, device)
+    return Network.filled(*read, device)
 
 
 # Networks of weights that estimators keep themselves, as long as one of them runs it.
@@ -143,7 +156,7 @@ def kept_network(
     key = (builder, backbone, layers, digest(state), device, precision, engine)
     network = _kept_networks.get(key)
     if network is None:
-        network = _kept_networks[key] = Network(module, state, device)
+        network = _kept_networks[key] = Network.filled(module, state, device)
     return network
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pyimgano.utils._optional import import_optional
 from pyimgano.utils._outputs import atomic_write
 from pyimgano.utils._warning import warn_user
 
-__all__ = ["INPUT", "OPSET", "GraphWriter", "cached_onnx", "output_names"]
+__all__ = ["INPUT", "OPSET", "GraphWriter", "OnnxFiles", "cached_onnx", "output_names"]
 
 # The operators' version: old enough for every version of the engines that the extras admit.
 OPSET = 17
@@ -23,6 +23,21 @@ _IR_VERSION = 8  # the file format of that time
 INPUT = "image"
 # Raised when the same network is to be written in another way, so that old files are not used.
 _EDITION = 1
+
+
+class OnnxFiles(NamedTuple):
+    """A network as ONNX files, which an engine runs without its weights.
+
+    Parameters
+    ----------
+    files : dict of (int, int) or None to bytes
+        By height and width of the images that a file takes; None for images of all sizes.
+    patch_size : (int, int) or None
+        Height and width of the patches that images are brought to multiples of, if any.
+    """
+
+    files: dict[tuple[int, int] | None, bytes]
+    patch_size: tuple[int, int] | None
 
 
 def output_names(n: int) -> list[str]:

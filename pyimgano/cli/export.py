@@ -30,6 +30,8 @@ _EPILOG = """\
 examples:
   pyimgano export --pipeline line3.joblib -o line3.zip
   pyimgano export --pipeline line3.joblib -o line3 --golden photos/golden
+  pyimgano export --pipeline line3.joblib -o line3.zip --engine openvino
+      the network as ONNX within, which OpenVINO runs at the line
   pyimgano export --from-run runs/20260131-142507_mvtec_ad_vision_padim --category bottle -o bottle
   pyimgano validate-infer-config line3.zip
   pyimgano infer --bundle line3.zip photos/new
@@ -79,6 +81,14 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
         help="put the network's weights into the bundle (default: yes); without them they are "
         "looked for by their SHA-256 where the bundle is used",
     )
+    parser.add_argument(
+        "--onnx",
+        action="switch",
+        default=None,
+        help="put the network into the bundle as ONNX, so that --engine onnxruntime and openvino "
+        "need neither the package onnx nor torch where it is used (default: if the engine is one "
+        "of these)",
+    )
     parser.add_argument("--title", metavar="TEXT", help="first line of the model card")
     parser.add_argument(
         "--notes",
@@ -118,6 +128,7 @@ def _export(options: argparse.Namespace) -> int:
             title=options.title,
             notes=options.notes,
             map_range=read_map_range(options.pipeline),
+            onnx="auto" if options.onnx is None else options.onnx,
         )
     what = _common.several(len(golden), "golden image") if golden else "no golden images"
     _common.tell(f"saved: {options.output} ({what})")

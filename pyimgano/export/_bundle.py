@@ -4,6 +4,7 @@
 
     line3/                        or line3.zip
       pipeline.joblib (+ .json)   the pipeline, see pyimgano.load
+      onnx/*                      its network for engines that read ONNX, if asked for
       golden/*                    images whose scores are known
       infer_config.json           what the pipeline is, and the scores of the golden images
       model_card.md, model_card.html
@@ -31,6 +32,8 @@ from typing import Any, NamedTuple
 from pyimgano._any_estimator import anomaly_scores, threshold
 from pyimgano._decision import is_anomalous
 from pyimgano._nesting import all_parts, find_parts
+from pyimgano.backbones._engines import ENGINE_EXTRAS
+from pyimgano.backbones._onnx import OnnxFiles
 from pyimgano.exceptions import BundleError, MissingExtraError, SampleError
 from pyimgano.export._card import card_html, card_markdown
 from pyimgano.export._config import (
@@ -43,7 +46,7 @@ from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.persistence import load, read_map_range, save
 from pyimgano.persistence._networks import networks_embedded
 from pyimgano.utils._clock import utc_now
-from pyimgano.utils._json import write_json
+from pyimgano.utils._json import as_plain_json, write_json
 from pyimgano.utils._outputs import atomic_folder, atomic_write
 
 __all__ = [
@@ -60,6 +63,8 @@ __all__ = [
 
 CONFIG, MANIFEST = "infer_config.json", "manifest.json"
 _PIPELINE, _CARD = "pipeline.joblib", "model_card"
+# What tells a network from others, see BaseNetworkFeatures.onnx_identity.
+_ONNX_IDENTITY = ("backbone", "layers", "weights_sha256")
 _BLOCK = 2**20
 # Files and bytes of a packed bundle, against archives that unpack to more than a disk holds:
 # deflate makes zeros a thousandth of their length, and banks of features are no zeros.
@@ -98,6 +103,7 @@ def export_bundle(
     title: str | None = None,
     notes: str = "",
     map_range: tuple[float, float] | None = None,
+    onnx: bool | str = "auto",
 ) -> Path:
     """Make a bundle of a fitted pipeline: a folder or archive that can be checked where it is used.
 
@@ -122,6 +128,12 @@ def export_bundle(
     map_range : (float, float), default=None
         Scale of the colors of heat maps, as in :func:`~pyimgano.persistence.save`. None
         takes that of the saved file, if ``estimator`` is one.
+    onnx : bool or "auto", default="auto"
+        Put the networks into the bundle as ONNX files, by which the engines onnxruntime and
+        OpenVINO run them where it is used, without the package ``onnx``, without torch and
+        without a cache folder. ``"auto"`` does so for networks whose ``engine`` is one of these,
+        as far as is known for which sizes of images: networks that torch has converted take
+        images of one size, which is that of ``resize``, or those of the golden images.
 
     Returns
     -------
@@ -131,7 +143,8 @@ def export_bundle(
     Raises
     ------
     BundleError
-        If a golden image cannot be scored, or ``output`` cannot be made.
+        If a golden image cannot be scored, or ``output`` cannot be made; with ``onnx=True`` also
+        if there is no network, or the sizes of its images are not known.
     WeightsError
         With ``embed_weights``, if the weights are not to be found.
 
@@ -160,19 +173,26 @@ def export_bundle(
         map_range = read_map_range(estimator) if map_range is None else map_range
         estimator = load(estimator)
     threshold(estimator)  # what is no outlier detector is refused before anything is written
+    if onnx not in (True, False, "auto"):
+        raise ValueError(f'onnx must be True, False or "auto", got {onnx!r}.')
     images = [Path(one) for one in golden]
     for one in images:
         if not one.is_file():
             raise BundleError(f"golden image {one}: there is no such file.")
+    networks = _fitted_networks(estimator)  # which know the folders of their weights
+    if onnx is not True:
+        networks = [one for one in networks if onnx and one.engine in ENGINE_EXTRAS]
+    elif not networks:
+        raise BundleError("onnx=True: the pipeline has no network to write as ONNX.")
     estimator = _copied(estimator, embed_weights)
     about = {"title": title or output.name.removesuffix(".zip"), "notes": notes}
     if not packed:
         with atomic_folder(output) as folder:
-            _write(estimator, folder, images, about, map_range)
+            _write(estimator, folder, images, about, map_range, networks, onnx is True)
         return output
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _write(estimator, folder, images, about, map_range)
+        _write(estimator, folder, images, about, map_range, networks, onnx is True)
         with atomic_write(output) as file, zipfile.ZipFile(file, "w") as archive:
             for name in [*listed_files(read_object(folder / MANIFEST), output), MANIFEST]:
                 archive.write(folder / name, name)
@@ -212,11 +232,12 @@ def open_bundle(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) ->
         file = model_file(folder, config, path)
         if entries is not None:
             model = config["model"]["file"]
-            _check_files(folder, [model, f"{model}.json"], entries, path)
+            _check_files(folder, [model, f"{model}.json", *onnx_names(config)], entries, path)
         estimator = load(file, trusted=trusted, sha256=config["model"]["sha256"])
         found = differences(config, estimator)
         if found:
             raise BundleError(f"{path}: {name} does not describe the pipeline: {found[0]}.")
+        use_onnx(estimator, config, folder, path)
         return Bundle(estimator, config, read_map_range(file))
 
 
@@ -323,6 +344,80 @@ def model_file(folder: Path, config: dict[str, Any], path: Any) -> Path:
     if not os.path.isfile(folder / name):
         raise BundleError(f"{path}: {name} is missing.")
     return folder / name
+
+
+def onnx_names(config: dict[str, Any]) -> list[str]:
+    """Files of the networks as ONNX that a configuration names."""
+    return [entry["file"] for _, files, _ in _onnx_entries(config) for entry in files]
+
+
+def _onnx_entries(
+    config: dict[str, Any],
+) -> list[tuple[dict[str, Any], list[dict[str, Any]], tuple[int, int] | None]]:
+    """Identity, files and patch size of each network that was delivered as ONNX."""
+    found = []
+    for one in config["model"].get("onnx", []):
+        try:
+            identity = {name: one[name] for name in _ONNX_IDENTITY}
+            patch_size = None if one["patch_size"] is None else _two(one["patch_size"])
+            files = [
+                {
+                    "file": str(entry["file"]),
+                    "sha256": str(entry["sha256"]),
+                    "size": None if entry["image_size"] is None else _two(entry["image_size"]),
+                }
+                for entry in one["files"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{CONFIG} names networks as ONNX wrongly ({error!r}).") from error
+        found.append((identity, files, patch_size))
+    return found
+
+
+def _two(values: Any) -> tuple[int, int]:
+    height, width = values
+    return int(height), int(width)
+
+
+def use_onnx(estimator: Any, config: dict[str, Any], folder: Path, path: Any) -> None:
+    """Hand the networks that were delivered as ONNX to the steps that they belong to.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As it was loaded.
+    config : dict
+    folder : Path
+    path : str or Path
+        Name of the bundle, for messages.
+
+    Raises
+    ------
+    BundleError
+        If a file is not the one of the configuration. No engine has read it then.
+    """
+    for identity, files, patch_size in _onnx_entries(config):
+        content: dict[tuple[int, int] | None, bytes] = {}
+        for entry in files:
+            name = entry["file"]
+            if not _is_inside(name) or not os.path.isfile(folder / name):
+                raise BundleError(f"{path}: {name!r} is missing, a network as ONNX.")
+            # What is compared is what is used: the file is read once.
+            model = (folder / name).read_bytes()
+            if hashlib.sha256(model).hexdigest() != entry["sha256"]:
+                raise BundleError(f"{path}: {name} was changed: {CONFIG} has another SHA-256.")
+            content[entry["size"]] = model
+        for step in _fitted_networks(estimator):
+            if step.onnx_identity() == identity:
+                step.use_onnx(OnnxFiles(content, patch_size))
+
+
+def _fitted_networks(estimator: Any) -> list[BaseNetworkFeatures]:
+    return [
+        step
+        for step in find_parts(estimator, BaseNetworkFeatures)
+        if hasattr(step, "weights_sha256_")
+    ]
 
 
 def _is_inside(name: str) -> bool:
@@ -446,11 +541,18 @@ def _write(
     images: list[Path],
     about: dict[str, str],
     map_range: tuple[float, float] | None,
+    networks: list[BaseNetworkFeatures],
+    needs_onnx: bool,
 ) -> None:
     save(estimator, folder / _PIPELINE, map_range=map_range)
     entry = file_entry(folder / _PIPELINE)
     config = infer_config(estimator, file=_PIPELINE, created=utc_now(), **entry)
-    config["golden"] = _write_golden(load(folder / _PIPELINE), folder, images)
+    saved = load(folder / _PIPELINE)
+    seen = [step.seen_sizes() for step in _fitted_networks(saved)] if images and networks else []
+    for sizes in seen:
+        sizes.clear()
+    config["golden"] = _write_golden(saved, folder, images)
+    config["model"]["onnx"] = _write_onnx(networks, set().union(*seen), folder, needs_onnx)
     write_json(folder / CONFIG, config)
     for ending, text in (
         (".md", card_markdown(config, **about)),
@@ -461,6 +563,40 @@ def _write(
     names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
     files = {name: file_entry(folder / name) for name in names}
     write_json(folder / MANIFEST, {"schema_version": 1, "files": files})
+
+
+def _write_onnx(
+    networks: Sequence[BaseNetworkFeatures],
+    sizes: set[tuple[int, int]],
+    folder: Path,
+    required: bool,
+) -> list[dict[str, Any]]:
+    """Write each network once as ONNX, and describe the files for the configuration."""
+    written: list[dict[str, Any]] = []
+    for step in networks:
+        identity = step.onnx_identity()
+        if any(identity.items() <= one.items() for one in written):
+            continue
+        found = step.onnx_files(sizes)
+        if not found.files and required:
+            raise BundleError(
+                f"onnx=True: {step.backbone} takes a file for each size of images, and which these "
+                "are depends on the images: give golden images of the sizes that will come."
+            )
+        if not found.files:
+            continue
+        (folder / "onnx").mkdir(exist_ok=True)
+        entries = []
+        for size, model in found.files.items():
+            plain = re.sub(r"\W+", "_", step.backbone)
+            of_size = "" if size is None else f"_{size[0]}x{size[1]}"
+            name = f"onnx/{len(written) + 1:02d}_{plain}{of_size}.onnx"
+            with atomic_write(folder / name) as file:
+                file.write(model)
+            sha256 = hashlib.sha256(model).hexdigest()
+            entries.append({"file": name, "sha256": sha256, "image_size": size})
+        written.append({**identity, "patch_size": found.patch_size, "files": entries})
+    return as_plain_json(written)
 
 
 def _write_golden(estimator: Any, folder: Path, images: list[Path]) -> list[dict[str, Any]]:

@@ -19,7 +19,9 @@ from pyimgano.export._bundle import (
     golden_scores,
     listed_files,
     model_file,
+    onnx_names,
     unpacked,
+    use_onnx,
 )
 from pyimgano.export._config import as_current, json_schema, read_object
 from pyimgano.persistence import load
@@ -221,8 +223,9 @@ class _Checks:
     def _look_at_pipeline(self, config: dict[str, Any]) -> Any:
         try:
             file = model_file(self._folder, config, self._name)
-            self._check_listed([config["model"]["file"]])
+            self._check_listed([config["model"]["file"], *onnx_names(config)])
             estimator = load(file, sha256=config["model"]["sha256"])
+            use_onnx(estimator, config, self._folder, self._name)
         except (BundleError, UntrustedFileError, ValueError, OSError) as error:
             self._failed("pipeline", str(error).replace(f"{self._folder}{os.sep}", ""))
             raise _Failed from error

@@ -275,6 +275,10 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
     def _check_parameters(self) -> None:
         _check_sizes(self.resize, self.crop, self.pool)
 
+    def _fixed_size(self, patch_size: tuple[int, int] | None) -> tuple[int, int] | None:
+        resize, crop = _check_sizes(self.resize, self.crop, self.pool)
+        return crop or resize
+
     def _layers(self) -> tuple[str, ...]:
         if not self.layers or not all(isinstance(layer, str) for layer in self.layers):
             raise ValueError(f"layers={self.layers!r}: expected one or more names of layers.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from copy import deepcopy
 from numbers import Integral
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano import _defaults
-from pyimgano.backbones._engines import CPU_ENGINES, ENGINE_EXTRAS
+from pyimgano.backbones._engines import CPU_ENGINES, ENGINE_EXTRAS, BundledNetwork
 from pyimgano.backbones._network import (
     Network,
     WeightsSource,
@@ -26,6 +26,7 @@ from pyimgano.backbones._network import (
     load_network,
     read_network,
 )
+from pyimgano.backbones._onnx import OnnxFiles
 from pyimgano.backbones._torch_module import resolve_device
 from pyimgano.backbones._weights import Place, WantedFile, file_sha256, listed, weights_folders
 from pyimgano.exceptions import DeviceError, MissingExtraError, RandomWeightsWarning, WeightsError
@@ -185,6 +186,73 @@ class BaseNetworkFeatures(BasePatchFeatures):
         self._as_fitted()._network()
         return self
 
+    # ---- as ONNX ----------------------------------------------------------------------
+    def onnx_files(self, sizes: Iterable[tuple[int, int]] = ()) -> OnnxFiles:
+        """Return the fitted network as ONNX, from the cache or written into it.
+
+        Parameters
+        ----------
+        sizes : iterable of (int, int), default=()
+            Height and width of the images that the network will see, as :meth:`seen_sizes` gives
+            them, where it takes a file for each size and these depend on the images.
+
+        Returns
+        -------
+        OnnxFiles
+            Without any file where the sizes are not known.
+
+        Raises
+        ------
+        MissingExtraError
+            If a package is not installed that this takes.
+        DeviceError
+            If the parameters are not those of an engine that reads ONNX.
+        """
+        engine = self.engine
+        if engine not in ENGINE_EXTRAS:
+            engine = "openvino" if self.precision == "bfloat16" else "onnxruntime"
+        network = deepcopy(self._as_fitted()).set_params(engine=engine)._network()
+        module = network.module
+        if isinstance(module, BundledNetwork):
+            return module.delivered
+        patch_size = self._patch_size(module)
+        if module.any_size:
+            return OnnxFiles({None: module.as_onnx((0, 0))}, patch_size)
+        fixed = self._fixed_size(patch_size)
+        sizes = sorted(sizes) if fixed is None else [fixed]
+        return OnnxFiles({size: module.as_onnx(size) for size in sizes}, patch_size)
+
+    def use_onnx(self, delivered: OnnxFiles) -> None:
+        """Run the network from these files where the engine reads ONNX, until the next ``fit``.
+
+        Parameters
+        ----------
+        delivered : OnnxFiles
+            Of a network with this backbone, these layers and the weights of ``fit``.
+        """
+        self.__dict__.pop("_loaded", None)
+        self._delivered = (self.onnx_identity(), delivered)
+
+    def onnx_identity(self) -> dict[str, Any]:
+        """What tells the network from others, in JSON types."""
+        return {
+            "backbone": self.backbone,
+            "layers": list(self._layers()),
+            "weights_sha256": getattr(self, "weights_sha256_", None),
+        }
+
+    def seen_sizes(self) -> set[tuple[int, int]]:
+        """Height and width of the images that the network has seen; the set itself."""
+        return self._as_fitted()._network().sizes
+
+    def _patch_size(self, module: Any) -> tuple[int, int] | None:
+        """Sides of the patches to whose multiples images are brought, if they are."""
+        return None
+
+    def _fixed_size(self, patch_size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Height and width to which all images are brought; None if it depends on the image."""
+        return None
+
     # ---- shared machinery -----------------------------------------------------------
     def keep_channels(self, channels: ArrayLike | None) -> None:
         """Return only some of the features from now on, until the next ``fit``.
@@ -245,6 +313,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
             "embedded_weights_",
             "_loaded",
             "_beside",
+            "_delivered",
             "_channels",
         ):
             self.__dict__.pop(name, None)  # of an earlier fit
@@ -314,6 +383,10 @@ class BaseNetworkFeatures(BasePatchFeatures):
         return network
 
     def _built_network(self, layers: tuple, device: str, engine: str) -> Network:
+        identity, delivered = self.__dict__.get("_delivered", (None, None))
+        if engine in ENGINE_EXTRAS and identity == self.onnx_identity():
+            module = BundledNetwork(delivered, engine, self.precision, self.backbone)
+            return Network(module, identity["weights_sha256"], device)
         if hasattr(self, "embedded_weights_"):
             kept = (self.embedded_weights_, device, self.precision, engine)
             return kept_network(type(self), self.backbone, layers, *kept)
@@ -444,7 +517,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # it may be the very __dict__
-        for name in ("_loaded", "_beside"):  # a network is found again, never pickled
+        for name in ("_loaded", "_beside", "_delivered"):  # found again, never pickled
             state.pop(name, None)
         embedded = EMBEDDED.get()
         if embedded is not None and id(self) in embedded:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from pyimgano.backbones._engines import ENGINE_EXTRAS, OnnxNetwork
+from pyimgano.backbones._engines import ENGINE_EXTRAS, BundledNetwork, OnnxNetwork
 from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._torch_module import TorchModule, torch_module
 from pyimgano.backbones._weights import MissingWeightsError, find_by_name, find_weights
@@ -192,7 +192,7 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         self.random_state = random_state
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
-        patch = self._network().module.graph.patch_embed.patch_size
+        patch = self._patch_size(self._network().module)
         sizes = [_work_size(image.shape, self.resize, self.keep_aspect, patch) for image in images]
         maps = self._patch_maps(
             images,
@@ -206,6 +206,19 @@ class ViTPatchFeatures(BaseNetworkFeatures):
             image_sizes=[image.shape[:2] for image in images],
             work_sizes=sizes,
         )
+
+    def _patch_size(self, module: Any) -> tuple[int, int]:
+        if isinstance(module, BundledNetwork):
+            assert module.delivered.patch_size is not None
+            return module.delivered.patch_size
+        height, width = module.graph.patch_embed.patch_size
+        return int(height), int(width)
+
+    def _fixed_size(self, patch_size: tuple[int, int] | None) -> tuple[int, int] | None:
+        assert patch_size is not None
+        if self.resize is None or self.keep_aspect:
+            return None
+        return _work_size((1, 1), self.resize, False, patch_size)
 
     @property
     def needs_extra(self) -> str | None:

@@ -289,7 +289,7 @@ def test_the_file_is_valid_and_takes_pixels(tmp_path):
     onnx = pytest.importorskip("onnx")
     for name in ("resnet18", "efficientnet_lite0"):
         network = step_of(name, engine="onnxruntime").fit(IMAGES)._network().module
-        model = onnx.load_from_string(network._onnx((48, 70)))
+        model = onnx.load_from_string(network.as_onnx((48, 70)))
         onnx.checker.check_model(model, full_check=True)
         (pixels,) = model.graph.input
         assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
