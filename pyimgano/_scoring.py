@@ -91,7 +91,9 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         name = type(self).__name__
         self.training_scores_ = check_finite(training_scores, name, "out-of-sample scores")
         if self.contamination == "auto":
-            self.offset_ = float(flip(np.quantile(training_scores, _AUTO_QUANTILE)))
+            # Scores of images that networks were trained on are too low for it.
+            new = vars(self).get("held_out_", slice(None))
+            self.offset_ = float(flip(np.quantile(training_scores[new], _AUTO_QUANTILE)))
         else:
             share = 100.0 * float(self.contamination)
             self.offset_ = float(np.percentile(flip(training_scores), share))

@@ -25,6 +25,7 @@ from pyimgano._nesting import makes_maps, no_detector
 from pyimgano.base import BaseDetector, OutlierScoreMixin
 from pyimgano.calibration._out_of_sample import (
     OWN_SCORES,
+    held_out,
     index_metadata,
     out_of_sample_scores,
 )
@@ -126,6 +127,9 @@ class ScoreEnsemble(
         The fitted members, without dropped ones.
     named_estimators_ : Bunch
         Fitted members by name; ``"drop"`` for dropped ones.
+    held_out_ : ndarray of shape (n_images,), bool
+        Training images that all members which train networks have held out; absent where no member
+        does.
     training_scores_ : ndarray of shape (n_images,), float64
         Out-of-sample anomaly score of each training image: its members' out-of-sample
         scores, each normalized by those of the other images, combined.
@@ -199,6 +203,7 @@ class ScoreEnsemble(
         "_knows_own": Array("bool", "members"),
         "_scales": ListOf(Object("_Ecdf", "_Affine"), "members"),
         "_own_index": Map(bytes, below="n"),
+        "held_out_": MayLack(Array("bool", "n")),
         "_known": MayLack(Map(bytes, below="n")),  # earlier versions had it
     }
 
@@ -374,6 +379,18 @@ class ScoreEnsemble(
         self._weights = np.asarray(weights, dtype=np.float64)[active]
         self._member_scores = np.stack([scores for _, scores, _ in found])
         self._knows_own = np.array([source == OWN_SCORES for _, _, source in found])
+        self.__dict__.pop("held_out_", None)
+        masks = [held_out(one) for one, _, source in found if source == OWN_SCORES]
+        known = [mask for mask in masks if mask is not None]
+        if known:
+            self.held_out_ = np.all(known, axis=0)
+            if self.held_out_.sum() < 2:
+                raise TooFewImagesError(
+                    f"only {self.held_out_.sum()} of the {len(self.held_out_)} training images are "
+                    "held out of training by all members that train networks, and it takes 2 to "
+                    "put their scores on one scale. Give the members one random_state and one "
+                    "validation_fraction, or train on more images."
+                )
         for member in self.estimators_:
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(member, name) and name not in self.__dict__:
@@ -384,8 +401,12 @@ class ScoreEnsemble(
         for name, scores in zip(self._names(), self._member_scores):
             check_finite(scores, f"the member {name!r}", "out-of-sample scores")
         make = _NORMALIZERS[self.normalization]
-        self._scales = [make(scores) for scores in self._member_scores]
-        normalized = np.stack([_by_the_others(make, scores) for scores in self._member_scores])
+        new = vars(self).get("held_out_", np.ones(self._member_scores.shape[1], dtype=bool))
+        self._scales = [make(scores[new]) for scores in self._member_scores]
+        normalized = np.stack(
+            [scale(scores) for scale, scores in zip(self._scales, self._member_scores)]
+        )
+        normalized[:, new] = [_by_the_others(make, scores[new]) for scores in self._member_scores]
         combined = self._combine(normalized, self._weights)
         recognizing = self._member_scores[self._knows_own]
         self._own_index = {

@@ -23,6 +23,7 @@ __all__ = [
     "SynthesisError",
     "TooFewImagesError",
     "TooFewImagesWarning",
+    "TrainingError",
     "TrainingImagesError",
     "UncheckedFileWarning",
     "UndefinedScoreError",
@@ -102,6 +103,10 @@ class DeviceError(ValueError):
 
 class TooFewImagesError(ValueError):
     """There are fewer images than the method needs."""
+
+
+class TrainingError(RuntimeError):
+    """Training of a network has diverged, or cannot go on from its checkpoint."""
 
 
 class TrainingImagesError(ValueError):

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -26,6 +26,8 @@ __all__ = [
     "nearest_names",
     "read_network",
 ]
+
+Result = TypeVar("Result")
 
 
 class NetworkBuilder(Protocol):
@@ -95,31 +97,52 @@ class Network:
         ``prepare`` brings an image to the pixels (height, width, 3), uint8, that the network
         sees; ``pool`` and ``channels`` are those of ``join_maps``.
         """
+
+        def join(maps: Sequence[np.ndarray]) -> np.ndarray:
+            return join_maps(maps, pool, channels)
+
+        return self._run(images, prepare, join, threads_per_image)
+
+    def layer_maps(
+        self,
+        images: Sequence[np.ndarray],
+        prepare: Callable[[np.ndarray], np.ndarray],
+        *,
+        threads_per_image: int = 1,
+    ) -> list[list[np.ndarray]]:
+        """Output (h, w, d) of each layer, float32, of each uint8 RGB image."""
+        return self._run(images, prepare, list, threads_per_image)
+
+    def _run(
+        self,
+        images: Sequence[np.ndarray],
+        prepare: Callable[[np.ndarray], np.ndarray],
+        finish: Callable[[Sequence[np.ndarray]], Result],
+        threads_per_image: int,
+    ) -> list[Result]:
+        """``finish`` of the outputs of the layers, for each image."""
         if self.device == "cpu":
             # The CPU's convolutions choose their algorithm by the size of the batch and the
             # number of threads, and each rounds in its own way. One by one, and on a stated
             # number of threads, an image is the same in any company.
-            def features(image: np.ndarray) -> np.ndarray:
+            def features(image: np.ndarray) -> Result:
                 pixels = prepare(image)
                 self.sizes.add((pixels.shape[0], pixels.shape[1]))
-                maps = self.module.maps(pixels, threads_per_image)
-                return join_maps(maps, pool, channels)
+                return finish(self.module.maps(pixels, threads_per_image))
 
             # Not in the caller's own thread, which may have another number for torch.
             side_by_side = max(1, n_threads() // threads_per_image)
             with self.module.settings, one_blas_thread:  # not for every convolution anew
                 return map_on_workers(features, images, side_by_side)
         prepared = [prepare(image) for image in images]
-        maps: list[Any] = [None] * len(images)
+        results: list[Any] = [None] * len(images)
         for size in {image.shape: None for image in prepared}:  # images of one size go together
             members = [i for i, image in enumerate(prepared) if image.shape == size]
             layers = self.module.run(np.stack([prepared[i] for i in members]))
-            joined = map_in_threads(
-                lambda of_one: join_maps(of_one, pool, channels), zip(*layers), n_threads()
-            )
-            for i, one in zip(members, joined):
-                maps[i] = one
-        return maps
+            finished = map_in_threads(finish, zip(*layers), n_threads())
+            for i, one in zip(members, finished):
+                results[i] = one
+        return results
 
 
 # Two are enough for a teacher beside a student, or for a grid over two backbones.

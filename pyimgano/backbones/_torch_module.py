@@ -9,8 +9,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,21 @@ import numpy as np
 from pyimgano.backbones._onnx import INPUT, OPSET
 from pyimgano.exceptions import DeviceError
 from pyimgano.utils._optional import import_optional
-from pyimgano.utils._threads import RefCountedSetting
+from pyimgano.utils._threads import (
+    RefCountedSetting,
+    map_on_workers,
+    n_threads,
+    one_blas_thread,
+)
 
-__all__ = ["TorchModule", "resolve_device", "torch_module"]
+__all__ = [
+    "TorchModule",
+    "deterministic",
+    "map_one_by_one",
+    "resolve_device",
+    "torch_module",
+    "torch_threads",
+]
 
 
 def torch_module() -> Any:
@@ -44,6 +56,41 @@ def _use_torch_threads(n: int) -> None:
 
 # Telling one thread how many to use also tells all that are yet to come.
 _keep_torch_threads = RefCountedSetting(_remember_torch_threads)
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch use ``n`` threads in this thread; afterwards it has the number of before."""
+    with _keep_torch_threads:
+        _use_torch_threads(n)
+        yield
+
+
+def deterministic(device: str) -> Any:
+    """Context in which a GPU computes the same bits every time, with all digits."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    # TF32 would cost half the digits; the other flags are their usual values.
+    return torch_module().backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+
+
+def map_one_by_one(function: Callable[[Any], Any], items: Sequence[Any], device: str) -> list[Any]:
+    """``function`` of each item, in order, where torch has one thread for each item.
+
+    The CPU's convolutions choose their algorithm by the number of threads, and each rounds in its
+    own way: so the result of an item is the same in any company.
+    """
+
+    def alone(item: Any) -> Any:
+        _use_torch_threads(1)
+        return function(item)
+
+    if device != "cpu":
+        return [function(item) for item in items]
+    with _keep_torch_threads, one_blas_thread:
+        return map_on_workers(alone, items, n_threads())
 
 
 class TorchModule:
@@ -184,20 +231,12 @@ class TorchModule:
         """The maps of each layer, (n, h, w, d), float32, for images (n, height, width, 3)."""
         torch = torch_module()
         cuda = self._device.startswith("cuda")
-        # TF32 would cost half the digits; the other flags are their usual values.
-        flags = (
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            )
-            if cuda
-            else nullcontext()
-        )
         autocast = (
             torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16)
             if self._bfloat16
             else nullcontext()
         )
-        with torch.inference_mode(), flags:
+        with torch.inference_mode(), deterministic(self._device):
             # (n, height, width, 3) in memory is what torch calls channels-last.
             # torch wants to own what it could write to, even where nothing writes.
             x = torch.from_numpy(np.require(images, requirements=("C", "W")))

@@ -10,7 +10,10 @@ from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._torch_module import torch_module
 from pyimgano.utils._optional import import_optional
 
-__all__ = ["build_graph", "fold_batch_norms", "torchvision_models"]
+__all__ = ["IMAGENET_COLORS", "build_graph", "fold_batch_norms", "torchvision_models"]
+
+#: Mean and standard deviation of the colors that every one of them was trained with.
+IMAGENET_COLORS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # These rescale their input themselves when they hold the published weights.
 _BUILD_OPTIONS: dict[str, dict[str, Any]] = {

@@ -27,7 +27,9 @@ from pyimgano._nesting import find_parts, no_detector
 from pyimgano.calibration._metadata import FitMetadataMixin, is_prefit
 from pyimgano.calibration._moving import AT_ONCE, MovableThresholdMixin, as_asked, as_stated
 from pyimgano.calibration._out_of_sample import (
+    OWN_SCORES,
     folds_of_normal_samples,
+    held_out,
     index_metadata,
     out_of_sample_scores,
 )
@@ -106,8 +108,9 @@ class ThresholdCalibrator(
     cv : "auto", "prefit", int, splitter or iterable of splits, default="auto"
         Where the scores come from. ``"auto"`` uses the out-of-sample scores the detector
         itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
-        from the same images, and 5 shuffled folds otherwise. An int or a splitter: folds of
-        clones of the estimator; the final estimator is fitted on all images. Splitters see the
+        from the same images, and 5 shuffled folds otherwise. Of a detector that trains networks
+        it takes the scores of the images that were held out (``held_out_``) alone. An int or a
+        splitter: folds of clones of the estimator; the final estimator is fitted on all images. Splitters see the
         good images alone, all with label +1, so that those that stratify work too; those that
         keep groups together take the ``groups`` of ``fit``. An iterable of splits holds indices
         into ``X`` as given, and known anomalies are dropped from them. Every good image must be
@@ -423,6 +426,10 @@ class ThresholdCalibrator(
             params=params,
             groups=groups if isinstance(cv, str) else None,  # folds have been made by them
         )
+        new = held_out(self.estimator_) if source == OWN_SCORES else None
+        if new is not None:
+            scores = scores[new]
+            source = f"{len(scores)} good images that the detector held out of its training"
         return scores, source
 
     def _column(self, X: np.ndarray) -> np.ndarray:

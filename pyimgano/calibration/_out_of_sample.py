@@ -32,6 +32,7 @@ __all__ = [
     "fit_fold",
     "fit_on_good",
     "folds_of_normal_samples",
+    "held_out",
     "index_metadata",
     "learns_nothing",
     "out_of_sample_scores",
@@ -83,7 +84,9 @@ def out_of_sample_scores(
     estimator : estimator
         Fitted on all of ``X``, or the median of those of the folds.
     scores : ndarray of shape (n_samples,), float64
-        Anomaly scores (``-score_samples``), in the order of ``X``.
+        Anomaly scores (``-score_samples``), in the order of ``X``. If they are the detector's
+        own, those of samples that it has trained networks on are not out of sample, see
+        ``held_out``.
     source : str
         Where they come from, in words.
 
@@ -439,7 +442,8 @@ def own_scores(estimator: Any) -> np.ndarray | None:
     Returns
     -------
     ndarray of shape (n_samples,), float64, or None
-        Anomaly scores of its training samples; None if an earlier step learned from the same
+        Anomaly scores of its training samples, of which those that ``held_out`` excludes are
+        lower than scores of new ones; None if an earlier step learned from the same
         samples, the detector keeps none, or a calibrator's are those of other images
         (:meth:`ThresholdCalibrator.recalibrate`).
     """
@@ -447,10 +451,30 @@ def own_scores(estimator: Any) -> np.ndarray | None:
         before, last = steps_before(estimator)
         return own_scores(last) if all(learns_nothing(step) for step in before) else None
     if is_calibrator(estimator):
-        return None if estimator._recalibrated else estimator.calibration_scores_
+        if estimator._recalibrated:
+            return None
+        if held_out(estimator) is not None:  # the calibrator keeps the scores of these alone
+            return own_scores(estimator.estimator_)
+        return estimator.calibration_scores_
     if isinstance(estimator, FrozenEstimator):
         return None  # what it keeps belongs to the images it was once fitted on
     return getattr(estimator, "training_scores_", None)
+
+
+def held_out(estimator: Any) -> np.ndarray | None:
+    """Tell which training samples the networks of a fitted detector have not been trained on.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        An outlier detector, or any nesting that ends in one.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool, or None
+        The samples whose own scores and maps are those of new ones; None stands for all.
+    """
+    return getattr(innermost(estimator)[0], "held_out_", None)
 
 
 def learns_nothing(step: Any) -> bool:

@@ -41,9 +41,10 @@ from pyimgano.calibration._out_of_sample import (
     fit_fold,
     fit_on_good,
     folds_of_normal_samples,
+    held_out,
     index_metadata,
 )
-from pyimgano.calibration._recognition import maps_own_out_of_sample
+from pyimgano.calibration._recognition import learns_before, maps_own_out_of_sample
 from pyimgano.calibration._tails import (
     Cut,
     check_enough,
@@ -314,6 +315,11 @@ class PixelThresholdCalibrator(
         if automatic and groups is None and maps_own_out_of_sample(self.estimator_):
             maps.add_all(self.estimator_, X)
             return in_order, "the detector's own out-of-sample maps"
+        new = held_out(self.estimator_)
+        if automatic and groups is None and new is not None and not learns_before(self.estimator_):
+            maps.add_all(self.estimator_, _safe_indexing(X, np.flatnonzero(new)))
+            n = int(new.sum())
+            return np.arange(n), f"{n} good images that the detector held out of its training"
         if automatic:
             splitter = automatic_splitter(len(in_order), groups)
             cv = folds_of_normal_samples(splitter, X, np.ones(len(in_order), bool), groups)

@@ -18,6 +18,7 @@ from pyimgano.utils._fingerprint import digest
 
 __all__ = [
     "content_keys",
+    "learns_before",
     "maps_own_out_of_sample",
     "recognized",
     "recognizes",
@@ -39,7 +40,7 @@ def scores_own_out_of_sample(estimator: Any) -> bool:
         False if an earlier step has learned from the training samples, or if the detector does
         not recognize them, as those of other packages do not.
     """
-    if _learns_before(estimator):
+    if learns_before(estimator):
         return False
     detector, _ = innermost(estimator)
     if hasattr(detector, "fold_estimators"):
@@ -61,7 +62,7 @@ def maps_own_out_of_sample(estimator: Any) -> bool:
         False if an earlier step has learned from the training samples, or the feature step of
         the detector in a way that suits them better than others.
     """
-    if _learns_before(estimator):
+    if learns_before(estimator):
         return False
     detector, _ = innermost(estimator)
     if hasattr(detector, "fold_estimators"):
@@ -69,8 +70,17 @@ def maps_own_out_of_sample(estimator: Any) -> bool:
     return recognizes(detector) and bool(getattr(detector, "_maps_own_out_of_sample", False))
 
 
-def _learns_before(estimator: Any) -> bool:
-    """Tell whether a step before the detector has learned from the training samples."""
+def learns_before(estimator: Any) -> bool:
+    """Tell whether a step before the detector has learned from the training samples.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+
+    Returns
+    -------
+    bool
+    """
     return any(
         isinstance(one, Pipeline) and not all(map(learns_nothing, steps_before(one)[0]))
         for one, _ in walk(estimator)

@@ -17,10 +17,18 @@ from pyimgano.detectors.templates import (
     PixelMADDetector,
     SSIMTemplateDetector,
 )
+from pyimgano.detectors.trained import (
+    BaseFeatureTrainedDetector,
+    BaseTrainedDetector,
+    STFPMDetector,
+    checkpoints,
+)
 
 __all__ = [
     "AnomalyDINODetector",
+    "BaseFeatureTrainedDetector",
     "BasePatchDetector",
+    "BaseTrainedDetector",
     "NCCTemplateDetector",
     "NearestNormal",
     "NormalPatch",
@@ -31,7 +39,9 @@ __all__ = [
     "PyODDetector",
     "SPADEDetector",
     "SSIMTemplateDetector",
+    "STFPMDetector",
     "SoftPatchDetector",
+    "checkpoints",
     "nearest_normal",
 ]
 

@@ -6,11 +6,14 @@ image has: before a white table, a white image has no patch that good images lac
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pyimgano._kernels.neighbors import NearestNeighbors
+from pyimgano.utils._state import Maybe, MayLack, Number, Object, Rule
 
-__all__ = ["ImageAverages", "average_patch"]
+__all__ = ["CompositionMixin", "average_patch"]
 
 # An image consists of something else than the training images if its average patch is farther
 # from each of theirs than this many times the largest distance of one of theirs to the others,
@@ -28,7 +31,7 @@ def average_patch(patches: np.ndarray) -> np.ndarray:
     return patches.mean(axis=0, dtype=np.float64)
 
 
-class ImageAverages:
+class _ImageAverages:
     """Collects the average patch of each training image, and how far patches lie from it.
 
     Memory does not grow with the number of images: of more than a few thousand, every second,
@@ -95,3 +98,44 @@ class ImageAverages:
         to_others = search.query(rows, exclude=group)[0][:, 0]
         largest = float(to_others.max(initial=0.0, where=np.isfinite(to_others)))
         return search, max(_TIMES_LARGEST * largest, _SHARE_OF_SPREAD * spread)
+
+
+class CompositionMixin:
+    """Compares the average patch of an image with those of the training images.
+
+    For image detectors whose blocks hold patches: a subclass says which in ``_contents``.
+    """
+
+    # Absent from files of earlier versions; None where each image is one patch.
+    _fitted_state: dict[str, Rule] = {
+        "_composition": MayLack(Maybe(Object("NearestNeighbors"))),
+        "_composition_limit": MayLack(Number(0)),
+    }
+
+    # Average patch of each training image, and how far another one's may be from the nearest.
+    _composition: NearestNeighbors | None = None
+    _composition_limit: float = 0.0
+
+    def _contents(self, block: Any) -> list[np.ndarray]:
+        """Return the patches ``(n_patches, n_features)`` of each sample of a block."""
+        raise NotImplementedError
+
+    def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
+        self._averages = _ImageAverages()
+        scores = super()._run_fit(train, n_samples)  # type: ignore[misc]
+        self._composition, self._composition_limit = self._averages.reference()
+        del self._averages
+        return scores
+
+    def _see_training_block(self, block: Any, groups: np.ndarray) -> None:
+        for patches, group in zip(self._contents(block), groups.tolist()):
+            self._averages.add(patches, group)
+
+    def _as_whole(self, block: Any, values: Any) -> np.ndarray | None:
+        if self._composition is None:
+            return None
+        return np.array([average_patch(patches) for patches in self._contents(block)])
+
+    def _excess(self, whole: np.ndarray) -> np.ndarray:
+        assert self._composition is not None
+        return self._composition.query(whole)[0][:, 0] / self._composition_limit

@@ -8,26 +8,21 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from pyimgano._kernels.neighbors import NearestNeighbors
-from pyimgano._nesting import steps_before
 from pyimgano._training import SampleKey, iter_keyed_images
 from pyimgano.base import BaseImageDetector
-from pyimgano.detectors._composition import ImageAverages, average_patch
+from pyimgano.detectors._composition import CompositionMixin
+from pyimgano.detectors._feature_holder import FeatureHolderMixin, overfits
 from pyimgano.exceptions import TooFewImagesWarning
-from pyimgano.features import BasePatchFeatures, make_features
+from pyimgano.features import BasePatchFeatures
 from pyimgano.grids import MAX_SMOOTHING_SIGMA, PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._fitting import set_on_fitted_copy
 from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._stages import timed
-from pyimgano.utils._state import Array, Maybe, MayLack, Number, Object, Sizes, State, fail
+from pyimgano.utils._state import Array, Maybe, MayLack, Sizes, State, fail
 from pyimgano.utils._warning import warn_user
 
 __all__ = ["BasePatchDetector"]
@@ -38,7 +33,7 @@ _FOLDS = 5
 _LEFT = 3
 
 
-class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
+class BasePatchDetector(CompositionMixin, FeatureHolderMixin, BaseImageDetector[PatchGrids, Any]):
     """Base of detectors that work on patch features.
 
     Holds the ``features`` step and turns any input into blocks of
@@ -63,29 +58,17 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     _parameter_constraints: dict = {
         **BaseImageDetector._parameter_constraints,
-        "features": [str, HasMethods(["fit", "transform"])],
+        **FeatureHolderMixin._parameter_constraints,
         "smoothing_sigma": [Interval(Real, 0, MAX_SMOOTHING_SIGMA, closed="both")],
     }
 
     _takes_roi_mask = True
     _fitted_state = {
-        "features_": MayLack(Object(methods=("transform",))),
-        # Absent from files of earlier versions; None where each image is one patch.
-        "_composition": MayLack(Maybe(Object("NearestNeighbors"))),
-        "_composition_limit": MayLack(Number(0)),
         # NaN where an image is a copy of another.
         "_held_out_levels": MayLack(Maybe(Array("float64", "n", 2, infinite=True))),
     }
 
-    # What a network given by name is asked for: the layers and neighborhood of the paper.
-    _feature_defaults: dict[str, Any] = {"layers": None, "pool": 3}
-
-    features: str | BasePatchFeatures
     smoothing_sigma: float
-
-    # Average patch of each training image, and how far another one's may be from the nearest.
-    _composition: NearestNeighbors | None = None
-    _composition_limit: float = 0.0
 
     # Median and largest value of the map of each group of training images, from the folds.
     _held_out_levels: np.ndarray | None = None
@@ -118,64 +101,10 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
 
     @property
     def _maps_own_out_of_sample(self) -> bool:  # type: ignore[override]
-        return self.input_kind_ != "images" or not _overfits(self.features_)
+        return self.input_kind_ != "images" or not overfits(self.features_)
 
-    def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
-        self._averages = ImageAverages()
-        scores = super()._run_fit(train, n_samples)
-        self._composition, self._composition_limit = self._averages.reference()
-        del self._averages
-        return scores
-
-    def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
-        for patches, group in zip(block.as_image_rows(), groups.tolist()):
-            self._averages.add(patches, group)
-
-    def _as_whole(self, block: PatchGrids, values: Any) -> np.ndarray | None:
-        if self._composition is None:
-            return None
-        return np.array([average_patch(patches) for patches in block.as_image_rows()])
-
-    def _excess(self, whole: np.ndarray) -> np.ndarray:
-        assert self._composition is not None
-        return self._composition.query(whole)[0][:, 0] / self._composition_limit
-
-    def set_params(self, **params: Any) -> BasePatchDetector:
-        """Set parameters; those that say how the feature step computes take effect at once.
-
-        Parameters
-        ----------
-        **params : dict
-            By name, ``features__name`` for those of the feature step. Its ``weights``,
-            ``device``, ``batch_size`` and ``threads_per_image`` also reach the fitted
-            ``features_``; all others take effect in the next ``fit``.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If there is no parameter of that name, or ``features`` is a name, which has none.
-        """
-        nested = [key for key in params if key.startswith("features__")]
-        features = params.get("features", self.features)
-        if nested and isinstance(features, str):
-            raise ValueError(
-                f"{nested[0]} cannot be set: features={features!r} of {type(self).__name__} is a "
-                "name, and a name has no parameters. Give the feature step itself first: "
-                f"features=make_features({features!r}), from pyimgano.features."
-            )
-        super().set_params(**params)
-        set_on_fitted_copy(vars(self).get("features_"), params, "features__")
-        return self
-
-    def _fit_steps(self, data: Any) -> None:
-        self.__dict__.pop("features_", None)
-        if self.input_kind_ == "images":
-            self.features_ = make_features(self.features, **self._feature_defaults)
-            self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
+    def _contents(self, block: PatchGrids) -> list[np.ndarray]:
+        return block.as_image_rows()
 
     def held_out_map_levels(self, X: Any) -> list[tuple[float, float] | None]:
         """Tell how high the maps of training images are by a model that has not seen them.
@@ -205,7 +134,7 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _fit_validated(self, train: Any) -> None:
         self._held_out_levels = None
         super()._fit_validated(train)
-        if self.input_kind_ == "images" and _overfits(self.features_):
+        if self.input_kind_ == "images" and overfits(self.features_):
             self._cross_fit(train)
 
     def _cross_fit(self, train: Any) -> None:
@@ -294,13 +223,3 @@ class BasePatchDetector(BaseImageDetector[PatchGrids, Any]):
     def _within_region(self, maps: list[np.ndarray]) -> list[np.ndarray]:
         """Maps with their minimum outside ``roi_mask_``."""
         return maps if self.roi_mask_ is None else [lowest_outside(m, self.roi_mask_) for m in maps]
-
-
-def _overfits(step: Any) -> bool:
-    """Tell whether a fitted feature step suits the images it was fitted on better than others."""
-    if isinstance(step, FrozenEstimator):
-        return False
-    if isinstance(step, Pipeline):
-        before, last = steps_before(step)
-        return any(map(_overfits, [*before, last]))
-    return bool(getattr(step, "overfits_", get_tags(step).requires_fit))

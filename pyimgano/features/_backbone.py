@@ -18,7 +18,12 @@ from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._resnet import ResNet
 from pyimgano.backbones._torch_module import TorchModule
 from pyimgano.backbones._torch_winograd import use_winograd
-from pyimgano.backbones._torchvision import build_graph, fold_batch_norms, torchvision_models
+from pyimgano.backbones._torchvision import (
+    IMAGENET_COLORS,
+    build_graph,
+    fold_batch_norms,
+    torchvision_models,
+)
 from pyimgano.backbones._weights import find_weights
 from pyimgano.exceptions import DeviceError, ImageFormatError
 from pyimgano.features._network import BaseNetworkFeatures
@@ -27,9 +32,6 @@ from pyimgano.inputs._formats import resize_image
 from pyimgano.utils._pairs import check_pair_or_none
 
 __all__ = ["BackbonePatchFeatures"]
-
-# The colors that every torchvision classification network was trained with.
-_COLORS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BackbonePatchFeatures(BaseNetworkFeatures):
@@ -244,22 +246,24 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
             if EfficientNetLite.offers(backbone):
                 module = EfficientNetLite(backbone, layers)
             elif ResNet.offers(backbone, layers):
-                module = ResNet(backbone, layers, _COLORS)
+                module = ResNet(backbone, layers, IMAGENET_COLORS)
             else:
                 graph = build_graph(backbone, layers)
-                module = TorchModule(graph, _COLORS, "cpu", "float32", fold_batch_norms)
+                module = TorchModule(graph, IMAGENET_COLORS, "cpu", "float32", fold_batch_norms)
             return OnnxNetwork(module, engine, precision, backbone, layers)
         if engine == "native":
             if EfficientNetLite.offers(backbone):
                 return EfficientNetLite(backbone, layers)
-            return ResNet(backbone, layers, _COLORS)
+            return ResNet(backbone, layers, IMAGENET_COLORS)
 
         def optimize(graph: Any) -> None:
             fold_batch_norms(graph)
             if device == "cpu" and precision == "float32":
                 use_winograd(graph)
 
-        return TorchModule(build_graph(backbone, layers), _COLORS, device, precision, optimize)
+        return TorchModule(
+            build_graph(backbone, layers), IMAGENET_COLORS, device, precision, optimize
+        )
 
     @classmethod
     def _find_published(cls, backbone: str) -> Path:
@@ -311,9 +315,51 @@ class BackbonePatchFeatures(BaseNetworkFeatures):
 
     def _extract(self, images: Sequence[np.ndarray]) -> PatchGrids:
         resize, crop = _check_sizes(self.resize, self.crop, self.pool)
+        maps = self._patch_maps(images, lambda image: _prepare(image, resize, crop), self.pool)
+        return self._on_grids(images, maps)
+
+    def working_images(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Resize and crop images as the network sees them.
+
+        Parameters
+        ----------
+        images : sequence of ndarray of shape (height, width, 3), uint8
+
+        Returns
+        -------
+        list of ndarray of shape (working height, working width, 3), uint8
+        """
+        resize, crop = _check_sizes(self.resize, self.crop, self.pool)
+        for image in images:
+            _seen(image.shape[:2], resize, crop)  # refuses what is smaller than the crop
+        return [_prepare(image, resize, crop) for image in images]
+
+    def layer_maps(self, images: Sequence[np.ndarray]) -> tuple[list[list[np.ndarray]], PatchGrids]:
+        """Compute the output of each layer by itself, neither pooled nor joined.
+
+        Parameters
+        ----------
+        images : sequence of ndarray of shape (height, width, 3), uint8
+
+        Returns
+        -------
+        maps : list of list of ndarray of shape (h, w, channels), float32
+            For each image the outputs of ``layers``, in that order.
+        grids : PatchGrids
+            The grid of the first layer, whose features are its output.
+        """
+        resize, crop = _check_sizes(self.resize, self.crop, self.pool)
+        maps = self._network().layer_maps(
+            images,
+            lambda image: _prepare(image, resize, crop),
+            threads_per_image=self.threads_per_image,
+        )
+        return maps, self._on_grids(images, [of_one[0] for of_one in maps])
+
+    def _on_grids(self, images: Sequence[np.ndarray], maps: list[np.ndarray]) -> PatchGrids:
+        resize, crop = _check_sizes(self.resize, self.crop, self.pool)
         sizes = [image.shape[:2] for image in images]
         boxes, work_sizes = zip(*(_seen(size, resize, crop) for size in sizes))
-        maps = self._patch_maps(images, lambda image: _prepare(image, resize, crop), self.pool)
         return PatchGrids(
             np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps]),
             [one.shape[:2] for one in maps],

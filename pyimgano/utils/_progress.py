@@ -14,8 +14,8 @@ _TICK = 1.0
 
 
 @contextmanager
-def progress_callback(what: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a ``progress(done, total)`` callback that draws a bar on stderr, or None.
+def progress_callback(what: str, shown: bool) -> Iterator[Callable[..., None] | None]:
+    """Give a ``progress(done, total, note="")`` callback that draws a bar on stderr, or None.
 
     The bar appears after two seconds, also where nothing has been reported by then: it shows
     what is being done and for how long.
@@ -48,8 +48,9 @@ def progress_callback(what: str, shown: bool) -> Iterator[Callable[[int, int], N
             bar.refresh()
             seconds = _TICK
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, note: str = "") -> None:
         bar.bar_format, bar.total = None, total
+        bar.set_postfix_str(note, refresh=False)
         bar.update(done - bar.n)
 
     ticker = Thread(target=keep_drawn, name="pyimgano-progress", daemon=True)

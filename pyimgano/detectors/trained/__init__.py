@@ -1,0 +1,22 @@
+"""Detectors that train networks on the good images."""
+
+from __future__ import annotations
+
+from pyimgano.detectors.trained._base import (
+    BaseFeatureTrainedDetector,
+    BaseTrainedDetector,
+    Prepared,
+)
+from pyimgano.detectors.trained._loop import checkpoints, initialize
+from pyimgano.detectors.trained._samples import compact
+from pyimgano.detectors.trained._stfpm import STFPMDetector
+
+__all__ = [
+    "BaseFeatureTrainedDetector",
+    "BaseTrainedDetector",
+    "Prepared",
+    "STFPMDetector",
+    "checkpoints",
+    "compact",
+    "initialize",
+]
