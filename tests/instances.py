@@ -18,6 +18,7 @@ from pyimgano.detectors import (
     SoftPatchDetector,
     SPADEDetector,
     SSIMTemplateDetector,
+    STFPMDetector,
 )
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.features import (
@@ -73,6 +74,11 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
         ScoreEnsemble([("bank", PatchCoreDetector()), ("gauss", PaDiMDetector())]),
     ],
     "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
+}
+
+# Detectors that take images only: scikit-learn's battery has one check for them.
+IMAGE_ONLY_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "STFPMDetector": [STFPMDetector()],
 }
 
 # Steps that take images only: scikit-learn's battery has one check for them, ours the rest.
@@ -178,6 +184,13 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         SSIMTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
     ],
     "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=32), n_neighbors=5)],
+    "STFPMDetector": [
+        STFPMDetector(
+            BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=32),
+            max_steps=30,
+            batch_size=4,
+        )
+    ],
     "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=32))],
     "ScoreEnsemble": [
         ScoreEnsemble(

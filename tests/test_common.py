@@ -28,6 +28,7 @@ from pyimgano.utils import all_estimators
 from tests.instances import (
     ALIGNMENT_INSTANCES,
     IMAGE_INSTANCES,
+    IMAGE_ONLY_INSTANCES,
     MAP_INSTANCES,
     POOLING_INSTANCES,
     ROW_DETECTORS,
@@ -58,6 +59,7 @@ def _ids(instances):
 def test_every_estimator_is_on_the_lists():
     assert {name for name, _ in all_estimators()} == {
         *TABLE_INSTANCES,
+        *IMAGE_ONLY_INSTANCES,
         *TRANSFORMER_INSTANCES,
         *ROW_INSTANCES,
         *POOLING_INSTANCES,
@@ -93,6 +95,7 @@ def test_scikit_learn_contract(name, instance):
     ("name", "instance"),
     _ids(
         {
+            **IMAGE_ONLY_INSTANCES,
             **TRANSFORMER_INSTANCES,
             **ROW_INSTANCES,
             **POOLING_INSTANCES,
@@ -102,7 +105,7 @@ def test_scikit_learn_contract(name, instance):
         }
     ),
 )
-def test_scikit_learn_contract_of_image_transformers(name, instance):
+def test_scikit_learn_contract_of_what_takes_images_only(name, instance):
     # Their tags say that they take no tables, which leaves scikit-learn with the clone check.
     results = check_estimator(clone(instance), on_fail=None)
     assert {r["check_name"]: r["status"] for r in results} == {

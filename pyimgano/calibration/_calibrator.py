@@ -110,11 +110,12 @@ class ThresholdCalibrator(
         itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
         from the same images, and 5 shuffled folds otherwise. Of a detector that trains networks
         it takes the scores of the images that were held out (``held_out_``) alone. An int or a
-        splitter: folds of clones of the estimator; the final estimator is fitted on all images. Splitters see the
-        good images alone, all with label +1, so that those that stratify work too; those that
-        keep groups together take the ``groups`` of ``fit``. An iterable of splits holds indices
-        into ``X`` as given, and known anomalies are dropped from them. Every good image must be
-        tested exactly once. ``"prefit"``: the estimator is fitted already and ``X`` are held-out
+        splitter: folds of clones of the estimator; the final estimator is fitted on all images.
+        Splitters see the good images alone, all with label +1, so that those that stratify work
+        too; those that keep groups together take the ``groups`` of ``fit``. An iterable of splits
+        holds indices into ``X`` as given, and known anomalies are dropped from them. Every good
+        image must be tested exactly once.
+        ``"prefit"``: the estimator is fitted already and ``X`` are held-out
         good images. Verdicts are then those of a copy, which a later fit of ``estimator`` does not
         change. To avoid the copy of a large model, give a ``FrozenEstimator``, which is used as
         it is; after another fit of the model inside it, calibrate again.

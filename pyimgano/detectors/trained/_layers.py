@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
+from pyimgano._kernels.joining import join_maps
 from pyimgano.features import BackbonePatchFeatures
 
-__all__ = ["network_step", "normalized", "on_grid"]
+__all__ = ["contents_of", "network_step", "normalized", "on_grid"]
 
 
 def network_step(features: Any, owner: str) -> BackbonePatchFeatures:
@@ -41,6 +42,12 @@ def normalized(features: np.ndarray) -> np.ndarray:
     """Scale the features (h, w, channels) of each position to length one; zeros stay zeros."""
     length = np.sqrt(np.einsum("hwc,hwc->hw", features, features))
     return features / np.maximum(length, 1e-12)[:, :, None]
+
+
+def contents_of(maps: list[np.ndarray]) -> np.ndarray:
+    """Features of all layers on the grid of the last, one row for each position."""
+    joined = join_maps(maps[::-1], 1, None)
+    return joined.reshape(-1, joined.shape[2])
 
 
 def on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

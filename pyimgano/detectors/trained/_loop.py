@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to train.
+    """Settings of one training.
 
     Attributes
     ----------
@@ -438,7 +438,7 @@ def _is_over(held_out: list[float], plan: Plan) -> bool:
 
 
 class _Order:
-    """Which samples a step sees: all of them in turn, shuffled anew in every epoch."""
+    """The samples of each step: all of them in turn, shuffled anew in every epoch."""
 
     def __init__(self, samples: np.ndarray, seed: int) -> None:
         self._samples, self._seed = samples, seed

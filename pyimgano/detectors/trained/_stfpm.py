@@ -10,7 +10,7 @@ from pyimgano.backbones._network import kept_network
 from pyimgano.backbones._torch_module import torch_module
 from pyimgano.backbones._torchvision import IMAGENET_COLORS, build_graph
 from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepared, Shapes
-from pyimgano.detectors.trained._layers import network_step, normalized, on_grid
+from pyimgano.detectors.trained._layers import contents_of, network_step, normalized, on_grid
 from pyimgano.detectors.trained._loop import Step, initialize
 from pyimgano.detectors.trained._samples import compact
 
@@ -151,8 +151,7 @@ class STFPMDetector(BaseFeatureTrainedDetector):
             (pixels, *(compact(normalized(one)) for one in of_image))
             for pixels, of_image in zip(teacher.working_images(images), maps)
         ]
-        deepest = [of_image[-1].reshape(-1, of_image[-1].shape[2]) for of_image in maps]
-        return Prepared(samples, grids.without_features(), deepest)
+        return Prepared(samples, grids.without_features(), list(map(contents_of, maps)))
 
     def _build(self, shapes: Shapes, rng: np.random.Generator) -> dict[str, Any]:
         teacher = network_step(self.features_, type(self).__name__)
