@@ -16,7 +16,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.parallel import Parallel, delayed
 
 from pyimgano import _defaults
-from pyimgano._nesting import innermost
+from pyimgano._nesting import first_step, innermost
 from pyimgano.base import MODEL_ERRORS
 from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._opening import open_run, running
@@ -139,6 +139,7 @@ def run_benchmark(
     quantile: float | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
+    synthetic_defects: int | None = None,
     output_dir: str | Path | None = _defaults.OUTPUT_DIR,
     resume: bool | str | Path = False,
     save_pipeline: bool = True,
@@ -209,6 +210,14 @@ def run_benchmark(
     limit_test : int, default=None
         Number of test images to take of each category, drawn at random from each kind in
         proportion; at least one of each kind is taken.
+    synthetic_defects : int, default=None
+        For a dataset without a defective image: the number of defective test images to make, by
+        painting defects on copies of good images with a
+        :class:`~pyimgano.synthesis.DefectSynthesizer`. These are the good test images, or, where
+        there are none, a fifth of the good training images, at least 5, which are then test
+        images and not trained on. A folder needs no test set then, and may hold the images
+        themselves. Kinds are named ``"synthetic/scratch"`` and the like, in reports, records and
+        pictures. How well painted defects are found says little about real ones.
     output_dir : str, Path or None, default="runs"
         Where to make the run directory; None writes nothing.
     resume : bool, str or Path, default=False
@@ -226,8 +235,8 @@ def run_benchmark(
     u16_max : int, default=65535
         Value of full scale in 16-bit files: 4095 for a 12-bit camera.
     random_state : int or None, default=0
-        Seeds the synthetic images, a model given by name, and what ``limit_train`` and
-        ``limit_test`` take.
+        Seeds the synthetic images and defects, a model given by name, and what ``limit_train``
+        and ``limit_test`` take.
     batch_size : int, default=8
         Test images held at a time.
     n_jobs : int, default=None
@@ -251,7 +260,7 @@ def run_benchmark(
         If the run directory cannot be written to; the message says which categories are complete.
     RunError
         If the run to go on with was asked for something else, or was begun with other images or
-        other versions of packages.
+        other versions of packages; if there are real defects beside ``synthetic_defects``.
     ImageReadError
         If a training image of every category cannot be read. Such a test image has a record
         with an error.
@@ -289,6 +298,8 @@ def run_benchmark(
         random_state,
         dataset_options or {},
         (limit_train, limit_test),
+        synthetic_defects,
+        getattr(first_step(given.pipeline), "u16_max", _defaults.U16_MAX),
     )
     side_by_side = effective_n_jobs(n_jobs) > 1 and len(found) > 1
     file = {"file": given.file, "sha256": given.sha256}
@@ -311,6 +322,7 @@ def run_benchmark(
             "dataset_options": dict(dataset_options or {}),
             "limit_train": limit_train,
             "limit_test": limit_test,
+            "synthetic_defects": synthetic_defects,
             "pipeline": describe(given.pipeline),
             "pipeline_file": file,
             "random_state": random_state,
@@ -337,10 +349,10 @@ def run_benchmark(
         for one in found
     ]
     if run is None:
-        _run_jobs(jobs, n_jobs, result, config["model"])
+        _run_jobs(jobs, n_jobs, result, config["model"], synthetic_defects)
         return result
     with running(run, config):
-        _run_jobs(jobs, n_jobs, result, config["model"])
+        _run_jobs(jobs, n_jobs, result, config["model"], synthetic_defects)
         run.write_report(result.report)
     return result
 
@@ -390,6 +402,7 @@ def _run_jobs(
     n_jobs: int | None,
     result: BenchmarkResult,
     model: str,
+    synthetic_defects: int | None,
 ) -> None:
     for job in jobs:
         _check_unchanged(job)
@@ -419,6 +432,7 @@ def _run_jobs(
     result.report = {
         **summarize(jobs[0].options.dataset, model, result.categories, failed),
         "pipeline": dict(jobs[0].options.pipeline),
+        "synthetic_defects": synthetic_defects,
     }
 
 

@@ -23,6 +23,7 @@ from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.benchmark._records import Verdicts
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
 from pyimgano.benchmark._split import InputNames, fingerprint
+from pyimgano.benchmark._synthetic_defects import ImagesWithDefects
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.calibration._held_out_maps import hold_out, maps_in_image_pixels
 from pyimgano.datasets import Defect, read_mask
@@ -408,6 +409,7 @@ def run_category(
         "category": name,
         "pipeline": dict(options.pipeline),
         "split": split,
+        "synthetic_defects": data.get("synthetic_defects"),
         **measured,
         "threshold": {**names.shorten(find_calibrator(pipeline).provenance_), "part": part},
         "map_range": None if limits is None else list(limits),
@@ -479,10 +481,12 @@ def _check_format(pipeline: Pipeline, data: Bunch) -> None:
     """Refuse images in memory where the pipeline expects others than those of datasets."""
     first = first_step(pipeline)
     declared = getattr(first, "input_format", _defaults.INPUT_FORMAT)
-    if image_paths(data.X_train)[0] is None and declared != _defaults.INPUT_FORMAT:
+    painted = isinstance(data.X_test, ImagesWithDefects)
+    in_memory = painted or image_paths(data.X_train)[0] is None
+    if in_memory and declared != _defaults.INPUT_FORMAT:
         raise ImageFormatError(
             f"the pipeline takes images in memory as input_format={declared!r}, and those of "
-            f"datasets are {_defaults.INPUT_FORMAT!r}: write them to files "
+            f"datasets, and painted ones, are {_defaults.INPUT_FORMAT!r}: write them to files "
             "(pyimgano.datasets.write_inspection_dataset), which say their own format, or give "
             "the pipeline with that input_format."
         )
@@ -626,7 +630,7 @@ def judge(
                 "index": index,
                 "dataset": options.dataset,
                 "category": name,
-                "input": names.name(path, f"test[{index}]"),
+                "input": names.name(path, _name_in_records(data.X_test, index)),
                 "kind": data.kinds_test[index],
                 "y_true": {1: 0, -1: 1, 0: None}[int(data.y_test[index])],
                 **record,
@@ -638,6 +642,12 @@ def judge(
                 progress(index + 1, n_test)
     judged.seconds, judged.compile_seconds = watch.seconds, watch.compile_seconds
     return judged
+
+
+def _name_in_records(images: Any, i: int) -> str:
+    """Name of a test image that is no file."""
+    painted = images.input_name(i) if isinstance(images, ImagesWithDefects) else None
+    return painted or f"test[{i}]"
 
 
 def _take(
@@ -721,7 +731,7 @@ def measure(
             "masks_left_out": [
                 {
                     "index": i,
-                    "input": names.name(paths[i], f"test[{i}]"),
+                    "input": names.name(paths[i], _name_in_records(data.X_test, i)),
                     "reason": names.shorten(reason),
                 }
                 for i, reason in sorted(masks.left_out.items())

@@ -16,7 +16,15 @@ from pyimgano._any_estimator import image_paths
 from pyimgano.exceptions import RunError
 from pyimgano.utils._fingerprint import digest
 
-__all__ = ["InputNames", "encodable", "fingerprint", "limited", "of_file", "without_folders"]
+__all__ = [
+    "InputNames",
+    "content_of_images",
+    "encodable",
+    "fingerprint",
+    "limited",
+    "of_file",
+    "without_folders",
+]
 
 _BLOCK = 1 << 20
 # The folders of an absolute path, which is no part of an address such as https://host/page.
@@ -125,10 +133,13 @@ def fingerprint(data: Bunch) -> dict[str, str | None]:
     """
     validation = data.get("X_validation")
     return {
-        "train": _sha256(_of_images(data.X_train), data.y_train),
-        "validation": None if validation is None else _sha256(_of_images(validation)),
+        "train": _sha256(content_of_images(data.X_train), data.y_train),
+        "validation": None if validation is None else _sha256(content_of_images(validation)),
         "test": _sha256(
-            _of_images(data.X_test), data.y_test, data.kinds_test, map(_of_mask, data.masks_test)
+            content_of_images(data.X_test),
+            data.y_test,
+            data.kinds_test,
+            map(_of_mask, data.masks_test),
         ),
     }
 
@@ -143,7 +154,8 @@ def _sha256(*columns: Any) -> str:
     return hashed.hexdigest()
 
 
-def _of_images(X: Any) -> Iterator[bytes]:
+def content_of_images(X: Any) -> Iterator[bytes]:
+    """Fingerprint of each image: of the content of a file, or of pixels in memory."""
     for i, path in enumerate(image_paths(X)):
         if path is None:
             yield digest(np.asarray(_safe_indexing(X, [i])[0]))
@@ -211,7 +223,7 @@ def limited(
         fields.update(_some(data, chosen, "X_test", "y_test", "masks_test", "kinds_test"))
     if not fields:
         return data
-    kept = ("X_validation", "defect_types", "category")
+    kept = ("X_validation", "defect_types", "category", "synthetic_defects")
     names = ("X_train", "y_train", "X_test", "y_test", "masks_test", "kinds_test")
     return Bunch(
         **{

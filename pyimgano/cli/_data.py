@@ -16,7 +16,7 @@ __all__ = ["add_data_options", "check_data_options", "check_root", "dataset_opti
 _SYNTHETIC = {"image_size": "size", "n_train": "n_train"}
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def add_data_options(parser: argparse.ArgumentParser, *, of_benchmark: bool = False) -> None:
     """Add the group of options that name a dataset and what to take of it."""
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -50,6 +50,15 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         type=_common.count,
         help="take N test images of each category, drawn at random, of each kind its share",
     )
+    if of_benchmark:
+        data.add_argument(
+            "--synthetic-defects",
+            metavar="N",
+            type=_common.count,
+            help="for a dataset without a defective image: paint N defects on copies of its good "
+            "test images, or of a fifth of its good training images, which are then not trained "
+            "on; --root may then be a folder of good images alone",
+        )
     data.add_argument(
         "--split",
         metavar="NAME",

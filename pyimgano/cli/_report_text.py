@@ -42,6 +42,12 @@ def report_text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str,
             [name, *("-" if value is None else form.format(value) for form, value in found)]
         )
     parts = [aligned(rows)]
+    if report.get("synthetic_defects") is not None:
+        parts.append(
+            f"SYNTHETIC DEFECTS: {report['synthetic_defects']} defects were painted on good images "
+            "that were not trained on.\nAll figures about defects are about these, and say little "
+            "about how real defects are found."
+        )
     parts += [_details(name, category) for name, category in categories.items()]
     return "\n\n".join(parts)
 

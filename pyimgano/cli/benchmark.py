@@ -61,7 +61,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     parser = _common.make_parser(prog, _DESCRIPTION, _EPILOG)
     parser.usage = f"{prog} --dataset NAME [--root DIR] [options]"
 
-    _data.add_data_options(parser)
+    _data.add_data_options(parser, of_benchmark=True)
     _options.add_model_options(parser, of_benchmark=True)
     _options.add_threads_option(parser)
     parser.add_argument(
@@ -179,6 +179,7 @@ def _run_checked(options: argparse.Namespace) -> int:
             u16_max=options.u16_max,
             limit_train=options.limit_train,
             limit_test=options.limit_test,
+            synthetic_defects=options.synthetic_defects,
             output_dir=options.output_dir if options.save_run else None,
             resume=options.resume,
             save_pipeline=options.save,
@@ -289,7 +290,7 @@ def _run(run_benchmark: Any, *arguments: Any, **options: Any) -> Any:
             raise
         raise _common.UsageError(
             f"{str(error).rstrip('.')}. To train on a folder of good images alone, without a test "
-            "set, there is pyimgano train."
+            "set, there is pyimgano train; --synthetic-defects N tests with painted defects."
         ) from error
     except RunStoppedError as error:
         raise _common.StoppedError(_common.message(error)) from error

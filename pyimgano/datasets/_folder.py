@@ -19,7 +19,14 @@ from pyimgano.datasets._tree import (
 from pyimgano.exceptions import DatasetError
 from pyimgano.inputs._reading import READABLE
 
-__all__ = ["categories", "load", "load_folder", "match_masks"]
+__all__ = [
+    "categories",
+    "good_images",
+    "load",
+    "load_folder",
+    "load_good_images",
+    "match_masks",
+]
 
 # Folders of test images that nobody has labeled; others are kinds of defect.
 _NO_LABEL = ("unknown", "unlabeled", "unlabelled")
@@ -126,6 +133,53 @@ def load(root: Path, category: str | None = None, split: str | None = None) -> I
         train=tuple(InspectionImage(str(path), 1) for path in train),
         test=tuple(test),
         description=_describe(folder, good, len(train), test),
+    )
+
+
+def good_images(folder: Path) -> list[Path]:
+    """List the images of a folder without a test set: ``train/good``, or the folder itself.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    list of Path
+        Empty if there is a test set, or no image.
+    """
+    if not folder.is_dir():
+        return []
+    names = folders(folder)
+    if not names:
+        return images(folder)
+    if "train" not in names or "test" in names:
+        return []
+    good = [name for name in folders(folder / "train") if name in ("good", "normal")]
+    return images(folder / "train" / good[0]) if len(good) == 1 else []
+
+
+def load_good_images(folder: Path) -> InspectionDataset | None:
+    """Open a folder of good images without a test set.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    InspectionDataset or None
+        Without test images; None if the folder is another one, see :func:`good_images`.
+    """
+    found = good_images(folder)
+    if not found:
+        return None
+    return InspectionDataset(
+        name="folder",
+        category=folder.resolve().name,
+        train=tuple(InspectionImage(str(path), 1) for path in found),
+        test=(),
+        description=f"{len(found)} good images in {folder}.",
     )
 
 
