@@ -77,6 +77,7 @@ _SUBPACKAGES = (
     "monitoring",
     "persistence",
     "preprocessing",
+    "recipes",
     "registry",
     "reporting",
     "robustness",

@@ -29,6 +29,7 @@ __all__ = [
     "UndefinedScoreError",
     "UnknownModelError",
     "UnknownParameterError",
+    "UnknownRecipeError",
     "UntrustedFileError",
     "VersionDriftWarning",
     "WeightsError",
@@ -126,11 +127,15 @@ class UnknownModelError(ValueError):
 
 
 class UnknownParameterError(TypeError):
-    """A model has no parameter of that name; the message names the nearest."""
+    """A model or recipe has no parameter of that name; the message names the nearest."""
+
+
+class UnknownRecipeError(ValueError):
+    """There is no recipe of that name; the message names the nearest."""
 
 
 class PluginError(ImportError):
-    """A plug-in that adds a model cannot be loaded; the message names it and says why."""
+    """A plug-in that adds a model or a recipe cannot be loaded; the message says which and why."""
 
 
 class UntrustedFileError(ValueError):

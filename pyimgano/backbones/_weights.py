@@ -10,7 +10,9 @@ import re
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,43 @@ from pyimgano.utils._outputs import atomic_write
 
 _TIMEOUT = 30.0  # seconds without a byte before a download counts as failed
 _BLOCK = 1 << 20
+
+
+_NO_DOWNLOADS: ContextVar[bool] = ContextVar("no_downloads", default=False)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Let published weights that are not on this machine be missing, instead of downloading them.
+
+    For questions, such as which networks could be used, and for trials that change nothing.
+    """
+    token = _NO_DOWNLOADS.set(True)
+    try:
+        yield
+    finally:
+        _NO_DOWNLOADS.reset(token)
+
+
+def check_downloads_allowed(name: str, file_name: str) -> None:
+    """Refuse a download within :func:`without_downloads`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the network.
+    file_name : str
+        Name of the published file.
+
+    Raises
+    ------
+    MissingWeightsError
+    """
+    if _NO_DOWNLOADS.get():
+        raise MissingWeightsError(
+            f"there are no pretrained weights of {name} on this machine.",
+            file_name,
+        )
 
 
 def cache_dir() -> Path:
@@ -201,6 +240,7 @@ def find_weights(name: str, version: str, url: str) -> Path:
     found = find_by_name(file_name)
     if found is not None:
         return found
+    check_downloads_allowed(name, file_name)
     cached = cache_dir() / file_name
     failure: Exception | None = None
     try:

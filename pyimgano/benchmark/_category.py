@@ -380,13 +380,13 @@ def run_category(
         at_pixels = put_pixel_threshold(pipeline, unfitted, data)
     records: list[dict[str, Any]] | None = None
     writing: AbstractContextManager[Any]
-    if folder is not None and options.save_records:
+    if folder is not None and options.save_records and len(data.y_test):
         writing = folder.writing_per_image()
     else:
         records = []
         writing = nullcontext(records.append)
     with writing as write:
-        verdicts = Verdicts(write)
+        verdicts = Verdicts(write, find_calibrator(pipeline).threshold_)
         judged = judge(name, data, names, pipeline, masks, options, verdicts, at_pixels.threshold)
     with progress_callback(f"{name}: metrics", options.progress):
         measured = measure(name, data, names, judged, masks)
@@ -602,7 +602,9 @@ def judge(
     judged = Judged(
         verdicts, pixels=_pixel_metrics(threshold), pictures=PictureChoice(options.n_overlays)
     )
-    n_test = len(data.X_test)
+    n_test = len(data.y_test)
+    if not n_test:
+        return judged
     if data.get("defect_types"):
         defective = np.asarray(data.y_test) == -1
         kinds = sorted({kind for kind, bad in zip(data.kinds_test, defective) if bad})

@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from pyimgano import _defaults
 from pyimgano._nesting import (
     all_parts,
+    extracts_defects,
     find_calibrator,
     find_parts,
     first_step,
@@ -163,7 +164,10 @@ def _unfrozen(pipeline: Any, name: str) -> Any:
 def _calibrated(pipeline: Any, quantile: float | None) -> Pipeline:
     """Put what is missing around an estimator: image format, and a calibrated threshold."""
     last = pipeline.steps[-1][1] if isinstance(pipeline, Pipeline) else pipeline
-    if not is_calibrator(last):
+    calibrator = last if is_calibrator(last) else None
+    if extracts_defects(last):
+        calibrator = find_calibrator(last)
+    if calibrator is None:
         if find_calibrator(pipeline) is not None and quantile is not None:
             raise ValueError(
                 "the pipeline has its calibrator inside another estimator: give the quantile there."
@@ -171,7 +175,7 @@ def _calibrated(pipeline: Any, quantile: float | None) -> Pipeline:
         share = _defaults.QUANTILE if quantile is None else quantile
         pipeline = ThresholdCalibrator(pipeline, quantile=share)
     elif quantile is not None:
-        last.set_params(quantile=quantile)
+        calibrator.set_params(quantile=quantile)
     if not isinstance(pipeline, Pipeline):
         starts = isinstance(first_step(pipeline), ImageFormatNormalizer)
         pipeline = make_pipeline(*([] if starts else [ImageFormatNormalizer()]), pipeline)
@@ -185,7 +189,7 @@ def make_pipeline_of(
     u16_max: int,
     *,
     input_format: str = _defaults.INPUT_FORMAT,
-    tile: int | None = None,
+    tile: int | TilingTransformer | None = None,
     tile_overlap: int = 0,
     preprocessing: Sequence[BasePreprocessor] = (),
 ) -> Pipeline:
@@ -202,8 +206,8 @@ def make_pipeline_of(
         Value of full scale in 16-bit files.
     input_format : str, default="rgb_u8_hwc"
         Format of images in arrays.
-    tile : int, default=None
-        Side of the tiles that images are cut into; None does not cut them.
+    tile : int or TilingTransformer, default=None
+        Side of the tiles that images are cut into, or how; None does not cut them.
     tile_overlap : int, default=0
         Pixels that neighboring tiles share, less than ``tile``.
     preprocessing : sequence of BasePreprocessor, default=()
@@ -226,7 +230,9 @@ def make_pipeline_of(
     elif quantile is not None:
         raise ValueError(f"the model is a {type(model).__name__}: give the quantile there.")
     steps = [ImageFormatNormalizer(input_format, u16_max=u16_max), *preprocessing]
-    if tile is not None:
+    if isinstance(tile, TilingTransformer):
+        steps.append(tile)
+    elif tile is not None:
         steps.append(TilingTransformer(tile, stride=tile - tile_overlap if tile_overlap else None))
     pipeline = make_pipeline(*steps, model)
     _validate(pipeline)
@@ -255,7 +261,8 @@ def describe(value: Any) -> Any:
             params = dict(value.steps)
         return {
             "class": _full_name(type(value)),
-            "params": {name: describe(param) for name, param in params.items()},
+            # A bar on a terminal makes no other estimator.
+            "params": {n: describe(param) for n, param in params.items() if n != "verbose"},
         }
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]

@@ -68,6 +68,8 @@ class Verdicts:
     ----------
     write : callable
         Takes the record of each image.
+    threshold : float, default=nan
+        That of the pipeline, for the case that no image is judged.
 
     Attributes
     ----------
@@ -79,11 +81,13 @@ class Verdicts:
         That of the images that were judged.
     """
 
-    def __init__(self, write: Callable[[Mapping[str, Any]], Any]) -> None:
+    def __init__(
+        self, write: Callable[[Mapping[str, Any]], Any], threshold: float = float("nan")
+    ) -> None:
         self._write = write
         self.n_images = self.n_errors = 0
         self.first_error: str | None = None
-        self.threshold = float("nan")
+        self.threshold = threshold
         self._scores, self._truths, self._flags = array("d"), array("b"), array("b")
         self._kinds, self._with_defects = array("l"), array("b")
         self._names: dict[str, int] = {}

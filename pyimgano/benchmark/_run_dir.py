@@ -312,8 +312,9 @@ class CategoryDirectory:
             raise FileExistsError(f"{self.path} holds a complete category, which is kept.")
         self.path.mkdir(parents=True, exist_ok=True)
         self.per_image.unlink(missing_ok=True)
-        if self.overlays.exists():
-            shutil.rmtree(self.overlays)
+        for folder in (self.overlays, self.path / "look_at"):
+            if folder.exists():
+                shutil.rmtree(folder)
         return self
 
     def discard_if_empty(self) -> None:
@@ -346,6 +347,12 @@ class CategoryDirectory:
         self.overlays.mkdir(exist_ok=True)
         parts = (f"{rank:02d}", verdict, kind, role, name)
         return self.overlays / f"{short_name('_'.join(map(_file_name, parts)))}.png"
+
+    def look_at(self, rank: int, name: str) -> Path:
+        """Path of the picture of a training image to look at; creates the folder."""
+        folder = self.path / "look_at"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{short_name(f'{rank:02d}_{_file_name(name)}')}.png"
 
     def read_report(self) -> dict[str, Any]:
         """Read ``report.json``; another version of its schema is a ``RunError``."""

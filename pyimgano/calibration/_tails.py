@@ -11,7 +11,15 @@ from scipy.stats import beta, genpareto
 from pyimgano.exceptions import TooFewImagesError, TooFewImagesWarning
 from pyimgano.utils._warning import warn_user
 
-__all__ = ["METHODS", "Cut", "check_enough", "cut_by_hand", "lowest_supported_rate", "put_cut"]
+__all__ = [
+    "METHODS",
+    "Cut",
+    "check_enough",
+    "cut_by_hand",
+    "largest_supported",
+    "lowest_supported_rate",
+    "put_cut",
+]
 
 # Peaks over threshold: the share of the scores that counts as tail, and how many it takes.
 _TAIL_SHARE = 0.1
@@ -40,8 +48,8 @@ def cut_by_hand(scores: np.ndarray, threshold: float) -> Cut:
     return _cut_at_rank(threshold, rank, n)
 
 
-def _largest_supported(n: int) -> str:
-    """Largest quantile that n images support, n / (n + 1), rounded down."""
+def largest_supported(n: int) -> str:
+    """Write the largest quantile that n images support, n / (n + 1), rounded down."""
     unit = 10 ** (1 + len(str(n)))
     return f"{n * unit // (n + 1) / unit:g}"
 
@@ -125,7 +133,7 @@ def check_enough(n: int, quantile: float, method: str, confidence: float) -> Non
         return
     lower = ""
     if method != "pot" and n >= 2:
-        lower = f", or take a quantile of at most {_largest_supported(n)}"
+        lower = f", or take a quantile of at most {largest_supported(n)}"
     raise TooFewImagesError(
         f'quantile={quantile:g} with method="{method}" needs the scores of at least {needed} good '
         f"images, got n_samples={n}: nothing was changed. Give {needed - n} more{lower}."
@@ -171,7 +179,7 @@ def _conformal(scores: np.ndarray, quantile: float) -> Cut:
             f"{n} good images support a false-positive rate of {1 / (n + 1):.2%} at best, "
             f"{asked:.2%} was asked for: the threshold is at the largest score. Calibrate on at "
             f"least {_least_for(quantile)} images, or lower the quantile to "
-            f"{_largest_supported(n)}{extrapolate}.",
+            f"{largest_supported(n)}{extrapolate}.",
             TooFewImagesWarning,
         )
         rank = n

@@ -25,12 +25,15 @@ __all__ = [
     "input_format",
     "is_no_path",
     "make_model_as_asked",
+    "make_step",
     "model_filters",
+    "model_options",
     "name_model",
     "preprocessing_step",
     "region",
     "seed",
     "setting",
+    "weights_missing",
     "with_model_defaults",
 ]
 
@@ -540,11 +543,47 @@ def make_model_as_asked(options: argparse.Namespace, name: str, progress: bool) 
     except ValueError as error:
         raise _common.UsageError(str(error)) from error
     except MissingWeightsError as error:
-        raise _common.UsageError(
-            f"{error.reason} Give a state dict of this network, --weights FILE; or "
-            f"{error.where_to_put_it()}; or take --features filterbank, which needs no weights"
-        ) from error
+        raise _common.UsageError(weights_missing(error)) from error
     return model if step is None else model.set_params(features=step)
+
+
+def weights_missing(error: Any) -> str:
+    """Say what to do on the command line about weights that are not here.
+
+    Parameters
+    ----------
+    error : MissingWeightsError
+
+    Returns
+    -------
+    str
+    """
+    return (
+        f"{error.reason} Give a state dict of this network, --weights FILE; or "
+        f"{error.where_to_put_it()}; or take --features filterbank, which needs no weights"
+    )
+
+
+def model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Give parameters of the model, those of its features among them, as create_model takes them.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of a command with :func:`add_model_options`.
+
+    Returns
+    -------
+    dict
+        Of what was given.
+    """
+    chosen = dict(options.set)
+    if options.features is not None:
+        chosen["features"] = _named_features(options.features)
+    for name, meaning in _FEATURE_OPTIONS.items():
+        if getattr(options, name) is not None:
+            chosen[f"features__{name}"] = meaning(getattr(options, name))
+    return chosen
 
 
 def _named_features(name: str) -> Any:

@@ -105,7 +105,7 @@ def _add_deliveries(parser: argparse.ArgumentParser, either: Any) -> None:
     either.add_argument(
         "--from-run",
         metavar="RUN",
-        help="take the pipeline out of a run directory of pyimgano benchmark",
+        help="take the pipeline out of a run directory of pyimgano benchmark or train",
     )
     parser.add_argument(
         "--category", metavar="NAME", help="with --from-run, which of the run's pipelines"
@@ -237,7 +237,7 @@ def _files_of_training(options: argparse.Namespace) -> list[str]:
 
 
 def pipeline_of_run(run: str, category: str | None) -> str:
-    """Find the pipeline that a run of the benchmark has saved.
+    """Find the pipeline that a run of the benchmark, or of training, has saved.
 
     Parameters
     ----------

@@ -9,15 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyimgano.cli import _common, _options
+from pyimgano.cli import _common, _data, _options
 from pyimgano.cli._images import Found, counted, look_at
 from pyimgano.cli._saved import check_output
 
 __all__ = [
+    "Asked",
     "Trained",
+    "TrainingImages",
     "add_defect_option",
     "add_training_options",
+    "check_defect_options",
     "check_training",
+    "find_good_images",
+    "find_images_of_dataset",
+    "fit_params",
+    "pipeline_as_asked",
     "say_thresholds",
     "scale_of_maps",
     "train_on",
@@ -32,6 +39,42 @@ _BAD_NAMES = frozenset(
         *("rejects", "scrap"),
     )
 )
+
+
+class TrainingImages(NamedTuple):
+    """The images that a model is trained on.
+
+    Parameters
+    ----------
+    data : RecipeData
+        Without those that cannot be used.
+    sizes : Counter of (int, int)
+        How many of them have each width and height.
+    n_errors : int
+        Number of files that were left out because they could not be read.
+    """
+
+    data: Any
+    sizes: Counter[tuple[int, int]]
+    n_errors: int
+
+
+class Asked(NamedTuple):
+    """A pipeline that options ask for.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Not fitted.
+    name : str
+        Of its model.
+    described : str
+        The same for people to read.
+    """
+
+    pipeline: Any
+    name: str
+    described: str
 
 
 class Trained(NamedTuple):
@@ -150,97 +193,185 @@ def train_on(
     -------
     Trained
     """
-    from pyimgano.benchmark._pipelines import make_pipeline_of
+    from pyimgano.benchmark._category import fit
 
-    progress = _common.on_terminal()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
-    name, described = _options.name_model(options)
-    model = _options.make_model_as_asked(options, name, progress)
-    _check_model(options, model, needs_maps)
-    quantile = options.quantile
-    if options.confidence is not None:
-        from pyimgano.calibration import ThresholdCalibrator
+    asked = pipeline_as_asked(options, find_defects=find_defects, needs_maps=needs_maps)
+    images = find_good_images(options, folder, tell)
+    params = fit_params(options, images.sizes, tell)
+    tell(f"fitting {asked.described} ...")
+    fit(asked.pipeline, images.data.images, params)
+    return Trained(asked.pipeline, images.data.images.X_train, images.n_errors)
 
-        model = ThresholdCalibrator(
-            model, quantile=quantile, method="conditional", confidence=options.confidence
-        )
-        quantile = None  # the calibrator has it
+
+def pipeline_as_asked(
+    options: argparse.Namespace, *, find_defects: bool, needs_maps: Sequence[str]
+) -> Asked:
+    """Make the pipeline that the options ask for.
+
+    Parameters
+    ----------
+    options, find_defects, needs_maps
+        As for :func:`train_on`.
+
+    Returns
+    -------
+    Asked
+    """
+    from pyimgano.recipes._building import calibrated
+
+    name, described = _options.name_model(options)
+    model = _options.make_model_as_asked(options, name, _common.on_terminal())
+    _check_model(options, model, needs_maps)
     if find_defects:
-        model, quantile = _with_defects(options, model), None
-    pipeline = make_pipeline_of(
+        check_defect_options(options)
+    pipeline = calibrated(
         model,
-        quantile,
-        options.u16_max,
+        quantile=options.quantile,
+        confidence=options.confidence,
+        defects=find_defects,
+        defect_options=dict(options.defect_option),
         input_format=options.input_format,
+        u16_max=options.u16_max,
+        preprocessing=[_options.make_step(text) for text in options.preprocess],
         tile=options.tile,
         tile_overlap=options.tile_overlap or 0,
-        preprocessing=[_options.make_step(text) for text in options.preprocess],
     )
+    return Asked(pipeline, name, described)
+
+
+def find_good_images(
+    options: argparse.Namespace, folder: str, tell: Callable[[str], None] = _common.tell
+) -> TrainingImages:
+    """Read the images of a folder, and those of ``--val-dir``, and leave out what is no use.
+
+    Parameters
+    ----------
+    options, folder, tell
+        As for :func:`train_on`.
+
+    Returns
+    -------
+    TrainingImages
+    """
+    from pyimgano.recipes import RecipeData
+
+    progress, held_out = _common.on_terminal(), Found(None)
     good = _look_at(options, folder, progress, tell)
-    held_out = None
     if options.val_dir is not None:
         held_out = _look_at(options, options.val_dir, progress, tell, known=good)
     if len(good.images) < 2:
         raise _common.UsageError(
             f"{folder}: at least 2 different good images are needed, better 50 or more"
         )
-    if held_out is not None and len(held_out.images) < 2:
+    if held_out.images is not None and len(held_out.images) < 2:
         raise _common.UsageError(
             f"--val-dir {options.val_dir}: at least 2 good images are needed that are not in "
             f"{folder}, better 50 or more"
         )
-    metadata = _metadata(options, good, held_out, tell)
-    tell(f"fitting {described} ...")
-    if held_out is None:
-        pipeline.fit(
-            good.images, **{f"{pipeline.steps[-1][0]}__{k}": v for k, v in metadata.items()}
+    name = os.path.basename(os.path.abspath(folder)) or "custom"
+    data = RecipeData.of(good.images, held_out.images, category=name)
+    return TrainingImages(data, good.sizes + held_out.sizes, good.n_errors + held_out.n_errors)
+
+
+def find_images_of_dataset(options: argparse.Namespace) -> TrainingImages:
+    """Open the dataset that the options name, read the images to train on, and leave out others.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of a command with ``add_data_options``.
+
+    Returns
+    -------
+    TrainingImages
+        With the test images, which are not read yet.
+    """
+    import numpy as np
+
+    from pyimgano.benchmark._sources import dataset_name, sources
+    from pyimgano.inputs import ImageSequence
+    from pyimgano.recipes import RecipeData
+
+    found = sources(
+        options.dataset,
+        options.root,
+        options.category,
+        options.seed,
+        _data.dataset_options(options),
+        (options.limit_train, options.limit_test),
+    )
+    if len(found) > 1:
+        raise _common.UsageError(
+            f"--root {options.root} has several categories, and one pipeline is trained on one; "
+            f"give --category, one of {', '.join(one.name for one in found)}"
         )
-    else:
-        pipeline = _fit_apart(pipeline, good.images, held_out.images, metadata)
-    left_out = good.n_errors + (held_out.n_errors if held_out is not None else 0)
-    return Trained(pipeline, good.images, left_out)
+    name, images = found[0].name, found[0].open()
+    images["category"] = name
+    seen, more = Found(None), Found(None)
+    if isinstance(images.X_train, ImageSequence):
+        progress = _common.on_terminal()
+        label_of = dict(zip(images.X_train.paths, np.asarray(images.y_train).tolist()))
+        what, u16_max = f"{name}, training", options.u16_max
+        seen = look_at(options.prog, what, images.X_train, u16_max, progress)
+        images["X_train"] = seen.images
+        images["y_train"] = np.array([label_of[path] for path in seen.images.paths], int)
+        if images.get("X_validation") is not None:
+            what = f"{name}, validation"
+            more = look_at(options.prog, what, images.X_validation, u16_max, progress, seen)
+            images["X_validation"] = more.images if len(more.images) else None
+    data = RecipeData(images, dataset_name(options.dataset))
+    if data.n_good < 2:
+        raise _common.UsageError(
+            f"{name}: at least 2 different good training images are needed, better 50 or more"
+        )
+    return TrainingImages(
+        data, seen.sizes + more.sizes or data.sizes, seen.n_errors + more.n_errors
+    )
 
 
-def scale_of_maps(trained: Trained) -> tuple[float, float] | None:
+def scale_of_maps(pipeline: Any, images: Any) -> tuple[float, float] | None:
     """Map values of the cold and the hot end of the colors; None for a model without maps."""
     from pyimgano._nesting import makes_maps
     from pyimgano.reporting import map_range
     from pyimgano.utils._progress import progress_callback
 
-    if not makes_maps(trained.pipeline):
+    if not makes_maps(pipeline):
         return None
     with progress_callback("color scale of maps", _common.on_terminal()):
-        return map_range(trained.pipeline, trained.images)
+        return map_range(pipeline, images)
 
 
-def say_thresholds(trained: Trained, tell: Callable[[str], None] = _common.tell) -> None:
-    """Tell where the thresholds are, and what they promise."""
+def say_thresholds(pipeline: Any, tell: Callable[[str], None] = _common.tell) -> None:
+    """Tell where the thresholds of a fitted pipeline are, and what they promise."""
+    from pyimgano._nesting import find_calibrator, find_defects
     from pyimgano.calibration._words import pixel_threshold_in_words, threshold_in_words
 
-    last = trained.pipeline[-1]
-    for line in threshold_in_words(last.provenance_):
+    for line in threshold_in_words(find_calibrator(pipeline).provenance_):
         tell(line)
-    if hasattr(last, "pixel_provenance_"):
-        tell(pixel_threshold_in_words(last.pixel_provenance_))
+    defects = find_defects(pipeline)
+    if defects is not None:
+        tell(pixel_threshold_in_words(defects.pixel_provenance_))
 
 
 # ---- checks ---------------------------------------------------------------------------
-def check_training(options: argparse.Namespace, folder: str, option: str = "") -> None:
+def check_training(options: argparse.Namespace, folder: str | None, option: str = "") -> None:
     """Refuse what cannot work before hours are spent on it.
 
     Parameters
     ----------
     options : Namespace
-    folder : str
-        Of the good images.
+    folder : str or None
+        Of the good images; None for those of a dataset.
     option : str, default=""
         The option that names it, for messages; empty if it has none.
     """
     _options.check_model_options(options)
     if options.confidence == 1:
         raise _common.UsageError("--confidence 1 asks for certainty; give less than 1")
-    _check_folder(folder, f"{option} " if option else "")
-    if options.val_dir is not None:
+    if folder is not None:
+        _check_folder(folder, f"{option} " if option else "")
+    if folder is not None and options.val_dir is not None:
         _check_folder(options.val_dir, "--val-dir ")
         real, held_out = (Path(one).resolve() for one in (folder, options.val_dir))
         if real == held_out or real in held_out.parents or held_out in real.parents:
@@ -324,7 +455,7 @@ def _look_at(
     from pyimgano.inputs import ImageSequence
 
     images = ImageSequence.from_folder(folder, recursive=True, u16_max=options.u16_max)
-    if hasattr(options, "output"):
+    if getattr(options, "output", None) is not None:
         check_output(options.output, images.paths)
     _warn_of_names(options, folder, images.paths)
     found = look_at(options.prog, folder, images, options.u16_max, progress, known, tell=tell)
@@ -358,14 +489,24 @@ def _warn_of_names(options: argparse.Namespace, folder: str, paths: Sequence[str
 
 
 # ---- fitting --------------------------------------------------------------------------
-def _metadata(
+def fit_params(
     options: argparse.Namespace,
-    good: Found,
-    held_out: Found | None,
-    tell: Callable[[str], None],
+    sizes: Counter[tuple[int, int]],
+    tell: Callable[[str], None] = _common.tell,
 ) -> dict[str, Any]:
-    """Metadata for ``fit``; refuses a region or tiles that do not fit the images."""
-    sizes = good.sizes + (held_out.sizes if held_out is not None else Counter())
+    """Give arguments for ``fit`` of the detector; refuse a region or tiles that do not fit.
+
+    Parameters
+    ----------
+    options, tell
+        As for :func:`train_on`.
+    sizes : Counter of (int, int)
+        Widths and heights of the images.
+
+    Returns
+    -------
+    dict
+    """
     if options.tile is not None and all(max(size) <= options.tile for size in sizes):
         raise _common.UsageError(
             f"--tile {options.tile}: no image is larger than a tile ({counted(sizes)} pixels); "
@@ -403,45 +544,14 @@ def _mask(roi: str | _options.Rectangle, width: int, height: int) -> Any:
     return roi_in_pixels((x0 / width, y0 / height, x1 / width, y1 / height), (height, width))
 
 
-def _with_defects(options: argparse.Namespace, model: Any) -> Any:
-    """Wrap a model so that its pipeline finds defects; it has a calibrator then."""
-    from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
-    from pyimgano.defects import DefectExtractor
+def check_defect_options(options: argparse.Namespace) -> None:
+    """Refuse parameters that the extractor of defects does not take."""
+    from pyimgano.exceptions import UnknownParameterError
+    from pyimgano.recipes._building import make_extractor
 
-    if not isinstance(model, ThresholdCalibrator):
-        model = ThresholdCalibrator(model, quantile=options.quantile)
-    # The rate of images puts the threshold, not one of pixels.
-    known = sorted(set(DefectExtractor().get_params()) - {"pixel_quantile"})
-    chosen = dict(options.defect_option)
-    for name in chosen:
-        if name not in known:
-            raise _common.UsageError(
-                f"--defect-option {name}: there is no such parameter; there are {', '.join(known)}"
-            )
-    extractor = DefectExtractor.from_preset(**chosen)
     try:
-        extractor.check()
+        make_extractor(dict(options.defect_option))
+    except UnknownParameterError as error:
+        raise _common.UsageError(f"--defect-option {error}") from error
     except ValueError as error:
         raise _common.UsageError(f"--defect-option: {error}") from error
-    return PixelThresholdCalibrator(model, extractor, quantile=options.quantile)
-
-
-def _fit_apart(pipeline: Any, good: Any, held_out: Any, metadata: dict[str, Any]) -> Any:
-    """Fit the detector on some images, and put the threshold by others."""
-    from sklearn.base import clone
-    from sklearn.frozen import FrozenEstimator
-    from sklearn.pipeline import Pipeline
-
-    from pyimgano._nesting import find_calibrator
-
-    *steps, (name, last) = pipeline.steps
-    calibrator = find_calibrator(last)
-    detector = calibrator.estimator
-    before = Pipeline(steps)
-    detector.fit(before.fit_transform(good), **metadata)
-    # Frozen, so that the fitted model is not kept twice.
-    apart = clone(calibrator).set_params(estimator=FrozenEstimator(detector), cv="prefit")
-    last = apart if last is calibrator else clone(last).set_params(estimator=apart)
-    # The steps before it stay as they are: what the detector sees depends on what they learned.
-    last.fit(before.transform(held_out))
-    return Pipeline([*before.steps, (name, last)])

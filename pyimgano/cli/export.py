@@ -53,7 +53,7 @@ def _parser(prog: str = _PROG) -> argparse.ArgumentParser:
     source.add_argument(
         "--from-run",
         metavar="RUN",
-        help="run directory of pyimgano benchmark, whose pipeline it is",
+        help="run directory of pyimgano benchmark or train, whose pipeline it is",
     )
     parser.add_argument(
         "--category", metavar="NAME", help="which of the run's pipelines, if it has several"

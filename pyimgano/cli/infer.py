@@ -393,8 +393,8 @@ def _train(options: argparse.Namespace) -> _training.Trained:
     options.pipeline = options.model  # a name for messages
     options.map_range = None
     if options.save_maps is not None:
-        options.map_range = _training.scale_of_maps(trained)
-    _training.say_thresholds(trained, tell)
+        options.map_range = _training.scale_of_maps(trained.pipeline, trained.images)
+    _training.say_thresholds(trained.pipeline, tell)
     return trained
 
 

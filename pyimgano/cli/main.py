@@ -25,7 +25,7 @@ COMMANDS = {
     "validate-infer-config": "check that a bundle is whole and scores as it did",
     "benchmark": "fit, judge and measure on a dataset with known defects",
     "robust-benchmark": "judge corrupted images at the threshold of clean ones",
-    "runs": "list, show and compare the runs of the benchmark",
+    "runs": "list, show and compare the runs of benchmark and train",
     "models": "list the models, or tell all about one",
     "doctor": "check this installation: versions, extras, weights, threads",
     "completion": "print a script by which a shell completes all of this",

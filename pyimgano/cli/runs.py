@@ -18,7 +18,8 @@ __all__ = ["main"]
 
 _PROG = "pyimgano-runs"
 _DESCRIPTION = """\
-List the runs of "pyimgano benchmark", show one, or compare two of them image by image.
+List the runs of "pyimgano benchmark" and "pyimgano train", show one, or compare two of
+them image by image.
 """
 _EPILOG = """\
 examples:
@@ -89,7 +90,7 @@ def _list(options: argparse.Namespace) -> int:
         if not os.path.isdir(folder):
             raise _common.UsageError(
                 f"{folder}: there is no such folder; give one of runs, such as the --output-dir of "
-                "pyimgano benchmark"
+                "pyimgano benchmark or train"
             )
         inside = (
             [folder]
@@ -157,7 +158,8 @@ def _complete(run: Any) -> Any:
     if not run.is_complete:
         state, way = "is no run directory", f"pyimgano runs list {run.path} lists those in it"
         if run.config.exists():
-            state, way = "is an unfinished run", "pyimgano benchmark --resume goes on with it"
+            command = "train" if "recipe" in run.read_config() else "benchmark"
+            state, way = "is an unfinished run", f"pyimgano {command} --resume goes on with it"
         raise _common.UsageError(f"{run.path} {state}: it has no {run.report.name}; {way}")
     return run
 

@@ -28,9 +28,17 @@ from pyimgano.backbones._network import (
 )
 from pyimgano.backbones._onnx import OnnxFiles
 from pyimgano.backbones._torch_module import resolve_device
-from pyimgano.backbones._weights import Place, WantedFile, file_sha256, listed, weights_folders
+from pyimgano.backbones._weights import (
+    Place,
+    WantedFile,
+    file_sha256,
+    listed,
+    weights_folders,
+    without_downloads,
+)
 from pyimgano.exceptions import DeviceError, MissingExtraError, RandomWeightsWarning, WeightsError
 from pyimgano.features._base import BasePatchFeatures
+from pyimgano.utils._optional import has_extra
 from pyimgano.utils._state import (
     Array,
     Map,
@@ -185,6 +193,27 @@ class BaseNetworkFeatures(BasePatchFeatures):
         """
         self._as_fitted()._network()
         return self
+
+    def can_be_loaded(self) -> bool:
+        """Tell whether the library and the weights of the network are on this machine.
+
+        Nothing is loaded or downloaded.
+
+        Returns
+        -------
+        bool
+        """
+        extra = self.needs_extra
+        # That of the weights is one of several places in which these may be.
+        if extra not in (None, "imagenet") and not has_extra(extra):
+            return False
+        if self.weights is None or hasattr(self, "embedded_weights_"):
+            return True
+        try:
+            with without_downloads():
+                return self._weights_path().is_file()
+        except (WeightsError, MissingExtraError):
+            return False
 
     # ---- as ONNX ----------------------------------------------------------------------
     def onnx_files(self, sizes: Iterable[tuple[int, int]] = ()) -> OnnxFiles:

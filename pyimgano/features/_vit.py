@@ -17,7 +17,12 @@ from sklearn.utils._param_validation import Interval
 from pyimgano.backbones._engines import ENGINE_EXTRAS, BundledNetwork, OnnxNetwork
 from pyimgano.backbones._network import nearest_names
 from pyimgano.backbones._torch_module import TorchModule, torch_module
-from pyimgano.backbones._weights import MissingWeightsError, find_by_name, find_weights
+from pyimgano.backbones._weights import (
+    MissingWeightsError,
+    check_downloads_allowed,
+    find_by_name,
+    find_weights,
+)
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._formats import resize_image
@@ -292,10 +297,11 @@ class ViTPatchFeatures(BaseNetworkFeatures):
         if not config.hf_hub_id:
             raise MissingWeightsError(f"timm publishes no weights of {full_name}.", file_name)
         hub = import_optional("huggingface_hub", "timm", cls.__name__)
+        name_there = config.hf_hub_filename or "model.safetensors"
+        if not isinstance(hub.try_to_load_from_cache(config.hf_hub_id, name_there), str):
+            check_downloads_allowed(full_name, file_name)
         try:
-            path = hub.hf_hub_download(
-                config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
-            )
+            path = hub.hf_hub_download(config.hf_hub_id, name_there)
         except OSError as error:
             raise MissingWeightsError(
                 f"there are no pretrained weights of {full_name} on this machine, and "

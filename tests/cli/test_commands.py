@@ -855,7 +855,7 @@ def test_threads_are_those_asked_for(root, tmp_path, monkeypatch):
         seen.append((_threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads()))
         return real(*arguments, **options)
 
-    monkeypatch.setattr("pyimgano.benchmark._pipelines.make_pipeline_of", looking)
+    monkeypatch.setattr("pyimgano.recipes._building.make_pipeline_of", looking)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     before = _threads.n_threads(), _threads.n_decoding_threads(), cv2.getNumThreads()
     good = root / "wood" / "train" / "good"

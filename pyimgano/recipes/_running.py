@@ -1,0 +1,342 @@
+"""What becomes of a plan: it is fitted, judged where there are test images, and written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+
+from pyimgano import _defaults
+from pyimgano._any_estimator import anomaly_map, image_paths
+from pyimgano._nesting import find_calibrator, makes_maps
+from pyimgano.benchmark import RunDirectory
+from pyimgano.benchmark._category import CategoryOptions, run_category
+from pyimgano.benchmark._opening import open_run, running
+from pyimgano.benchmark._pipelines import describe, repr_of
+from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
+from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
+from pyimgano.benchmark._summary import summarize
+from pyimgano.inputs import check_images
+from pyimgano.persistence import load
+from pyimgano.recipes._recipe import Plan, RecipeConfig, RecipeData, find_recipe
+from pyimgano.recipes._suspects import RULE, Suspects, suspicious_images
+from pyimgano.reporting import overlay, write_overlay
+from pyimgano.utils._json import as_plain_json
+
+__all__ = ["RecipeResult", "carry_out", "config_of", "run_recipe"]
+
+_BATCH_SIZE = 8
+
+
+@dataclass
+class RecipeResult:
+    """Result of :func:`run_recipe`.
+
+    Parameters
+    ----------
+    report : dict
+        The content of ``report.json``. Under ``training`` it has the decisions of the recipe and
+        the training images to look at.
+    details : dict
+        The content of ``artifacts/report.json``: the threshold and where it comes from, and what
+        the test images, if any, show.
+    pipeline : Pipeline
+        Fitted.
+    suspects : Suspects
+        The training images to look at.
+    path : Path or None
+        The run directory.
+    """
+
+    report: dict[str, Any]
+    details: dict[str, Any]
+    pipeline: Any
+    suspects: Suspects
+    path: Path | None = None
+    records: list[dict[str, Any]] | None = field(default=None, repr=False)
+
+
+def run_recipe(
+    name: str,
+    data: Any,
+    *,
+    X_validation: Any = None,
+    output_dir: str | os.PathLike[str] | None = _defaults.OUTPUT_DIR,
+    resume: bool | str | os.PathLike[str] = False,
+    n_overlays: int = _defaults.N_OVERLAYS,
+    embed_weights: bool = False,
+    progress: bool = False,
+    fit_params: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> RecipeResult:
+    """Go from images to a fitted, calibrated and judged pipeline, by a recipe.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_recipes`.
+    data : str, Path, collection of images, Bunch or InspectionDataset
+        A folder of images of good parts, good images themselves, or a dataset with a test set.
+    X_validation : collection of images, default=None
+        Other good images, to put thresholds by, where ``data`` has no test set.
+    output_dir : str, Path or None, default="runs"
+        Where to make the run directory; None writes nothing.
+    resume : bool, str or Path, default=False
+        Go on with a run that was interrupted. True takes the newest run in ``output_dir`` that was
+        asked for the same with the same images, and starts a new one if there is none. A path is
+        that of a run directory.
+    n_overlays : int, default=12
+        Largest number of pictures of test images.
+    embed_weights : bool, default=False
+        Save the weights of networks with the pipeline.
+    progress : bool, default=False
+        Show progress bars where something takes more than two seconds.
+    fit_params : mapping, default=None
+        Further arguments for ``fit`` of the detector, such as ``roi_mask``.
+    **options
+        Parameters of the recipe; :func:`recipe_info` lists them.
+
+    Returns
+    -------
+    RecipeResult
+
+    Raises
+    ------
+    UnknownRecipeError
+        If there is no recipe of that name.
+    UnknownParameterError
+        If the recipe has no such parameter.
+    RunError
+        If the run to go on with was asked for something else.
+
+    Examples
+    --------
+    >>> from pyimgano.datasets import make_inspection_dataset
+    >>> from pyimgano.recipes import run_recipe
+    >>> parts = make_inspection_dataset(
+    ...     n_train=24, n_test_good=3, n_test_defect=3, size=64, random_state=0
+    ... )
+    >>> result = run_recipe(
+    ...     "industrial-adapt",
+    ...     parts,
+    ...     output_dir=None,
+    ...     quantile=0.9,
+    ...     model="industrial-fast-filterbank",
+    ...     model_options={"features__resize": 64},
+    ... )
+    >>> result.report["training"]["decisions"][0]
+    'model: industrial-fast-filterbank, as asked for'
+    """
+    recipe = find_recipe(name)
+    config = RecipeConfig(RecipeData.of(data, X_validation), options, dict(fit_params or {}))
+    plan = recipe.plan(config)
+    run = None
+    if output_dir is not None or not isinstance(resume, bool):
+        asked = config_of(plan, config, name, n_overlays)
+        run = open_run(output_dir, resume, asked, name)
+    return carry_out(
+        plan,
+        config,
+        run,
+        recipe=name,
+        n_overlays=n_overlays,
+        embed_weights=embed_weights,
+        progress=progress,
+    )
+
+
+def config_of(
+    plan: Plan, config: RecipeConfig, recipe: str | None, n_overlays: int
+) -> dict[str, Any]:
+    """Note what a run is asked for, as its ``config.json`` has it.
+
+    Parameters
+    ----------
+    plan : Plan
+    config : RecipeConfig
+    recipe : str or None
+    n_overlays : int
+
+    Returns
+    -------
+    dict
+        In plain JSON types. It holds the fingerprint of the images, so that a run is gone on with
+        for the same ones only.
+    """
+    pipelines = {name: describe(pipeline) for name, pipeline in plan.pipelines.items()}
+    options = {
+        key: describe(value) if not isinstance(value, Mapping) else _described(value)
+        for key, value in config.options.items()
+    }
+    return as_plain_json(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "dataset": config.data.dataset,
+            "model": ", ".join(plan.pipelines),
+            "categories": [config.data.category],
+            "dataset_options": {},
+            "limit_train": None,
+            "limit_test": None,
+            "pipeline": next(iter(pipelines.values()))
+            if len(pipelines) == 1
+            else {"class": "several", "params": pipelines},
+            "pipeline_file": {"file": None, "sha256": None},
+            "random_state": config.options.get("random_state"),
+            "batch_size": _BATCH_SIZE,
+            "n_overlays": n_overlays,
+            "save_pipeline": True,
+            "save_records": True,
+            "recipe": {
+                "name": recipe,
+                "options": options,
+                "images": fingerprint(config.data.images),
+            },
+        }
+    )
+
+
+def _described(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: describe(value) for key, value in options.items()}
+
+
+def carry_out(
+    plan: Plan,
+    config: RecipeConfig,
+    run_dir: RunDirectory | str | os.PathLike[str] | None,
+    *,
+    recipe: str | None = None,
+    n_overlays: int = _defaults.N_OVERLAYS,
+    embed_weights: bool = False,
+    progress: bool = False,
+) -> RecipeResult:
+    """Fit what was planned, judge the test images if there are any, and write it all.
+
+    Parameters
+    ----------
+    plan : Plan
+    config : RecipeConfig
+    run_dir : RunDirectory, str, Path or None
+        An existing folder: a new one, or that of a run to go on with. None writes nothing.
+    recipe : str, default=None
+        Name of the recipe, for the report.
+    n_overlays, embed_weights, progress
+        As for :func:`run_recipe`.
+
+    Returns
+    -------
+    RecipeResult
+        Of a run that is complete already, what is there.
+    """
+    run = run_dir if run_dir is None or isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
+    data = config.data.images
+    folders = () if run is None else (str(run.path.parent),)
+    names = InputNames(data, folders)
+    name, pipeline = next(iter(plan.pipelines.items()))
+    options = CategoryOptions(
+        dataset=config.data.dataset,
+        pipeline={
+            "file": None,
+            "sha256": None,
+            "estimator": without_folders(repr_of(pipeline), folders),
+        },
+        batch_size=_BATCH_SIZE,
+        n_overlays=n_overlays,
+        save_pipeline=True,
+        save_records=True,
+        progress=progress,
+        embed_weights=embed_weights,
+    )
+    asked = config_of(plan, config, recipe, n_overlays)
+    whole = nullcontext() if run is None else running(run, asked)
+    with whole:
+        folder = None if run is None else run.artifacts
+        records = None
+        if folder is not None and folder.is_complete:
+            details, fitted = folder.read_report(), load(folder.pipeline)
+        else:
+            if folder is not None:
+                folder.create()
+            try:
+                outcome = run_category(
+                    config.data.category,
+                    data,
+                    names,
+                    clone(pipeline),
+                    options,
+                    folder,
+                    config.fit_params,
+                )
+            finally:
+                if folder is not None:
+                    folder.discard_if_empty()
+            details, fitted, records = outcome.report, outcome.pipeline, outcome.records
+        suspects = suspicious_images(fitted, config.data.n_good)
+        if run is not None and folder is not None and not run.is_complete:
+            _draw_suspects(folder, config.data, names, fitted, details, suspects)
+        report = {
+            **summarize(config.data.dataset, name, {config.data.category: details}, {}),
+            "pipeline": dict(options.pipeline),
+            "training": {
+                "recipe": recipe,
+                "decisions": [names.shorten(one) for one in plan.decisions],
+                "look_at": {
+                    "rule": RULE,
+                    "images": [
+                        {"input": _input(config.data, names, i), "score": score}
+                        for i, score in zip(suspects.indices, suspects.scores)
+                    ],
+                },
+            },
+        }
+        if run is not None:
+            if run.is_complete:
+                report = run.read_report()
+            else:
+                run.write_report(report)
+    return RecipeResult(
+        report, details, fitted, suspects, None if run is None else run.path, records
+    )
+
+
+def good_images(data: RecipeData) -> Any:
+    """The good training images, in their order."""
+    chosen = np.flatnonzero(np.asarray(data.images.y_train) == 1)
+    return _safe_indexing(data.images.X_train, chosen)
+
+
+def _input(data: RecipeData, names: InputNames, i: int) -> str:
+    return names.name(image_paths(good_images(data))[i], f"train[{i}]")
+
+
+def _draw_suspects(
+    folder: CategoryDirectory,
+    data: RecipeData,
+    names: InputNames,
+    pipeline: Any,
+    details: Mapping[str, Any],
+    suspects: Suspects,
+) -> None:
+    """Draw the training images to look at, with their maps."""
+    if not suspects.indices or not makes_maps(pipeline) or details["map_range"] is None:
+        return
+    good = good_images(data)
+    calibrator = find_calibrator(pipeline)
+    for rank, (i, score) in enumerate(zip(suspects.indices, suspects.scores), start=1):
+        one, name = _safe_indexing(good, [i]), _input(data, names, i)
+        picture = overlay(
+            check_images(one)[0],
+            anomaly_map(pipeline, one)[0],
+            tuple(details["map_range"]),
+            f"training image, unlike the others: look at it\n{name}",
+            score=score,
+            threshold=calibrator.threshold_,
+            good_scores=calibrator.calibration_scores_,
+        )
+        write_overlay(folder.look_at(rank, Path(name).stem), picture)

@@ -1,0 +1,14 @@
+"""The recipes of this package by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyimgano.recipes._adapt import industrial_adapt
+from pyimgano.recipes._recipe import Plan
+
+__all__ = ["SHIPPED"]
+
+SHIPPED: dict[str, Callable[..., Plan]] = {
+    "industrial-adapt": industrial_adapt,
+}

@@ -1,0 +1,294 @@
+"""Recipes: what they decide, what a run of one leaves, and recipes of others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import metadata
+
+import jsonschema
+import numpy as np
+import pytest
+from sklearn.pipeline import make_pipeline
+
+import pyimgano
+from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano._nesting import find_calibrator, find_defects
+from pyimgano.benchmark import json_schema
+from pyimgano.datasets import load_dataset, write_inspection_dataset
+from pyimgano.exceptions import (
+    PluginError,
+    PluginWarning,
+    RunError,
+    UnknownParameterError,
+    UnknownRecipeError,
+)
+from pyimgano.features import FilterBankFeatures
+from pyimgano.inference import iter_infer
+from pyimgano.recipes import (
+    Plan,
+    RecipeConfig,
+    RecipeData,
+    _recipe,
+    list_recipes,
+    recipe_info,
+    register_recipe,
+    run_recipe,
+)
+from pyimgano.recipes._checks import check_plan
+from pyimgano.recipes._shipped import SHIPPED
+
+SMALL = {
+    "model": "industrial-fast-filterbank",
+    "model_options": {"features__resize": 64, "features__n_components": 8},
+    "quantile": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_inspection_dataset(
+        root, "wood", n_train=14, n_test_good=3, n_test_defect=4, size=64, random_state=0
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def adapted(root, tmp_path_factory):
+    data = load_dataset("folder", root, category="wood")
+    return run_recipe("industrial-adapt", data, output_dir=tmp_path_factory.mktemp("runs"), **SMALL)
+
+
+def files_of(path):
+    return sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+
+
+# ---- the run directory ------------------------------------------------------------------
+def test_a_run_holds_report_pipeline_pictures_and_defects(root, adapted):
+    names = files_of(adapted.path)
+    assert [name for name in names if "/overlays/" not in name] == [
+        "artifacts/per_image.jsonl",
+        "artifacts/pipeline.joblib",
+        "artifacts/pipeline.joblib.json",
+        "artifacts/report.json",
+        "config.json",
+        "environment.json",
+        "report.json",
+    ]
+    assert any("/overlays/" in name for name in names)
+    for name, schema in {
+        "report.json": "report",
+        "config.json": "config",
+        "environment.json": "environment",
+        "artifacts/report.json": "category_report",
+    }.items():
+        jsonschema.validate(json.loads((adapted.path / name).read_text()), json_schema(schema))
+    assert json.loads((adapted.path / "report.json").read_text()) == adapted.report
+    assert adapted.report["training"]["recipe"] == "industrial-adapt"
+    assert adapted.details["defects"]["threshold"]["target_rate"] == 0.1
+    lines = (adapted.path / "artifacts" / "per_image.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        jsonschema.validate(record, json_schema("record"))
+    pipeline = pyimgano.load(adapted.path / "artifacts" / "pipeline.joblib")
+    assert find_defects(pipeline).quantile == find_calibrator(pipeline).quantile == 0.9
+    images = load_dataset("folder", root, category="wood").to_bunch().X_test
+    for record, result in zip(records, iter_infer(pipeline, images, return_defects=True)):
+        assert record["score"] == result.score
+        assert record["defects"] == result.to_dict()["defects"]
+
+
+def test_a_run_without_test_images_has_no_figures(root, tmp_path):
+    good = root / "wood" / "train" / "good"
+    result = run_recipe("industrial-adapt", good, output_dir=tmp_path, **SMALL)
+    assert files_of(result.path) == [
+        "artifacts/pipeline.joblib",
+        "artifacts/pipeline.joblib.json",
+        "artifacts/report.json",
+        "config.json",
+        "environment.json",
+        "report.json",
+    ]
+    for name, schema in {"report": "report", "artifacts/report": "category_report"}.items():
+        content = json.loads((result.path / f"{name}.json").read_text())
+        jsonschema.validate(content, json_schema(schema))
+    assert result.report["categories"]["good"]["image_auroc"] is None
+    assert result.details["n_train"] == 14
+
+
+def test_a_complete_run_is_not_fitted_again(root, adapted, monkeypatch):
+    monkeypatch.setattr("pyimgano.recipes._running.run_category", None)
+    data = load_dataset("folder", root, category="wood")
+    again = run_recipe(
+        "industrial-adapt", data, output_dir=adapted.path.parent, resume=True, **SMALL
+    )
+    assert (again.path, again.report) == (adapted.path, adapted.report)
+    assert (
+        find_calibrator(again.pipeline).threshold_ == find_calibrator(adapted.pipeline).threshold_
+    )
+
+
+def test_other_images_of_the_same_name_are_another_run(root, adapted, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data" / "wood" / "train" / "good" / "000.png").unlink()
+    data = load_dataset("folder", tmp_path / "data", category="wood")
+    with pytest.raises(RunError, match="was asked for something else: recipe differ"):
+        run_recipe("industrial-adapt", data, resume=adapted.path, **SMALL)
+
+
+# ---- training images to look at ---------------------------------------------------------
+def test_a_defect_among_the_training_images_is_named(root, tmp_path):
+    data = load_dataset("folder", root, category="wood").to_bunch()
+    images = np.stack([data.X_train[i] for i in range(len(data.X_train))])
+    images[4, 20:40, 20:40] = 255, 0, 255
+    result = run_recipe("industrial-adapt", images, output_dir=tmp_path, **SMALL)
+    look = result.report["training"]["look_at"]
+    assert [one["input"] for one in look["images"]] == ["train[4]"] and "quartile" in look["rule"]
+    assert [one for one in files_of(result.path) if "look_at" in one] == [
+        "artifacts/look_at/01_train-4.png"
+    ]
+
+
+# ---- what is decided --------------------------------------------------------------------
+def plan_of(data, **options):
+    config = RecipeConfig(RecipeData.of(data), options)
+    return _recipe.find_recipe("industrial-adapt").plan(config)
+
+
+@pytest.mark.parametrize(
+    ("loadable", "model"),
+    [
+        ({"industrial-fast-imagenet", "industrial-balanced"}, "industrial-fast-imagenet"),
+        ({"industrial-balanced"}, "industrial-balanced"),
+        (set(), "industrial-fast-filterbank"),
+    ],
+)
+def test_the_preset_is_one_whose_weights_are_here(loadable, model, monkeypatch):
+    from pyimgano.recipes import _building
+
+    steps = {"efficientnet_lite0": "industrial-fast-imagenet", "resnet18": "industrial-balanced"}
+    monkeypatch.setattr(_building, "has_cuda", lambda: False)
+    monkeypatch.setattr(
+        "pyimgano.features._network.BaseNetworkFeatures.can_be_loaded",
+        lambda step: steps[step.backbone] in loadable,
+    )
+    plan = plan_of(np.zeros((60, 64, 64, 3), np.uint8))
+    assert list(plan.pipelines) == [model]
+    assert plan.decisions[0].startswith(f"model: {model}, ")
+
+
+def test_large_images_are_cut_and_few_images_lower_the_quantile():
+    options = {**SMALL, "quantile": 0.98}
+    small = plan_of(np.zeros((60, 256, 256, 3), np.uint8), **options)
+    assert [name for name, _ in small.pipelines["industrial-fast-filterbank"].steps][1:] == [
+        "pixelthresholdcalibrator"
+    ]
+    large = plan_of(np.zeros((10, 64, 257, 3), np.uint8), **options)
+    pipeline = large.pipelines["industrial-fast-filterbank"]
+    assert pipeline[1].tile == 128 and find_calibrator(pipeline).quantile == 0.909
+    assert find_calibrator(pipeline).estimator.max_bank_patches == 20_000
+    assert len(large.decisions) == 4
+    without = plan_of(np.zeros((10, 64, 257, 3), np.uint8), tile=None, **options)
+    assert len(without.pipelines["industrial-fast-filterbank"]) == 2
+
+
+def test_a_model_without_maps_finds_no_defects():
+    plan = plan_of(np.zeros((60, 64, 64, 3), np.uint8), model="vision_knn")
+    assert plan.decisions[-1] == "no defects: vision_knn makes no maps to find them in"
+    assert find_defects(plan.pipelines["vision_knn"]) is None
+
+
+# ---- all recipes ------------------------------------------------------------------------
+def test_every_recipe_is_described_and_short():
+    import inspect
+
+    assert set(SHIPPED) <= set(list_recipes())
+    for name, function in SHIPPED.items():
+        info = recipe_info(name)
+        assert info["summary"] and info["parameters"]
+        for parameter, about in info["parameters"].items():
+            assert about["description"], f"{name}: {parameter}"
+        assert len(inspect.getsource(function).splitlines()) <= 100
+
+
+def test_unknown_names_are_mended():
+    with pytest.raises(UnknownRecipeError, match="Did you mean 'industrial-adapt'"):
+        recipe_info("industrial-adpat")
+    with pytest.raises(UnknownParameterError, match="Did you mean 'tile'"):
+        plan_of(np.zeros((6, 64, 64, 3), np.uint8), tlie=3)
+
+
+def own_recipe(data, *, ratio=0.05):
+    """PatchCore as it runs on line 3.
+
+    Parameters
+    ----------
+    ratio : float, default=0.05
+        Of the coreset.
+    """
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=ratio)
+    model = ThresholdCalibrator(detector, quantile=0.9)
+    return Plan({"ours": make_pipeline(ImageFormatNormalizer(), model)}, ("as ever",))
+
+
+def test_a_recipe_of_ones_own(monkeypatch):
+    monkeypatch.setattr(_recipe, "_registered", {})
+    assert register_recipe("line3")(own_recipe) is own_recipe
+    assert "line3" in list_recipes()
+    assert recipe_info("line3")["parameters"]["ratio"] == {
+        "required": False,
+        "default": 0.05,
+        "description": "Of the coreset.",
+    }
+    with pytest.raises(ValueError, match="there is a recipe 'line3' already"):
+        register_recipe("line3", own_recipe)
+    with pytest.raises(ValueError, match="there is a recipe 'industrial-adapt' already"):
+        register_recipe("industrial-adapt", own_recipe)
+    images = np.random.RandomState(0).randint(90, 110, (12, 64, 64, 3)).astype(np.uint8)
+    result = run_recipe("line3", images, output_dir=None, ratio=0.1)
+    assert result.report["model"] == "ours" and result.path is None
+    assert find_calibrator(result.pipeline).estimator.coreset_ratio == 0.1
+    register_recipe("line3", lambda data: None, overwrite=True)
+    with pytest.raises(PluginError, match="it must return a Plan"):
+        run_recipe("line3", images, output_dir=None)
+
+
+def test_an_installed_package_adds_recipes(tmp_path, monkeypatch):
+    info = tmp_path / "lab-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[pyimgano.recipes]\nlab = lab_recipes:lab\nbroken = lab_recipes:no\n"
+        "industrial-adapt = lab_recipes:lab\n"
+    )
+    (tmp_path / "lab_recipes.py").write_text(
+        'def lab(data, *, share=0.5):\n    """What the lab does."""\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert metadata.version("lab") == "1.0"
+    with pytest.warns(PluginWarning, match="there is a recipe of that name of pyimgano"):
+        assert {"lab", "broken"} <= set(list_recipes())
+    assert recipe_info("lab")["summary"] == "What the lab does."
+    with pytest.raises(PluginError, match=r"'broken' .*cannot be used: AttributeError"):
+        recipe_info("broken")
+
+
+# ---- trials -----------------------------------------------------------------------------
+def test_a_trial_finds_what_would_go_wrong(root, tmp_path):
+    data = load_dataset("folder", root, category="wood")
+    config = RecipeConfig(RecipeData.of(data), {**SMALL, "quantile": 0.9})
+    plan = _recipe.find_recipe("industrial-adapt").plan(config)
+    checks = list(check_plan(plan, config, tmp_path / "new" / "runs"))
+    assert {check.state for check in checks} == {"ok"}
+    assert any("images and their features take about" in check.text for check in checks)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    options = {"model": "vision_patchcore", "model_options": {"features": "wide_resnet50_2"}}
+    config = RecipeConfig(RecipeData.of(data), {**options, "confidence": 0.99})
+    plan = _recipe.find_recipe("industrial-adapt").plan(config)
+    wrong = [c.text for c in check_plan(plan, config, tmp_path / "file") if c.state == "wrong"]
+    assert len(wrong) == 3
+    assert "no pretrained weights of wide_resnet50_2 on this machine" in wrong[0]
+    assert "promises with 0.99 confidence" in wrong[1]
+    assert "is a file, not a folder" in wrong[2]
