@@ -93,7 +93,7 @@ def take_config(parser: _common.CommandParser, words: Sequence[str]) -> dict[str
         if action.dest in given or "--dump-config" in words:
             action.required = False
             if not action.option_strings:
-                action.nargs = "?" if action.nargs is None else "*"
+                action.nargs = "?" if action.nargs in (None, "?") else "*"
     return given
 
 

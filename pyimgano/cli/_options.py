@@ -474,7 +474,8 @@ def _check_pipeline(options: argparse.Namespace) -> None:
     given = [
         name
         for name in ("set", "features", "amp", *_FEATURE_OPTIONS)
-        if getattr(options, name) not in (None, [], False)
+        # 0 is a value that was given, and equal to False.
+        if (value := getattr(options, name)) is not None and value is not False and value != []
     ]
     if options.u16_max != _defaults.U16_MAX:
         given.append("u16_max")
@@ -583,6 +584,8 @@ def model_options(options: argparse.Namespace) -> dict[str, Any]:
     for name, meaning in _FEATURE_OPTIONS.items():
         if getattr(options, name) is not None:
             chosen[f"features__{name}"] = meaning(getattr(options, name))
+    if options.amp:
+        chosen["features__precision"] = "bfloat16"
     return chosen
 
 
