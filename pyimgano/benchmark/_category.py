@@ -759,7 +759,7 @@ def _kinds(
 
 
 def _images_with_defects(verdicts: Verdicts) -> dict[str, Any]:
-    """How many good and defective images show a defect, whatever the verdict on them is."""
+    """Count the good and defective images that show a defect, whatever the verdict on them."""
     shown = verdicts.with_defects
     return {
         what: rate(int(shown[verdicts.y == label].sum()), int((verdicts.y == label).sum()))

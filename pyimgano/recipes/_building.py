@@ -1,4 +1,4 @@
-"""What recipes have in common: models by what weights there are, and pipelines around them."""
+"""Common parts of recipes: models by what weights there are, and pipelines around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be checked before hours are spent: a trial that fits nothing and writes nothing."""
+"""Checks before hours are spent: a trial that fits nothing and writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe is, what it is given, and all recipes by name."""
+"""Recipes: the images they are given, the plans they make, and all of them by name."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ class RecipeData:
 
     @property
     def has_test_defects(self) -> bool:
-        """Whether there are good and defective test images, by which models can be compared."""
+        """True if there are good and defective test images, by which models can be compared."""
         return {1, -1} <= set(np.asarray(self.images.y_test).tolist())
 
     @cached_property
     def sizes(self) -> Counter[tuple[int, int]]:
-        """How many training images there are of each width and height; of files the header tells.
+        """Count the training images of each width and height; of files the header is read.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class RecipeData:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """What a recipe is asked to do.
+    """A request to a recipe.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe has decided to do; nothing is fitted yet.
+    """The decisions of a recipe; nothing is fitted yet.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ class Recipe:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """What the recipe takes, by name."""
+        """Parameters of the recipe, by name."""
         found = inspect.signature(self.function).parameters
         keyword = inspect.Parameter.KEYWORD_ONLY
         return {key: value for key, value in found.items() if value.kind == keyword}

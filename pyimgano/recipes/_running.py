@@ -1,4 +1,4 @@
-"""What becomes of a plan: it is fitted, judged where there are test images, and written."""
+"""Plans carried out: fitted, judged where there are test images, and written."""
 
 from __future__ import annotations
 
