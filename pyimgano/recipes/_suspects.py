@@ -67,7 +67,7 @@ def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
         return Suspects([], [], 0, None)
     low, high = np.percentile(scores, (25, 75))
     limit = float(high + _SPREADS * (high - low))
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(scores, kind="stable")[::-1]
     above = [int(i) for i in order if scores[i] > limit]
     named = above[:LARGEST_NUMBER]
     return Suspects(
