@@ -50,7 +50,7 @@ from pyimgano.preprocessing import (
     WhiteBalance,
 )
 from pyimgano.robustness import Corruption
-from pyimgano.synthesis import DefectSynthesizer
+from pyimgano.synthesis import DefectSynthesizer, ImageAugmentation
 from pyimgano.tiling import TilingTransformer
 
 # For scikit-learn's battery, which feeds tables.
@@ -86,6 +86,7 @@ TRANSFORMER_INSTANCES: dict[str, list[BaseEstimator]] = {
     "FilterBankFeatures": [FilterBankFeatures(resize=64)],
     "ImageFormatNormalizer": [ImageFormatNormalizer(), ImageFormatNormalizer(resize=(40, 56))],
     "Corruption": [Corruption("rotation", 5), Corruption("gaussian_noise", 2, random_state=3)],
+    "ImageAugmentation": [ImageAugmentation(), ImageAugmentation(0, 0, noise=0, random_state=3)],
     "TilingTransformer": [TilingTransformer(tile=32, stride=24)],
     "BackgroundFlattening": [
         BackgroundFlattening(sigma=20),

@@ -76,6 +76,7 @@ _OWN = {
     "pyimgano.preprocessing._illumination": "BackgroundFlattening HomomorphicFilter",
     "pyimgano.preprocessing._intensity": "CLAHE ContrastStretch GammaCorrection UnsharpMask "
     "WhiteBalance",
+    "pyimgano.synthesis._augmentation": "ImageAugmentation",
     "pyimgano.synthesis._synthesizer": "DefectSynthesizer",
     "pyimgano.tiling": "TilingTransformer",
 }
