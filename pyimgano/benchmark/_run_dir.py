@@ -18,6 +18,7 @@ A training run, of :mod:`pyimgano.recipes`, is one of a single category, whose f
     runs/20260131-142507_folder_industrial-adapt/
       config.json
       environment.json
+      candidates/<model>/         a run of each of several models that are compared
       checkpoints/                of networks that are trained
       artifacts/                  as a category; the images judged are those of a test set, if any
       report.json                 with what the recipe decided, and the training images to look at
@@ -203,6 +204,10 @@ class RunDirectory:
         """Folder of the one category of a training run; not created here."""
         return CategoryDirectory(self.path / "artifacts")
 
+    def candidate(self, number: int, model: str) -> RunDirectory:
+        """Directory of one of several models that are compared; not created here."""
+        return RunDirectory(self.path / "candidates" / f"{number:02d}_{_file_name(model)}")
+
     def categories(self) -> list[CategoryDirectory]:
         """The categories that are complete, sorted by name."""
         reports = sorted(self.path.glob("categories/*/report.json"))
@@ -263,7 +268,8 @@ class RunDirectory:
 
     def discard_if_empty(self) -> None:
         """Remove the directory of a run that produced nothing."""
-        folders = (self.path / "categories", self.checkpoints, self.artifacts.path)
+        names = ("categories", "candidates", "checkpoints", "artifacts")
+        folders = [self.path / name for name in names]
         if not any(folder.is_dir() and any(folder.iterdir()) for folder in folders):
             shutil.rmtree(self.path, ignore_errors=True)
 

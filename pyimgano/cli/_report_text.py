@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["aligned", "report_text", "robustness_text"]
+__all__ = ["aligned", "comparison_text", "report_text", "robustness_text"]
 
 
 def report_text(report: Mapping[str, Any], categories: Mapping[str, Mapping[str, Any]]) -> str:
@@ -97,6 +97,45 @@ def _details(name: str, report: Mapping[str, Any]) -> str:
             "the first run only"
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def comparison_text(report: Mapping[str, Any]) -> str:
+    """A table of the models that a recipe has compared, the best one marked.
+
+    Parameters
+    ----------
+    report : mapping
+        Of a training run with a comparison.
+
+    Returns
+    -------
+    str
+    """
+    rows = [["model", "image AUROC", "95 % interval", "pixel AUROC", "false alarms", "found"]]
+    rows[0] += ["ms/image", "against the best"]
+    words = {"better": "better", "worse": "worse", "chance": "may be chance"}
+    for one in report["training"]["comparison"]:
+        low, high = one["image_auroc_interval_95"]
+        against = "is the best" if one["best"] else ""
+        if one["against_best"] is not None:
+            found = one["against_best"]["auroc"]
+            a, b = found["interval"]
+            verdict = "the same" if a == b == 0 else words[found["verdict"]]
+            against = f"{found['difference']:+.3f} ({a:+.3f} to {b:+.3f}): {verdict}"
+        pixel = one["pixel_auroc"]
+        rows.append(
+            [
+                one["model"],
+                f"{one['image_auroc']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                "-" if pixel is None else f"{pixel:.3f}",
+                f"{one['false_positive_rate']:.1%}",
+                f"{one['true_positive_rate']:.1%}",
+                f"{report['times']['candidates'][one['model']]:.0f}",
+                against,
+            ]
+        )
+    return aligned(rows)
 
 
 def robustness_text(report: Mapping[str, Any]) -> str:

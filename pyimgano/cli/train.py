@@ -274,8 +274,10 @@ def _say_result(options: argparse.Namespace, images: _training.TrainingImages, r
 
     _training.say_thresholds(result.pipeline)
     if len(images.data.images.y_test):
-        from pyimgano.cli._report_text import report_text
+        from pyimgano.cli._report_text import comparison_text, report_text
 
+        if "comparison" in result.report["training"]:
+            _common.tell(f"\n{comparison_text(result.report)}")
         table = report_text(result.report, {images.data.category: result.details})
         _common.tell(f"\n{table}\n")
     suspects = result.suspects

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,22 @@ from sklearn.utils import _safe_indexing
 
 from pyimgano import _defaults
 from pyimgano._any_estimator import anomaly_map, image_paths
-from pyimgano._nesting import find_calibrator, makes_maps
-from pyimgano.benchmark import RunDirectory
+from pyimgano._nesting import find_calibrator, find_parts, makes_maps
+from pyimgano.benchmark import RunDirectory, compare_runs
 from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._opening import open_run, running
 from pyimgano.benchmark._pipelines import describe, repr_of
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
 from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
 from pyimgano.benchmark._summary import summarize
+from pyimgano.detectors import BaseTrainedDetector, checkpoints
 from pyimgano.inputs import check_images
 from pyimgano.persistence import load
 from pyimgano.recipes._recipe import Plan, RecipeConfig, RecipeData, find_recipe
 from pyimgano.recipes._suspects import RULE, Suspects, suspicious_images
 from pyimgano.reporting import overlay, write_overlay
 from pyimgano.utils._json import as_plain_json
+from pyimgano.utils._outputs import atomic_folder
 
 __all__ = ["RecipeResult", "carry_out", "config_of", "run_recipe"]
 
@@ -60,7 +64,6 @@ class RecipeResult:
     pipeline: Any
     suspects: Suspects
     path: Path | None = None
-    records: list[dict[str, Any]] | None = field(default=None, repr=False)
 
 
 def run_recipe(
@@ -235,10 +238,37 @@ def carry_out(
         Of a run that is complete already, what is there.
     """
     run = run_dir if run_dir is None or isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
+    arguments = {
+        "recipe": recipe,
+        "n_overlays": n_overlays,
+        "embed_weights": embed_weights,
+        "progress": progress,
+    }
+    if run is None:
+        if len(plan.pipelines) == 1:
+            return _run_one(plan, config, None, **arguments)
+        with tempfile.TemporaryDirectory(prefix="pyimgano-") as folder:
+            result = _run_several(plan, config, RunDirectory(folder), **arguments)
+            return replace(result, path=None)
+    run_all = _run_one if len(plan.pipelines) == 1 else _run_several
+    with running(run, config_of(plan, config, recipe, n_overlays)):
+        return run_all(plan, config, run, **arguments)
+
+
+def _run_one(
+    plan: Plan,
+    config: RecipeConfig,
+    run: RunDirectory | None,
+    *,
+    recipe: str | None,
+    n_overlays: int,
+    embed_weights: bool,
+    progress: bool,
+) -> RecipeResult:
     data = config.data.images
     folders = () if run is None else (str(run.path.parent),)
     names = InputNames(data, folders)
-    name, pipeline = next(iter(plan.pipelines.items()))
+    ((name, pipeline),) = plan.pipelines.items()
     options = CategoryOptions(
         dataset=config.data.dataset,
         pipeline={
@@ -253,56 +283,126 @@ def carry_out(
         progress=progress,
         embed_weights=embed_weights,
     )
-    asked = config_of(plan, config, recipe, n_overlays)
-    whole = nullcontext() if run is None else running(run, asked)
-    with whole:
-        folder = None if run is None else run.artifacts
-        records = None
-        if folder is not None and folder.is_complete:
-            details, fitted = folder.read_report(), load(folder.pipeline)
-        else:
-            if folder is not None:
-                folder.create()
-            try:
-                outcome = run_category(
-                    config.data.category,
-                    data,
-                    names,
-                    clone(pipeline),
-                    options,
-                    folder,
-                    config.fit_params,
-                )
-            finally:
-                if folder is not None:
-                    folder.discard_if_empty()
-            details, fitted, records = outcome.report, outcome.pipeline, outcome.records
-        suspects = suspicious_images(fitted, config.data.n_good)
-        if run is not None and folder is not None and not run.is_complete:
-            _draw_suspects(folder, config.data, names, fitted, details, suspects)
-        report = {
-            **summarize(config.data.dataset, name, {config.data.category: details}, {}),
-            "pipeline": dict(options.pipeline),
-            "training": {
-                "recipe": recipe,
-                "decisions": [names.shorten(one) for one in plan.decisions],
-                "look_at": {
-                    "rule": RULE,
-                    "images": [
-                        {"input": _input(config.data, names, i), "score": score}
-                        for i, score in zip(suspects.indices, suspects.scores)
-                    ],
-                },
+    folder = None if run is None else run.artifacts
+    if folder is not None and folder.is_complete:
+        details, fitted = folder.read_report(), load(folder.pipeline)
+    else:
+        details, fitted = _fit_and_judge(pipeline, config, names, options, run)
+    suspects = suspicious_images(fitted, config.data.n_good)
+    if run is not None and run.is_complete:
+        return RecipeResult(run.read_report(), details, fitted, suspects, run.path)
+    if folder is not None:
+        _draw_suspects(folder, config.data, names, fitted, details, suspects)
+    report = {
+        **summarize(config.data.dataset, name, {config.data.category: details}, {}),
+        "pipeline": dict(options.pipeline),
+        "training": {
+            "recipe": recipe,
+            "decisions": [names.shorten(one) for one in plan.decisions],
+            "look_at": {
+                "rule": RULE,
+                "images": [
+                    {"input": _input(config.data, names, i), "score": score}
+                    for i, score in zip(suspects.indices, suspects.scores)
+                ],
             },
-        }
-        if run is not None:
-            if run.is_complete:
-                report = run.read_report()
-            else:
-                run.write_report(report)
-    return RecipeResult(
-        report, details, fitted, suspects, None if run is None else run.path, records
-    )
+        },
+    }
+    if run is not None:
+        run.write_report(report)
+    return RecipeResult(report, details, fitted, suspects, None if run is None else run.path)
+
+
+def _fit_and_judge(
+    pipeline: Any,
+    config: RecipeConfig,
+    names: InputNames,
+    options: CategoryOptions,
+    run: RunDirectory | None,
+) -> tuple[dict[str, Any], Any]:
+    """Give the report of the category, and the fitted pipeline."""
+    folder = None if run is None else run.artifacts
+    if folder is not None:
+        folder.create()
+    trains = bool(find_parts(pipeline, BaseTrainedDetector))
+    keeping: Any = nullcontext()
+    if run is not None and trains:
+        run.checkpoints.mkdir(exist_ok=True)
+        keeping = checkpoints(run.checkpoints)
+    try:
+        with keeping:
+            outcome = run_category(
+                config.data.category,
+                config.data.images,
+                names,
+                clone(pipeline),
+                options,
+                folder,
+                config.fit_params,
+            )
+    finally:
+        if folder is not None:
+            folder.discard_if_empty()
+    return outcome.report, outcome.pipeline
+
+
+# ---- several models -------------------------------------------------------------------
+def _run_several(
+    plan: Plan, config: RecipeConfig, run: RunDirectory, **arguments: Any
+) -> RecipeResult:
+    """Run each model in a directory of its own, and keep the best one's artifacts."""
+    results = {}
+    for number, (name, pipeline) in enumerate(plan.pipelines.items(), start=1):
+        one = run.candidate(number, name)
+        one.path.mkdir(parents=True, exist_ok=True)
+        alone = Plan({name: pipeline}, plan.decisions)
+        results[name] = carry_out(alone, config, one, **arguments)
+
+    def auroc(name: str) -> float:
+        return results[name].details["image"]["auroc"]
+
+    best = max(results, key=auroc)  # of equal ones the first
+    won = results[best]
+    if run.is_complete:
+        return replace(won, report=run.read_report(), path=run.path)
+    if not run.artifacts.is_complete:
+        assert won.path is not None
+        shutil.rmtree(run.artifacts.path, ignore_errors=True)
+        with atomic_folder(run.artifacts.path) as part:
+            shutil.copytree(RunDirectory(won.path).artifacts.path, part, dirs_exist_ok=True)
+    comparison = [
+        _compared(name, result, None if name == best else won) for name, result in results.items()
+    ]
+    times = {name: one.details["times"]["ms_per_image"] for name, one in results.items()}
+    report = {
+        **won.report,
+        "training": {**won.report["training"], "comparison": comparison},
+        "times": {**won.report["times"], "candidates": times},
+    }
+    run.write_report(report)
+    return replace(won, report=report, path=run.path)
+
+
+def _compared(name: str, result: RecipeResult, won: RecipeResult | None) -> dict[str, Any]:
+    """Figures of a model, and its differences from the best one; None is for that itself."""
+    assert result.path is not None
+    against = None
+    if won is not None:
+        assert won.path is not None
+        (found,) = compare_runs(won.path, result.path)["categories"].values()
+        against = found["metrics"]
+    image, pixel = result.details["image"], result.details["pixel"]
+    return {
+        "model": name,
+        "run": f"candidates/{result.path.name}",
+        "best": won is None,
+        "image_auroc": image["auroc"],
+        "image_auroc_interval_95": image["interval_95"]["auroc"],
+        "pixel_auroc": pixel["auroc"],
+        "false_positive_rate": result.details["false_positive_rate"]["value"],
+        "true_positive_rate": result.details["true_positive_rate"]["value"],
+        "against_best": against,
+    }
 
 
 def good_images(data: RecipeData) -> Any:

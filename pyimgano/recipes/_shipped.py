@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyimgano.recipes._adapt import industrial_adapt
+from pyimgano.recipes._compare import compare
+from pyimgano.recipes._highres import industrial_highres
 from pyimgano.recipes._recipe import Plan
 
 __all__ = ["SHIPPED"]
 
 SHIPPED: dict[str, Callable[..., Plan]] = {
+    "compare": compare,
     "industrial-adapt": industrial_adapt,
+    "industrial-highres": industrial_highres,
 }

@@ -12,11 +12,14 @@ import pytest
 from sklearn.pipeline import make_pipeline
 
 import pyimgano
-from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator, registry
+from pyimgano._models import Model
 from pyimgano._nesting import find_calibrator, find_defects
 from pyimgano.benchmark import json_schema
+from pyimgano.cli._report_text import comparison_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
 from pyimgano.exceptions import (
+    DatasetError,
     PluginError,
     PluginWarning,
     RunError,
@@ -197,6 +200,60 @@ def test_a_model_without_maps_finds_no_defects():
     plan = plan_of(np.zeros((60, 64, 64, 3), np.uint8), model="vision_knn")
     assert plan.decisions[-1] == "no defects: vision_knn makes no maps to find them in"
     assert find_defects(plan.pipelines["vision_knn"]) is None
+
+
+def test_highres_takes_tiles_that_overlap_and_are_not_shrunk():
+    recipe = _recipe.find_recipe("industrial-highres")
+    data = RecipeData.of(np.zeros((60, 200, 100, 3), np.uint8))
+    pipeline = recipe.plan(RecipeConfig(data, SMALL)).pipelines["industrial-fast-filterbank"]
+    assert (pipeline[1].tile, pipeline[1].stride) == (64, 48)
+    assert find_calibrator(pipeline).estimator.max_bank_patches == 20_000
+    for options, message in (
+        ({"tile": 200}, "no image is larger than a tile"),
+        ({"tile": 32, "tile_overlap": 32}, "must be less than the tile"),
+        ({"model": "vision_knn", "model_options": None}, "makes no maps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe.plan(RecipeConfig(data, {**SMALL, **options}))
+
+
+# ---- several models ---------------------------------------------------------------------
+def test_models_are_compared_and_the_best_is_kept(root, tmp_path, monkeypatch):
+    for name, side in (("small", 32), ("large", 64)):
+        detector = PatchCoreDetector(FilterBankFeatures(resize=side, n_components=8))
+        monkeypatch.setitem(registry._registered, name, Model(name, lambda one=detector: one))
+    data = load_dataset("folder", root, category="wood")
+    options = {"models": ["small", "large"], "quantile": 0.9, "n_overlays": 1}
+    result = run_recipe("compare", data, output_dir=tmp_path, **options)
+    jsonschema.validate(result.report, json_schema("report"))
+    table = result.report["training"]["comparison"]
+    assert [one["model"] for one in table] == ["small", "large"]
+    best = max(table, key=lambda one: one["image_auroc"])
+    (other,) = (one for one in table if one is not best)
+    assert best["best"] and best["against_best"] is None
+    difference = other["image_auroc"] - best["image_auroc"]
+    assert other["against_best"]["auroc"]["difference"] == pytest.approx(difference)
+    assert comparison_text(result.report).splitlines()[0].startswith("model  image AUROC")
+    kept = (result.path / "artifacts" / "pipeline.joblib").read_bytes()
+    for one in table:
+        own = (result.path / one["run"] / "artifacts" / "pipeline.joblib").read_bytes()
+        assert (own == kept) == one["best"]
+    # A run that was ended before the table was made goes on from its candidates.
+    monkeypatch.setattr("pyimgano.recipes._running.run_category", None)
+    (result.path / "report.json").unlink()
+    again = run_recipe("compare", data, output_dir=tmp_path, resume=True, **options)
+    assert again.path == result.path
+    assert again.report["training"] == result.report["training"]
+
+
+def test_compare_needs_two_models_and_defects(root):
+    recipe = _recipe.find_recipe("compare")
+    good = RecipeData.of(root / "wood" / "train" / "good")
+    with pytest.raises(DatasetError, match="compare compares models on test images"):
+        recipe.plan(RecipeConfig(good))
+    data = RecipeData.of(load_dataset("folder", root, category="wood"))
+    with pytest.raises(ValueError, match="two models or more are compared, got vision_padim"):
+        recipe.plan(RecipeConfig(data, {"models": "vision_padim"}))
 
 
 # ---- all recipes ------------------------------------------------------------------------
