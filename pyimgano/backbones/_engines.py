@@ -121,7 +121,7 @@ class OnnxNetwork(_OnnxRunner):
 
     @property
     def any_size(self) -> bool:
-        """Whether one ONNX file serves images of all sizes."""
+        """True if one ONNX file serves images of all sizes."""
         return bool(self.module.any_size)
 
     def fill(self, state: dict[str, np.ndarray]) -> None:

@@ -263,7 +263,7 @@ class BaseNetworkFeatures(BasePatchFeatures):
         self._delivered = (self.onnx_identity(), delivered)
 
     def onnx_identity(self) -> dict[str, Any]:
-        """What tells the network from others, in JSON types."""
+        """Describe in JSON types by what the network is told from others."""
         return {
             "backbone": self.backbone,
             "layers": list(self._layers()),

@@ -238,7 +238,7 @@ def carry_out(
         Of a run that is complete already, what is there.
     """
     run = run_dir if run_dir is None or isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
-    arguments = {
+    arguments: dict[str, Any] = {
         "recipe": recipe,
         "n_overlays": n_overlays,
         "embed_weights": embed_weights,
