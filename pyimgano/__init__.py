@@ -61,6 +61,7 @@ _SUBPACKAGES = (
     "backbones",
     "benchmark",
     "calibration",
+    "cleaning",
     "datasets",
     "defects",
     "detectors",

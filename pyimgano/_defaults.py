@@ -8,6 +8,8 @@ from __future__ import annotations
 
 # The preset that fits what is installed; both that it can be need nothing else.
 MODEL = "industrial-fast"
+# Likewise, for images that do not belong in a folder.
+CLEANING_MODEL = "industrial-clean"
 # One good part in fifty may be called bad: a rate that 49 good images support, and that a test set
 # of usual size can check. The reason in full is in doc/user_guide/thresholds.rst.
 QUANTILE = 0.98

@@ -404,6 +404,16 @@ PRESETS: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
         "PatchCore as in the paper: WideResNet-50 and a tenth of all patches; wants a GPU.",
         lambda: {"features": "wide_resnet50_2", "coreset_ratio": 0.1},
     ),
+    "industrial-clean-imagenet": (
+        "vision_musc",
+        "Mutual scoring on EfficientNet-Lite0: the images of a folder that do not belong.",
+        lambda: {"features": make_features("efficientnet_lite0", pool=1)},
+    ),
+    "industrial-clean-filterbank": (
+        "vision_musc",
+        "Mutual scoring without network weights: the images of a folder that do not belong.",
+        lambda: {"features": FilterBankFeatures(resize=320)},
+    ),
     "embedded": (
         "vision_patchcore",
         "PatchCore for small computers: half the filter bank's features at 128 pixels, no weights.",
@@ -415,6 +425,7 @@ PRESETS: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
 }
 # Names that stand for the first preset if its extra is installed, otherwise for the second.
 CHOICES = {
+    "industrial-clean": ("industrial-clean-imagenet", "industrial-clean-filterbank"),
     "industrial-fast": ("industrial-fast-imagenet", "industrial-fast-filterbank"),
 }
 

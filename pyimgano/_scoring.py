@@ -21,13 +21,51 @@ from pyimgano.utils._columns import with_index
 from pyimgano.utils._fitting import FittedParametersMixin
 from pyimgano.utils._state import Array, MayLack, Names, Number, Rule
 
-__all__ = ["MODEL_ERRORS", "AnomalyMapMixin", "OutlierScoreMixin", "ScoredBlock"]
+__all__ = [
+    "MODEL_ERRORS",
+    "AnomalyMapMixin",
+    "OutlierScoreMixin",
+    "ScoredBlock",
+    "robust_threshold",
+]
 
 # ``contamination="auto"`` puts the threshold at this quantile of the out-of-sample scores.
 _AUTO_QUANTILE = 0.995
 
+# A score is suspicious that lies so many robust standard deviations above the median.
+_ROBUST_DEVIATIONS = 3.0
+# Standard deviations of a normal distribution in its median and mean absolute deviation.
+_PER_MEDIAN, _PER_MEAN = 1.4826, 1.2533
+
 # Errors that concern the whole model: always raised, never recorded for one sample.
 MODEL_ERRORS = (DeviceError, MissingExtraError, NotFittedError, WeightsError)
+
+
+def robust_threshold(scores: np.ndarray) -> float:
+    """Put a threshold on scores of which fewer than half may be those of anomalies.
+
+    It is three robust standard deviations above the median. The deviation comes from the median
+    of the distances to the median [1]_, which a few anomalies hardly move, however far they lie;
+    from the mean of these distances where more than half of the scores are equal.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n,)
+        Anomaly scores.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    .. [1] B. Iglewicz and D. C. Hoaglin, "How to Detect and Handle Outliers", ASQC 1993.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    middle = float(np.median(scores))
+    off = np.abs(scores - middle)
+    deviation = _PER_MEDIAN * float(np.median(off)) or _PER_MEAN * float(off.mean())
+    return middle + _ROBUST_DEVIATIONS * deviation
 
 
 class ScoredBlock(NamedTuple):
@@ -93,11 +131,15 @@ class OutlierScoreMixin(FittedParametersMixin, TransformerMixin, OutlierMixin):
         if self.contamination == "auto":
             # Scores of images that networks were trained on are too low for it.
             new = vars(self).get("held_out_", slice(None))
-            self.offset_ = float(flip(np.quantile(training_scores[new], _AUTO_QUANTILE)))
+            self.offset_ = float(flip(self._auto_threshold(training_scores[new])))
         else:
             share = 100.0 * float(self.contamination)
             self.offset_ = float(np.percentile(flip(training_scores), share))
         self._keep_parameters()
+
+    def _auto_threshold(self, training_scores: np.ndarray) -> float:
+        """Threshold that ``contamination="auto"`` stands for, on scores of good samples."""
+        return float(np.quantile(training_scores, _AUTO_QUANTILE))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Compute normality scores; higher means more normal.

@@ -136,7 +136,8 @@ def list_models(
     --------
     >>> from pyimgano import list_models
     >>> list_models(tags="preset")
-    ['embedded', 'industrial-accurate', 'industrial-balanced', 'industrial-fast', \
+    ['embedded', 'industrial-accurate', 'industrial-balanced', 'industrial-clean', \
+'industrial-clean-filterbank', 'industrial-clean-imagenet', 'industrial-fast', \
 'industrial-fast-filterbank', 'industrial-fast-imagenet']
     >>> "vision_padim" in list_models(family="gaussian", supports_pixel_map=True)
     True
@@ -241,10 +242,10 @@ def model_info(name: str, /) -> dict[str, Any]:
 def resolve_model(name: str, /) -> tuple[str, str]:
     """Name the preset that a model's name stands for on this machine, and the reason.
 
-    ``"industrial-fast"`` is the one name that stands for another: for
-    ``"industrial-fast-imagenet"`` where the extra ``imagenet`` is installed, and for
-    ``"industrial-fast-filterbank"``, which needs no weights, where it is not. Those two names
-    mean the same on every machine.
+    ``"industrial-fast"`` and ``"industrial-clean"`` are the names that stand for others:
+    ``"industrial-fast"`` for ``"industrial-fast-imagenet"`` where the extra ``imagenet`` is
+    installed, and for ``"industrial-fast-filterbank"``, which needs no weights, where it is not.
+    Those two names mean the same on every machine. ``"industrial-clean"`` is alike.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.defects import DefectExtractor
 from pyimgano.detectors import (
     AnomalyDINODetector,
+    MutualScoringDetector,
     NCCTemplateDetector,
     PaDiMDetector,
     PatchCoreDetector,
@@ -56,6 +57,10 @@ from pyimgano.tiling import TilingTransformer
 # For scikit-learn's battery, which feeds tables.
 TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [AnomalyDINODetector(), AnomalyDINODetector(coreset_ratio=0.1)],
+    "MutualScoringDetector": [
+        MutualScoringDetector(),
+        MutualScoringDetector(neighborhoods=[1], projection_dim=None, max_references=30),
+    ],
     "NCCTemplateDetector": [NCCTemplateDetector()],
     "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
@@ -161,6 +166,16 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         AnomalyDINODetector(FilterBankFeatures(resize=64)),
         AnomalyDINODetector(
             FilterBankFeatures(resize=64), coreset_ratio=0.1, mask="pca", n_rotations=2
+        ),
+    ],
+    "MutualScoringDetector": [
+        MutualScoringDetector(FilterBankFeatures(resize=64)),
+        MutualScoringDetector(
+            FilterBankFeatures(resize=64),
+            neighborhoods=(1,),
+            max_references=8,
+            coreset_ratio=1.0,
+            projection_dim=32,
         ),
     ],
     "PaDiMDetector": [PaDiMDetector(FilterBankFeatures(resize=32))],

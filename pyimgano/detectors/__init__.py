@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyimgano._moved import moved_names
 from pyimgano.detectors._anomalydino import AnomalyDINODetector
+from pyimgano.detectors._musc import MutualScoringDetector
 from pyimgano.detectors._nearest_normal import NearestNormal, NormalPatch, nearest_normal
 from pyimgano.detectors._padim import PaDiMDetector
 from pyimgano.detectors._patch_base import BasePatchDetector
@@ -29,6 +30,7 @@ __all__ = [
     "BaseFeatureTrainedDetector",
     "BasePatchDetector",
     "BaseTrainedDetector",
+    "MutualScoringDetector",
     "NCCTemplateDetector",
     "NearestNormal",
     "NormalPatch",

@@ -51,6 +51,7 @@ _OWN = {
     "pyimgano.calibration._pixels": "PixelThresholdCalibrator",
     "pyimgano.defects._extractor": "DefectExtractor",
     "pyimgano.detectors._anomalydino": "AnomalyDINODetector",
+    "pyimgano.detectors._musc": "MutualScoringDetector",
     "pyimgano.detectors._padim": "PaDiMDetector",
     "pyimgano.detectors._patchcore": "PatchCoreDetector",
     "pyimgano.detectors._pyod": "PyODDetector",

@@ -981,6 +981,8 @@ def test_models_prints_json(capsys):
     assert call(models.main, "list", "--tag", "preset", "--no-checkpoint") == 0
     assert json.loads(capsys.readouterr().out) == [
         "embedded",
+        "industrial-clean",
+        "industrial-clean-filterbank",
         "industrial-fast",
         "industrial-fast-filterbank",
     ]
