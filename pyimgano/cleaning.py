@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyimgano._decision import check_finite, is_anomalous
+from pyimgano._decision import check_finite, flip, is_anomalous
 from pyimgano._scoring import robust_threshold
 
 __all__ = ["Suspect", "rank_suspects"]
@@ -80,5 +80,5 @@ def rank_suspects(training_scores: Any) -> list[Suspect]:
         )
     check_finite(scores, "rank_suspects", "training scores")
     marked = is_anomalous(scores, robust_threshold(scores))
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(flip(scores), kind="stable")
     return [Suspect(int(i), float(scores[i]), bool(marked[i])) for i in order]
