@@ -288,6 +288,9 @@ def _results(
 ) -> Iterator[InferenceResult]:
     for block in blocks:
         labels = as_labels(is_anomalous(block.scores, cut)).tolist()
+        p_values: list[float | None] = [None] * len(labels)
+        if calibrator is not None:
+            p_values = calibrator.p_value_of_scores(block.scores).tolist()
         for i, value in enumerate(block.scores.tolist()):
             at = block.start + i
             if i in block.errors:
@@ -299,7 +302,7 @@ def _results(
                 score=value,
                 threshold=cut,
                 label=labels[i],
-                p_value=None if calibrator is None else float(calibrator.p_value_of_scores(value)),
+                p_value=p_values[i],
                 anomaly_map=block.maps[i] if block.maps else None,
             )
 

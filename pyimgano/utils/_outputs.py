@@ -247,11 +247,13 @@ class PieceWriter:
     ----------
     n_bytes : int
         Size of the file.
+    n_kept : int
+        Size that it had before anything was written.
     """
 
     def __init__(self, file: Any, n_bytes: int = 0, sync_seconds: float | None = None) -> None:
         self._file = file
-        self.n_bytes = n_bytes
+        self.n_bytes = self.n_kept = n_bytes
         self._sync_seconds = sync_seconds
         self._synced = time.monotonic()
 
@@ -324,8 +326,10 @@ class _PartFile:
             os.fchmod(handle, wanted)
 
     def abandon(self) -> None:
-        """Remove the file, unless it holds lines that are worth looking at."""
-        if self.is_continued or (self.lines is not None and self.lines.n_bytes):
+        """Remove the file, unless it holds lines that are nowhere else."""
+        lines = self.lines
+        # What was kept, unless it was this file before, is a copy of the file that stays.
+        if self.is_continued or (lines is not None and lines.n_bytes > lines.n_kept):
             return
         if self.file is None:
             _remove_if_new(self.part)

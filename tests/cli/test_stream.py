@@ -120,16 +120,23 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(pipeline, photos, tmp_p
     assert call(*arguments) == 1
     before = jsonl.read_bytes()
     assert call(*arguments, "--threshold", 3) == 2
+    assert not Path(f"{jsonl}.part").exists()
     assert "its records have the threshold" in capsys.readouterr().err
     shutil.copy(photos / "0.png", photos / "8.png")
     shutil.copy(photos / "7.png", photos / "8.png")  # another picture under the last name
     assert call(*arguments) == 2
     assert "8.png has the score" in capsys.readouterr().err
     assert jsonl.read_bytes() == before
+    assert not Path(f"{jsonl}.part").exists()
+    # Records that are nowhere else stay, those of a run that was ended or refused.
+    Path(f"{jsonl}.part").write_bytes(before)
+    assert call(*arguments, "--threshold", 3) == 2
+    assert Path(f"{jsonl}.part").read_bytes() + before.splitlines(True)[-1] == before
+    Path(f"{jsonl}.part").unlink()
     for text in ("my notes", "my notes\nin two lines\n", '{"index": 0}\n{"index": 1}\n'):
         jsonl.write_text(text)
-        Path(f"{jsonl}.part").unlink(missing_ok=True)
         assert call(*arguments) == 2
+        assert not Path(f"{jsonl}.part").exists()
         assert "line 1: is no record of pyimgano infer" in capsys.readouterr().err
         assert jsonl.read_text() == text
     assert call(pipeline, photos, "--resume") == 2
