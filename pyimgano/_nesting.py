@@ -181,7 +181,7 @@ def input_of(calibrator: Any, estimator: Any, X: Any) -> Any:
 
     Parameters
     ----------
-    calibrator : ThresholdCalibrator
+    calibrator : ThresholdCalibrator or PixelThresholdCalibrator
         One that is inside ``estimator``.
     estimator : fitted estimator
         Any nesting.

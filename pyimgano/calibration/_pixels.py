@@ -27,6 +27,7 @@ from pyimgano._decision import flip
 from pyimgano._nesting import (
     find_calibrator,
     innermost,
+    input_of,
     is_calibrator,
     makes_maps,
     no_detector,
@@ -44,7 +45,13 @@ from pyimgano.calibration._out_of_sample import (
     held_out,
     index_metadata,
 )
-from pyimgano.calibration._recognition import learns_before, maps_own_out_of_sample
+from pyimgano.calibration._recognition import (
+    content_keys,
+    learns_before,
+    maps_own_out_of_sample,
+    recognized,
+    recognizes,
+)
 from pyimgano.calibration._tails import (
     Cut,
     check_enough,
@@ -54,7 +61,7 @@ from pyimgano.calibration._tails import (
 )
 from pyimgano.defects import DefectExtractor, DefectRegion
 from pyimgano.defects._extractor import check_map
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import TooFewImagesError, TrainingImagesError
 from pyimgano.inputs._containers import sliceable
 from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import (
@@ -65,14 +72,28 @@ from pyimgano.utils._fitting import (
     set_on_fitted_copy,
 )
 from pyimgano.utils._outputs import naming_temporary_files
-from pyimgano.utils._state import Array, Map, Object, Plain, Sizes, State, fail
+from pyimgano.utils._state import (
+    Array,
+    Map,
+    Maybe,
+    MayLack,
+    Number,
+    Object,
+    Plain,
+    Sizes,
+    State,
+    fail,
+)
 from pyimgano.utils._versions import VersionStampMixin
 from pyimgano.utils._warning import warn_user
 
 __all__ = ["PixelThresholdCalibrator"]
 
 # The part of a provenance that an entry of its history repeats.
-_AUDITED = ("threshold", "method", "target_rate", "expected_false_positive_rate")
+_AUDITED = (
+    *("threshold", "method", "maps", "n_images", "target_rate"),
+    "expected_false_positive_rate",
+)
 
 
 def _is_calibrated(self: PixelThresholdCalibrator) -> bool:
@@ -195,6 +216,8 @@ class PixelThresholdCalibrator(
         "extractor_": Object("DefectExtractor"),
         "region_scores_": Array("float64", "n"),
         "pixel_provenance_": Map(str, Plain()),
+        # Files of versions without recalibrate have none; their models are asked instead.
+        "_training_keys": MayLack(Maybe(Map(bytes, Number(0, whole=True)))),
     }
     _runtime_parameters = frozenset({"memory", "n_jobs"})
     _at_once = {"quantile": "To move the pixel threshold at once, call set_pixel_quantile."}
@@ -283,10 +306,22 @@ class PixelThresholdCalibrator(
         self._fit_estimator(X, params, groups)
         with _MapFile() as maps:
             order, source = self._out_of_sample_maps(X, cv, params, groups, maps)
-            cut = self._fit_extractor(maps, order)
+            extractor = self.extractor if self.extractor is not None else DefectExtractor()
+            fitted = self._fitted_extractor(extractor, maps, order, float(self.quantile))
+        self.extractor_, self.region_scores_, cut = fitted
+        self._training_keys = self._keys_of(X)
         self._describe(cut, source)
         self._keep_parameters()
         return self
+
+    def _keys_of(self, X: Any) -> dict[bytes, int] | None:
+        """Keys of the training images where the maps of these are not as of new ones."""
+        if is_prefit(self.cv) or _is_given(self.estimator_):  # these are not what it has seen
+            return None
+        if maps_own_out_of_sample(self.estimator_):
+            return None
+        keys = content_keys(X)
+        return None if keys is None else {key: i for i, key in enumerate(keys)}
 
     def _fit_estimator(self, X: Any, params: dict[str, Any], groups: Any) -> None:
         if is_prefit(self.cv):
@@ -334,8 +369,11 @@ class PixelThresholdCalibrator(
             maps.add_all(model, _safe_indexing(X, test))
         return np.concatenate([test for _, test in cv]), f"{len(cv)} folds"
 
-    def _fit_extractor(self, maps: _MapFile, order: np.ndarray) -> Cut:
-        extractor = clone(self.extractor if self.extractor is not None else DefectExtractor())
+    def _fitted_extractor(
+        self, extractor: DefectExtractor, maps: _MapFile, order: np.ndarray, quantile: float
+    ) -> tuple[DefectExtractor, np.ndarray, Cut]:
+        """Fit a copy of an extractor; give it, the region scores and where its threshold is."""
+        extractor = clone(extractor)
         region = getattr(innermost(self.estimator_)[0], "roi_mask_", None)
         if region is not None:
             if extractor.roi is not None:
@@ -344,15 +382,13 @@ class PixelThresholdCalibrator(
         extractor._fit_base(maps)
         scores = np.empty(len(order))
         scores[order] = [extractor._region_score(one) for one in extractor._prepared(maps)]
-        quantile = float(self.quantile)
         if self.target == "images":
             cut = put_cut(np.sort(scores), self.method, quantile, float(self.confidence))
         else:
             cut = cut_by_hand(np.sort(scores), extractor._pixel_threshold(maps, quantile))
         extractor._check_threshold(cut.threshold)
         extractor.threshold_ = cut.threshold
-        self.extractor_, self.region_scores_ = extractor, scores
-        return cut
+        return extractor, scores, cut
 
     def _describe(self, cut: Cut, source: str) -> None:
         self.pixel_provenance_ = {
@@ -422,7 +458,95 @@ class PixelThresholdCalibrator(
         )
         return self
 
-    def _move(self, cut: Cut, call: str, **changes: Any) -> None:
+    def recalibrate(self, X_good: Any, quantile: float | None = None) -> PixelThresholdCalibrator:
+        """Put the thresholds on the maps and scores of other good images; the model stays as it is.
+
+        The pixel threshold is put as ``fit`` puts it, by the parameters of ``fit`` and the
+        ``extractor_``, and a ``ThresholdCalibrator`` inside, unless it is frozen, is recalibrated
+        on the same images. If one of the two cannot be moved, neither is.
+
+        Parameters
+        ----------
+        X_good : input of the estimator
+            Good images, such as those of the first days at a new place. For a calibrator at the
+            end of a pipeline: what the steps before it make of them,
+            ``pipe[:-1].transform(images)``. Images that the model was trained on count by their
+            out-of-sample maps where the detector makes such, and are refused otherwise.
+        quantile : float in (0, 1), default=None
+            As the parameter ``quantile``, which it becomes; for ``target="images"`` also that of
+            the ``ThresholdCalibrator`` inside. None leaves both as they are.
+
+        Returns
+        -------
+        self
+            ``pixel_provenance_["history"]`` has one entry more.
+
+        Raises
+        ------
+        TooFewImagesError
+            If there are too few images for the rate; nothing is changed then.
+        TrainingImagesError
+            If some are training images that this model does not map as new ones.
+        """
+        check_is_fitted(self)
+        if quantile is not None and not (isinstance(quantile, Real) and 0.0 < quantile < 1.0):
+            raise ValueError(f"quantile must be a number in (0, 1), got {quantile!r}.")
+        (X_good,) = indexable(sliceable(X_good))
+        n = _num_samples(X_good)
+        share = float(self.quantile if quantile is None else quantile)
+        if n < 2:
+            raise TooFewImagesError(f"a pixel threshold needs at least 2 good images, got {n}.")
+        if self.target == "images":
+            check_enough(n, share, self.method, float(self.confidence))
+        n_known = self._refuse_or_count_training_images(X_good)
+        with _MapFile() as maps:
+            maps.add_all(self.estimator_, X_good)
+            fitted = self._fitted_extractor(self.extractor_, maps, np.arange(n), share)
+        frozen = isinstance(self.estimator_, FrozenEstimator)
+        inner = None if frozen else find_calibrator(self.estimator_)
+        if inner is not None:
+            of_images = quantile if self.target == "images" else None
+            inner.recalibrate(input_of(inner, self.estimator_, X_good), of_images)
+        extractor, self.region_scores_, cut = fitted
+        if quantile is not None:
+            self.quantile = quantile
+            self._parameters_at_fit = {**self._parameters_at_fit, "quantile": quantile}
+        among = f", {n_known} of them training images by their out-of-sample maps"
+        self._move(
+            cut,
+            "recalibrate",
+            extractor,
+            method=self.method if self.target == "images" else "quantile of pixels",
+            maps="images given to recalibrate" + among * (n_known > 0),
+            n_images=n,
+            target_rate=target_rate(share),
+            lowest_supported_rate=lowest_supported_rate(n, self.method, float(self.confidence)),
+            base=extractor.base_,
+        )
+        return self
+
+    def _refuse_or_count_training_images(self, X: Any) -> int:
+        if maps_own_out_of_sample(self.estimator_):
+            return int(recognized(self.estimator_, X).sum())
+        known = vars(self).get("_training_keys")
+        seen: Any = []
+        if known is not None:
+            seen = [key in known for key in content_keys(X) or []]
+        elif recognizes(self.estimator_):
+            seen = recognized(self.estimator_, X)
+        again = np.flatnonzero(seen)
+        if len(again):
+            raise TrainingImagesError(
+                f"{len(again)} of the {_num_samples(X)} images given to recalibrate were trained "
+                f"on, the first is at index {again[0]}. The maps that this model makes of them are "
+                "more normal than those of new ones. Nothing was changed. Leave them out, or fit "
+                "again on all images."
+            )
+        return 0
+
+    def _move(
+        self, cut: Cut, call: str, extractor: DefectExtractor | None = None, **changes: Any
+    ) -> None:
         before = self.pixel_provenance_
         after = {**before, **changes, **as_stated(cut)}
         entry = {
@@ -432,7 +556,7 @@ class PixelThresholdCalibrator(
             "after": {name: after[name] for name in _AUDITED},
         }
         self.pixel_provenance_ = {**after, "history": [*before["history"], entry]}
-        moved = deepcopy(self.extractor_)
+        moved = deepcopy(self.extractor_) if extractor is None else extractor
         moved.threshold_ = cut.threshold
         self.extractor_ = moved
 

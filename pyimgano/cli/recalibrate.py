@@ -27,8 +27,9 @@ Put the threshold of a saved pipeline somewhere else, and save the result. What 
 has learned stays as it is, and so does the score of each image.
 
 With images, all of them of good parts as they come now, the threshold is put where the
-false-alarm rate asks for it among their scores. Without images, --quantile puts it by the
-scores that the pipeline has, and --threshold puts it at a score.
+false-alarm rate asks for it among their scores, and the pixel threshold of defects, where there
+is one, by their heat maps. Without images, --quantile puts the threshold by the scores that the
+pipeline has, and --threshold puts it at a score.
 """
 _EPILOG = """\
 examples:
@@ -122,15 +123,16 @@ def _move_threshold(options: argparse.Namespace) -> int:
             f"{options.pipeline} holds no ThresholdCalibrator, whose threshold could be moved. In "
             "Python: ThresholdCalibrator(FrozenEstimator(pipeline)).fit(good_images), then save it"
         )
-    before = calibrator.threshold_
+    before, pixels = calibrator.threshold_, find_defects(pipeline)
+    pixel_before = None if pixels is None else pixels.pixel_threshold_
     n_errors = 0
     if options.threshold is not None:
         calibrator.set_threshold(options.threshold)
     elif not paths:
         calibrator.set_quantile(options.quantile)
     else:
-        n_errors = _by_images(options, pipeline, calibrator, paths)
-    from pyimgano.calibration._words import threshold_in_words
+        n_errors = _by_images(options, pipeline, calibrator, pixels, paths)
+    from pyimgano.calibration._words import pixel_threshold_in_words, threshold_in_words
 
     for line in threshold_in_words(calibrator.provenance_):
         _common.tell(line)
@@ -140,10 +142,14 @@ def _move_threshold(options: argparse.Namespace) -> int:
         f"of {'these' if paths else 'the'} {len(scores)} good images, {above[0]} were called bad "
         f"before (threshold {before:.4g}), and {above[1]} now"
     )
-    if (pixels := find_defects(pipeline)) is not None:
+    if pixels is not None and paths:
         _common.tell(
-            f"the pixel threshold of its defects stays at {pixels.pixel_threshold_:.4g}; in "
-            "Python, set_pixel_quantile moves it"
+            f"{pixel_threshold_in_words(pixels.pixel_provenance_)}; it was {pixel_before:.4g}"
+        )
+    elif pixels is not None:
+        _common.tell(
+            f"the pixel threshold of its defects stays at {pixels.pixel_threshold_:.4g}; images "
+            "move it as well, and in Python set_pixel_quantile does"
         )
     with _common.stopping("the pipeline with the new threshold was not saved"):
         save(pipeline, options.output, map_range=read_map_range(options.pipeline))
@@ -153,10 +159,10 @@ def _move_threshold(options: argparse.Namespace) -> int:
 
 
 def _by_images(
-    options: argparse.Namespace, pipeline: Any, calibrator: Any, paths: list[str]
+    options: argparse.Namespace, pipeline: Any, calibrator: Any, pixels: Any, paths: list[str]
 ) -> int:
     """Recalibrate on images; return the number of those that could not be read."""
-    from pyimgano._nesting import input_of
+    from pyimgano._nesting import find_calibrator, input_of
     from pyimgano.inputs import ImageSequence
 
     before = prepare_networks(pipeline, options)
@@ -169,7 +175,12 @@ def _by_images(
     )
     if not len(found.images):
         raise _common.UsageError("none of the images can be read")
-    calibrator.recalibrate(input_of(calibrator, pipeline, found.images.paths), options.quantile)
+    images = found.images.paths
+    if pixels is not None:
+        pixels.recalibrate(input_of(pixels, pipeline, images), options.quantile)
+    # One around the calibrator of pixels is not moved along with it.
+    if pixels is None or find_calibrator(pixels) is not calibrator:
+        calibrator.recalibrate(input_of(calibrator, pipeline, images), options.quantile)
     for step, parameters in before:  # the options are for this run, not for the saved pipeline
         step.set_params(**parameters)
     return found.n_errors

@@ -20,7 +20,7 @@ from pyimgano.calibration._recognition import maps_own_out_of_sample
 from pyimgano.defects import DefectExtractor
 from pyimgano.detectors import PatchCoreDetector, PixelGaussianDetector, PyODDetector
 from pyimgano.ensemble import ScoreEnsemble
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import TooFewImagesError, TrainingImagesError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 
@@ -229,6 +229,67 @@ def test_the_threshold_moves_by_hand_and_by_rate():
     with pytest.raises(ValueError, match="must be a finite number"):
         model.pixel_threshold_ = np.nan
     assert len(model.pixel_provenance_["history"]) == 2
+
+
+def test_other_good_images_move_both_thresholds_and_nothing_else():
+    model = PixelThresholdCalibrator(
+        ThresholdCalibrator(TEMPLATE, quantile=0.8),
+        DefectExtractor(min_area=2, border_ignore_px=1),
+        quantile=0.75,
+    ).fit(IMAGES)
+    new = np.random.RandomState(2).randint(80, 120, (9, 24, 24, 3)).astype(np.uint8)
+    before, scores = model.pixel_provenance_, model.score_samples(new)
+    cut = model.threshold_
+    assert model.recalibrate(new) is model
+    # The same as a calibrator of the fitted detector that is given these images.
+    apart = PixelThresholdCalibrator(
+        ThresholdCalibrator(FrozenEstimator(model.estimator_.estimator_), quantile=0.8),
+        DefectExtractor(min_area=2, border_ignore_px=1),
+        quantile=0.75,
+        cv="prefit",
+    )
+    apart.set_params(estimator=apart.estimator.fit(new))
+    apart.fit(new)
+    np.testing.assert_array_equal(model.region_scores_, apart.region_scores_)
+    assert model.pixel_threshold_ == apart.pixel_threshold_ != before["threshold"]
+    assert model.threshold_ == apart.threshold_ != cut
+    np.testing.assert_array_equal(model.score_samples(new), scores)
+    (entry,) = model.pixel_provenance_["history"]
+    assert entry["call"] == "recalibrate" and entry["before"]["n_images"] == 12
+    told = model.pixel_provenance_
+    assert (told["maps"], told["n_images"]) == ("images given to recalibrate", 9)
+    assert told["base"] == model.extractor_.base_ == apart.extractor_.base_ != before["base"]
+    assert told["lowest_supported_rate"] == pytest.approx(0.1)
+    assert find_calibrator(model).provenance_["history"][-1]["call"] == "recalibrate"
+    # A new rate is that of both; training images count by their out-of-sample maps.
+    model.recalibrate(np.concatenate([new, IMAGES[:3]]), quantile=0.9)
+    assert (model.quantile, find_calibrator(model).quantile) == (0.9, 0.9)
+    assert model.pixel_provenance_["maps"].endswith(
+        ", 3 of them training images by their out-of-sample maps"
+    )
+    assert model.pixel_provenance_["target_rate"] == 0.1
+
+
+def test_what_no_threshold_can_be_put_on_is_refused_and_changes_nothing():
+    model = PixelThresholdCalibrator(ThresholdCalibrator(MeanImage(), quantile=0.8), quantile=0.75)
+    model.fit(ROWS)
+    state = model.pixel_provenance_, find_calibrator(model).provenance_
+    new = np.random.RandomState(3).normal(size=(8, 6))
+    with pytest.raises(TrainingImagesError, match=r"1 of the 9 images .* trained on.* index 8"):
+        model.recalibrate(np.concatenate([new, ROWS[:1]]))
+    with pytest.raises(TooFewImagesError):
+        model.recalibrate(new, quantile=0.99)
+    with pytest.raises(TooFewImagesError, match="at least 2 good images, got 1"):
+        model.recalibrate(new[:1])
+    with pytest.raises(ValueError, match="quantile must be a number"):
+        model.recalibrate(new, quantile=1)
+    # Enough for the pixel threshold, and not for that of images.
+    find_calibrator(model).set_quantile(0.95)
+    state = model.pixel_provenance_, find_calibrator(model).provenance_
+    with pytest.raises(TooFewImagesError):
+        model.recalibrate(new)
+    assert (model.pixel_provenance_, find_calibrator(model).provenance_) == state
+    assert model.quantile == 0.75
 
 
 def test_parameters_count_as_they_were_in_fit():

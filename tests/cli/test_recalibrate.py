@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
+from pyimgano.calibration import PixelThresholdCalibrator
 from pyimgano.cli import infer, recalibrate
 from pyimgano.cli import main as umbrella
 from pyimgano.datasets import make_inspection_dataset
@@ -154,3 +155,20 @@ def test_what_cannot_be_done_is_one_line_and_no_file(line3, photos, tmp_path, ca
 def test_it_is_one_of_the_commands(capsys):
     assert umbrella.main(["recalibrate", "nothing.joblib", "-o", "x", "--quantile", "0.9"]) == 2
     assert "pyimgano recalibrate: error: nothing.joblib" in capsys.readouterr().err
+
+
+def test_new_good_images_move_the_pixel_threshold_as_well(photos, tmp_path, capsys):
+    first, second = (sorted(map(str, (photos / day).iterdir())) for day in ("first", "second"))
+    detector = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.05)
+    model = PixelThresholdCalibrator(ThresholdCalibrator(detector, quantile=0.9), quantile=0.9)
+    pipe = make_pipeline(ImageFormatNormalizer(), model).fit(first)
+    old = pyimgano.save(pipe, tmp_path / "line3.joblib")
+    assert call(old, photos / "second", "-o", tmp_path / "line3b.joblib", "--quantile", 0.8) == 0
+    before, after = pipe[-1].pixel_threshold_, pyimgano.load(tmp_path / "line3b.joblib")[-1]
+    pipe[-1].recalibrate(pipe[:-1].transform(second), 0.8)
+    assert after.pixel_threshold_ == pipe[-1].pixel_threshold_ != before
+    assert after.threshold_ == pipe[-1].threshold_
+    assert (after.quantile, after.estimator_.quantile) == (0.8, 0.8)
+    told = capsys.readouterr().out
+    assert f"pixel threshold {after.pixel_threshold_:.4g}: about" in told
+    assert f"; it was {before:.4g}" in told
