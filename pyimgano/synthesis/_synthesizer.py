@@ -31,6 +31,8 @@ _DEFAULT_KINDS = DEFECT_KINDS[:8]
 _MAX_SHARE = 0.3  # of the image that a defect may cover; a few pixels in any case
 _FEW_PIXELS = 4
 _ATTEMPTS = 20
+# Levels of 255 by which a pixel differs that belongs to a defect which shows next to it.
+_FAINT = 4
 
 
 class SynthesizedDefects(NamedTuple):
@@ -258,7 +260,7 @@ def _paint(
             painted = PAINTERS[kind](photo, canvas, rng, strength)
             seen = to_sheet(painted)
             seen = np.where(photo.allowed[..., None], seen, image)
-            mask = visible_change(image, seen, canvas.scale) > 0
+            mask = visible_change(image, seen, canvas.scale, _FAINT) > 0
             mask &= (seen != image).any(axis=2)
             if mask.any() and np.count_nonzero(mask) <= most:
                 return np.where(mask[..., None], seen, image), mask, kind

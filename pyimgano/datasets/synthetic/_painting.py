@@ -313,17 +313,21 @@ def to_color(value: object) -> tuple[float, ...]:
 
 
 def visible_change(
-    sound: NDArray[np.uint8], seen: NDArray[np.uint8], scale: float
+    sound: NDArray[np.uint8], seen: NDArray[np.uint8], scale: float, faint: int = _MIN_CHANGE
 ) -> NDArray[np.uint8]:
-    """Mask of the pixels that differ noticeably, small gaps closed and lone pixels dropped."""
+    """Mask of the pixels that differ noticeably, small gaps closed and lone pixels dropped.
+
+    Pixels that differ by ``faint`` levels count where they adjoin those that differ noticeably.
+    """
     change = cv2.absdiff(sound, seen).max(axis=2)
-    mask = (change >= _MIN_CHANGE).astype(np.uint8)
+    mask = (change >= faint).astype(np.uint8)
     reach = max(round(2 * scale), 1)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     closed = cv2.morphologyEx(np.pad(mask, 2 * reach), cv2.MORPH_CLOSE, disc)
     mask = np.ascontiguousarray(closed[2 * reach : -2 * reach, 2 * reach : -2 * reach])
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     few = min(4, max(min(mask.shape) // 2, 1))
-    keep = stats[:, cv2.CC_STAT_AREA] >= max(15 * scale**2, few)
+    noticeable = np.bincount(labels[change >= _MIN_CHANGE], minlength=len(stats)) > 0
+    keep = noticeable & (stats[:, cv2.CC_STAT_AREA] >= max(15 * scale**2, few))
     keep[0] = False
     return keep[labels].astype(np.uint8)
