@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -102,6 +102,11 @@ class TrainingStream(Generic[Block]):
     on_block : callable, default=None
         ``on_block(block, groups)`` is called with each block of the first pass and the groups of
         its samples, before the block is yielded; not with augmented views.
+    known : mapping of bytes to int, default=None
+        ``group_of_image`` of images that were learned from earlier: a copy of one of them joins
+        its group.
+    n_known : int, default=0
+        Number of those images; the groups of others are counted from it on.
 
     Attributes
     ----------
@@ -115,7 +120,10 @@ class TrainingStream(Generic[Block]):
         Index of the first sample with the same key: same image content, same tile number.
         Complete once the first pass is over.
     group_of_image : dict of bytes to int
-        Maps an image digest to its group. Complete once the first pass is over.
+        Maps an image digest to its group, with those known before. Complete once the first pass
+        is over.
+    image_groups : ndarray of shape (n_images,), int
+        Group of each image, of one in tiles as well. Complete once the first pass is over.
 
     Raises
     ------
@@ -129,17 +137,20 @@ class TrainingStream(Generic[Block]):
         n_samples: int,
         verbose: bool = False,
         on_block: Callable[[Block, np.ndarray], None] | None = None,
+        known: Mapping[bytes, int] | None = None,
+        n_known: int = 0,
     ) -> None:
         self.n_samples = n_samples
         self._on_block = on_block
         self._read_blocks = read_blocks
         self._verbose = verbose
         self._begun = False
-        self._group_of_image: dict[bytes, int] = {}
+        self._group_of_image: dict[bytes, int] = dict(known or {})
         self._group_of: list[int] = []
+        self._image_groups: list[int] = []
         self._duplicate_of: list[int] = []
         self._first_with_key: dict[SampleKey, int] = {}
-        self._n_images = 0
+        self._n_images = n_known
 
     def __iter__(self) -> Iterator[Block]:
         if self._begun:
@@ -157,6 +168,8 @@ class TrainingStream(Generic[Block]):
                     self._n_images += key.tile == 0  # each image begins with its first tile
                     group = self._group_of_image.setdefault(key.image, self._n_images - 1)
                     self._group_of.append(group)
+                    if key.tile == 0:
+                        self._image_groups.append(group)
                     self._duplicate_of.append(
                         self._first_with_key.setdefault(key, len(self._duplicate_of))
                     )
@@ -182,6 +195,10 @@ class TrainingStream(Generic[Block]):
     @property
     def group_of(self) -> np.ndarray:
         return np.array(self._group_of, dtype=np.int64)
+
+    @property
+    def image_groups(self) -> np.ndarray:
+        return np.array(self._image_groups, dtype=np.int64)
 
     @property
     def duplicate_of(self) -> np.ndarray:

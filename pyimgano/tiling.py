@@ -440,21 +440,24 @@ class TiledImages(_Collection):
     def _layout_of(self, i: int) -> _Layout:
         return _layout(self.size(i), self._tiling.tile, self._tiling.stride)
 
-    def reduce(self, scores: np.ndarray) -> np.ndarray:
+    def reduce(self, scores: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
         """Scores of the images ``(n,)`` from those of all tiles.
 
         Parameters
         ----------
         scores : ndarray of shape (n_tiles,)
             Anomaly scores of all tiles of all images, in order.
+        counts : ndarray of shape (n,), int, default=None
+            Number of tiles of each image, where the scores are those of other images.
 
         Returns
         -------
         ndarray of shape (n,)
         """
-        if len(scores) != self.counts.sum():
-            raise ValueError(f"expected a score for each of {self.counts.sum()} tiles.")
-        parts = np.split(scores, np.cumsum(self.counts)[:-1])
+        counts = self.counts if counts is None else counts
+        if len(scores) != counts.sum():
+            raise ValueError(f"expected a score for each of {counts.sum()} tiles.")
+        parts = np.split(scores, np.cumsum(counts)[:-1])
         return np.array([self._tiling.reduce(part) for part in parts])
 
     def side_by_side(self) -> _Collection:

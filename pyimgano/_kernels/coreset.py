@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyimgano._kernels.neighbors import (
     _STEP,
+    NearestNeighbors,
     _bound_rows,
     read_only,
     row_distances,
@@ -284,7 +285,7 @@ def _take_from_lists(
 
 
 def greedy_k_center(
-    points: ArrayLike, n_picks: int, first: int, *, progress: Progress | None = None
+    points: ArrayLike, n_picks: int, first: ArrayLike, *, progress: Progress | None = None
 ) -> CoresetResult:
     """Pick points one by one, each the farthest from all picks so far.
 
@@ -298,8 +299,8 @@ def greedy_k_center(
         Points, used as float32; a C-contiguous float32 array is not copied.
     n_picks : int
         How many to pick, from 1 to n.
-    first : int
-        Row of the first pick.
+    first : int or array-like of int
+        Row of the first pick; several different ones are an earlier selection that goes on.
     progress : callable, default=None
         Called as ``progress(done, n_picks)`` several times a second.
 
@@ -330,9 +331,13 @@ def greedy_k_center(
     n = len(rows)
     if not 1 <= n_picks <= n:
         raise ValueError(f"n_picks must be from 1 to the number of points {n}, got {n_picks}")
-    if not 0 <= first < n:
-        raise ValueError(f"first must be a row of the {n} points, got {first}")
-    selection = _Selection(rows, n_picks, first)
+    begun = np.array(first, dtype=np.int64, ndmin=1)
+    for row in (begun.min(), begun.max()):
+        if not 0 <= row < n:
+            raise ValueError(f"first must be a row of the {n} points, got {row}")
+    if len(np.unique(begun)) < len(begun) or len(begun) > n_picks:
+        raise ValueError(f"first must be up to n_picks={n_picks} different rows")
+    selection = _Selection(rows, n_picks, begun)
     reported = time.perf_counter()
     while selection.done < n_picks:
         # A compiled loop cannot be interrupted: each batch comes back to Python.
@@ -354,23 +359,27 @@ class _Selection:
     the lists are looked through once for all of these picks, by all processor cores.
     """
 
-    def __init__(self, points: NDArray[np.float32], n_picks: int, first: int) -> None:
+    def __init__(self, points: NDArray[np.float32], n_picks: int, first: NDArray[np.int64]) -> None:
         n, d = points.shape
         self._points = points
         self._sketch, self._margin = _sketch(points)
         self._float_margin = _float_margin(d)
-        self.done = 1
+        self.done = 0
         self.picks = np.empty(n_picks, np.int64)
-        self.picks[0] = first
         self.nearest = np.zeros(n, np.int64)
         self._centers = np.empty((n_picks, _SKETCH), np.float32)
-        self._centers[0] = self._sketch[first]
-        self._lists = _first_list(points, self._sketch, first, n_picks)
-        self._end = n - 1  # of the last list
+        self._lists = _no_lists(n, n_picks)
+        self._end = 0  # of the last list
         capacity = len(self._lists.ids)
         self._taken = _Taken(*(np.empty(capacity, kind) for kind in (np.int64, float, np.int64)))
         self._spread = 0.05
         self._seconds = 0.0
+        self._add(first)
+        others = np.delete(np.arange(n), first)
+        by = np.zeros(len(others), np.int64)
+        if len(first) > 1 and len(others):
+            by = NearestNeighbors(points[first]).query(points[others])[1][:, 0]
+        self._add_lists(0, others, row_distances(points, others, first[by]), by)
 
     def pick_some(self) -> None:
         """Make the next picks, at least one."""
@@ -501,15 +510,12 @@ def _next_chunk(chunk: int, seconds: float) -> int:
     return max(1, int(chunk * min(4.0, _CHUNK_SECONDS / max(seconds, 1e-9))))
 
 
-def _first_list(
-    points: NDArray[np.float32], sketch: NDArray[np.float32], first: int, n_picks: int
-) -> _Lists:
-    """Put all points but the first pick into its list."""
-    n = len(points)
+def _no_lists(n: int, n_picks: int) -> _Lists:
+    """Room for the lists of ``n`` points."""
     # New lists are appended behind the others: a quarter more room than there are points
     # makes closing the gaps rare.
     capacity = n + n // 4
-    lists = _Lists(
+    return _Lists(
         ids=np.zeros(capacity, np.int64),
         dist=np.zeros(capacity, np.float64),
         kept=np.zeros((capacity, _SKETCH), np.float32),
@@ -517,11 +523,3 @@ def _first_list(
         size=np.zeros(n_picks, np.int64),
         radius=np.full(n_picks, -1.0),
     )
-    others = np.delete(np.arange(n), first)
-    if len(others):
-        lists.ids[: n - 1] = others
-        lists.dist[: n - 1] = row_distances(points, others, np.full(n - 1, first))
-        lists.kept[: n - 1] = sketch[others]
-        lists.size[0] = n - 1
-        lists.radius[0] = lists.dist[: n - 1].max()
-    return lists

@@ -1,7 +1,8 @@
 """Selection of the memory bank, and of the bank that would result without each training image.
 
 ``choose_bank`` selects from all patches. ``stream_bank`` selects at most ``max_patches`` while
-images are read, in memory that does not grow with their number.
+images are read, in memory that does not grow with their number. ``grow_bank`` goes on from a
+bank with the patches of more images.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "PatchWeights",
     "check_bank",
     "choose_bank",
+    "grow_bank",
     "stream_bank",
 ]
 
@@ -188,11 +190,18 @@ class MemoryBank:
                     progress(i + 1, len(groups))
         return scores
 
+    def _refills(self, group: int) -> slice:
+        starts = self._sources.starts
+        # ``starts`` may end before the last groups, which have no replacements.
+        return slice(starts[group], starts[group + 1]) if group + 1 < len(starts) else slice(0)
+
+    def refills_of(self, group: int) -> np.ndarray:
+        """Patches that replace those of a group in the bank without it, ``(r, d)``."""
+        return self._sources.pool[self._refills(group)]
+
     def _without(self, i: int, group: int) -> HeldOutImage:
         source = self._sources
-        # ``starts`` may end before the last groups, which have no replacements.
-        has_refills = group + 1 < len(source.starts)
-        added = slice(source.starts[group], source.starts[group + 1]) if has_refills else slice(0)
+        added = self._refills(group)
         if self._replacements[0] != group:  # tiles of one image follow one another
             pool = source.pool[added]
             self._replacements = group, NearestNeighbors(pool) if len(pool) else None
@@ -372,11 +381,100 @@ def stream_bank(
     return bank
 
 
+def grow_bank(
+    old: NearestNeighbors,
+    patches: PatchStore,
+    groups: np.ndarray,
+    *,
+    n_patches: int,
+    projection_dim: int,
+    rng: np.random.RandomState,
+    verbose: bool,
+) -> tuple[MemoryBank, np.ndarray]:
+    """Go on with the greedy selection from a bank, among the patches of new images.
+
+    Parameters
+    ----------
+    old : NearestNeighbors
+        The bank.
+    patches : PatchStore
+        Patches of the new images.
+    groups : ndarray of shape (n_images,), int
+        Group of each of them, above those of the bank.
+    n_patches : int
+        Size of the new bank. If the old one is as large already, all of it is selected anew.
+    projection_dim, rng, verbose
+        As in :func:`choose_bank`.
+
+    Returns
+    -------
+    bank : MemoryBank
+        With the banks that would result without each image, among the new images' patches.
+    dropped : ndarray of int
+        Rows of the old bank that the new one lacks.
+    """
+    n_old, starts = len(old.bank), patches.starts
+    assert old.bank_group is not None
+    group = np.concatenate([old.bank_group, np.repeat(groups, np.diff(starts))])
+    if n_patches >= len(group):
+        with progress_callback("memory bank", verbose):
+            rows = np.concatenate([old.bank, patches.take(np.arange(patches.n_patches))])
+            search = NearestNeighbors(rows, bank_group=group)
+        return _bank_of_all(search, patches), np.empty(0, np.int64)
+    goes_on = n_patches > n_old
+    with progress_callback("projection of patches", verbose):
+        projection = Projection(patches.n_features, projection_dim, rng)
+        points = np.concatenate([projection(old.bank), patches.project(projection)])
+    chosen = CoresetWithRefills(
+        points,
+        group,
+        n_patches,
+        np.arange(n_old) if goes_on else 0,
+        verbose,
+    )
+
+    def take(index: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(index), patches.n_features), np.float32)
+        kept = index < n_old
+        rows[kept] = old.bank[index[kept]]
+        rows[~kept] = patches.take(index[~kept] - n_old)
+        return rows
+
+    with progress_callback("memory bank", verbose):
+        search = NearestNeighbors(take(chosen.picks), bank_group=group[chosen.picks])
+        refills = take(chosen.refills.refill)
+    alike = np.ones(len(chosen.picks)), np.ones(len(refills))
+    sources = BankPatches(
+        patches.rows_of,
+        lambda i, rows: chosen.nearest[n_old + starts[i] : n_old + starts[i + 1]],
+        refills,
+        chosen.refills.starts,
+        lambda group: alike,
+    )
+    bank = MemoryBank(search, alike[0], chosen.radius, chosen.elsewhere, sources)
+    return bank, np.setdiff1d(np.arange(n_old), chosen.picks)
+
+
+def _bank_of_all(search: NearestNeighbors, patches: PatchStore) -> MemoryBank:
+    """A bank that holds all patches, and none that could replace those of an image."""
+    none = np.empty((0, patches.n_features), np.float32)
+    alike = np.ones(len(search.bank)), np.ones(0)
+    sources = BankPatches(
+        patches.rows_of, lambda i, rows: None, none, np.zeros(1, int), lambda group: alike
+    )
+    return MemoryBank(search, alike[0], 0.0, None, sources)
+
+
 class CoresetWithRefills:
     """A coreset, its replacements when a group is left out, and each pick's nearest other pick."""
 
     def __init__(
-        self, points: np.ndarray, group: np.ndarray, n_picks: int, first: int, verbose: bool
+        self,
+        points: np.ndarray,
+        group: np.ndarray,
+        n_picks: int,
+        first: int | np.ndarray,
+        verbose: bool,
     ) -> None:
         with progress_callback("coreset", verbose) as progress:
             coreset = greedy_k_center(points, n_picks, first=first, progress=progress)

@@ -13,7 +13,7 @@ import numpy as np
 from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.utils._state import Maybe, MayLack, Number, Object, Rule
 
-__all__ = ["CompositionMixin", "average_patch"]
+__all__ = ["CompositionMixin", "ImageAverages", "average_patch"]
 
 # An image consists of something else than the training images if its average patch is farther
 # from each of theirs than this many times the largest distance of one of theirs to the others,
@@ -31,7 +31,7 @@ def average_patch(patches: np.ndarray) -> np.ndarray:
     return patches.mean(axis=0, dtype=np.float64)
 
 
-class _ImageAverages:
+class ImageAverages:
     """Collects the average patch of each training image, and how far patches lie from it.
 
     Memory does not grow with the number of images: of more than a few thousand, every second,
@@ -42,9 +42,32 @@ class _ImageAverages:
         self._n, self._step = 0, 1
         self._kept: list[tuple[np.ndarray, int]] = []
         self._squares: np.ndarray | float = 0.0  # of each feature
+        self._squares_before = 0.0  # of all features, from images that are no longer at hand
         self._tiles: list[np.ndarray] = []
         self._within: np.ndarray | float = 0.0
         self._group = -1
+
+    @classmethod
+    def resumed(cls, search: NearestNeighbors, spread: float, n_images: int) -> ImageAverages:
+        """Go on where ``reference`` has finished.
+
+        Parameters
+        ----------
+        search : NearestNeighbors
+            From ``reference``.
+        spread : float
+            From ``spread``.
+        n_images : int
+            Number of images that were added.
+        """
+        assert search.bank_group is not None
+        averages = cls()
+        averages._n = n_images
+        while -(-n_images // averages._step) > _MOST_IMAGES:
+            averages._step *= 2
+        averages._kept = list(zip(search.bank, search.bank_group.tolist()))
+        averages._squares_before = n_images * spread**2
+        return averages
 
     def add(self, patches: np.ndarray, group: int) -> None:
         """Add the next image or tile.
@@ -76,6 +99,13 @@ class _ImageAverages:
             self._kept, self._step = self._kept[::2], 2 * self._step
         self._tiles, self._within = [], 0.0
 
+    def spread(self) -> float:
+        """Finish, and return the distance of patches to their image's average; 0 if unknown."""
+        self._finish_image()
+        if self._n == 0:  # nothing was added
+            return 0.0
+        return float(np.sqrt((np.sum(self._squares) + self._squares_before) / self._n))
+
     def reference(self) -> tuple[NearestNeighbors | None, float]:
         """Finish, and return what the averages of other images are compared with.
 
@@ -86,10 +116,7 @@ class _ImageAverages:
         limit : float
             Distance to the nearest average beyond which an image consists of something else.
         """
-        self._finish_image()
-        if not self._kept:  # nothing was added
-            return None, 0.0
-        spread = float(np.sqrt(np.sum(self._squares) / self._n))
+        spread = self.spread()
         if spread == 0:
             return None, 0.0
         rows = np.array([row for row, _ in self._kept])
@@ -121,11 +148,14 @@ class CompositionMixin:
         raise NotImplementedError
 
     def _run_fit(self, train: Any, n_samples: int) -> np.ndarray:
-        self._averages = _ImageAverages()
+        self._averages = ImageAverages()
         scores = super()._run_fit(train, n_samples)  # type: ignore[misc]
+        self._finish_averages()
+        return scores
+
+    def _finish_averages(self) -> None:
         self._composition, self._composition_limit = self._averages.reference()
         del self._averages
-        return scores
 
     def _see_training_block(self, block: Any, groups: np.ndarray) -> None:
         for patches, group in zip(self._contents(block), groups.tolist()):

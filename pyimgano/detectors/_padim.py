@@ -12,11 +12,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._kernels.triangular import LANES, squared_mahalanobis, whiten
 from pyimgano._training import TrainingStream
-from pyimgano.detectors._patch_base import BasePatchDetector
+from pyimgano.detectors._incremental import IncrementalPatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.grids import PatchGrids
-from pyimgano.utils._state import Array, Number, Sizes, State, TupleOf, fail
+from pyimgano.utils._state import Array, MayLack, Number, Sizes, State, TupleOf, fail
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
 
 __all__ = ["PaDiMDetector"]
@@ -27,9 +27,12 @@ _FEW, _MANY, _WIDE = 100, 550, 512
 _READ = 2**23
 # Of them, values that are worked on at a time, in float64 (1 MiB).
 _VALUES = 2**17
+# Positions of each training image that are kept for partial_fit: one in so many, and at least
+# the second number.
+_ONE_IN, _FEWEST_KEPT = 16, 64
 
 
-class PaDiMDetector(BasePatchDetector):
+class PaDiMDetector(IncrementalPatchDetector):
     """PaDiM: Mahalanobis distance to the Gaussian of good patches at the same position.
 
     For parts that lie still: every position has its own mean and full covariance over a random
@@ -102,7 +105,7 @@ class PaDiMDetector(BasePatchDetector):
     _family = "gaussian"
     _tags = ("fixed pose",)
     _parameter_constraints: dict = {
-        **BasePatchDetector._parameter_constraints,
+        **IncrementalPatchDetector._parameter_constraints,
         "n_channels": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="neither")],
     }
@@ -114,6 +117,11 @@ class PaDiMDetector(BasePatchDetector):
         "_n_copies": Array("int64", "trained", low=0),
         "mean_": Array("float32", "positions", "channels", contiguous=True),
         "factor_": Array("float32", "positions", None, contiguous=True),
+        "_kept_rows": MayLack(Array("float32", "kept samples", "kept", "channels")),
+        "_kept_positions": MayLack(
+            Array("int64", "kept samples", "kept", low=0, below="positions")
+        ),
+        "_kept_maps": MayLack(Array("float32", "kept samples", "positions", low=0.0)),
     }
     _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
 
@@ -178,10 +186,79 @@ class PaDiMDetector(BasePatchDetector):
             if self.tiled_:
                 self._n_copies[:] = 1
             left_out = self._estimate(store, groups)
-        grids = store.geometry
-        return np.concatenate(  # one at a time: maps of all images would be as large as these
-            [_largest(grids[i].smooth(one, self.smoothing_sigma)) for i, one in enumerate(left_out)]
-        )
+            if self.tiled_:
+                geometry = store.geometry
+                return np.array([self._smooth(geometry[i], m)[0] for i, m in enumerate(left_out)])
+            self._image_groups = stream.group_of
+            first = stream.duplicate_of == np.arange(n)
+            self._kept_group = stream.group_of[first]
+            scores, kept = self._keep(store, left_out, first)
+        self._kept_rows, self._kept_positions, self._kept_maps = kept
+        return scores
+
+    def _smooth(self, geometry: PatchGrids, distances: np.ndarray) -> tuple[float, np.ndarray]:
+        """Score of one image, and its smoothed map at each position."""
+        (smooth,) = geometry.smooth(distances, self.smoothing_sigma)
+        middles = [
+            ((np.arange(n) + 0.5) * side / n).astype(int)
+            for n, side in zip(self.grid_shape_, smooth.shape)
+        ]
+        return float(smooth.max()), smooth[np.ix_(*middles)].ravel()[self._held]
+
+    def _keep(
+        self, store: PatchStore, left_out: np.ndarray, first: np.ndarray
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Scores of images, and what is kept of those that are ``first`` of their kind."""
+        geometry = store.geometry
+        n_positions = left_out.shape[1]
+        k = min(n_positions, max(_FEWEST_KEPT, n_positions // _ONE_IN))
+        scores = np.empty(len(left_out))
+        positions = np.empty((int(first.sum()), k), np.int64)
+        rows = np.empty((len(positions), k, store.n_features), np.float32)
+        row = 0
+        for i, distances in enumerate(left_out):  # maps of all images would be as large as these
+            scores[i], smooth = self._smooth(geometry[i], distances)
+            if first[i]:
+                positions[row] = np.sort(np.argsort(-smooth, kind="stable")[:k])
+                rows[row] = store.rows_of(i)[positions[row]]
+                row += 1
+        return scores, (rows, positions, left_out[first].astype(np.float32))
+
+    def _learn_more(self, X: Any, y: Any) -> None:
+        if self.tiled_:
+            raise ValueError(
+                "PaDiMDetector.partial_fit takes no images in tiles, because a tile is left out "
+                "with all others of its image, which are no longer there: fit it on all images at "
+                "once, or give it whole images."
+            )
+        super()._learn_more(X, y)
+
+    def _fit_more(self, stream: TrainingStream) -> tuple[np.ndarray, np.ndarray]:
+        n_known = len(self.training_scores_)
+        with PatchStore() as store:
+            for block in stream:
+                rows = self._select(block).reshape(-1, len(self.channels_))
+                store.append(block.with_rows(rows))
+            groups = stream.group_of
+            first = (stream.duplicate_of == np.arange(len(groups))) & (groups >= n_known)
+            self._n_copies = np.concatenate([self._n_copies, np.zeros(len(groups), np.int64)])
+            np.add.at(self._n_copies, groups, 1)
+            left_out, at_kept = self._estimate_more(store, groups)
+            self._n_images += len(groups)
+            scores, kept = self._keep(store, left_out, first)
+            geometry = store.geometry[0]
+        before = np.take_along_axis(self._kept_maps, self._kept_positions, axis=1)
+        total = before.sum(axis=1, dtype=np.float64)
+        change = np.divide(at_kept.sum(axis=1), total, out=np.ones(len(total)), where=total > 0)
+        maps = (self._kept_maps * change[:, None]).astype(np.float32)
+        np.put_along_axis(maps, self._kept_positions, at_kept.astype(np.float32), axis=1)
+        old = np.array([self._smooth(geometry, one)[0] for one in maps])
+        self._image_groups = np.concatenate([self._image_groups, groups])
+        self._kept_group = np.concatenate([self._kept_group, groups[first]])
+        self._kept_rows = np.concatenate([self._kept_rows, kept[0]])
+        self._kept_positions = np.concatenate([self._kept_positions, kept[1]])
+        self._kept_maps = np.concatenate([maps, kept[2]])
+        return old, scores
 
     def _see_training_block(self, block: PatchGrids, groups: np.ndarray) -> None:
         if not hasattr(self, "channels_"):
@@ -278,6 +355,75 @@ class PaDiMDetector(BasePatchDetector):
             ]
             map_in_threads(estimate, parts, n_threads())
         return np.sqrt(left_out)
+
+    def _estimate_more(
+        self, store: PatchStore, groups: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bring mean and factor of each position up to date; return leave-one-out distances.
+
+        Those of new images have shape (n, positions), those of earlier ones at the positions that
+        are kept (n_kept, k).
+        """
+        n_old, n_new, d = self._n_images, len(groups), store.n_features
+        n = n_old + n_new
+        n_positions = len(self.mean_)
+        rows, columns = np.tril_indices(d)
+        diagonal = np.arange(d)
+        mean_, factor_ = np.empty_like(self.mean_), np.empty_like(self.factor_)
+        left_out = np.empty((n_new, n_positions))
+        at_kept = np.empty(self._kept_positions.shape)
+        # The kept patches of each position.
+        order = np.argsort(self._kept_positions, axis=None, kind="stable")
+        ends = np.searchsorted(self._kept_positions.ravel()[order], np.arange(n_positions + 1))
+        kept_rows = self._kept_rows.reshape(-1, d)
+        copies = self._n_copies[groups], self._n_copies[self._kept_group]
+        copies_kept = np.repeat(copies[1], self._kept_positions.shape[1])
+
+        def estimate(read: tuple[slice, np.ndarray]) -> None:
+            part, values = read
+            for i in range(part.start, part.stop):
+                new = values[:, i - part.start].astype(np.float64)
+                shift = new.mean(axis=0) - self.mean_[i]
+                deviation = new - new.mean(axis=0)
+                mean = self.mean_[i] + n_new / n * shift
+                factor = np.zeros((d, d))
+                factor[rows, columns] = self.factor_[i]
+                factor[diagonal, diagonal] = 1.0 / factor[diagonal, diagonal]
+                # The old scatter and n_old - 1 ridges, which the old covariance holds.
+                scatter = (n_old - 1) * (factor @ factor.T)
+                scatter += deviation.T @ deviation + n_old * n_new / n * np.outer(shift, shift)
+
+                def root(n_rest: int, scatter: np.ndarray = scatter) -> np.ndarray:
+                    """Factor of the covariance that ``n_rest`` degrees of freedom make of it."""
+                    ridges = (n_rest - n_old + 1) * self.regularization
+                    covariance = scatter.copy()
+                    covariance[diagonal, diagonal] += ridges
+                    return np.linalg.cholesky(covariance / n_rest)
+
+                inverted = root(n - 1)
+                inverted[diagonal, diagonal] = 1.0 / inverted[diagonal, diagonal]
+                mean_[i], factor_[i] = mean, inverted[rows, columns]
+                old = order[ends[i] : ends[i + 1]]
+                points = np.concatenate([new, kept_rows[old]]) - mean
+                k_of = np.concatenate([copies[0], copies_kept[old]])
+                q = np.empty(len(points))
+                for k in np.unique(k_of).tolist():
+                    white = np.ascontiguousarray(points[k_of == k].T)[None]
+                    whiten(root(n - k - 1)[None], white)
+                    squared = np.einsum("dn,dn->n", white[0], white[0])
+                    q[k_of == k] = _left_out(squared, n / (n - k), k * n / ((n - k) * (n - k - 1)))
+                left_out[:, i] = q[:n_new]
+                at_kept.ravel()[old] = q[n_new:]
+
+        for some in even_slices(n_positions, -(-n_positions * d * n_new // _READ)):
+            values = np.stack([store.rows_of(i, some) for i in range(n_new)])
+            parts = [
+                (slice(some.start + part.start, some.start + part.stop), values[:, part])
+                for part in even_slices(values.shape[1], n_threads())
+            ]
+            map_in_threads(estimate, parts, len(parts))
+        self.mean_, self.factor_ = mean_, factor_
+        return np.sqrt(left_out), np.sqrt(at_kept)
 
     def _score(
         self, block: PatchGrids, train_group: np.ndarray

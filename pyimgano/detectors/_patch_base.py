@@ -64,7 +64,7 @@ class BasePatchDetector(CompositionMixin, FeatureHolderMixin, BaseImageDetector[
 
     _takes_roi_mask = True
     _fitted_state = {
-        # NaN where an image is a copy of another.
+        # NaN where an image is a copy of another, or came after the step had been fitted.
         "_held_out_levels": MayLack(Maybe(Array("float64", "n", 2, infinite=True))),
     }
 
@@ -128,8 +128,9 @@ class BasePatchDetector(CompositionMixin, FeatureHolderMixin, BaseImageDetector[
         if self._held_out_levels is None:
             return [None] * len(data)
         keys = [key for _, keys in self._keyed_images(data) for key in keys if key.tile == 0]
-        groups = [self._known.get(key.image) for key in keys]
-        return [None if g is None else tuple(self._held_out_levels[g]) for g in groups]
+        groups = [self._known.get(key.image, -1) for key in keys]
+        levels = self._held_out_levels
+        return [None if g < 0 or np.isnan(levels[g, 0]) else tuple(levels[g]) for g in groups]
 
     def _fit_validated(self, train: Any) -> None:
         self._held_out_levels = None

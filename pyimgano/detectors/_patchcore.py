@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,18 +10,29 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
+from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano._training import TrainingStream
-from pyimgano.detectors._bank import HeldOutImage, check_bank, choose_bank, stream_bank
+from pyimgano.detectors._bank import (
+    HeldOutImage,
+    MemoryBank,
+    check_bank,
+    choose_bank,
+    grow_bank,
+    stream_bank,
+)
+from pyimgano.detectors._incremental import IncrementalPatchDetector
 from pyimgano.detectors._nearest_normal import NearestNormalMixin
-from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.grids import PatchGrids
-from pyimgano.utils._state import Array, Number, Object, Sizes, State, fail
+from pyimgano.utils._state import Array, MayLack, Number, Object, Sizes, State, fail
 
 __all__ = ["PatchCoreDetector"]
 
+# Patches of each training image that are kept for partial_fit, at most.
+_N_KEPT = 32
 
-class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
+
+class PatchCoreDetector(NearestNormalMixin, IncrementalPatchDetector):
     """PatchCore: a memory bank of good patches, thinned to a coreset, and its nearest neighbors.
 
     Each patch of an image is as anomalous as it is far from the nearest patch in the bank. The
@@ -127,7 +139,7 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
     _family = "memory bank"
     _tags: tuple[str, ...] = ("any pose",)
     _parameter_constraints: dict = {
-        **BasePatchDetector._parameter_constraints,
+        **IncrementalPatchDetector._parameter_constraints,
         "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
         "max_bank_patches": [Interval(Integral, 1, None, closed="left"), None],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
@@ -138,6 +150,10 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
         "_search": Object("NearestNeighbors"),
         "_bank_weight": Array("float64", "bank", low=0.0),
         "coreset_radius_": Number(0),
+        "_n_patches": MayLack(Number(1, whole=True)),
+        "_kept_rows": MayLack(Array("float32", "kept patches", None)),
+        "_kept_distance": MayLack(Array("float64", "kept patches", low=0.0)),
+        "_kept_sample": MayLack(Array("int64", "kept patches", low=0, below="kept samples")),
     }
 
     # A subclass that has to see all patches at once does not take it.
@@ -155,6 +171,15 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
         check_bank(cls.__name__, state["_search"], state.get("n_features_in_"))
         if len(state["_search"].bank) != sizes["bank"]:
             fail(f"{cls.__name__}._bank_weight", "does not go with the bank")
+        kept = state.get("_kept_rows")
+        if kept is not None:
+            of_samples = state["_kept_sample"]
+            if kept.shape[1] != cls._width(state):
+                fail(f"{cls.__name__}._kept_rows", "do not go with the bank")
+            if not np.array_equal(np.unique(of_samples), np.arange(len(state["_kept_group"]))):
+                fail(f"{cls.__name__}._kept_sample", "leaves out a sample")
+            if (np.diff(of_samples) < 0).any() or (np.diff(state["_kept_group"]) < 0).any():
+                fail(f"{cls.__name__}._kept_sample", "is not in order")
 
     def __init__(
         self,
@@ -201,11 +226,109 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
                 options["max_patches"] = self.max_bank_patches
                 bank = stream_bank(stream, patches, **options)
             self._search, self._bank_weight = bank.search, bank.weight
+            kept = self._kept_of(stream.n_samples)
+            groups, copy_of = stream.group_of, stream.duplicate_of
             scores = bank.out_of_sample(
-                self._score_without, stream.group_of, stream.duplicate_of, self.verbose
+                partial(self._score_without, kept=kept), groups, copy_of, self.verbose
             )
+            self._n_patches = patches.n_patches
         self.coreset_radius_ = bank.radius  # known for certain once every patch has been met
+        if kept is not None:
+            self._image_groups = stream.image_groups
+            self._kept_group = groups[copy_of == np.arange(len(copy_of))]
+            self._kept_rows, self._kept_distance, self._kept_sample = kept.finish()
         return scores
+
+    def _kept_of(self, n_samples: int) -> _KeptPatches | None:
+        if not self._learns_in_parts:
+            return None
+        most = self.max_bank_patches
+        share = _N_KEPT if most is None else max(1, most // n_samples)
+        return _KeptPatches(min(_N_KEPT, share))
+
+    def _fit_more(self, stream: TrainingStream) -> tuple[np.ndarray, np.ndarray]:
+        n_known = len(self.training_scores_)
+        with PatchStore() as patches:
+            n_read, n_patches, samples = 0, self._n_patches, []
+            for grids in stream:
+                new = np.flatnonzero(stream.groups_since(n_read) >= n_known)
+                if len(new):
+                    patches.append(grids if len(new) == len(grids) else grids[new])
+                samples.append(n_read + new)
+                n_read += len(grids)
+                n_patches += len(grids.rows)
+            self._n_patches = n_patches
+            self._image_groups = np.concatenate([self._image_groups, stream.image_groups])
+            fresh = np.concatenate(samples)
+            scores = np.zeros(stream.n_samples)
+            lost, kept = 0.0, self._kept_of(stream.n_samples + len(self._kept_group))
+            assert kept is not None
+            if not len(fresh):  # copies of known images: nothing new to learn
+                return self._score_kept(None, lost), scores
+            groups = stream.group_of[fresh]
+            copy_of = np.searchsorted(fresh, stream.duplicate_of[fresh])
+            wanted = max(len(self._search.bank), round(self.coreset_ratio * n_patches))
+            before = self._search.bank
+            bank, dropped = grow_bank(
+                self._search,
+                patches,
+                groups,
+                n_patches=min(wanted, self.max_bank_patches or wanted),
+                projection_dim=self.projection_dim,
+                rng=check_random_state(self.random_state),
+                verbose=self.verbose,
+            )
+            self._search, self._bank_weight = bank.search, bank.weight
+            if len(dropped):
+                lost = float(bank.search.query(before[dropped])[0].max())
+            # An upper bound, because the old images' patches are no longer there.
+            self.coreset_radius_ = max(self.coreset_radius_ + lost, bank.radius)
+            old = self._score_kept(bank, lost)
+            scores[fresh] = bank.out_of_sample(
+                partial(self._score_without, kept=kept), groups, copy_of, self.verbose
+            )
+        rows, distance, of_sample = kept.finish()
+        n_kept = len(self._kept_group)
+        self._kept_rows = np.concatenate([self._kept_rows, rows])
+        self._kept_distance = np.concatenate([self._kept_distance, distance])
+        self._kept_sample = np.concatenate([self._kept_sample, n_kept + of_sample])
+        first = copy_of == np.arange(len(copy_of))
+        self._kept_group = np.concatenate([self._kept_group, groups[first]])
+        return old, scores
+
+    def _score_kept(self, bank: MemoryBank | None, lost: float) -> np.ndarray:
+        """Scores of earlier samples by the bank without their image, from the patches kept.
+
+        The bank without an image was that of then, refilled, and has grown by what the bank has
+        grown by: a distance is the old one or that to a patch of the bank. ``lost`` is how much
+        farther it may have become where the bank was thinned.
+        """
+        groups = self._kept_group[self._kept_sample]
+        to_bank, nearest = self._search.query(self._kept_rows, k=1, exclude=groups)
+        distance = np.minimum(self._kept_distance + lost, to_bank[:, 0])
+        starts = np.searchsorted(self._kept_sample, np.arange(len(self._kept_group) + 1))
+        if bank is not None:
+            for group, a, b in zip(self._kept_group.tolist(), starts[:-1], starts[1:]):
+                refills = bank.refills_of(group)
+                if len(refills):
+                    to_refills, _ = NearestNeighbors(refills).query(self._kept_rows[a:b])
+                    distance[a:b] = np.minimum(distance[a:b], to_refills[:, 0])
+        worst = _row_of_max(distance, starts)
+        scores = distance[worst]
+        self._kept_distance = distance
+        b = min(self.n_neighbors, len(self.bank_))
+        if b == 1:
+            return scores
+        of_worst = nearest[worst, 0]
+        left_out = np.where(of_worst < 0, -1, self._kept_group)
+        around, index = self._search.query(self.bank_[of_worst], k=b, exclude=left_out)
+        to_neighbors = np.linalg.norm(
+            self._kept_rows[worst][:, None, :].astype(np.float64) - self.bank_[index], axis=2
+        )
+        to_neighbors[np.isinf(around)] = -np.inf
+        to_neighbors[:, 0] = np.minimum(to_neighbors[:, 0], scores)  # a patch that is not kept
+        weight = _density_weight(scores, to_neighbors)
+        return scores * np.where(np.isfinite(around).sum(axis=1) > 1, weight, 1.0)
 
     def _score(self, block: PatchGrids, train_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A bank that stems from one image alone cannot do without it.
@@ -232,7 +355,7 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
         first = int(self.bank_image_[0])
         return first if (self.bank_image_ == first).all() else -2
 
-    def _score_without(self, image: HeldOutImage) -> float:
+    def _score_without(self, image: HeldOutImage, kept: _KeptPatches | None) -> float:
         """Score of a training image against the bank chosen without it.
 
         The score needs the image's worst patch only. A patch's bound, times the largest weight,
@@ -243,15 +366,19 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
         order = np.argsort(-bound, kind="stable")
         worst, worst_distance, worst_row, neighbor = -1.0, 0.0, -1, image.rows[0]
         done, step = 0, 16
+        measured = []
         while done < len(order) and bound[order[done]] > worst:
             part = order[done : done + step]
             distance, nearest, weight = image.nearest(part)
+            measured.append(distance)
             anomaly = distance * weight
             at = int(np.argmax(anomaly))
             if anomaly[at] > worst:
                 worst, worst_distance = float(anomaly[at]), float(distance[at])
                 worst_row, neighbor = int(part[at]), nearest[at]
             done, step = done + len(part), 2 * step
+        if kept is not None:
+            kept.add(image, order, np.concatenate(measured))
         b = min(self.n_neighbors, len(self.bank_))
         if b == 1:
             return worst
@@ -260,6 +387,46 @@ class PatchCoreDetector(NearestNormalMixin, BasePatchDetector):
             return worst  # nothing to tell how dense the bank is there
         to_neighbors = np.linalg.norm(image.rows[worst_row].astype(np.float64) - around, axis=1)
         return worst * float(_density_weight(np.array([worst_distance]), to_neighbors[None])[0])
+
+
+class _KeptPatches:
+    """Collects the patches of each training sample that lie farthest from the bank without it.
+
+    Parameters
+    ----------
+    n_most : int
+        Patches of each sample, at most.
+    """
+
+    def __init__(self, n_most: int) -> None:
+        self._n_most = n_most
+        self._rows: list[np.ndarray] = []
+        self._distance: list[np.ndarray] = []
+
+    def add(self, image: HeldOutImage, order: np.ndarray, measured: np.ndarray) -> None:
+        """Add the next sample.
+
+        ``measured`` are distances of its first patches in ``order``, that of their bounds.
+        """
+        k = min(self._n_most, len(order))
+        bound = image.bound[order]
+        while len(measured) < len(order) and (
+            len(measured) < k or bound[len(measured)] > np.partition(measured, -k)[-k]
+        ):
+            part = order[len(measured) : len(measured) + max(k, len(measured))]
+            measured = np.concatenate([measured, image.nearest(part)[0]])
+        top = np.argsort(-measured, kind="stable")[:k]
+        self._rows.append(image.rows[order[top]])
+        self._distance.append(measured[top])
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Patches of all samples, their distances, and the sample that each is of."""
+        counts = [len(distance) for distance in self._distance]
+        return (
+            np.concatenate(self._rows),
+            np.concatenate(self._distance),
+            np.repeat(np.arange(len(counts)), counts),
+        )
 
 
 def _row_of_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -166,6 +166,9 @@ class SoftPatchDetector(PatchCoreDetector):
         "max_bank_patches": MayLack(OneOf(None)),  # no parameter, and set by the base class
     }
 
+    # The weight of a patch depends on those at its position in all images.
+    _learns_in_parts = False
+
     def __init__(
         self,
         features: Any = "wide_resnet50_2",
