@@ -82,8 +82,10 @@ def compare(
     found["correlation"] = np.corrcoef(scores["at once"], scores["in parts"])[0, 1]
     own = [model.training_scores_ for model in models.values()]
     found["correlation of training scores"] = np.corrcoef(*own)[0, 1]
-    found["first part"] = np.mean(own[1][:part]) / np.mean(own[0][:part])
-    found["threshold"] = threshold["in parts"].threshold_ / threshold["at once"].threshold_
+    first = np.mean(own[1][:part]) / np.mean(own[0][:part])
+    found["first part's scores, off by"] = abs(first - 1)
+    moved = threshold["in parts"].threshold_ / threshold["at once"].threshold_
+    found["threshold, off by"] = abs(moved - 1)
     for name in models:
         above = new[name] > threshold[name].threshold_
         found[f"false positives {name}"] = np.mean(above)

@@ -17,13 +17,14 @@ from sklearn.utils._param_validation import (
     Interval,
     StrOptions,
 )
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _is_fitted, _num_samples, check_is_fitted, validate_data
 
 from pyimgano import _defaults
 from pyimgano._any_estimator import anomaly_map, score_with_maps
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
-from pyimgano._nesting import find_parts, no_detector
+from pyimgano._nesting import find_parts, innermost, no_detector
 from pyimgano.calibration._metadata import FitMetadataMixin, is_prefit
 from pyimgano.calibration._moving import AT_ONCE, MovableThresholdMixin, as_asked, as_stated
 from pyimgano.calibration._out_of_sample import (
@@ -32,6 +33,7 @@ from pyimgano.calibration._out_of_sample import (
     held_out,
     index_metadata,
     out_of_sample_scores,
+    own_scores,
 )
 from pyimgano.calibration._selection import (
     check_selection,
@@ -66,6 +68,12 @@ from pyimgano.utils._versions import VersionStampMixin
 from pyimgano.utils._warning import warn_user
 
 __all__ = ["ThresholdCalibrator"]
+
+
+def _learns_in_parts(calibrator: Any) -> bool:
+    fitted = vars(calibrator).get("estimator_")
+    inner = calibrator.estimator if fitted is None else fitted
+    return inner is not None and hasattr(innermost(inner)[0], "partial_fit")
 
 
 class ThresholdCalibrator(
@@ -146,7 +154,8 @@ class ThresholdCalibrator(
         ``-threshold_``, and set along with it.
     calibration_scores_ : ndarray of shape (n_images,)
         Out-of-sample anomaly scores of the good images, in their order; after
-        :meth:`recalibrate`, those of the images given to it.
+        :meth:`recalibrate`, those of the images given to it; after :meth:`partial_fit`, those of
+        all training images.
     expected_false_positive_rate_ : float
         Share of good images expected above the threshold.
     false_positive_rate_interval_ : tuple of float
@@ -338,6 +347,65 @@ class ThresholdCalibrator(
         }
         self._put(cut)
         self._keep_parameters()
+        return self
+
+    @available_if(_learns_in_parts)
+    def partial_fit(self, X: Any, y: Any = None) -> ThresholdCalibrator:
+        """Have the detector learn from more good images, and put the threshold anew.
+
+        The first call is ``fit``. The threshold is put on the out-of-sample scores that the
+        detector keeps of all images, earlier and new.
+
+        Parameters
+        ----------
+        X : input of the estimator
+            Good images, one or more.
+        y : array-like of shape (n_samples,), default=None
+            +1 for normal, -1 for known anomalies, which are left out.
+
+        Returns
+        -------
+        self
+            ``provenance_["history"]`` has one entry more.
+
+        Raises
+        ------
+        ValueError
+            If the threshold was put on other scores than those that the detector keeps: on scores
+            of folds, of held-out images, or of images given to :meth:`recalibrate`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyimgano.calibration import ThresholdCalibrator
+        >>> from pyimgano.detectors import PaDiMDetector
+        >>> rows = np.random.RandomState(0).normal(size=(500, 5))
+        >>> calibrator = ThresholdCalibrator(PaDiMDetector(), quantile=0.95).fit(rows[:100])
+        >>> calibrator.partial_fit(rows[100:200]).provenance_["n_images"]
+        200
+
+        Where the threshold comes from held-out images, the detector inside learns, and other
+        good images say where the threshold goes:
+
+        >>> model = ThresholdCalibrator(PaDiMDetector().fit(rows[:100]), cv="prefit", quantile=0.95)
+        >>> model.fit(rows[100:200]).estimator_.partial_fit(rows[200:300])
+        PaDiMDetector()
+        >>> model.recalibrate(rows[300:]).provenance_["n_images"]
+        200
+        """
+        if not _is_fitted(self):
+            return self.fit(X, y)
+        detector, data = innermost(self.estimator_, X)
+        source, own = self.provenance_["scores"], own_scores(self.estimator_)
+        if source != OWN_SCORES or own is not detector.training_scores_:
+            raise ValueError(
+                f"the threshold was put on other scores than {OWN_SCORES} ({source}), and does "
+                "not follow them. Call partial_fit of the detector inside estimator_, then "
+                "recalibrate with good images."
+            )
+        detector.partial_fit(data, y)
+        self._keep_scores(np.array(detector.training_scores_))
+        self._recut({}, "partial_fit")
         return self
 
     def set_params(self, **params: Any) -> ThresholdCalibrator:

@@ -13,7 +13,6 @@ from pyimgano._checks import normal_samples
 from pyimgano._training import TrainingStream
 from pyimgano.detectors._composition import ImageAverages
 from pyimgano.detectors._patch_base import BasePatchDetector
-from pyimgano.exceptions import TooFewImagesError
 from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._state import Array, Maybe, MayLack, Number, Rule
 
@@ -109,9 +108,8 @@ class IncrementalPatchDetector(BasePatchDetector):
         Raises
         ------
         ValueError
-            If the model comes from an earlier version and lacks what this needs.
-        TooFewImagesError
-            If there is no good image among them.
+            If there is no good image among them, or the model comes from an earlier version and
+            lacks what this needs.
         """
         if not _is_fitted(self):
             self.fit(X, y)
@@ -134,11 +132,6 @@ class IncrementalPatchDetector(BasePatchDetector):
             )
         data = self._validate_new_input(X)
         keep = normal_samples(y, len(data))
-        if not keep.any():
-            raise TooFewImagesError(
-                f"there is no good image for {name}.partial_fit: all {len(keep)} samples are "
-                "labeled anomalous."
-            )
         train = data if keep.all() else data[np.flatnonzero(keep)]
         n_before = len(self.training_scores_)
         compared = self._composition

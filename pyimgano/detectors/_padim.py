@@ -85,6 +85,14 @@ class PaDiMDetector(IncrementalPatchDetector):
     out-of-sample distance has a closed form [2]_; it is exact. Memory and the cost of scoring
     an image are ``n_positions * n_channels ** 2 / 2`` numbers.
 
+    :meth:`partial_fit` updates means and covariances: they are those of all images at once, but
+    for rounding. For the scores of earlier images the model keeps, from ``fit`` on, the selected
+    channels of each at the positions with the highest values of its smoothed out-of-sample map, and
+    the distances at the others. It keeps 64 positions or, if that is more, one in sixteen. There
+    the closed form is as exact as for new images; at the other positions distances are taken to
+    change as much as they do there on average. ``m`` kept positions cost ``4 * (m * n_channels +
+    n_positions)`` bytes an image. Images in tiles cannot be learned in parts, and nothing is kept.
+
     References
     ----------
     .. [1] T. Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly

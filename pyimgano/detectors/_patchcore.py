@@ -77,7 +77,8 @@ class PatchCoreDetector(NearestNormalMixin, IncrementalPatchDetector):
     bank_image_ : ndarray of shape (n_bank,), int
         Training image each bank patch came from (of equal images, the first).
     coreset_radius_ : float
-        Largest distance of a training patch to the bank, in the projection.
+        Largest distance of a training patch to the bank, in the projection; after
+        ``partial_fit`` an upper bound of it.
     training_scores_ : ndarray of shape (n_images,), float64
         Anomaly score of each training image against a bank of the same size chosen without it.
     offset_ : float
@@ -115,6 +116,16 @@ class PatchCoreDetector(NearestNormalMixin, IncrementalPatchDetector):
     max_bank_patches`` (at least 16 384) candidates are, and each time they have filled up, a
     coreset of half of them remains. As long as all patches fit, the bank is the one chosen
     with all at hand; beyond that it covers them less evenly, which ``coreset_radius_`` tells.
+
+    :meth:`partial_fit` goes on with the greedy selection from the bank, among the new patches,
+    until the bank has its share of all patches again; with a bank of ``max_bank_patches`` already,
+    it selects anew among the bank and the new patches. ``coreset_radius_`` is then an upper bound.
+    For the scores of earlier images the model keeps, from ``fit`` on, the up to 32 patches of each
+    that are farthest from the bank without it (fewer with ``max_bank_patches``): ``128 *
+    n_features`` bytes an image, of a feature row the row itself. Their distances are those of then,
+    or those to what the bank would have gained since without the image. A score is too low if
+    another patch has become the worst, and its re-weighting may miss neighbors that the bank has
+    no more.
 
     References
     ----------

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ScoreEnsemble, load, save
 from pyimgano.calibration import ThresholdCalibrator, own_scores
-from pyimgano.detectors import PyODDetector, SSIMTemplateDetector
+from pyimgano.detectors import PaDiMDetector, PyODDetector, SSIMTemplateDetector
 from pyimgano.exceptions import (
     TooFewImagesError,
     TooFewImagesWarning,
@@ -398,3 +398,32 @@ def test_a_file_with_a_history_that_is_none_is_refused(history, tmp_path):
         save(calibrator, tmp_path / "line.joblib")
     with pytest.raises(UntrustedFileError, match="history that is no list of changes"):
         load(tmp_path / "line.joblib")
+
+
+# ---- more images for the detector inside ----------------------------------------------
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: make_pipeline("passthrough", d)])
+def test_partial_fit_puts_the_threshold_on_the_scores_of_all_images(wrap):
+    X = rows(200)
+    calibrator = ThresholdCalibrator(wrap(PaDiMDetector()), quantile=0.9)
+    for part in (X[:80], X[80:140], X[140:]):
+        assert calibrator.partial_fit(part) is calibrator
+    once = ThresholdCalibrator(wrap(PaDiMDetector()), quantile=0.9).fit(X)
+    np.testing.assert_allclose(calibrator.calibration_scores_, once.calibration_scores_, rtol=1e-5)
+    assert calibrator.threshold_ == pytest.approx(once.threshold_, rel=1e-5)
+    assert calibrator.provenance_["n_images"] == 200
+    assert moves(calibrator) == ["partial_fit", "partial_fit"]
+    assert calibrator.provenance_["history"][0]["before"]["n_images"] == 80
+
+
+def test_partial_fit_is_refused_where_the_threshold_would_not_follow():
+    X = rows()
+    in_folds = ThresholdCalibrator(make_pipeline(StandardScaler(), PaDiMDetector())).fit(X[:100])
+    held_out = ThresholdCalibrator(PaDiMDetector().fit(X[:50]), cv="prefit").fit(X[50:100])
+    moved = ThresholdCalibrator(PaDiMDetector()).fit(X[:50]).recalibrate(X[50:100])
+    for calibrator in (in_folds, held_out, moved):
+        before = calibrator.score_samples(X)
+        with pytest.raises(ValueError, match="then recalibrate with good images"):
+            calibrator.partial_fit(X[100:])
+        np.testing.assert_array_equal(calibrator.score_samples(X), before)
+    for estimator in (None, IsolationForest(), SSIMTemplateDetector()):
+        assert not hasattr(ThresholdCalibrator(estimator), "partial_fit")

@@ -289,3 +289,15 @@ def test_refusals_say_what_would_be_right() -> None:
         leave_one_group_out_banks(np.arange(4.0)[:, None], result, [0, 1, -1, 0])
     with pytest.raises(ValueError, match="selected from 4 points, not from 5"):
         leave_one_group_out_banks(np.arange(5.0)[:, None], result, [0, 1, 1, 0, 0])
+
+
+def test_a_selection_goes_on_where_it_ended():
+    points = np.random.RandomState(0).normal(size=(400, 6))
+    whole = greedy_k_center(points, 60, first=7)
+    for n_before in (2, 25, 60):
+        again = greedy_k_center(points, 60, first=whole.picks[:n_before])
+        for one, other in zip(again, whole):
+            np.testing.assert_array_equal(one, other)
+    for wrong in ([3, 3], [0, 400], np.arange(61)):
+        with pytest.raises(ValueError, match="first must be"):
+            greedy_k_center(points, 60, first=wrong)
