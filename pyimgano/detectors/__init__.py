@@ -21,6 +21,7 @@ from pyimgano.detectors.templates import (
 from pyimgano.detectors.trained import (
     BaseFeatureTrainedDetector,
     BaseTrainedDetector,
+    ReverseDistillationDetector,
     STFPMDetector,
     checkpoints,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "PixelGaussianDetector",
     "PixelMADDetector",
     "PyODDetector",
+    "ReverseDistillationDetector",
     "SPADEDetector",
     "SSIMTemplateDetector",
     "STFPMDetector",

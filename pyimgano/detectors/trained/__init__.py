@@ -8,6 +8,7 @@ from pyimgano.detectors.trained._base import (
     Prepared,
 )
 from pyimgano.detectors.trained._loop import checkpoints, initialize
+from pyimgano.detectors.trained._reverse_distillation import ReverseDistillationDetector
 from pyimgano.detectors.trained._samples import compact
 from pyimgano.detectors.trained._stfpm import STFPMDetector
 
@@ -15,6 +16,7 @@ __all__ = [
     "BaseFeatureTrainedDetector",
     "BaseTrainedDetector",
     "Prepared",
+    "ReverseDistillationDetector",
     "STFPMDetector",
     "checkpoints",
     "compact",
