@@ -16,6 +16,7 @@ from pyimgano.detectors import (
     PixelGaussianDetector,
     PixelMADDetector,
     PyODDetector,
+    ReverseDistillationDetector,
     SoftPatchDetector,
     SPADEDetector,
     SSIMTemplateDetector,
@@ -83,6 +84,7 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
 
 # Detectors that take images only: scikit-learn's battery has one check for them.
 IMAGE_ONLY_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "ReverseDistillationDetector": [ReverseDistillationDetector()],
     "STFPMDetector": [STFPMDetector()],
 }
 
@@ -200,10 +202,24 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         SSIMTemplateDetector(resize=24, window=5, max_shift=2, smoothing_sigma=1)
     ],
     "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=32), n_neighbors=5)],
+    "ReverseDistillationDetector": [
+        ReverseDistillationDetector(
+            BackbonePatchFeatures(
+                "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
+            ),
+            max_steps=30,
+            batch_size=4,
+            learning_rate=0.01,
+            n_blocks=1,
+            smoothing_sigma=2,
+        )
+    ],
     "STFPMDetector": [
         STFPMDetector(
-            BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=32),
-            max_steps=30,
+            BackbonePatchFeatures(
+                "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
+            ),
+            max_steps=60,
             batch_size=4,
         )
     ],

@@ -49,6 +49,10 @@ __all__ = ["BaseFeatureTrainedDetector", "BaseTrainedDetector", "Prepared", "Sha
 Shapes = list[tuple[str, tuple[int, ...]]]
 
 
+# Value of all pixels outside a region of interest.
+_GRAY = 128
+
+
 class Prepared(NamedTuple):
     """A few images as the networks see them.
 
@@ -58,9 +62,9 @@ class Prepared(NamedTuple):
         The arrays of each image, float16 (see ``compact``) or integers.
     grids : PatchGrids
         Where the values of the anomaly maps lie in the images; its features do not matter.
-    contents : list of ndarray of shape (n_patches, n_features)
-        Patches of each image by whose average an image is told that has little in common with the
-        training images.
+    contents : list of ndarray of shape (h, w, n_features)
+        Features of each image on some grid over the same part of it, by whose average an image is
+        told that has little in common with the training images.
     """
 
     samples: list[Sample]
@@ -214,10 +218,17 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
             return
         for images, keys in self._keyed_images(data):
             with timed("features"):
-                block = self._prepare(images)
+                block = self._prepare(self._within_region(images))
             if self.roi_mask_ is not None:
                 block = block._replace(grids=block.grids.within(self.roi_mask_))
             yield block, keys
+
+    def _within_region(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Images that are gray outside the region: networks may see all of an image at once."""
+        if self.roi_mask_ is None:
+            return images
+        inside = self.roi_mask_[:, :, None]
+        return [np.where(inside, image, np.uint8(_GRAY)) for image in images]
 
     def _keyed_images(self, data: Any) -> Iterator[tuple[list[np.ndarray], list[SampleKey]]]:
         return iter_keyed_images(data, self._block_size(), self.roi_mask_)
@@ -230,7 +241,11 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
             yield from keys
 
     def _contents(self, block: Prepared) -> list[np.ndarray]:
-        return block.contents
+        return [one.reshape(-1, one.shape[2]) for one in block.contents]
+
+    def _as_whole(self, block: Prepared, values: Any) -> np.ndarray | None:
+        # In a region of interest, which may be small, a defect can be much of what there is.
+        return None if self.roi_mask_ is not None else super()._as_whole(block, values)
 
     # ---- training -------------------------------------------------------------------
     def _fit_validated(self, train: Any) -> None:

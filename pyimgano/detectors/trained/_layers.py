@@ -45,9 +45,8 @@ def normalized(features: np.ndarray) -> np.ndarray:
 
 
 def contents_of(maps: list[np.ndarray]) -> np.ndarray:
-    """Features of all layers on the grid of the last, one row for each position."""
-    joined = join_maps(maps[::-1], 1, None)
-    return joined.reshape(-1, joined.shape[2])
+    """Features (h, w, d) of all layers, on the grid of the last."""
+    return join_maps(maps[::-1], 1, None)
 
 
 def on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

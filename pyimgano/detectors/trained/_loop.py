@@ -12,6 +12,8 @@ import json
 import math
 import signal
 import threading
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -187,7 +189,7 @@ class _Checkpoint:
             with np.load(self._path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(bytes(arrays.pop("about")))
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise TrainingError(
                 f"the checkpoint {str(self._path)!r} cannot be read ({error}). Delete it to train "
                 "from the start."
