@@ -17,7 +17,8 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from pyimgano._nesting import all_parts, first_step, makes_maps
 from pyimgano._pyod_models import PyODRow, check_pyod_parameters
 from pyimgano.base import BaseImageDetector
-from pyimgano.detectors import BasePatchDetector, PyODDetector
+from pyimgano.detectors import PyODDetector
+from pyimgano.detectors._feature_holder import FeatureHolderMixin, feature_step_of
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import (
     ModelChoiceWarning,
@@ -143,9 +144,7 @@ class Model:
         if not hasattr(self._as_it_comes, "get_params"):
             return None
         for part in all_parts(self._as_it_comes):
-            step = getattr(part, "features", part)
-            if isinstance(step, str) and isinstance(part, BasePatchDetector):
-                step = make_features(step, **part._feature_defaults)
+            step = feature_step_of(part) if isinstance(part, FeatureHolderMixin) else part
             if isinstance(step, BaseNetworkFeatures):
                 return step
         return None
@@ -184,7 +183,8 @@ class Model:
 
     @property
     def needs_extra(self) -> str | None:
-        return None if self._network is None else self._network.needs_extra
+        of_network = None if self._network is None else self._network.needs_extra
+        return of_network or getattr(self._as_it_comes, "_needs_extra", None)
 
     @property
     def input_kinds(self) -> list[str]:
@@ -192,7 +192,8 @@ class Model:
             return []
         first = first_step(self._as_it_comes)
         if isinstance(first, (BaseImageDetector, ScoreEnsemble)):
-            return list(_KINDS)
+            takes_numbers = get_tags(first).input_tags.two_d_array
+            return list(_KINDS) if takes_numbers else ["images"]
         tags = get_tags(first).input_tags
         taken = tags.three_d_array, False, tags.two_d_array
         return [kind for kind, takes in zip(_KINDS, taken) if takes]
@@ -200,10 +201,8 @@ class Model:
 
 def _make_named_features(estimator: Any) -> None:
     """Put the feature step in the place of its name, so that its parameters can be set."""
-    named = estimator.get_params(deep=False).get("features")
-    if isinstance(named, str):
-        defaults = getattr(estimator, "_feature_defaults", {})
-        estimator.set_params(features=make_features(named, **defaults))
+    if isinstance(estimator.get_params(deep=False).get("features"), str):
+        estimator.set_params(features=feature_step_of(estimator))
 
 
 # ---- PyOD's models --------------------------------------------------------------------

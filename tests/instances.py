@@ -9,6 +9,7 @@ from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.defects import DefectExtractor
 from pyimgano.detectors import (
     AnomalyDINODetector,
+    DinomalyDetector,
     MutualScoringDetector,
     NCCTemplateDetector,
     PaDiMDetector,
@@ -84,6 +85,7 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
 
 # Detectors that take images only: scikit-learn's battery has one check for them.
 IMAGE_ONLY_INSTANCES: dict[str, list[BaseEstimator]] = {
+    "DinomalyDetector": [DinomalyDetector()],
     "ReverseDistillationDetector": [ReverseDistillationDetector()],
     "STFPMDetector": [STFPMDetector()],
 }
@@ -169,6 +171,16 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         AnomalyDINODetector(
             FilterBankFeatures(resize=64), coreset_ratio=0.1, mask="pca", n_rotations=2
         ),
+    ],
+    "DinomalyDetector": [
+        DinomalyDetector(
+            ViTPatchFeatures(
+                "timm:test_vit", weights=None, resize=96, keep_aspect=False, layers=(0, 1)
+            ),
+            n_blocks=2,
+            max_steps=6,
+            batch_size=4,
+        )
     ],
     "MutualScoringDetector": [
         MutualScoringDetector(FilterBankFeatures(resize=64)),

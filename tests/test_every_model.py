@@ -18,7 +18,9 @@ from tests.instances import TABLE_INSTANCES
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 
 OF_PYOD = list_models(tags="pyod")
-OTHERS = [name for name in list_models() if name not in OF_PYOD]
+# Those that train networks have these checks in tests/test_common.py, with tiny ones.
+TRAINED = list_models(family="trained network")
+OTHERS = [name for name in list_models() if name not in (*OF_PYOD, *TRAINED)]
 FORESTS = ("vision_iforest", "vision_inne")
 # What a model needs for 20 images.
 FOR_FEW_IMAGES = {"vision_sampling": {"subset_size": 10}}

@@ -43,7 +43,11 @@ from pyimgano.utils import all_estimators
 from tests.extras import needs_extra
 
 NAMES = list_models()
-WITHOUT_WEIGHTS = list_models(requires_checkpoint=False)
+# Those that train networks have their checks in tests/test_common.py, with tiny ones.
+TRAINED = list_models(family="trained network")
+WITHOUT_WEIGHTS = [
+    name for name in list_models(requires_checkpoint=False) if name not in TRAINED
+]
 
 # Small images and few of them; models whose defaults ask for more say so here.
 SMALL = {
@@ -123,6 +127,7 @@ def test_lists_filter():
     assert "vision_knn" not in list_models(supports_pixel_map=True)
     assert "vision_patchcore" in list_models(requires_checkpoint=True, input_kind="rows")
     assert "vision_knn" not in list_models(input_kind="rows")
+    assert "vision_stfpm" not in list_models(input_kind="rows")
     assert "embedded" in list_models(tags={"preset", "any pose"}, requires_checkpoint=False)
     with pytest.raises(UnknownModelError, match=r"no model has the tag 'presets'.*'preset'\?"):
         list_models(tags="presets")
@@ -175,6 +180,8 @@ def test_papers_are_those_of_the_docstrings():
     assert model_info("vision_pixel_gaussian")["paper"] is None  # whatever its references
     assert model_info("vision_anomalydino")["needs_extra"] == "timm"
     assert model_info("vision_padim")["needs_extra"] is None  # a ResNet, which needs no torch
+    assert model_info("vision_stfpm")["needs_extra"] == "torch"  # to train
+    assert model_info("vision_dinomaly")["needs_extra"] == "timm"
     assert model_info("industrial-fast-filterbank")["needs_extra"] is None
     assert model_info("industrial-fast-imagenet")["needs_extra"] == "imagenet"
 

@@ -609,11 +609,9 @@ def _feature_step(model: Any, asked: Mapping[str, Any]) -> Any:
     """The model's feature step as asked for; its network is loaded, which finds mistakes early."""
     import numpy as np
 
-    from pyimgano.features import make_features
+    from pyimgano.detectors._feature_holder import feature_step_of
 
-    step = model.get_params().get("features")
-    if step is not None:
-        step = make_features(step, **getattr(model, "_feature_defaults", {}))
+    step = feature_step_of(model)
     for name in asked:
         option = "--amp" if name == "precision" else f"--{name}"
         if step is None:

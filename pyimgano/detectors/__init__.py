@@ -21,6 +21,7 @@ from pyimgano.detectors.templates import (
 from pyimgano.detectors.trained import (
     BaseFeatureTrainedDetector,
     BaseTrainedDetector,
+    DinomalyDetector,
     ReverseDistillationDetector,
     STFPMDetector,
     checkpoints,
@@ -31,6 +32,7 @@ __all__ = [
     "BaseFeatureTrainedDetector",
     "BasePatchDetector",
     "BaseTrainedDetector",
+    "DinomalyDetector",
     "MutualScoringDetector",
     "NCCTemplateDetector",
     "NearestNormal",

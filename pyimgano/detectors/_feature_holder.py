@@ -14,7 +14,7 @@ from pyimgano.features import BasePatchFeatures, make_features
 from pyimgano.utils._fitting import set_on_fitted_copy
 from pyimgano.utils._state import MayLack, Object, Rule
 
-__all__ = ["FeatureHolderMixin", "overfits"]
+__all__ = ["FeatureHolderMixin", "feature_step_of", "overfits"]
 
 
 class FeatureHolderMixin:
@@ -66,6 +66,10 @@ class FeatureHolderMixin:
         set_on_fitted_copy(vars(self).get("features_"), params, "features__")
         return self
 
+    def _make_features(self) -> BasePatchFeatures:
+        """Make the step that ``features`` stands for, not fitted."""
+        return make_features(self.features, **self._feature_defaults)
+
     def _fit_steps(self, data: Any) -> None:
         self.__dict__.pop("features_", None)
         if self.input_kind_ == "images":
@@ -73,8 +77,27 @@ class FeatureHolderMixin:
 
     def _fit_features(self, data: Any) -> None:
         """Make the step and fit it on images."""
-        self.features_ = make_features(self.features, **self._feature_defaults)
+        self.features_ = self._make_features()
         self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
+
+
+def feature_step_of(estimator: Any) -> BasePatchFeatures | None:
+    """Make the step that the parameter ``features`` of an estimator stands for, not fitted.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A detector or a pipeline.
+
+    Returns
+    -------
+    BasePatchFeatures or None
+        None if there is no such parameter.
+    """
+    if isinstance(estimator, FeatureHolderMixin):
+        return estimator._make_features()
+    features = estimator.get_params(deep=False).get("features")
+    return None if features is None else make_features(features)
 
 
 def overfits(step: Any) -> bool:

@@ -59,6 +59,7 @@ _OWN = {
     "pyimgano.detectors._spade": "SPADEDetector",
     "pyimgano.detectors.templates._pixel": "PixelGaussianDetector PixelMADDetector",
     "pyimgano.detectors.templates._window": "NCCTemplateDetector SSIMTemplateDetector",
+    "pyimgano.detectors.trained._dinomaly": "DinomalyDetector",
     "pyimgano.detectors.trained._reverse_distillation": "ReverseDistillationDetector",
     "pyimgano.detectors.trained._stfpm": "STFPMDetector",
     "pyimgano.ensemble": "ScoreEnsemble _Affine _Ecdf",

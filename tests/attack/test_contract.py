@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROWS = np.random.RandomState(0).normal(size=(30, 4))
 IMAGES = np.random.RandomState(1).randint(0, 256, size=(8, 64, 64, 3)).astype(np.uint8)
-NEEDS = {"ViTPatchFeatures": "timm", "PyODDetector": "pyod"}
+NEEDS = {"ViTPatchFeatures": "timm", "PyODDetector": "pyod", "DinomalyDetector": "timm"}
 
 
 def cases(table: dict[str, list[Any]], kind: str) -> list[Any]:

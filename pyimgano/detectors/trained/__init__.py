@@ -7,6 +7,7 @@ from pyimgano.detectors.trained._base import (
     BaseTrainedDetector,
     Prepared,
 )
+from pyimgano.detectors.trained._dinomaly import DinomalyDetector
 from pyimgano.detectors.trained._loop import checkpoints, initialize
 from pyimgano.detectors.trained._reverse_distillation import ReverseDistillationDetector
 from pyimgano.detectors.trained._samples import compact
@@ -15,6 +16,7 @@ from pyimgano.detectors.trained._stfpm import STFPMDetector
 __all__ = [
     "BaseFeatureTrainedDetector",
     "BaseTrainedDetector",
+    "DinomalyDetector",
     "Prepared",
     "ReverseDistillationDetector",
     "STFPMDetector",

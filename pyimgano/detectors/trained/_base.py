@@ -143,6 +143,8 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
     _family = "trained network"
     _tags: tuple[str, ...] = ("trained",)
     _takes_roi_mask = True
+    # Extra of the package that training takes, whatever the features need.
+    _needs_extra = "torch"
     # Scores and maps of images that were trained on are lower than those of new ones; held_out_
     # says which are not.
     _maps_own_out_of_sample = False
