@@ -45,9 +45,7 @@ from tests.extras import needs_extra
 NAMES = list_models()
 # Those that train networks have their checks in tests/test_common.py, with tiny ones.
 TRAINED = list_models(family="trained network")
-WITHOUT_WEIGHTS = [
-    name for name in list_models(requires_checkpoint=False) if name not in TRAINED
-]
+WITHOUT_WEIGHTS = [name for name in list_models(requires_checkpoint=False) if name not in TRAINED]
 
 # Small images and few of them; models whose defaults ask for more say so here.
 SMALL = {

@@ -81,7 +81,7 @@ class FeatureHolderMixin:
         self.features_.fit(data, None)  # FrozenEstimator.fit asks for y
 
 
-def feature_step_of(estimator: Any) -> BasePatchFeatures | None:
+def feature_step_of(estimator: Any) -> Any:
     """Make the step that the parameter ``features`` of an estimator stands for, not fitted.
 
     Parameters
@@ -91,7 +91,7 @@ def feature_step_of(estimator: Any) -> BasePatchFeatures | None:
 
     Returns
     -------
-    BasePatchFeatures or None
+    transformer or None
         None if there is no such parameter.
     """
     if isinstance(estimator, FeatureHolderMixin):

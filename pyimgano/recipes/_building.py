@@ -13,8 +13,8 @@ from pyimgano.benchmark._pipelines import make_pipeline_of
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.calibration._tails import largest_supported
 from pyimgano.defects import DefectExtractor
+from pyimgano.detectors._feature_holder import feature_step_of
 from pyimgano.exceptions import UnknownParameterError
-from pyimgano.features import make_features
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.preprocessing import BasePreprocessor
 from pyimgano.recipes._recipe import RecipeData
@@ -28,7 +28,6 @@ __all__ = [
     "bounded_bank",
     "calibrated",
     "choose_model",
-    "feature_step",
     "is_loadable",
     "make_extractor",
     "supported_quantile",
@@ -50,21 +49,6 @@ class Named(NamedTuple):
     why: str
 
 
-def feature_step(model: Any) -> Any:
-    """Give the feature step of a model, made from its name where it has only that.
-
-    Parameters
-    ----------
-    model : estimator
-
-    Returns
-    -------
-    transformer or None
-    """
-    step = model.get_params().get("features")
-    return None if step is None else make_features(step, **getattr(model, "_feature_defaults", {}))
-
-
 def is_loadable(model: Any) -> bool:
     """Tell whether a model needs no network, or one whose library and weights are here.
 
@@ -76,7 +60,7 @@ def is_loadable(model: Any) -> bool:
     -------
     bool
     """
-    step = feature_step(model)
+    step = feature_step_of(model)
     return not isinstance(step, BaseNetworkFeatures) or step.can_be_loaded()
 
 
@@ -91,7 +75,7 @@ def working_side(model: Any) -> int:
     -------
     int
     """
-    side = getattr(feature_step(model), "resize", None) or _defaults.RESIZE
+    side = getattr(feature_step_of(model), "resize", None) or _defaults.RESIZE
     return int(side if isinstance(side, int) else max(side))
 
 

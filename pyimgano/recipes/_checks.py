@@ -20,6 +20,7 @@ from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermo
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._category import TestMasks, uses_validation
 from pyimgano.calibration._tails import check_enough
+from pyimgano.detectors._feature_holder import feature_step_of
 from pyimgano.exceptions import (
     DeviceError,
     ImageFormatError,
@@ -31,7 +32,6 @@ from pyimgano.exceptions import (
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
-from pyimgano.recipes._building import feature_step
 from pyimgano.recipes._recipe import Plan, RecipeConfig
 from pyimgano.recipes._running import good_images
 from pyimgano.tiling import TiledImages
@@ -118,7 +118,7 @@ def _some(n: int, errors: list[str], good: str, what: str) -> Check:
 def _networks(name: str, pipeline: Pipeline) -> Iterator[Check]:
     """Load the networks, which finds missing weights, packages and devices."""
     detector, _ = innermost(pipeline)
-    named = feature_step(detector) if hasattr(detector, "get_params") else None
+    named = feature_step_of(detector) if hasattr(detector, "get_params") else None
     steps = find_parts(pipeline, BaseNetworkFeatures)
     if isinstance(named, BaseNetworkFeatures) and not any(named is one for one in steps):
         steps.append(named)
@@ -165,7 +165,7 @@ def _thresholds(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator
 def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Check]:
     """Take a few images through the features; say how long all take, and what they fill."""
     detector, _ = innermost(pipeline)
-    step = feature_step(detector) if hasattr(detector, "get_params") else None
+    step = feature_step_of(detector) if hasattr(detector, "get_params") else None
     if step is None:
         return
     images = _safe_indexing(good_images(config.data), np.arange(min(_N_TRIED, config.data.n_good)))

@@ -102,7 +102,9 @@ def test_attention_weighs_values_by_products_of_positive_features():
         cut = slice(64 * head, 64 * head + 64)
         q, k = positive[:, :width][:, cut], positive[:, width : 2 * width][:, cut]
         weights = q @ k.T
-        expected = weights / weights.sum(axis=1, keepdims=True) @ x[0, :, 2 * width :][:, cut].numpy()
+        expected = (
+            weights / weights.sum(axis=1, keepdims=True) @ x[0, :, 2 * width :][:, cut].numpy()
+        )
         np.testing.assert_allclose(found[:, cut], expected, rtol=1e-6)
 
 

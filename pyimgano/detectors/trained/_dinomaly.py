@@ -129,8 +129,8 @@ class DinomalyDetector(BaseFeatureTrainedDetector):
 
     The class and register tokens, which the authors' code decodes together with the others, are
     left out, and tokens are normalized by the network's last layer norm. With a region of
-    interest the pixels outside are gray, and the decoder sees the tokens inside alone. Images are resized as a whole, where the
-    paper crops them to their middle.
+    interest the pixels outside are gray, and the decoder sees the tokens inside alone. Images are
+    resized as a whole, where the paper crops them to their middle.
 
     References
     ----------
@@ -242,7 +242,9 @@ class DinomalyDetector(BaseFeatureTrainedDetector):
         width = shapes[0][1][1]
 
         def mlp() -> Any:
-            return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+            return nn.Sequential(
+                nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            )
 
         def block() -> Any:
             return nn.ModuleDict(
@@ -346,9 +348,7 @@ def _halves(layers: list[Any]) -> tuple[Any, Any]:
     return sum(layers[:half]) / half, sum(layers[half:]) / (len(layers) - half)
 
 
-def _truncated_normal(
-    rng: np.random.Generator, name: str, shape: tuple[int, ...]
-) -> np.ndarray:
+def _truncated_normal(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Draw weights from a normal distribution that is cut at three standard deviations."""
     return _WEIGHT_SPREAD * ndtri(rng.uniform(ndtr(-3.0), ndtr(3.0), shape))
 
