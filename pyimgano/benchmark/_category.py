@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.calibration._held_out_maps import hold_out, maps_in_image_pixels
 from pyimgano.datasets import Defect, read_mask
 from pyimgano.datasets._record import read_defects
+from pyimgano.detectors import BaseTrainedDetector
 from pyimgano.evaluation import (
     AUPIMO,
     AUPRO,
@@ -441,6 +443,7 @@ def fit(pipeline: Pipeline, data: Bunch, fit_params: Mapping[str, Any] | None = 
 
     The threshold comes from the validation images where there are any, and else from
     out-of-sample scores of the training images. So does that of pixels, if the pipeline has one.
+    A detector that is fitted already and has ``warm_start=True`` goes on with its networks.
 
     Parameters
     ----------
@@ -459,22 +462,33 @@ def fit(pipeline: Pipeline, data: Bunch, fit_params: Mapping[str, Any] | None = 
     calibrator = find_calibrator(last)
     params = dict(fit_params or {})
     with Stopwatch() as watch:
-        if not uses_validation(calibrator, data):
+        if not uses_validation(calibrator, data) and not _goes_on(calibrator.estimator):
             routed = {f"{name}__{key}": value for key, value in params.items()}
             pipeline.fit(data.X_train, data.y_train, **routed)
             return watch
-        train, validation = data.X_train, data.X_validation
-        if len(pipeline) > 1:
-            # The steps stay as the training images leave them: the detector has seen only that.
-            before = pipeline[:-1]
+        train, validation = data.X_train, data.get("X_validation")
+        # The steps stay as the training images leave them: the detector has seen only that.
+        before = pipeline[:-1] if len(pipeline) > 1 else None
+        if before is not None:
             train = before.fit_transform(train, data.y_train)
-            validation = before.transform(validation)
         if calibrator.estimator is not None:
-            fitted = clone(calibrator.estimator).fit(train, data.y_train, **params)
+            model = calibrator.estimator
+            model = deepcopy(model) if _goes_on(model) else clone(model)
+            fitted = model.fit(train, data.y_train, **params)
+            if validation is None:  # the networks have not been trained on those it held out
+                good = np.flatnonzero(np.asarray(data.y_train) == 1)
+                validation = _safe_indexing(data.X_train, good[fitted.held_out_])
             # Frozen, so that the fitted model is not kept twice.
             calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
-        last.fit(validation)
+        last.fit(validation if before is None else before.transform(validation))
     return watch
+
+
+def _goes_on(model: Any) -> bool:
+    """Tell whether a model is fitted and goes on with what it has learned when it is fitted."""
+    return (
+        isinstance(model, BaseTrainedDetector) and model.warm_start and hasattr(model, "networks_")
+    )
 
 
 def _check_format(pipeline: Pipeline, data: Bunch) -> None:

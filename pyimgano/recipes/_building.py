@@ -133,7 +133,9 @@ def _preset_by_weights() -> tuple[str, str]:
     )
 
 
-def supported_quantile(quantile: float, data: RecipeData) -> tuple[float, list[str]]:
+def supported_quantile(
+    quantile: float, data: RecipeData, n_held_out: int | None = None
+) -> tuple[float, list[str]]:
     """Lower a quantile to what the good images support.
 
     Parameters
@@ -141,6 +143,9 @@ def supported_quantile(quantile: float, data: RecipeData) -> tuple[float, list[s
     quantile : float in (0, 1)
         Share of good images that shall pass.
     data : RecipeData
+    n_held_out : int, default=None
+        Number of training images that thresholds are put by, where that is not all of them and
+        there are no validation images.
 
     Returns
     -------
@@ -148,11 +153,14 @@ def supported_quantile(quantile: float, data: RecipeData) -> tuple[float, list[s
     decisions : list of str
         Empty if there are enough images.
     """
-    highest = float(largest_supported(data.n_calibration))
+    n = data.n_calibration
+    if n_held_out is not None and data.images.get("X_validation") is None:
+        n = n_held_out
+    highest = float(largest_supported(n))
     if quantile <= highest:
         return quantile, []
     return highest, [
-        f"thresholds: {data.n_calibration} good images support a share of good parts that pass of "
+        f"thresholds: {n} good images support a share of good parts that pass of "
         f"{highest:g} at most, where {quantile:g} was asked for"
     ]
 

@@ -20,6 +20,7 @@ from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermo
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._category import TestMasks, uses_validation
 from pyimgano.calibration._tails import check_enough
+from pyimgano.detectors import BaseTrainedDetector
 from pyimgano.detectors._feature_holder import feature_step_of
 from pyimgano.exceptions import (
     DeviceError,
@@ -145,6 +146,9 @@ def _thresholds(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator
     calibrator, defects = find_calibrator(pipeline), find_defects(pipeline)
     validated = uses_validation(calibrator, config.data.images)
     n = config.data.n_calibration if validated else config.data.n_good
+    detector, _ = innermost(pipeline)
+    if isinstance(detector, BaseTrainedDetector) and not validated:
+        n = max(1, round(detector.validation_fraction * n))
     for one in (calibrator, defects):
         if one is None:
             continue

@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 
 from pyimgano import _defaults
@@ -37,6 +37,8 @@ from pyimgano.utils._outputs import atomic_folder
 __all__ = ["RecipeResult", "carry_out", "config_of", "run_recipe"]
 
 _BATCH_SIZE = 8
+# Steps from one checkpoint to the next: half a minute to some minutes.
+_EVERY = 100
 
 
 @dataclass
@@ -328,14 +330,14 @@ def _fit_and_judge(
     keeping: Any = nullcontext()
     if run is not None and trains:
         run.checkpoints.mkdir(exist_ok=True)
-        keeping = checkpoints(run.checkpoints)
+        keeping = checkpoints(run.checkpoints, every=_EVERY)
     try:
         with keeping:
             outcome = run_category(
                 config.data.category,
                 config.data.images,
                 names,
-                clone(pipeline),
+                deepcopy(pipeline),  # a detector in it may go on with what it has learned
                 options,
                 folder,
                 config.fit_params,

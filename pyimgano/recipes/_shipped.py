@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pyimgano.recipes._adapt import industrial_adapt
 from pyimgano.recipes._compare import compare
 from pyimgano.recipes._highres import industrial_highres
+from pyimgano.recipes._micro_finetune import micro_finetune
 from pyimgano.recipes._recipe import Plan
 
 __all__ = ["SHIPPED"]
@@ -15,4 +16,5 @@ SHIPPED: dict[str, Callable[..., Plan]] = {
     "compare": compare,
     "industrial-adapt": industrial_adapt,
     "industrial-highres": industrial_highres,
+    "micro-finetune": micro_finetune,
 }

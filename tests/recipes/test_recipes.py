@@ -14,10 +14,11 @@ from sklearn.pipeline import make_pipeline
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator, registry
 from pyimgano._models import Model
-from pyimgano._nesting import find_calibrator, find_defects
+from pyimgano._nesting import find_calibrator, find_defects, innermost
 from pyimgano.benchmark import json_schema
 from pyimgano.cli._report_text import comparison_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
+from pyimgano.detectors import STFPMDetector
 from pyimgano.exceptions import (
     DatasetError,
     PluginError,
@@ -26,7 +27,7 @@ from pyimgano.exceptions import (
     UnknownParameterError,
     UnknownRecipeError,
 )
-from pyimgano.features import FilterBankFeatures
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.inference import iter_infer
 from pyimgano.recipes import (
     Plan,
@@ -349,3 +350,86 @@ def test_a_trial_finds_what_would_go_wrong(root, tmp_path):
     assert "no pretrained weights of wide_resnet50_2 on this machine" in wrong[0]
     assert "promises with 0.99 confidence" in wrong[1]
     assert "is a file, not a folder" in wrong[2]
+
+
+# ---- networks that are trained ----------------------------------------------------------
+class Killed(BaseException):
+    """Ends a training as a kill would: nothing handles it."""
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    pytest.importorskip("torch")
+    step = BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=32)
+    return {
+        "model_options": {"features": step, "batch_size": 4, "validation_fraction": 0.5},
+        "max_steps": 6,
+        "quantile": 0.8,
+    }
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+def test_a_killed_training_is_resumed_with_equal_scores(root, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyimgano.recipes._running._EVERY", 2)
+    data = load_dataset("folder", root, category="wood")
+    calls, loss = [], STFPMDetector._loss
+
+    def counted(self, networks, batch, step):
+        calls.append(len(calls))
+        if calls[-1] == last:
+            raise Killed
+        return loss(self, networks, batch, step)
+
+    last = None
+    monkeypatch.setattr(STFPMDetector, "_loss", counted)
+    whole = run_recipe("micro-finetune", data, output_dir=tmp_path / "whole", **tiny)
+    last, n_calls = 2 * len(calls) - 2, len(calls)
+    with pytest.raises(Killed):
+        run_recipe("micro-finetune", data, output_dir=tmp_path / "killed", **tiny)
+    (path,) = (tmp_path / "killed").iterdir()
+    assert [name.split("/")[0] for name in files_of(path)] == [
+        "checkpoints",
+        "config.json",
+        "environment.json",
+    ]
+    last, before = None, len(calls)
+    resumed = run_recipe(
+        "micro-finetune", data, output_dir=tmp_path / "killed", resume=True, **tiny
+    )
+    assert resumed.path == path and len(calls) - before < n_calls
+    images = data.to_bunch().X_test
+    np.testing.assert_array_equal(
+        resumed.pipeline.score_samples(images), whole.pipeline.score_samples(images)
+    )
+    assert (
+        find_calibrator(resumed.pipeline).threshold_ == find_calibrator(whole.pipeline).threshold_
+    )
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+def test_a_trained_network_is_trained_further(root, tiny, tmp_path):
+    images = load_dataset("folder", root, category="wood").to_bunch().X_train
+    first = run_recipe("micro-finetune", images[:10], output_dir=tmp_path, **tiny)
+    assert first.report["training"]["decisions"][1].startswith(
+        "training: 6 steps of 4 images, on 5"
+    )
+    file = first.path / "artifacts" / "pipeline.joblib"
+    second = run_recipe(
+        "micro-finetune", images, output_dir=None, start_from=file, max_steps=1, quantile=0.8
+    )
+    one, two = (innermost(result.pipeline)[0] for result in (first, second))
+    assert len(two.history_["loss"]) == 1
+    moved = [
+        np.abs(two.networks_["student"][key] - values).max()
+        for key, values in one.networks_["student"].items()
+        if values.dtype == np.float32 and "running" not in key
+    ]
+    assert 0 < max(moved) < 0.5  # a step away, and no new network
+    held_out = set(np.flatnonzero(two.held_out_).tolist())
+    assert held_out <= {10, 11, 12, 13} | set(np.flatnonzero(one.held_out_).tolist())
+    calibrator = find_calibrator(second.pipeline)
+    np.testing.assert_array_equal(
+        np.sort(calibrator.calibration_scores_), np.sort(two.training_scores_[two.held_out_])
+    )
+    with pytest.raises(RunError, match="micro-finetune trains networks, and PatchCoreDetector"):
+        run_recipe("micro-finetune", images, output_dir=None, model="industrial-fast-filterbank")
