@@ -13,6 +13,7 @@ from sklearn.base import clone
 from pyimgano.backbones._network import digest
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.detectors import (
+    DinomalyDetector,
     PatchCoreDetector,
     ReverseDistillationDetector,
     STFPMDetector,
@@ -27,7 +28,7 @@ from pyimgano.exceptions import (
     TooFewImagesError,
     TrainingError,
 )
-from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, ViTPatchFeatures
 from pyimgano.testing import make_check_images
 from pyimgano.tiling import TilingTransformer
 
@@ -48,6 +49,15 @@ def distillation(**params):
     return ReverseDistillationDetector(encoder, **params)
 
 
+def dinomaly(**params):
+    pytest.importorskip("timm", reason="timm is not installed")
+    settings = {"weights": None, "resize": 32, "keep_aspect": False, "layers": (0, 1)}
+    transformer = ViTPatchFeatures("timm:test_vit", **settings)
+    return DinomalyDetector(
+        transformer, **{"max_steps": 6, "batch_size": 4, "n_blocks": 2, **params}
+    )
+
+
 @pytest.fixture(scope="module")
 def images():
     return make_check_images(12)
@@ -57,7 +67,7 @@ def digests(detector):
     return {name: digest(values) for name, values in detector.networks_.items()}
 
 
-@pytest.mark.parametrize("make", [stfpm, distillation])
+@pytest.mark.parametrize("make", [stfpm, distillation, dinomaly])
 def test_two_fits_with_one_seed_give_equal_bits_and_others_do_not(make, images):
     first, second, other = make().fit(images), make().fit(images), make(random_state=1).fit(images)
     assert digests(first) == digests(second)
@@ -166,7 +176,7 @@ def stop_at(detector, n):
     return calls
 
 
-@pytest.mark.parametrize("make", [stfpm, distillation])
+@pytest.mark.parametrize("make", [stfpm, distillation, dinomaly])
 def test_training_that_was_killed_goes_on_to_the_same_networks(make, images, tmp_path):
     steps = 5
     expected = make(max_steps=steps).fit(images)

@@ -32,8 +32,6 @@ _WARM_UP, _LAST_RATE = 100, 0.1
 # Over the first steps the share of easy positions rises, whose gradients count this much.
 _RISE, _EASY_WEIGHT = 1000, 0.1
 _WEIGHT_SPREAD = 0.01
-# Gray of the pixels outside the region of interest.
-_OUTSIDE = np.uint8(128)
 
 
 class DinomalyDetector(BaseFeatureTrainedDetector):
@@ -219,21 +217,23 @@ class DinomalyDetector(BaseFeatureTrainedDetector):
             return ViTPatchFeatures(name, resize=_RESIZE, keep_aspect=False, layers=layers)
         return super()._make_features()
 
+    def _fit_features(self, data: Any) -> None:
+        _n_layers(self._make_features(), type(self).__name__)  # refuses others before they learn
+        super()._fit_features(data)
+
     def _prepare(self, images: list[np.ndarray]) -> Prepared:
         n_layers = _n_layers(self.features_, type(self).__name__)
-        region = self.roi_mask_
-        if region is not None:
-            # Attention would bring what lies outside into the tokens inside.
-            images = [np.where(region[:, :, None], image, _OUTSIDE) for image in images]
         grids = self.features_.transform(images)
-        seen = grids if region is None else grids.within(region)
+        seen = grids if self.roi_mask_ is None else grids.within(self.roi_mask_)
         samples, contents = [], []
-        for i, rows in enumerate(seen.as_image_rows()):
+        for i, rows in enumerate(grids.as_image_rows()):
             layers = rows.reshape(len(rows), n_layers, -1)
             early, late = _halves(list(layers.transpose(1, 0, 2)))
-            mask = seen.mask_of(i).reshape(seen.grid_shapes[i])
-            samples.append((compact(early), compact(late), mask.astype(np.uint8)))
-            contents.append(layers.mean(axis=1))
+            mask = seen.mask_of(i)
+            shape = tuple(grids.grid_shapes[i].tolist())
+            inside = mask.reshape(shape).astype(np.uint8)
+            samples.append((compact(early[mask]), compact(late[mask]), inside))
+            contents.append(layers.mean(axis=1).reshape(*shape, -1))
         return Prepared(samples, grids.without_features(), contents)
 
     # ---- networks -------------------------------------------------------------------
