@@ -26,6 +26,7 @@ from pyimgano.cli.main import COMMANDS, main
 from pyimgano.datasets import _table, make_inspection_dataset, read_mask
 from pyimgano.export import export_bundle
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
+from pyimgano.recipes import _recipe
 from tests.datasets import layouts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -312,6 +313,7 @@ def test_python_runs(page, folder, small, parts, request, monkeypatch):
         detector = pyimgano.PatchCoreDetector("filterbank", coreset_ratio=0.05)
         export_bundle(detector.fit(parts.X_train[:20]), "line3.zip")
     monkeypatch.setattr(_table, "_registered", {})
+    monkeypatch.setattr(_recipe, "_registered", {})
     with warnings.catch_warnings():
         for i, block in enumerate(code):
             exec(compile(block, f"{page.name}, block {i + 1}", "exec"), names)

@@ -24,6 +24,7 @@ from pyimgano.exceptions import (
     PluginError,
     PluginWarning,
     RunError,
+    TooFewImagesError,
     UnknownParameterError,
     UnknownRecipeError,
 )
@@ -216,6 +217,32 @@ def test_highres_takes_tiles_that_overlap_and_are_not_shrunk():
     ):
         with pytest.raises(ValueError, match=message):
             recipe.plan(RecipeConfig(data, {**SMALL, **options}))
+
+
+def test_few_shot_takes_the_best_features_that_are_here(monkeypatch):
+    recipe = _recipe.find_recipe("few-shot")
+    images = np.random.RandomState(0).randint(90, 110, (4, 64, 64, 3)).astype(np.uint8)
+    data = RecipeData.of(images)
+    here = {"resnet18", "efficientnet_lite0"}
+    monkeypatch.setattr(
+        "pyimgano.features._network.BaseNetworkFeatures.can_be_loaded",
+        lambda step: step.backbone in here,
+    )
+    for name in ("efficientnet_lite0", "resnet18", "FilterBankFeatures"):
+        (found,) = recipe.plan(RecipeConfig(data)).pipelines
+        assert found == f"bank of all patches ({name})"
+        here.discard(name)
+    here.add("dinov2_vits14")
+    assert list(recipe.plan(RecipeConfig(data)).pipelines) == ["AnomalyDINO (dinov2_vits14)"]
+    options = {"features": FilterBankFeatures(resize=32), "n_rotations": 4}
+    result = run_recipe("few-shot", images, output_dir=None, model_options=options)
+    detector = innermost(result.pipeline)[0]
+    assert len(detector.bank_) == 4 * len(detector.bank_image_[detector.bank_image_ == 0])
+    assert find_calibrator(result.pipeline).quantile == 0.8
+    assert "each turned 4 times" in result.report["training"]["decisions"][1]
+    for n, message in ((1, "few-shot needs 2 good images"), (17, "up to 16 good images")):
+        with pytest.raises((ValueError, TooFewImagesError), match=message):
+            recipe.plan(RecipeConfig(RecipeData.of(np.zeros((n, 64, 64, 3), np.uint8))))
 
 
 # ---- several models ---------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""The recipe ``few-shot``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyimgano import _defaults
+from pyimgano.benchmark._benchmark import make_model
+from pyimgano.detectors import AnomalyDINODetector
+from pyimgano.detectors._feature_holder import feature_step_of
+from pyimgano.exceptions import TooFewImagesError
+from pyimgano.features import ViTPatchFeatures
+from pyimgano.features._network import BaseNetworkFeatures
+from pyimgano.recipes._building import calibrated, is_loadable, supported_quantile
+from pyimgano.recipes._recipe import Plan, RecipeData
+
+# Images from which on other recipes have enough to choose from.
+_MOST = 16
+
+
+def few_shot(
+    data: RecipeData,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    n_rotations: int = 8,
+    defects: bool = True,
+    defect_options: Mapping[str, Any] | None = None,
+    quantile: float = _defaults.QUANTILE,
+    input_format: str = _defaults.INPUT_FORMAT,
+    u16_max: int = _defaults.U16_MAX,
+    random_state: int = _defaults.RANDOM_STATE,
+    verbose: bool = False,
+) -> Plan:
+    """Begin with 2 to 16 good images: all their patches, turned by several angles.
+
+    AnomalyDINO on a vision transformer where its weights are on this machine, else the same bank
+    of patches on a convolutional network or the filter bank. So few images support only a high
+    rate of false alarms, and the threshold is at the largest score that a good image has against
+    the others; put it anew when there are more (pyimgano recalibrate).
+
+    Parameters
+    ----------
+    data : RecipeData
+    model_options : mapping, default=None
+        Parameters of vision_anomalydino, such as features. Without that, these are DINOv2,
+        EfficientNet-Lite0, ResNet-18 or the filter bank, the first whose weights are on this
+        machine.
+    n_rotations : int, default=8
+        Views of each training image in the bank; 1 for parts that always lie in the same way.
+    defects : bool, default=True
+        Find the places of defects.
+    defect_options : mapping, default=None
+        Parameters of DefectExtractor.
+    quantile : float in (0, 1), default=0.98
+        Share of good parts that shall pass; lowered to what so few images support.
+    input_format : str, default="rgb_u8_hwc"
+        Format of images in arrays.
+    u16_max : int, default=65535
+        Full scale of 16-bit files.
+    random_state : int, default=0
+        Seeds the model.
+    verbose : bool, default=False
+        Show progress bars of the model.
+
+    Returns
+    -------
+    Plan
+    """
+    if data.n_good < 2:
+        raise TooFewImagesError(
+            "few-shot needs 2 good images: with a single one nothing tells how far another good "
+            "part may be from it. Take a photo of a second part."
+        )
+    if data.n_good > _MOST:
+        raise ValueError(
+            f"few-shot is for up to {_MOST} good images, and there are {data.n_good}: take the "
+            f"recipe industrial-adapt, which learns more from them, or limit_train={_MOST}."
+        )
+    options = {"n_rotations": n_rotations, **(model_options or {})}
+    if not any(name.startswith("features") for name in options):
+        options["features"] = _first_loadable()
+    model = make_model("vision_anomalydino", options, random_state, verbose)
+    step = feature_step_of(model)
+    what = step.backbone if isinstance(step, BaseNetworkFeatures) else type(step).__name__
+    lowered, more = supported_quantile(quantile, data)
+    pipeline = calibrated(
+        model,
+        quantile=lowered,
+        defects=defects,
+        defect_options=defect_options,
+        input_format=input_format,
+        u16_max=u16_max,
+    )
+    turned = "as they are" if model.n_rotations == 1 else f"each turned {model.n_rotations} times"
+    decisions = (
+        f"features: {what}",
+        f"bank: all patches of {data.n_good} good images, {turned}",
+    )
+    name = "AnomalyDINO" if isinstance(step, ViTPatchFeatures) else "bank of all patches"
+    return Plan({f"{name} ({what})": pipeline}, (*decisions, *more))
+
+
+def _first_loadable() -> str:
+    """Name of the best features whose weights are here."""
+    for name in ("dinov2_vits14", "efficientnet_lite0", "resnet18"):
+        if is_loadable(AnomalyDINODetector(name)):
+            return name
+    return "filterbank"
