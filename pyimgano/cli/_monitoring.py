@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
 from pyimgano.cli import _common
 from pyimgano.cli._images import find_images
 from pyimgano.cli._saved import Repeated
 
-__all__ = ["add_monitor_options", "alarms_of_run", "check_monitor_options", "state_of"]
+__all__ = [
+    "add_monitor_options",
+    "alarms_of_run",
+    "check_monitor_options",
+    "journal_of",
+    "state_of",
+]
 
 # Least seconds between two times that the state is written, if there is no alarm.
 _SECONDS_BETWEEN = 5.0
@@ -51,6 +58,11 @@ def state_of(options: argparse.Namespace) -> str | None:
     return None if options.monitor is None else f"{options.monitor}.joblib"
 
 
+def journal_of(options: argparse.Namespace) -> str | None:
+    """Give the file of the parts since that was written; None without a monitor."""
+    return None if options.monitor is None else f"{options.monitor}.journal"
+
+
 def check_monitor_options(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is loaded.
 
@@ -70,13 +82,19 @@ def check_monitor_options(options: argparse.Namespace) -> None:
 
 
 class _Alarms:
-    """Feeds a monitor, and writes its alarms and its state."""
+    """Feeds a monitor, and writes its alarms and its state.
 
-    def __init__(self, monitor: Any, state: str, file: Any) -> None:
+    The state is written now and then, and each part since then into a journal, from which the next
+    run takes it if this one is killed.
+    """
+
+    def __init__(self, monitor: Any, state: str, file: Any, journal: Any) -> None:
         from pyimgano.monitoring import IMAGE_STATISTICS
 
-        self._monitor, self._state, self._file = monitor, state, file
-        self._watches_images = IMAGE_STATISTICS[0] in monitor.statistics_
+        self._monitor, self._state, self._file, self._journal = monitor, state, file, journal
+        self._watched = ["score", "error"]
+        if IMAGE_STATISTICS[0] in monitor.statistics_:
+            self._watched += IMAGE_STATISTICS
         self._saved = time.monotonic()
 
     def see(self, result: Any, images: Any) -> None:
@@ -92,20 +110,48 @@ class _Alarms:
         from pyimgano.utils._json import json_line
 
         record = result.to_dict()
-        if self._watches_images and result.error is None:
+        if len(self._watched) > 2 and result.error is None:
             record.update(image_statistics(images.pixels(result.path)))
-        alarms = self._monitor.update([record])
-        for alarm in alarms:
-            self._file.write(json_line(alarm).encode("utf-8"))
-            _common.say(f"drift: {alarm['message']}; points to: {alarm['points_to']}")
+        part = {name: record[name] for name in self._watched if name in record}
+        line = json_line({"part": self._monitor.n_parts_, **part})
+        self._journal.write(line.encode("utf-8", "backslashreplace"))
+        alarms = self._take(part, ())
         if alarms or time.monotonic() - self._saved >= _SECONDS_BETWEEN:
             self.save()
 
+    def _take(self, part: dict[str, Any], told: Collection[tuple[Any, ...]]) -> bool:
+        """Let the monitor see a part; tell whether there were alarms."""
+        from pyimgano.utils._json import json_line
+
+        alarms = self._monitor.update([part])
+        for alarm in alarms:
+            if (alarm["statistic"], alarm["part"], alarm["evidence"]) not in told:
+                self._file.write(json_line(alarm).encode("utf-8"))
+                _common.say(f"drift: {alarm['message']}; points to: {alarm['points_to']}")
+        return bool(alarms)
+
+    def catch_up(self, parts: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> None:
+        """See the parts of a run that was killed after its state had been written.
+
+        Parameters
+        ----------
+        parts : sequence of dict
+            Content of the journal.
+        alarms : sequence of dict
+            Those that are written already.
+        """
+        told = {tuple(map(one.get, ("statistic", "part", "evidence"))) for one in alarms}
+        for part in parts:
+            # Older ones are there where the run was killed before it could empty the journal.
+            if part.get("part") == self._monitor.n_parts_:
+                self._take(part, told)
+
     def save(self) -> None:
-        """Write the state."""
+        """Write the state, and empty the journal."""
         from pyimgano.persistence import save
 
         save(self._monitor, self._state)
+        self._journal.clear()
         self._saved = time.monotonic()
 
 
@@ -126,17 +172,24 @@ def alarms_of_run(
     resize, u16_max
         Size and full scale to which the pipeline has files read.
     """
-    state = state_of(options)
-    if state is None:
+    state, journal = state_of(options), journal_of(options)
+    if state is None or journal is None:
         yield None
         return
     from pyimgano.inputs import ImageSequence
     from pyimgano.utils._outputs import append_write
 
     read = functools.partial(ImageSequence, resize=resize, u16_max=u16_max)
+    begins = not os.path.exists(state)
     monitor = _monitor(options, pipeline, state, read)
-    with append_write(options.monitor, keep=_whole_lines) as file:
-        alarms = _Alarms(monitor, state, file)
+    told, parts = _Lines(options.monitor), _Lines(journal)
+    with ExitStack() as stack:
+        file = stack.enter_context(append_write(options.monitor, keep=told.read))
+        unsaved = stack.enter_context(append_write(journal, keep=parts.read))
+        alarms = _Alarms(monitor, state, file, unsaved)
+        if not begins:  # else they are of another monitor, whose state has been removed
+            alarms.catch_up(parts.found, told.found)
+        alarms.save()  # from now on the journal goes with a state
         try:
             yield alarms
         finally:
@@ -216,6 +269,24 @@ def _say_trained_on(options: argparse.Namespace) -> None:
     )
 
 
-def _whole_lines(file: BinaryIO) -> int:
-    """Return how much of a log is whole lines; a power cut can leave half of the last one."""
-    return file.read().rfind(b"\n") + 1
+class _Lines:
+    """The lines of JSON of a log that is gone on with."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.found: list[dict[str, Any]] = []
+
+    def read(self, file: BinaryIO) -> int:
+        """Read them, and return their bytes; a power cut can leave half of the last one."""
+        content = file.read()
+        n_bytes = content.rfind(b"\n") + 1
+        try:
+            found = [json.loads(line) for line in content[:n_bytes].splitlines()]
+        except ValueError:
+            found = [None]
+        if not all(isinstance(one, dict) for one in found):
+            raise _common.UsageError(
+                f"--monitor: {self._path} holds something else than lines of JSON; move it away"
+            )
+        self.found = found
+        return n_bytes

@@ -506,10 +506,11 @@ def _check_outputs(options: argparse.Namespace, images: Sequence[str]) -> None:
             _targets.check_records_file(option, path, used, _folders(options))
     if options.save_profile is not None:
         _targets.check_file("--save-profile", options.save_profile, used)
-    state = _monitoring.state_of(options)
-    if state is not None:
+    if options.monitor is not None:
         _targets.check_records_file("--monitor", options.monitor, used, _folders(options))
-        _targets.check_file("--monitor", state, used)
+        for path in (_monitoring.state_of(options), _monitoring.journal_of(options)):
+            assert path is not None
+            _targets.check_file("--monitor", path, used)
     if sys.stdout is None and ("-" in files.values() or not any(files.values())):
         raise _common.UsageError(
             "standard output is closed, and the records would go there; give --save-jsonl FILE"

@@ -274,6 +274,15 @@ class PieceWriter:
                 self._file.truncate()
             raise
         self.n_bytes += len(piece)
+        self._sync_now_and_then()
+
+    def clear(self) -> None:
+        """Remove all that was written and kept."""
+        self._file.seek(0)
+        self._file.truncate()
+        self.n_bytes = self.n_kept = 0
+
+    def _sync_now_and_then(self) -> None:
         if self._sync_seconds is not None:
             now = time.monotonic()
             if now - self._synced >= self._sync_seconds:

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 import pyimgano
 from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrator
-from pyimgano.cli import infer
+from pyimgano.cli import _monitoring, infer
 from pyimgano.features import FilterBankFeatures
 from pyimgano.monitoring import image_statistics
 from pyimgano.testing import make_check_images
@@ -74,6 +74,48 @@ def test_alarms_are_lines_of_json_and_the_next_run_goes_on(line, tmp_path, capsy
     assert at_once.evidence_ == in_turns.evidence_
     again = json.loads(whole.read_text())
     assert {**again, "time": None} == {**alarm, "time": None}
+
+
+def test_a_run_that_is_killed_loses_no_part(line, tmp_path, monkeypatch, capsys):
+    def run(alarms, *arguments):
+        out = tmp_path / f"{alarms.name}.out"
+        words = (line / "line.joblib", "--save-jsonl", out, "--monitor", alarms, *arguments)
+        assert call(*words) == 0
+        return pyimgano.load(f"{alarms}.joblib")
+
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    files, good = sorted((line / "new").iterdir()), ("--monitor-good", line / "good")
+    expected = run(whole, line / "new", *good)
+    (alarm,) = whole.read_text().splitlines()
+    n = json.loads(alarm)["part"] + 1
+    with monkeypatch.context() as patch:
+        # Killed: the state of the beginning is all that has been written.
+        save, calls = _monitoring._Alarms.save, []
+
+        def save_once(alarms):
+            if not calls:
+                save(alarms)
+            calls.append(alarms)
+
+        patch.setattr(_monitoring._Alarms, "save", save_once)
+        assert run(killed, *files[:n], *good).n_parts_ == 0
+        assert len(killed.read_text().splitlines()) == 1
+    journal = Path(f"{killed}.journal")
+    assert len(journal.read_text().splitlines()) == n
+    journal.write_text(journal.read_text() + '{"part": 999')  # half a line
+    found = run(killed, *files[n:])
+    assert (found.n_parts_, found.evidence_) == (expected.n_parts_, expected.evidence_)
+    assert len(killed.read_text().splitlines()) == 1  # the alarm is there once
+    assert journal.read_text() == ""
+    # Parts of a monitor whose state was removed are not those of the next one.
+    journal.write_text('{"part": 0, "score": 1.0}\n')
+    Path(f"{killed}.joblib").unlink()
+    assert run(killed, files[0]).n_parts_ == 1
+    capsys.readouterr()
+    journal.write_text("my notes\n")
+    assert call(line / "line.joblib", files[0], "--monitor", killed) == 2
+    assert "holds something else than lines of JSON" in capsys.readouterr().err
+    assert journal.read_text() == "my notes\n"
 
 
 def test_without_good_images_the_scores_alone_are_watched(line, tmp_path, capsys):
