@@ -58,14 +58,19 @@ class Found:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     by_digest: dict[bytes, str] = field(default_factory=dict)
-    n_errors: int = 0
+    errors: dict[str, str] = field(default_factory=dict)  # what is wrong with a file, by path
+    copy_of: dict[str, str] = field(default_factory=dict)  # the first with a copy's picture
     highest_u16: int = 0  # largest value in files of 16 bits
 
-    def in_words(self, n_copies: int) -> str:
+    @property
+    def n_errors(self) -> int:
+        return len(self.errors)
+
+    def in_words(self) -> str:
         text = _common.several(len(self.images), "image")
         if len(self.images):
             text += f": {counted(self.kinds)}; {counted(self.sizes)} pixels"
-        left_out = [f"{n_copies} the same as another"] * bool(n_copies)
+        left_out = [f"{len(self.copy_of)} the same as another"] * bool(self.copy_of)
         left_out += [f"{self.n_errors} unreadable"] * bool(self.n_errors)
         return f"{text}; left out: {', '.join(left_out)}" if left_out else text
 
@@ -113,29 +118,29 @@ def look_at(
     -------
     Found
     """
-    found, usable, copies = Found(images), [], []
+    found, usable = Found(images), []
     seen = {} if known is None else dict(known.by_digest)
     for i, content in enumerate(_contents(images, u16_max, progress)):
         path = images.paths[i]
         if isinstance(content, Exception):
-            found.n_errors += 1
+            found.errors[path] = str(content)
             _common.say(f"{prog}: left out: {content}")
             continue
         first = seen.setdefault(content.digest, path)
         if first != path:
-            copies.append(f"{path}: the same picture as {first}")
+            found.copy_of[path] = first
             continue
         found.by_digest[content.digest] = path
         usable.append(i)
         found.sizes[content.size] += 1
         found.kinds[content.kind] += 1
         found.highest_u16 = max(found.highest_u16, content.highest_u16)
-    for text in copies[:_N_NAMED]:
-        _common.say(f"{prog}: left out: {text}")
-    if len(copies) > _N_NAMED:
-        _common.say(f"{prog}: left out: {len(copies) - _N_NAMED} more copies")
+    for path, first in list(found.copy_of.items())[:_N_NAMED]:
+        _common.say(f"{prog}: left out: {path}: the same picture as {first}")
+    if len(found.copy_of) > _N_NAMED:
+        _common.say(f"{prog}: left out: {len(found.copy_of) - _N_NAMED} more copies")
     found.images = images[usable]
-    tell(f"{what}: {found.in_words(len(copies))}")
+    tell(f"{what}: {found.in_words()}")
     return found
 
 

@@ -89,8 +89,8 @@ _FITS_PIPELINE = (
 
 _MODEL_HELP = (
     'a name that "pyimgano models list" prints (default: %(default)s, which is '
-    "industrial-fast-imagenet if the extra imagenet is installed, otherwise "
-    "industrial-fast-filterbank, which needs no weights)"
+    "%(default)s-imagenet if the extra imagenet is installed, otherwise "
+    "%(default)s-filterbank, which needs no weights)"
 )
 
 
@@ -100,8 +100,13 @@ def add_model_options(
     of_benchmark: bool = False,
     pipeline_help: str = _FITS_PIPELINE,
     beside_pipelines: Any = None,
+    default: str = _defaults.MODEL,
+    judges: bool = True,
 ) -> None:
     """Add the group of options that describe a model, its threshold and its seed.
+
+    ``default`` is the name of a model that stands for one of two presets. A command that does not
+    judge, ``judges=False``, has no ``--quantile``.
 
     With ``of_benchmark`` there are ``--preset``, ``--pipeline`` and ``--model-kwargs`` as well,
     and ``--resize`` takes a height and a width; a command that has arguments without a name could
@@ -118,7 +123,7 @@ def add_model_options(
     either.add_argument(
         "--model",
         metavar="NAME",
-        default=_defaults.MODEL if alone else None,
+        default=default if alone else None,
         help=_MODEL_HELP
         if alone
         else "train a model on the good images of --train-dir in place of loading one: a name that "
@@ -192,15 +197,16 @@ def add_model_options(
         help="compute a network in bfloat16, which is faster on processors and GPUs with matrix "
         "units for it; scores differ by about 1 %% from those in float32",
     )
-    model.add_argument(
-        "--quantile",
-        "--calibration-quantile",
-        metavar="SHARE",
-        type=_common.fraction,
-        default=_defaults.QUANTILE if alone and not of_benchmark else None,
-        help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
-        f"(default: {_defaults.QUANTILE}{', or that of --pipeline' if of_benchmark else ''})",
-    )
+    if judges:
+        model.add_argument(
+            "--quantile",
+            "--calibration-quantile",
+            metavar="SHARE",
+            type=_common.fraction,
+            default=_defaults.QUANTILE if alone and not of_benchmark else None,
+            help="share of good parts that shall pass; 0.98 asks for 2 %% false alarms "
+            f"(default: {_defaults.QUANTILE}{', or that of --pipeline' if of_benchmark else ''})",
+        )
     add_u16_max_option(model, _defaults.U16_MAX if alone else None)
     if alone:
         _add_network_and_seed(model)
@@ -464,7 +470,7 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise _common.UsageError(
             f"--resize takes one side or height and width, got {len(options.resize)} numbers"
         )
-    check_quantile(options.quantile)
+    check_quantile(getattr(options, "quantile", None))
     if getattr(options, "pipeline", None) is not None:
         _check_pipeline(options)
 

@@ -18,7 +18,16 @@ from typing import Any, BinaryIO, NoReturn
 
 from pyimgano.cli import _common
 
-__all__ = ["CSV_COLUMNS", "Log", "csv_file", "json_lines", "records_in", "table", "verdict"]
+__all__ = [
+    "CSV_COLUMNS",
+    "Log",
+    "csv_file",
+    "csv_table",
+    "json_lines",
+    "records_in",
+    "table",
+    "verdict",
+]
 
 #: Columns of the CSV file, in their order.
 CSV_COLUMNS = (
@@ -201,6 +210,38 @@ def csv_file(
         Write the file itself. Otherwise it takes its name when all records are written.
     """
 
+    with csv_table(
+        path, CSV_COLUMNS, names, decimal_comma=decimal_comma, in_place=in_place
+    ) as write_row:
+
+        def write_record(record: Mapping[str, Any]) -> None:
+            cells = {**record, "image": record["path"], "verdict": verdict(record)}
+            if "defects" in record:
+                cells["n_defects"] = len(record["defects"])
+            write_row(cells)
+
+        yield write_record
+
+
+@contextmanager
+def csv_table(
+    path: str,
+    columns: Sequence[str],
+    names: Sequence[str] | None,
+    *,
+    decimal_comma: bool,
+    in_place: bool = False,
+) -> Iterator[Write]:
+    """Write rows as a CSV file that spreadsheet programs open.
+
+    Parameters
+    ----------
+    path, names, decimal_comma, in_place
+        As in :func:`csv_file`.
+    columns : sequence of str
+        Names of the columns. A row is a mapping of such names to cells, which may lack some.
+    """
+
     def row(cells: Sequence[Any]) -> str:
         line = io.StringIO()
         csv.writer(line, delimiter=";" if decimal_comma else ",").writerow(map(_cell, cells))
@@ -216,15 +257,8 @@ def csv_file(
     with _text_output(path, (lambda file: 0) if in_place else None, in_place) as write:
         not_ascii = names is None or any(not name.isascii() for name in names)
         marked = path != "-" and not_ascii
-        write(_BOM * marked + row(CSV_COLUMNS))
-
-        def write_record(record: Mapping[str, Any]) -> None:
-            cells = {**record, "image": record["path"], "verdict": verdict(record)}
-            if "defects" in record:
-                cells["n_defects"] = len(record["defects"])
-            write(row([cells.get(column) for column in CSV_COLUMNS]))
-
-        yield write_record
+        write(_BOM * marked + row(columns))
+        yield lambda cells: write(row([cells.get(column) for column in columns]))
 
 
 @contextmanager

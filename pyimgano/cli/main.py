@@ -18,6 +18,7 @@ _PROG = "pyimgano"
 # What each command does, in the order in which one needs them; its module has the same name,
 # with underscores.
 COMMANDS = {
+    "clean": "list the images of a folder of good ones that may not belong there",
     "train": "fit and calibrate a pipeline on a folder of good images, and save it",
     "infer": "judge images with a saved pipeline",
     "recalibrate": "move the threshold of a saved pipeline, by new good images or by hand",

@@ -24,6 +24,8 @@ from pyimgano.utils._threads import one_blas_thread
 
 __all__ = ["MutualScoringDetector"]
 
+# Images whose distances are averaged at least, so that two with one defect do not pass.
+_FEWEST = 3
 # Patches of training images that are scored at a time.
 _BLOCK = 1024
 
@@ -33,14 +35,14 @@ class MutualScoringDetector(BasePatchDetector):
 
     A patch of a good image has a similar one in most other images of the set; a patch of a defect
     has not, even if a few other images show the same kind of defect. For each patch, the distance
-    to the nearest patch of every *other* image is taken, and the smallest tenth of these
+    to the nearest patch of every *other* image is taken, and the smallest 3 % of these
     distances are averaged. This is done at several sizes of the patch's neighborhood, and
     averaged again. The image's score is that of its worst patch.
 
     ``fit_predict`` of a folder of images of which nobody has said which are good tells the ones
     that do not belong, and ``training_scores_`` ranks them.
 
-    On feature rows, each row is one patch: the average distance to the nearest tenth of the rows.
+    On feature rows, each row is one patch: the average distance to the nearest 3 % of the rows.
 
     Parameters
     ----------
@@ -51,17 +53,17 @@ class MutualScoringDetector(BasePatchDetector):
     neighborhoods : sequence of int, default=(1, 3, 5)
         Sides of the neighborhoods, in patches, over which features are averaged; odd numbers.
         Large ones see large defects. Each costs the same time.
-    nearest_fraction : float in (0, 1], default=0.1
+    nearest_fraction : float in (0, 1], default=0.03
         Share of the other images, those with the nearest patches, whose distances are averaged;
-        at least one image. A defect that more of the images have passes as good, and so does a
+        at least three images. A defect that more of the images have passes as good, and so does a
         good variant; one that fewer have looks like a defect. The paper's 0.3 is for sets of
-        which most images are defective.
-    max_references : int, default=50
+        which most images are defective, and flags good variants in others.
+    max_references : int, default=200
         Largest number of images that all are compared with. From a larger set so many are drawn
-        at random; the paper finds no gain in more than 50.
-    coreset_ratio : float in (0, 1], default=0.25
+        at random. Parts in any pose need more than parts in one, which do with 50.
+    coreset_ratio : float in (0, 1], default=0.1
         Share of the patches of each reference image that others are compared with, chosen as in
-        :class:`PatchCoreDetector`. The paper takes all, in four times the time and memory.
+        :class:`PatchCoreDetector`. The paper takes all, in ten times the memory.
     projection_dim : int or None, default=128
         Dimensions of the random projection in which distances are taken, which changes them by
         about 6 %; None takes them between the features themselves.
@@ -118,7 +120,7 @@ ThresholdCalibrator`.
     Fitting compares ``n_images * max_references`` pairs of images. A pair of ``t`` patches each
     takes ``coreset_ratio * t ** 2 * projection_dim`` multiplications for each neighborhood; so do
     each new image and reference. The model keeps ``max_references * coreset_ratio * t *
-    projection_dim`` numbers of 4 bytes for each neighborhood: 20 MB in all at 1 024 patches.
+    projection_dim`` numbers of 4 bytes for each neighborhood: 31 MB in all at 1 024 patches.
 
     The paper averages scores of four layers of a vision transformer. Here the layers are joined
     by the feature step, as for all detectors. The paper divides a large set into groups whose
@@ -140,10 +142,11 @@ ThresholdCalibrator`.
 
     >>> import numpy as np
     >>> from pyimgano.detectors import MutualScoringDetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> rng = np.random.RandomState(0)
     >>> images = rng.randint(90, 110, size=(22, 64, 64, 3)).astype(np.uint8)
     >>> images[[4, 13], 20:30, 20:30] = 255
-    >>> detector = MutualScoringDetector(features="filterbank")
+    >>> detector = MutualScoringDetector(FilterBankFeatures(resize=64))
     >>> np.flatnonzero(detector.fit_predict(images) == -1)
     array([ 4, 13])
     """
@@ -198,9 +201,9 @@ ThresholdCalibrator`.
         features: Any = "wide_resnet50_2",
         *,
         neighborhoods: Sequence[int] = (1, 3, 5),
-        nearest_fraction: float = 0.1,
-        max_references: int = 50,
-        coreset_ratio: float = 0.25,
+        nearest_fraction: float = 0.03,
+        max_references: int = 200,
+        coreset_ratio: float = 0.1,
         projection_dim: int | None = 128,
         smoothing_sigma: float = 4.0,
         contamination: str | float = "auto",
@@ -306,7 +309,8 @@ ThresholdCalibrator`.
         """
         own = (left_out[:, None] == self.references_)[block.image_of_row]
         n_others = len(self.references_) - own.sum(axis=1)
-        n_nearest = np.maximum(1, np.round(self.nearest_fraction * n_others))[:, None]
+        n_nearest = np.maximum(_FEWEST, np.round(self.nearest_fraction * n_others))
+        n_nearest = np.minimum(n_nearest, n_others)[:, None]
         counts = np.arange(len(self.references_)) < n_nearest
         total = np.zeros(len(block.rows))
         for size, searches in zip(self.neighborhoods, self._searches):

@@ -153,6 +153,7 @@ def test_errors_are_a_line_and_a_traceback_with_debug(name, monkeypatch, capsys)
     command = importlib.import_module(f"pyimgano.cli.{name.replace('-', '_')}")
     good = {
         "benchmark": ("--dataset", "synthetic"),
+        "clean": ("photos",),
         "completion": ("bash",),
         "export": ("--pipeline", "line3.joblib", "-o", "line3"),
         "infer": ("line3.joblib", "photos"),

@@ -42,7 +42,7 @@ def by_definition(grids, own, references, fraction, neighborhoods):
         nearest = [
             np.linalg.norm(means[own][:, None] - means[j][None], axis=2).min(axis=1) for j in others
         ]
-        k = max(1, round(fraction * len(others)))
+        k = max(3, round(fraction * len(others)))
         total += np.sort(nearest, axis=0)[:k].mean(axis=0)
     return total / len(neighborhoods)
 
@@ -87,9 +87,11 @@ def test_a_few_alike_do_not_pass_as_good_and_many_do():
 def test_the_threshold_is_not_moved_by_defects():
     rng = np.random.RandomState(0)
     good, bad = rng.normal(size=(60, 4)), rng.normal(size=(12, 4)) * 3 + rng.choice([-20, 20], 4)
-    labels = MutualScoringDetector().fit_predict(np.concatenate([good, bad]))
+    detector = MutualScoringDetector(nearest_fraction=0.3)
+    labels = detector.fit_predict(np.concatenate([good, bad]))
     assert (labels[60:] == -1).all() and (labels[:60] == -1).mean() < 0.1
-    share = MutualScoringDetector(contamination=0.25).fit_predict(np.concatenate([good, bad]))
+    detector.set_params(contamination=0.25)
+    share = detector.fit_predict(np.concatenate([good, bad]))
     assert (share == -1).sum() == 18
 
 
