@@ -49,7 +49,7 @@ def main() -> None:
         order = np.random.RandomState(seed).permutation(len(train))
         good, unseen = train[order[: args.images]], train[order[args.images :]]
         rows.append(compare(detector, good, unseen, test, data.y_test == -1, args.part))
-        print(seed, {name: round(value, 4) for name, value in rows[-1].items()}, flush=True)
+        print(seed, {name: round(float(value), 4) for name, value in rows[-1].items()}, flush=True)
         if args.figures:
             key = f"incremental/{args.category}/{setting(args, coreset_ratio=args.coreset_ratio)}"
             record(args.figures, key, rows)

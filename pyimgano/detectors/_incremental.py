@@ -14,7 +14,7 @@ from pyimgano._training import TrainingStream
 from pyimgano.detectors._composition import ImageAverages
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.utils._fitting import restored_on_error
-from pyimgano.utils._state import Array, Maybe, MayLack, Number, Rule
+from pyimgano.utils._state import Array, Maybe, MayLack, Number, Rule, Sizes, State, fail
 
 __all__ = ["IncrementalPatchDetector"]
 
@@ -55,6 +55,8 @@ class IncrementalPatchDetector(BasePatchDetector):
 
     # A subclass that has to see all images at once says no.
     _learns_in_parts: bool = True
+    # Attributes that partial_fit goes on from: all of them are there, or none.
+    _for_more: tuple[str, ...] = ("_image_groups", "_kept_group", "_kept_rows")
 
     # Group of each training image; of each sample whose patches are kept.
     _image_groups: np.ndarray
@@ -66,10 +68,21 @@ class IncrementalPatchDetector(BasePatchDetector):
     # model without the image.
     _fold_factor: np.ndarray | None = None
 
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        n_found = sum(name in state for name in cls._for_more)
+        if n_found not in (0, len(cls._for_more)):
+            fail(cls.__name__, "holds some of what partial_fit goes on from, and lacks the rest")
+        if n_found and (np.diff(state["_kept_group"]) < 0).any():
+            fail(f"{cls.__name__}._kept_group", "is not in order")
+
     def _fit_more(self, stream: TrainingStream) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
 
     def _fit_validated(self, train: Any) -> None:
+        for name in self._for_more:  # of an earlier fit
+            self.__dict__.pop(name, None)
         self._fold_factor = None
         super()._fit_validated(train)
 
@@ -124,7 +137,7 @@ class IncrementalPatchDetector(BasePatchDetector):
 
     def _learn_more(self, X: Any, y: Any) -> None:
         name = type(self).__name__
-        if "_image_groups" not in vars(self):
+        if not all(name in vars(self) for name in self._for_more):
             raise ValueError(
                 f"this {name} was fitted by a version of pyimgano without partial_fit, and lacks "
                 "the patches of its training images that their scores depend on: fit it once more "

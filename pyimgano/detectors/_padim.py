@@ -131,6 +131,7 @@ class PaDiMDetector(IncrementalPatchDetector):
         ),
         "_kept_maps": MayLack(Array("float32", "kept samples", "positions", low=0.0)),
     }
+    _for_more = (*IncrementalPatchDetector._for_more, "_kept_positions", "_kept_maps")
     _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
 
     def __init__(

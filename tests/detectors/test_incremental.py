@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -16,7 +18,7 @@ from pyimgano.detectors import (
     SoftPatchDetector,
     SPADEDetector,
 )
-from pyimgano.exceptions import ImageFormatError, ImageReadError
+from pyimgano.exceptions import ImageFormatError, ImageReadError, UntrustedFileError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.model_selection import anomaly_roc_auc
@@ -69,7 +71,8 @@ def test_few_kept_positions_say_nearly_what_all_say(monkeypatch):
 
 def test_padim_takes_no_tiles_in_parts():
     tiles = TilingTransformer(tile=32).fit_transform(make_check_images(6, size=(64, 64)))
-    detector = PaDiMDetector(FilterBankFeatures(resize=32)).fit(tiles)
+    detector = PaDiMDetector(FilterBankFeatures(resize=32)).fit(make_check_images(9)).fit(tiles)
+    assert not any(name in vars(detector) for name in detector._for_more)
     with pytest.raises(ValueError, match="no images in tiles"):
         detector.partial_fit(tiles)
 
@@ -253,10 +256,21 @@ def test_a_loaded_model_goes_on_where_the_saved_one_does(cls, tmp_path):
 
 
 @BOTH
+def test_a_file_with_half_of_what_is_kept_is_refused(cls, tmp_path):
+    detector = cls().fit(grids())
+    del detector._kept_group
+    with pytest.raises(UntrustedFileError, match="lacks the rest"):
+        pickle.loads(pickle.dumps(detector))
+    pyimgano.save(cls().fit(grids(9, d=3)), tmp_path / "a.joblib")
+    # Nothing of an earlier fit is left over.
+    assert len(pyimgano.load(tmp_path / "a.joblib").fit(grids())._kept_group) == 30
+
+
+@BOTH
 def test_a_model_of_an_earlier_version_says_what_it_lacks(cls):
     detector = cls().fit(grids())
     for name in list(vars(detector)):
-        if name.startswith("_kept") or name in ("_image_groups", "_n_patches"):
+        if name in detector._for_more:
             delattr(detector, name)
     detector.score_samples(grids(2))
     with pytest.raises(ValueError, match="without partial_fit"):
