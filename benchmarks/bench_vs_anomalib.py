@@ -1,4 +1,4 @@
-"""Speed, memory and accuracy beside anomalib's PatchCore and PaDiM, on the same files and weights.
+"""Speed, memory and accuracy beside anomalib's models, on the same files and weights.
 
     python -m venv peer && peer/bin/pip install anomalib
     python benchmarks/bench_vs_anomalib.py ROOT CATEGORY --weights resnet18.pth \
@@ -8,6 +8,11 @@ ROOT/CATEGORY is a folder in MVTec AD's layout. Each model runs in a process of 
 the other, with the same number of threads: ResNet-18, images resized to 256, the middle 224
 pixels, layers 2 and 3 (PatchCore) or 1 to 3 (PaDiM), files to scores and maps. Fitting ours
 includes the out-of-sample scores that its threshold comes from; anomalib's has no counterpart.
+
+``--models stfpm reverse_distillation`` trains students and decoders for ``--steps`` steps of 16
+images of ``--size`` pixels, whole ones, with the settings that each library has by default. Ours
+hold out a fifth of the images, for the threshold; anomalib's train on all.
+
 ``--features efficientnet_lite0`` has our PatchCore run on that network, anomalib's on ResNet-18.
 
 Prints a Markdown table: seconds to fit, milliseconds per test image, both by the clock and of
@@ -33,7 +38,14 @@ import numpy as np
 
 SIZE, CROP = 256, 224
 MODELS = ("patchcore-0.1", "patchcore-0.01", "padim")
+TRAINED = ("stfpm", "reverse_distillation")
+BATCH = 16
 TIMES = ("fit", "fit cpu", "predict", "predict cpu")
+
+
+def geometry(args: argparse.Namespace, model: str) -> tuple[int, int]:
+    """Side of the resized image, and of what the network sees of it."""
+    return (args.size, args.size) if model in TRAINED else (SIZE, CROP)
 
 
 class Instant(NamedTuple):
@@ -76,21 +88,27 @@ def peak_mib() -> float:
 
 
 def run_ours(args: argparse.Namespace) -> dict:
-    from pyimgano.detectors import PaDiMDetector, PatchCoreDetector
+    from pyimgano.detectors import (
+        PaDiMDetector,
+        PatchCoreDetector,
+        ReverseDistillationDetector,
+        STFPMDetector,
+    )
     from pyimgano.features import BackbonePatchFeatures, make_features
 
     if args.precision != "float32":  # imported when it is needed, which is not what is timed
         import torchvision.models  # noqa: F401
     imported = peak_mib()
     name, _, ratio = args.model.partition("-")
+    size, crop = geometry(args, args.model)
     if args.features == "resnet18":
         features = BackbonePatchFeatures(
             "resnet18",
             layers=("layer2", "layer3") if ratio else ("layer1", "layer2", "layer3"),
             pool=3 if ratio else 1,
             weights=args.weights,
-            resize=SIZE,
-            crop=CROP,
+            resize=size,
+            crop=crop,
             precision=args.precision,
             device="cpu",
         )
@@ -100,8 +118,11 @@ def run_ours(args: argparse.Namespace) -> dict:
         detector = PatchCoreDetector(
             features, coreset_ratio=float(ratio), max_bank_patches=args.max_bank_patches
         )
-    else:
+    elif name == "padim":
         detector = PaDiMDetector(features)
+    else:
+        kind = STFPMDetector if name == "stfpm" else ReverseDistillationDetector
+        detector = kind(features, max_steps=args.steps, batch_size=BATCH, random_state=args.seed)
     train, test = listing(args)
     features.fit(train[:1])  # loads the network, which anomalib's model has by then as well
     start = now()
@@ -125,7 +146,7 @@ def run_anomalib(args: argparse.Namespace) -> dict:
     from anomalib.data import PredictDataset
     from anomalib.data.datasets.image.folder import FolderDataset
     from anomalib.engine import Engine
-    from anomalib.models import Padim, Patchcore
+    from anomalib.models import Padim, Patchcore, ReverseDistillation, Stfpm
     from anomalib.pre_processing import PreProcessor
     from lightning.pytorch import seed_everything
     from torch.utils.data import DataLoader
@@ -135,13 +156,14 @@ def run_anomalib(args: argparse.Namespace) -> dict:
         logging.getLogger(logger).setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
     imported = peak_mib()
-    seed_everything(42, workers=True, verbose=False)
+    seed_everything(args.seed, workers=True, verbose=False)
+    size, crop = geometry(args, args.model)
     normalize = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     options = {
         "backbone": "resnet18",
         "pre_trained": False,
         "pre_processor": PreProcessor(
-            transform=Compose([Resize((SIZE, SIZE), antialias=True), CenterCrop(CROP), normalize])
+            transform=Compose([Resize((size, size), antialias=True), CenterCrop(crop), normalize])
         ),
         "post_processor": False,
         "evaluator": False,
@@ -152,10 +174,20 @@ def run_anomalib(args: argparse.Namespace) -> dict:
         model = Patchcore(
             layers=("layer2", "layer3"), coreset_sampling_ratio=float(ratio), **options
         )
-    else:
+    elif name == "padim":
         model = Padim(**options)
+    elif name == "stfpm":
+        # It has no switch for it, and must not look for weights on the network.
+        import timm
+
+        create = timm.create_model
+        timm.create_model = lambda *a, **kw: create(*a, **{**kw, "pretrained": False})
+        model = Stfpm(**{k: v for k, v in options.items() if k != "pre_trained"})
+    else:
+        model = ReverseDistillation(**options)
     state = torch.load(args.weights, map_location="cpu", weights_only=True)
-    network = model.model.feature_extractor.feature_extractor
+    inner = {"stfpm": "teacher_model", "reverse_distillation": "encoder"}
+    network = getattr(model.model, inner.get(name, "feature_extractor")).feature_extractor
     missing, _ = network.load_state_dict(state, strict=False)
     if missing:
         raise SystemExit(f"{args.weights} lacks {missing[:3]}")
@@ -169,13 +201,19 @@ def run_anomalib(args: argparse.Namespace) -> dict:
         engine = Engine(
             accelerator="cpu",
             devices=1,
-            max_epochs=1,
+            max_epochs=1 if name not in TRAINED else -1,
+            max_steps=args.steps if name in TRAINED else -1,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        loader = DataLoader(train_set, batch_size=32, collate_fn=train_set.collate_fn)
+        loader = DataLoader(
+            train_set,
+            batch_size=BATCH if name in TRAINED else 32,
+            shuffle=name in TRAINED,
+            collate_fn=train_set.collate_fn,
+        )
         start = now()
         engine.fit(model=model, train_dataloaders=loader)
         fitted = now()
@@ -183,7 +221,7 @@ def run_anomalib(args: argparse.Namespace) -> dict:
         links.mkdir()
         for i, path in enumerate(test):
             (links / f"{i:06d}{Path(path).suffix}").symlink_to(Path(path).resolve())
-        test_set = PredictDataset(path=links, image_size=(SIZE, SIZE))
+        test_set = PredictDataset(path=links, image_size=(size, size))
         loader = DataLoader(test_set, batch_size=8, collate_fn=test_set.collate_fn)
         began = now()
         batches = engine.predict(model=model, dataloaders=loader)
@@ -194,7 +232,7 @@ def run_anomalib(args: argparse.Namespace) -> dict:
         **timings(start, fitted, began, done, len(test)),
         "imported": imported,
         "scores": torch.cat([b.pred_score.float().reshape(-1) for b in batches]).numpy(),
-        "maps": torch.cat([b.anomaly_map.float().reshape(-1, CROP, CROP) for b in batches]).numpy(),
+        "maps": torch.cat([b.anomaly_map.float().reshape(-1, crop, crop) for b in batches]).numpy(),
     }
 
 
@@ -214,6 +252,7 @@ def start_child(args: argparse.Namespace, who: str, model: str, folder: str) -> 
     command = [python, __file__, str(args.root), args.category, "--weights", args.weights]
     command += ["--child", who, "--model", model, "--out", out, "--threads", str(args.threads)]
     command += ["--precision", args.precision, "--features", args.features]
+    command += ["--size", str(args.size), "--steps", str(args.steps), "--seed", str(args.seed)]
     command += ["--train", str(args.train)] if args.train else []
     if args.max_bank_patches and who == "ours":
         command += ["--max-bank-patches", str(args.max_bank_patches)]
@@ -232,7 +271,7 @@ def start_child(args: argparse.Namespace, who: str, model: str, folder: str) -> 
         return {**json.loads(Path(out).with_suffix(".json").read_text()), **arrays}
 
 
-def accuracy(args: argparse.Namespace, result: dict) -> tuple[float, float]:
+def accuracy(args: argparse.Namespace, model: str, result: dict) -> tuple[float, float]:
     import cv2
     from sklearn.metrics import roc_auc_score
 
@@ -242,16 +281,17 @@ def accuracy(args: argparse.Namespace, result: dict) -> tuple[float, float]:
     _, test = listing(args)
     place = {str(Path(p).resolve()): i for i, p in enumerate(test)}
     order = [place[str(Path(p).resolve())] for p in data.X_test.paths]
-    cut = slice((SIZE - CROP) // 2, (SIZE + CROP) // 2)
+    size, crop = geometry(args, model)
+    cut = slice((size - crop) // 2, (size + crop) // 2)
     truth, values = [], []
     for i, mask in zip(order, data.masks_test):
         one = result["maps"][i]
-        if one.shape != (CROP, CROP):  # ours are in the pixels of the file
-            one = cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)[cut, cut]
+        if one.shape != (crop, crop):  # ours are in the pixels of the file
+            one = cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR)[cut, cut]
         values.append(one.ravel())
         good = isinstance(mask, (int, np.integer))
-        full = read_mask(mask, (SIZE, SIZE) if good else None)
-        small = cv2.resize(full, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST)
+        full = read_mask(mask, (size, size) if good else None)
+        small = cv2.resize(full, (size, size), interpolation=cv2.INTER_NEAREST)
         truth.append(small[cut, cut].ravel() > 0)
     return (
         roc_auc_score(data.y_test == -1, result["scores"][order]),
@@ -271,11 +311,14 @@ def main() -> None:
         choices=["resnet18", "efficientnet_lite0"],
         help="of our models; anomalib's run on ResNet-18",
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS + TRAINED, default=list(MODELS))
     parser.add_argument("--train", type=int, help="only the first so many training images")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--max-bank-patches", type=int)
+    parser.add_argument("--steps", type=int, default=200, help="of training, default: 200")
+    parser.add_argument("--size", type=int, default=128, help="of training images, default: 128")
+    parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--child", choices=["ours", "anomalib"], help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
@@ -295,7 +338,7 @@ def main() -> None:
             rows = {}
             for library in who:
                 rows[library] = row = start_child(args, library, model, folder)
-                image, pixel = accuracy(args, row)
+                image, pixel = accuracy(args, model, row)
                 cells = [f"{row[k] * (1e3 if 'predict' in k else 1):.1f}" for k in TIMES]
                 cells += [f"{row['peak']:.0f}", f"{row['work']:.0f}"]
                 name = "pyimgano" if library == "ours" else library

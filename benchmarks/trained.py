@@ -1,0 +1,120 @@
+"""Accuracy, false-positive rate and cost of detectors that train networks.
+
+    python benchmarks/trained.py ROOT CATEGORY --detector stfpm --weights resnet18.pth --seeds 3
+
+Settings are those that two cores train in minutes (``SETTINGS``); an option changes them. Each seed
+trains once, inside a calibrator for 5 % of false alarms, whose threshold rests on the images that
+were held out of training. The model of the last step is measured: image and pixel AUROC over whole
+images, the share of good test images that are flagged, processor seconds of the training, wall
+milliseconds per test image, peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _figures import add_figures_option, record
+from sklearn.metrics import roc_auc_score
+
+from pyimgano import create_model
+from pyimgano.calibration import ThresholdCalibrator
+from pyimgano.datasets import load_folder, read_mask
+from pyimgano.features import BackbonePatchFeatures
+
+LAYERS = ("layer1", "layer2", "layer3")
+# Image size and parameters that two cores train in minutes, by detector and category.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "stfpm": {
+        "*": {"resize": 128, "max_steps": 200, "batch_size": 16},
+        "screw": {"resize": 192, "max_steps": 300, "batch_size": 16},
+    },
+    "reverse_distillation": {
+        "*": {"resize": 128, "max_steps": 300, "batch_size": 16},
+        "screw": {"resize": 160, "max_steps": 600, "batch_size": 16},
+    },
+}
+RATE = 0.05
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    table = SETTINGS[args.detector]
+    params = {**table["*"], **table.get(args.category, {})}
+    for name in ("resize", "max_steps", "batch_size", "learning_rate"):
+        if getattr(args, name) is not None:
+            params[name] = getattr(args, name)
+    return params
+
+
+def make(args: argparse.Namespace, seed: int) -> Any:
+    params = settings(args)
+    resize = params.pop("resize")
+    if args.detector in ("stfpm", "reverse_distillation"):
+        params["features"] = BackbonePatchFeatures(
+            "resnet18", LAYERS, weights=args.weights, resize=resize
+        )
+    return create_model(
+        f"vision_{args.detector}", precision=args.precision, random_state=seed, **params
+    )
+
+
+def measure(args: argparse.Namespace, seed: int) -> dict[str, float]:
+    data = load_folder(args.root, args.category)
+    n_train = len(data.X_train)
+    test = np.arange(n_train, len(data.data))
+    defective = data.y_test == -1
+    pipeline = ThresholdCalibrator(make(args, seed), quantile=1 - RATE)
+    start = time.process_time()
+    pipeline.fit(data.X_train)
+    fit_s = time.process_time() - start
+    start = time.perf_counter()
+    scores, maps = pipeline.estimator_.score_and_map(data.X_test)
+    ms = (time.perf_counter() - start) / len(scores) * 1e3
+    truth = [read_mask(data.masks[i], m.shape) > 0 for i, m in zip(test, maps)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "image AUROC": roc_auc_score(defective, -scores),
+        "pixel AUROC": roc_auc_score(
+            np.concatenate([one.ravel() for one in truth]),
+            np.concatenate([one.ravel() for one in maps]),
+        ),
+        "false alarms": float(np.mean(-scores[~defective] > pipeline.threshold_)),
+        "held out": float(pipeline.estimator_.held_out_.sum()),
+        "fit CPU s": fit_s,
+        "ms/image": ms,
+        "peak MiB": peak / (2**20 if sys.platform == "darwin" else 2**10),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("category")
+    parser.add_argument("--detector", choices=sorted(SETTINGS), required=True)
+    parser.add_argument("--weights", default="imagenet", help="state dict; default: published ones")
+    parser.add_argument("--resize", type=int)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    add_figures_option(parser)
+    args = parser.parse_args()
+    print(f"{args.detector}, {args.category}, {settings(args)}, {args.precision}")
+    rows: list[dict[str, float]] = []
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        rows.append(measure(args, seed))
+        values = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
+        print(f"seed {seed}: {values}", flush=True)
+        if args.figures:
+            record(args.figures, f"trained/{args.category}/{args.detector}", rows)
+
+
+if __name__ == "__main__":
+    main()
