@@ -36,7 +36,7 @@ from pyimgano.utils._optional import has_extra
 from pyimgano.utils._warning import warn_user
 from pyimgano.utils._words import did_you_mean
 
-__all__ = ["CHOICES", "PRESETS", "Choice", "Model", "Preset", "PyODModel"]
+__all__ = ["ALIASES", "CHOICES", "PRESETS", "Choice", "Model", "Preset", "PyODModel"]
 
 _OWN = "custom"  # family of models that name none
 _KINDS = ("images", "patch grids", "rows")
@@ -427,6 +427,8 @@ CHOICES = {
     "industrial-clean": ("industrial-clean-imagenet", "industrial-clean-filterbank"),
     "industrial-fast": ("industrial-fast-imagenet", "industrial-fast-filterbank"),
 }
+# Other names of models, which are found by them but not listed.
+ALIASES = {"vision_reverse_dist": "vision_reverse_distillation"}
 
 
 # ---- in words -------------------------------------------------------------------------

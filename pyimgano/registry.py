@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-from pyimgano._models import CHOICES, PRESETS, Choice, Model, Preset, PyODModel
+from pyimgano._models import ALIASES, CHOICES, PRESETS, Choice, Model, Preset, PyODModel
 from pyimgano._pyod_models import PYOD
 from pyimgano.exceptions import (
     PluginError,
@@ -246,6 +246,7 @@ def resolve_model(name: str, /) -> tuple[str, str]:
     ``"industrial-fast"`` for ``"industrial-fast-imagenet"`` where the extra ``imagenet`` is
     installed, and for ``"industrial-fast-filterbank"``, which needs no weights, where it is not.
     Those two names mean the same on every machine. ``"industrial-clean"`` is alike.
+    ``"vision_reverse_dist"`` is another name of ``"vision_reverse_distillation"``.
 
     Parameters
     ----------
@@ -274,7 +275,7 @@ def resolve_model(name: str, /) -> tuple[str, str]:
     True
     """
     model = _find(name)
-    return (model.chosen.name, model.reason) if isinstance(model, Choice) else (name, "")
+    return (model.chosen.name, model.reason) if isinstance(model, Choice) else (model.name, "")
 
 
 def register_model(
@@ -412,6 +413,8 @@ def _find(name: str) -> Model:
     for models in (_registered, _builtin()):
         if name in models:
             return models[name]
+    if name in ALIASES:
+        return _find(ALIASES[name])
     plugins, _ = _entry_points()
     if name in plugins:
         return _plugin(name)

@@ -577,3 +577,10 @@ def test_a_name_has_no_parameters_to_set(name):
             grid.fit(make_check_images(8))
     step = make_features("resnet18")
     assert detector.set_params(features=step, features__resize=64).features.resize == 64
+
+
+def test_an_alias_is_found_but_not_listed():
+    made = create_model("vision_reverse_dist", features="resnet18")
+    assert type(made) is type(create_model("vision_reverse_distillation"))
+    assert resolve_model("vision_reverse_dist") == ("vision_reverse_distillation", "")
+    assert "vision_reverse_dist" not in list_models()
