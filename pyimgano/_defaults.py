@@ -22,6 +22,8 @@ ENGINES = ("auto", "native", "torch", "onnxruntime", "openvino")
 # Side in pixels that feature steps bring images to.
 RESIZE = 256
 OUTPUT_DIR = "runs"
+# Steps of training: half a minute to some minutes.
+CHECKPOINT_EVERY = 100
 # Enough for the worst, the best and the closest of good parts and three kinds of defects.
 N_OVERLAYS = 12
 # Format of images in arrays.

@@ -257,8 +257,11 @@ class RunDirectory:
             return f"the complete categories are in {self.path}: {', '.join(done)}"
         if not self.path.exists():
             return "no category is complete, and nothing was kept"
-        what = "checkpoints" if self.checkpoints.is_dir() else "fitted pipelines"
-        return f"no category is complete; {what} are in {self.path}"
+        if self.artifacts.pipeline.is_file():
+            return f"the fitted pipeline is {self.artifacts.pipeline}; resume goes on with the run"
+        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+            return f"checkpoints are in {self.checkpoints}; resume goes on from there"
+        return f"no category is complete; fitted pipelines are in {self.path}"
 
     def read_config(self) -> dict[str, Any]:
         return read_json(self.config)

@@ -139,6 +139,14 @@ def _add_recipe_options(parser: _common.CommandParser) -> None:
         "with the same options and images, or a new one if there is none",
     )
     recipe.add_argument(
+        "--checkpoint-every",
+        metavar="N",
+        type=_common.count,
+        default=_defaults.CHECKPOINT_EVERY,
+        help="steps from one checkpoint of networks that are trained to the next, in a run "
+        "directory (default: %(default)s)",
+    )
+    recipe.add_argument(
         "--overlays",
         metavar="N",
         type=_common.count_or_zero,
@@ -241,6 +249,7 @@ def _carry_out(
             recipe=options.recipe,
             n_overlays=options.overlays,
             embed_weights=options.embed_weights,
+            checkpoint_every=options.checkpoint_every,
             progress=progress,
         )
     except RunStoppedError as error:

@@ -37,8 +37,6 @@ from pyimgano.utils._outputs import atomic_folder
 __all__ = ["RecipeResult", "carry_out", "config_of", "run_recipe"]
 
 _BATCH_SIZE = 8
-# Steps from one checkpoint to the next: half a minute to some minutes.
-_EVERY = 100
 
 
 @dataclass
@@ -77,6 +75,7 @@ def run_recipe(
     resume: bool | str | os.PathLike[str] = False,
     n_overlays: int = _defaults.N_OVERLAYS,
     embed_weights: bool = False,
+    checkpoint_every: int = _defaults.CHECKPOINT_EVERY,
     progress: bool = False,
     fit_params: Mapping[str, Any] | None = None,
     **options: Any,
@@ -101,6 +100,8 @@ def run_recipe(
         Largest number of pictures of test images.
     embed_weights : bool, default=False
         Save the weights of networks with the pipeline.
+    checkpoint_every : int, default=100
+        Steps from one checkpoint of networks that are trained to the next.
     progress : bool, default=False
         Show progress bars where something takes more than two seconds.
     fit_params : mapping, default=None
@@ -153,6 +154,7 @@ def run_recipe(
         recipe=name,
         n_overlays=n_overlays,
         embed_weights=embed_weights,
+        checkpoint_every=checkpoint_every,
         progress=progress,
     )
 
@@ -219,6 +221,7 @@ def carry_out(
     recipe: str | None = None,
     n_overlays: int = _defaults.N_OVERLAYS,
     embed_weights: bool = False,
+    checkpoint_every: int = _defaults.CHECKPOINT_EVERY,
     progress: bool = False,
 ) -> RecipeResult:
     """Fit what was planned, judge the test images if there are any, and write it all.
@@ -231,7 +234,7 @@ def carry_out(
         An existing folder: a new one, or that of a run to go on with. None writes nothing.
     recipe : str, default=None
         Name of the recipe, for the report.
-    n_overlays, embed_weights, progress
+    n_overlays, embed_weights, checkpoint_every, progress
         As for :func:`run_recipe`.
 
     Returns
@@ -244,6 +247,7 @@ def carry_out(
         "recipe": recipe,
         "n_overlays": n_overlays,
         "embed_weights": embed_weights,
+        "checkpoint_every": checkpoint_every,
         "progress": progress,
     }
     if run is None:
@@ -265,6 +269,7 @@ def _run_one(
     recipe: str | None,
     n_overlays: int,
     embed_weights: bool,
+    checkpoint_every: int,
     progress: bool,
 ) -> RecipeResult:
     data = config.data.images
@@ -289,7 +294,7 @@ def _run_one(
     if folder is not None and folder.is_complete:
         details, fitted = folder.read_report(), load(folder.pipeline)
     else:
-        details, fitted = _fit_and_judge(pipeline, config, names, options, run)
+        details, fitted = _fit_and_judge(pipeline, config, names, options, run, checkpoint_every)
     suspects = suspicious_images(fitted, config.data.n_good)
     if run is not None and run.is_complete:
         return RecipeResult(run.read_report(), details, fitted, suspects, run.path)
@@ -321,6 +326,7 @@ def _fit_and_judge(
     names: InputNames,
     options: CategoryOptions,
     run: RunDirectory | None,
+    checkpoint_every: int,
 ) -> tuple[dict[str, Any], Any]:
     """Give the report of the category, and the fitted pipeline."""
     folder = None if run is None else run.artifacts
@@ -330,7 +336,7 @@ def _fit_and_judge(
     keeping: Any = nullcontext()
     if run is not None and trains:
         run.checkpoints.mkdir(exist_ok=True)
-        keeping = checkpoints(run.checkpoints, every=_EVERY)
+        keeping = checkpoints(run.checkpoints, every=checkpoint_every)
     try:
         with keeping:
             outcome = run_category(

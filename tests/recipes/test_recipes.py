@@ -392,12 +392,12 @@ def tiny():
         "model_options": {"features": step, "batch_size": 4, "validation_fraction": 0.5},
         "max_steps": 6,
         "quantile": 0.8,
+        "checkpoint_every": 2,
     }
 
 
 @pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
 def test_a_killed_training_is_resumed_with_equal_scores(root, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyimgano.recipes._running._EVERY", 2)
     data = load_dataset("folder", root, category="wood")
     calls, loss = [], STFPMDetector._loss
 
