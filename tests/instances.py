@@ -10,6 +10,7 @@ from pyimgano.defects import DefectExtractor
 from pyimgano.detectors import (
     AnomalyDINODetector,
     DinomalyDetector,
+    DRAEMDetector,
     MutualScoringDetector,
     NCCTemplateDetector,
     PaDiMDetector,
@@ -87,7 +88,16 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
 IMAGE_ONLY_INSTANCES: dict[str, list[BaseEstimator]] = {
     "DinomalyDetector": [DinomalyDetector()],
     "ReverseDistillationDetector": [ReverseDistillationDetector()],
+    "DRAEMDetector": [DRAEMDetector()],
     "STFPMDetector": [STFPMDetector()],
+}
+
+# Detectors that learn too little in the few steps of their instances for the checks that a defect
+# is found: the same with more of them.
+TRAINED_LONGER: dict[str, BaseEstimator] = {
+    "DRAEMDetector": DRAEMDetector(
+        32, width=8, max_steps=150, batch_size=8, learning_rate=5e-3, max_rotation=0
+    ),
 }
 
 # Steps that take images only: scikit-learn's battery has one check for them, ours the rest.
@@ -226,6 +236,7 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
             smoothing_sigma=2,
         )
     ],
+    "DRAEMDetector": [DRAEMDetector(32, width=2, max_steps=6, batch_size=2, learning_rate=0.03)],
     "STFPMDetector": [
         STFPMDetector(
             BackbonePatchFeatures(

@@ -61,6 +61,7 @@ _OWN = {
     "pyimgano.detectors.templates._window": "NCCTemplateDetector SSIMTemplateDetector",
     "pyimgano.detectors.trained._dinomaly": "DinomalyDetector",
     "pyimgano.detectors.trained._reverse_distillation": "ReverseDistillationDetector",
+    "pyimgano.detectors.trained._draem": "DRAEMDetector",
     "pyimgano.detectors.trained._stfpm": "STFPMDetector",
     "pyimgano.ensemble": "ScoreEnsemble _Affine _Ecdf",
     "pyimgano.features._backbone": "BackbonePatchFeatures",

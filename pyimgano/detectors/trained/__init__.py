@@ -8,6 +8,7 @@ from pyimgano.detectors.trained._base import (
     Prepared,
 )
 from pyimgano.detectors.trained._dinomaly import DinomalyDetector
+from pyimgano.detectors.trained._draem import DRAEMDetector
 from pyimgano.detectors.trained._loop import checkpoints, initialize
 from pyimgano.detectors.trained._reverse_distillation import ReverseDistillationDetector
 from pyimgano.detectors.trained._samples import compact
@@ -16,6 +17,7 @@ from pyimgano.detectors.trained._stfpm import STFPMDetector
 __all__ = [
     "BaseFeatureTrainedDetector",
     "BaseTrainedDetector",
+    "DRAEMDetector",
     "DinomalyDetector",
     "Prepared",
     "ReverseDistillationDetector",
