@@ -32,7 +32,6 @@ LAYERS = ("layer1", "layer2", "layer3")
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "stfpm": {
         "*": {"resize": 128, "max_steps": 200, "batch_size": 16},
-        "screw": {"resize": 192, "max_steps": 300, "batch_size": 16},
     },
     "reverse_distillation": {
         "*": {"resize": 128, "max_steps": 300, "batch_size": 16},
@@ -44,7 +43,7 @@ RATE = 0.05
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     table = SETTINGS[args.detector]
-    params = {**table["*"], **table.get(args.category, {})}
+    params = {**table["*"], **table.get(args.category.rstrip("0123456789"), {})}
     for name in ("resize", "max_steps", "batch_size", "learning_rate"):
         if getattr(args, name) is not None:
             params[name] = getattr(args, name)
