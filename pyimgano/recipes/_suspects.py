@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyimgano._nesting import find_calibrator, innermost
+from pyimgano.cleaning import rank_suspects
 
 __all__ = ["LARGEST_NUMBER", "RULE", "Suspects", "suspicious_images"]
 
@@ -46,7 +47,8 @@ def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
     """Find training images that are far from what the others are like.
 
     The scores are those that the fitted pipeline already has of its training images, each by a
-    model that has not seen it. The limit is Tukey's for values that are "far out" [1]_.
+    model that has not seen it. The limit is Tukey's for values that are "far out" [1]_, above that
+    of :func:`~pyimgano.cleaning.rank_suspects`: nobody has asked for suspects here.
 
     Parameters
     ----------
@@ -67,12 +69,11 @@ def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
         return Suspects([], [], 0, None)
     low, high = np.percentile(scores, (25, 75))
     limit = float(high + _SPREADS * (high - low))
-    order = np.argsort(scores, kind="stable")[::-1]
-    above = [int(i) for i in order if scores[i] > limit]
+    above = [one for one in rank_suspects(scores) if one.score > limit]
     named = above[:LARGEST_NUMBER]
     return Suspects(
-        [int(places[i]) for i in named],
-        [float(scores[i]) for i in named],
+        [int(places[one.index]) for one in named],
+        [one.score for one in named],
         len(above) - len(named),
         limit,
     )
