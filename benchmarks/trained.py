@@ -25,9 +25,9 @@ from sklearn.metrics import roc_auc_score
 from pyimgano import create_model
 from pyimgano.calibration import ThresholdCalibrator
 from pyimgano.datasets import load_folder, read_mask
-from pyimgano.features import BackbonePatchFeatures
+from pyimgano.features import BackbonePatchFeatures, ViTPatchFeatures
 
-LAYERS = ("layer1", "layer2", "layer3")
+LAYERS, BLOCKS = ("layer1", "layer2", "layer3"), tuple(range(2, 10))
 # Image size and parameters that two cores train in minutes, by detector and category.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "stfpm": {
@@ -36,6 +36,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "reverse_distillation": {
         "*": {"resize": 128, "max_steps": 300, "batch_size": 16},
         "screw": {"resize": 160, "max_steps": 600, "batch_size": 16},
+    },
+    "dinomaly": {
+        "*": {"resize": 224, "n_blocks": 2, "max_steps": 400, "batch_size": 8},
     },
 }
 RATE = 0.05
@@ -53,9 +56,12 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 def make(args: argparse.Namespace, seed: int) -> Any:
     params = settings(args)
     resize = params.pop("resize")
+    weights = {} if args.weights is None else {"weights": args.weights}
     if args.detector in ("stfpm", "reverse_distillation"):
-        params["features"] = BackbonePatchFeatures(
-            "resnet18", LAYERS, weights=args.weights, resize=resize
+        params["features"] = BackbonePatchFeatures("resnet18", LAYERS, resize=resize, **weights)
+    if args.detector == "dinomaly":
+        params["features"] = ViTPatchFeatures(
+            "timm:vit_tiny_patch16_224", resize=resize, layers=BLOCKS, **weights
         )
     return create_model(
         f"vision_{args.detector}", precision=args.precision, random_state=seed, **params
@@ -95,7 +101,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("category")
     parser.add_argument("--detector", choices=sorted(SETTINGS), required=True)
-    parser.add_argument("--weights", default="imagenet", help="state dict; default: published ones")
+    parser.add_argument("--weights", help="state dict; default: published ones")
     parser.add_argument("--resize", type=int)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch-size", type=int)
