@@ -24,7 +24,7 @@ def _modules() -> Any:
     def upsampling(inputs: int, outputs: int) -> Any:
         return nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):
         """Residual block; ``step`` is -1 (half the size), 1 (double the size) or 0."""
 
         def __init__(self, inputs: int, outputs: int, middle: int | None, step: int) -> None:
@@ -53,7 +53,7 @@ def _modules() -> Any:
         def forward(self, x: Any) -> Any:
             return torch.relu(self.body(x) + self.shortcut(x))
 
-    class Bottleneck(nn.Module):  # type: ignore[misc]
+    class Bottleneck(nn.Module):
         """Joins the maps of three layers at the size of the last, and embeds them at half of it."""
 
         def __init__(self, widths: Sequence[int], n_blocks: int, wide: bool) -> None:
@@ -73,7 +73,7 @@ def _modules() -> Any:
         def forward(self, first: Any, second: Any, third: Any) -> Any:
             return self.embed(torch.cat([self.first(first), self.second(second), third], dim=1))
 
-    class Decoder(nn.Module):  # type: ignore[misc]
+    class Decoder(nn.Module):
         """Makes the maps of three layers from an embedding; returned in the order of the layers."""
 
         def __init__(self, widths: Sequence[int], blocks: Sequence[int], factor: int) -> None:
