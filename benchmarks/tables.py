@@ -324,9 +324,9 @@ def in_parts() -> Table:
     rows = []
     for category in CATEGORIES:
         for name, setting in (
-            ("PatchCore 1 %, ResNet-18", "patchcore 1%/resnet18"),
-            ("PatchCore 1 %, filter bank", "patchcore 1%/filterbank"),
-            ("PaDiM, ResNet-18 at 128 pixels", "padim/resnet18"),
+            ("PatchCore, ResNet-18", "patchcore 10%/resnet18"),
+            ("PatchCore, filter bank", "patchcore 10%/filterbank, 128 pixels"),
+            ("PaDiM, ResNet-18", "padim/resnet18"),
         ):
             record = records[f"incremental/{category}/{setting}"]["values"]
             mean = {name: value["mean"] for name, value in record.items()}
