@@ -26,6 +26,7 @@ PAGES = (
     "doc/user_guide/defects.rst",
     "doc/user_guide/detectors.rst",
     "doc/user_guide/monitoring.rst",
+    "doc/user_guide/synthesis.rst",
     "doc/user_guide/thresholds.rst",
     "doc/user_guide/trained.rst",
 )
@@ -314,6 +315,22 @@ def corrupted(figure: str, form: Callable[[float], str]) -> Table:
     return Table(("corruption", *(name for name, _ in CORRUPTED)), (28, 18, 18, 18, 18), rows)
 
 
+def synthetic_defects() -> Table:
+    """AUROC on painted and on real defects, for each category."""
+    records = read()
+    prefix = f"synthetic defects/{CATEGORIES[0]}/"
+    rows = []
+    for setting in (key.removeprefix(prefix) for key in records if key.startswith(prefix)):
+        found = [records[f"synthetic defects/{one}/{setting}"]["values"] for one in CATEGORIES]
+        cells = [
+            f"{values[which]['mean']:.3f}" for values in found for which in ("painted", "real")
+        ]
+        rows.append((setting, *cells))
+    names = (one.removesuffix("256") for one in CATEGORIES)
+    header = ["model", *(f"{name}, {kind}" for name in names for kind in ("painted", "real"))]
+    return Table(header, (36, 16, 16, 16, 16), rows)
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.0f}"
 
@@ -407,6 +424,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "partial_fit": in_parts,
     "noise": noise,
     "trained": trained,
+    "synthetic defects": synthetic_defects,
     "PatchCore": readme_accuracy,
     "PatchCore, false positives": patchcore_false_positives,
 }
