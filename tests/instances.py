@@ -193,9 +193,9 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         )
     ],
     "MutualScoringDetector": [
-        MutualScoringDetector(FilterBankFeatures(resize=64)),
+        MutualScoringDetector(FilterBankFeatures(resize=48)),
         MutualScoringDetector(
-            FilterBankFeatures(resize=64),
+            FilterBankFeatures(resize=32),
             neighborhoods=(1,),
             max_references=8,
             coreset_ratio=1.0,

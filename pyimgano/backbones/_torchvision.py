@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 from pyimgano.backbones._network import nearest_names
@@ -37,6 +39,11 @@ def torchvision_models(backbone: str) -> Any:
 
 def build_graph(backbone: str, layers: tuple[str, ...]) -> Any:
     """Graph of the network from its input to the layers, and nothing else; without values."""
+    return deepcopy(_graph(backbone, layers))
+
+
+@lru_cache(maxsize=2)  # tracing takes longer than training a step
+def _graph(backbone: str, layers: tuple[str, ...]) -> Any:
     torch = import_optional("torch", "torch", f"backbone={backbone!r} with layers={layers}")
     models = torchvision_models(backbone)
     feature_extraction = import_optional(
