@@ -40,6 +40,15 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "dinomaly": {
         "*": {"resize": 224, "n_blocks": 2, "max_steps": 400, "batch_size": 8},
     },
+    "draem": {
+        "*": {
+            "resize": 128,
+            "width": 16,
+            "max_steps": 600,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+        },
+    },
 }
 RATE = 0.05
 
@@ -55,11 +64,12 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def make(args: argparse.Namespace, seed: int) -> Any:
     params = settings(args)
-    resize = params.pop("resize")
     weights = {} if args.weights is None else {"weights": args.weights}
     if args.detector in ("stfpm", "reverse_distillation"):
+        resize = params.pop("resize")
         params["features"] = BackbonePatchFeatures("resnet18", LAYERS, resize=resize, **weights)
     if args.detector == "dinomaly":
+        resize = params.pop("resize")
         params["features"] = ViTPatchFeatures(
             "timm:vit_tiny_patch16_224", resize=resize, layers=BLOCKS, **weights
         )
