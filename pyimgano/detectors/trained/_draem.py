@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,11 +28,14 @@ from pyimgano.detectors.trained._loop import Step
 from pyimgano.detectors.trained._samples import Sample
 from pyimgano.grids import PatchGrids, cells_inside
 from pyimgano.inputs._formats import resize_image
-from pyimgano.synthesis import foreground_mask, perlin_mask
-from pyimgano.synthesis._textures import Textures
 from pyimgano.utils._pairs import check_pair
 from pyimgano.utils._state import Sizes, State, fail
 from pyimgano.utils._warning import warn_user
+
+# The synthesis loads the synthetic datasets, whose drawing it shares: imported where it is used,
+# since this module is imported with every other detector.
+if TYPE_CHECKING:
+    from pyimgano.synthesis._textures import Textures
 
 __all__ = ["DRAEMDetector"]
 
@@ -129,6 +132,8 @@ class DefectPainter(NamedTuple):
         self, image: np.ndarray, other: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Paint a defect; return the image and the defect's mask, which may be empty."""
+        from pyimgano.synthesis import foreground_mask, perlin_mask
+
         allowed = foreground_mask(image[None]) if self.foreground_only else None
         if self.region is not None:
             both = self.region if allowed is None else allowed & self.region
@@ -332,6 +337,8 @@ class DRAEMDetector(BaseTrainedDetector):
 
     # ---- training ---------------------------------------------------------------------
     def _fit_validated(self, train: Any) -> None:
+        from pyimgano.synthesis._textures import Textures
+
         region = None
         if self.roi_mask_ is not None:
             region = cells_inside(self.roi_mask_, self._work_size())
