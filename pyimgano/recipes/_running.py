@@ -181,6 +181,7 @@ def config_of(
     options = {
         key: describe(value) if not isinstance(value, Mapping) else _described(value)
         for key, value in config.options.items()
+        if key != "verbose"  # a bar on a terminal makes no other run
     }
     return as_plain_json(
         {

@@ -126,7 +126,7 @@ def test_a_complete_run_is_not_fitted_again(root, adapted, monkeypatch):
     monkeypatch.setattr("pyimgano.recipes._running.run_category", None)
     data = load_dataset("folder", root, category="wood")
     again = run_recipe(
-        "industrial-adapt", data, output_dir=adapted.path.parent, resume=True, **SMALL
+        "industrial-adapt", data, output_dir=adapted.path.parent, resume=True, verbose=True, **SMALL
     )
     assert (again.path, again.report) == (adapted.path, adapted.report)
     assert (
