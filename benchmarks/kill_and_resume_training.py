@@ -1,7 +1,8 @@
 """Kill a training at random moments, resume it each time, and compare its scores.
 
 ``pyimgano train --recipe micro-finetune`` is started in a process of its own, killed with SIGKILL
-after a random time and resumed, as often as asked for; then it is left to finish. Its files have to
+a random time after one of its next checkpoints and resumed, as often as asked for; then it is left
+to finish. Its files have to
 equal those of a run that nobody disturbed, but for times: the score of each test image, the
 thresholds, the defects and the pictures::
 
@@ -15,6 +16,7 @@ exit status is 1 if the runs differ.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -24,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from kill_and_resume import files_of, finish
 
 from pyimgano.datasets import write_inspection_dataset
@@ -53,27 +56,51 @@ def main() -> int:
         finish(start(Path(folder) / "undisturbed", options))
         whole = time.perf_counter() - started
         print(f"undisturbed: {whole:.1f} s")
-        killed, n_kills, seen = Path(folder) / "killed", 0, []
+        killed, n_kills = Path(folder) / "killed", 0
         moments = random.Random(options.seed)
         while n_kills < options.kills:
             process = start(killed, options)
-            try:
-                process.wait(moments.uniform(0.3, 0.8) * whole)
-            except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
-                n_kills += 1
-                seen.append(len(list(killed.glob("*/checkpoints/*.npz"))))
-            else:
+            if not wait_for_checkpoints(process, killed, moments.randint(1, 2)):
                 if process.returncode:
                     raise SystemExit(f"a resumed run ended with {process.returncode}")
                 break
+            time.sleep(moments.uniform(0, 0.5))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            n_kills += 1
+            print(f"kill {n_kills}: after {n_steps(killed)} of {options.steps} steps")
         finish(start(killed, options))
-        print(f"checkpoints after each of {n_kills} kills: {seen}")
-        same = files_of(killed) == files_of(Path(folder) / "undisturbed")
-        n_scores = len(files_of(killed)["artifacts/per_image.jsonl"])
-        print(f"{n_scores} scores and all else {'equal but for times' if same else 'DIFFERENT'}")
-        return 0 if same else 1
+        one, two = files_of(killed), files_of(Path(folder) / "undisturbed")
+        differing = sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
+        n_scores = len(one["artifacts/per_image.jsonl"])
+        print(f"{n_scores} scores and all else: {differing or 'equal but for times'}")
+        for name in differing[:3]:
+            print(f"{name}: {one.get(name)!s:.600}\n{two.get(name)!s:.600}")
+        return 1 if differing else 0
+
+
+def wait_for_checkpoints(process: subprocess.Popen, output: Path, number: int) -> bool:
+    """Wait until so many checkpoints have been written; False if the run has ended before."""
+    seen = set(written(output))
+    n_before = len(seen)
+    while process.poll() is None:
+        seen.update(written(output))
+        if len(seen) - n_before >= number:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def written(output: Path) -> list[int]:
+    """When each checkpoint was written."""
+    return [path.stat().st_mtime_ns for path in output.glob("*/checkpoints/*.npz")]
+
+
+def n_steps(output: Path) -> int:
+    """Steps that the last checkpoint of a run has."""
+    (path,) = output.glob("*/checkpoints/*.npz")
+    with np.load(path) as file:
+        return int(json.loads(bytes(file["about"]))["steps"])
 
 
 def start(output: Path, options: argparse.Namespace) -> subprocess.Popen:
