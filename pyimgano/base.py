@@ -168,6 +168,9 @@ class BaseDetector(
     def _fit_steps(self, data: Any) -> None:
         """Fit the inner feature step; called before the first block is read."""
 
+    def _take_known_anomalies(self, data: Any, keep: np.ndarray) -> None:
+        """See all validated samples and which are normal, before ``_fit``; they are left out."""
+
     def _see_training_block(self, block: Block, groups: np.ndarray) -> None:
         """Look at a block of the first pass through the training samples; nothing by default."""
 
@@ -211,6 +214,7 @@ class BaseDetector(
         self._validate_params()
         data = self._validate_training_input(X, **metadata)
         keep = normal_samples(y, len(data))
+        self._take_known_anomalies(data, keep)
         train = data if keep.all() else data[np.flatnonzero(keep)]
         if len(train) < 2:
             raise TooFewImagesError(

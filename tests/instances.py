@@ -23,6 +23,7 @@ from pyimgano.detectors import (
     SPADEDetector,
     SSIMTemplateDetector,
     STFPMDetector,
+    SuperSimpleNetDetector,
 )
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.features import (
@@ -90,6 +91,7 @@ IMAGE_ONLY_INSTANCES: dict[str, list[BaseEstimator]] = {
     "ReverseDistillationDetector": [ReverseDistillationDetector()],
     "DRAEMDetector": [DRAEMDetector()],
     "STFPMDetector": [STFPMDetector()],
+    "SuperSimpleNetDetector": [SuperSimpleNetDetector()],
 }
 
 # Detectors that learn too little in the few steps of their instances for the checks that a defect
@@ -247,6 +249,18 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         )
     ],
     "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=32))],
+    "SuperSimpleNetDetector": [
+        SuperSimpleNetDetector(
+            FilterBankFeatures(resize=32),
+            upsample=1,
+            hidden_width=32,
+            noise_std=0.3,
+            n_positions=32,
+            max_steps=20,
+            batch_size=4,
+            learning_rate=3e-3,
+        )
+    ],
     "ScoreEnsemble": [
         ScoreEnsemble(
             [

@@ -32,6 +32,7 @@ from pyimgano.calibration._out_of_sample import (
     folds_of_normal_samples,
     held_out,
     index_metadata,
+    learns_from_known_anomalies,
     out_of_sample_scores,
     own_scores,
 )
@@ -286,8 +287,11 @@ class ThresholdCalibrator(
         X : input of the estimator
             Good images (with ``cv="prefit"``: ones the estimator was not fitted on).
         y : array-like of shape (n_samples,), default=None
-            +1 for normal, -1 for known anomalies, which are left out. Other labels are ignored
-            with an :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
+            +1 for normal, -1 for known anomalies. They are left out, or handed to an estimator
+            that learns from them, such as
+            :class:`~pyimgano.detectors.SuperSimpleNetDetector`; the threshold is put on good
+            images alone. Other labels are ignored with an
+            :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
         **params
             ``groups``, of shape (n_samples,), for ``cv``: images with equal values belong
             together, such as photos of one part, and are tested in one fold; with ``cv="auto"``
@@ -327,16 +331,20 @@ class ThresholdCalibrator(
         cv = self.cv
         if self.estimator is not None and not isinstance(cv, str):
             cv = folds_of_normal_samples(cv, X, keep, groups)
-        if not keep.all():
-            kept = np.flatnonzero(keep)
-            X, params = _safe_indexing(X, kept), index_metadata(params, len(keep), kept)
+        kept = np.flatnonzero(keep)
+        good = X if keep.all() else _safe_indexing(X, kept)
+        if is_prefit(cv) or not learns_from_known_anomalies(self.estimator):
+            X, params = good, index_metadata(params, len(keep), kept)
             groups = None if groups is None else np.asarray(groups)[kept]
-        scores, source = self._out_of_sample(X, cv, params, groups)
+            keep = np.ones(len(kept), dtype=bool)
+        elif not isinstance(cv, str):
+            cv = [(kept[train], kept[test]) for train, test in cv]
+        scores, source = self._out_of_sample(X, cv, params, groups, keep)
         check_finite(scores, type(self).__name__, "calibration scores")
         asked = (self.method, float(self.quantile), float(self.confidence))
         cut = put_cut(np.sort(scores), *asked)
         self._keep_scores(scores)
-        self._training_keys = self._keys_of(X)
+        self._training_keys = self._keys_of(good)
         self.provenance_ = {
             "scores": source,
             **as_asked(*asked, len(scores)),
@@ -468,7 +476,7 @@ class ThresholdCalibrator(
         return self.fit(X, y, **params).predict(X)
 
     def _out_of_sample(
-        self, X: Any, cv: Any, params: dict[str, Any], groups: Any
+        self, X: Any, cv: Any, params: dict[str, Any], groups: Any, normal: np.ndarray
     ) -> tuple[np.ndarray, str]:
         """Anomaly scores of good images that the model has not seen, and their source."""
         forced = not isinstance(self.ensemble, str) and bool(self.ensemble)
@@ -494,6 +502,7 @@ class ThresholdCalibrator(
             n_jobs=self.n_jobs,
             params=params,
             groups=groups if isinstance(cv, str) else None,  # folds have been made by them
+            normal=normal,
         )
         new = held_out(self.estimator_) if source == OWN_SCORES else None
         if new is not None:

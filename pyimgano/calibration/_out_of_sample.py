@@ -30,10 +30,11 @@ __all__ = [
     "automatic_splitter",
     "file_stamps",
     "fit_fold",
-    "fit_on_good",
+    "fit_labeled",
     "folds_of_normal_samples",
     "held_out",
     "index_metadata",
+    "learns_from_known_anomalies",
     "learns_nothing",
     "out_of_sample_scores",
     "own_scores",
@@ -55,6 +56,7 @@ def out_of_sample_scores(
     n_jobs: int | None = None,
     params: dict[str, Any] | None = None,
     groups: Any = None,
+    normal: np.ndarray | None = None,
 ) -> tuple[Any, np.ndarray, str]:
     """Fit an outlier detector, and score its training samples as if it had not seen them.
 
@@ -78,15 +80,18 @@ def out_of_sample_scores(
     groups : array-like of shape (n_samples,), default=None
         Samples of one group, such as several photos of one part, are tested together. With
         ``cv="auto"`` that takes folds, since the scores a detector keeps leave out one image.
+    normal : ndarray of shape (n_samples,), bool, default=None
+        False for known anomalies, which an estimator that ``learns_from_known_anomalies`` is
+        given in every fit. By default all samples are good.
 
     Returns
     -------
     estimator : estimator
         Fitted on all of ``X``, or the median of those of the folds.
-    scores : ndarray of shape (n_samples,), float64
-        Anomaly scores (``-score_samples``), in the order of ``X``. If they are the detector's
-        own, those of samples that it has trained networks on are not out of sample, see
-        ``held_out``.
+    scores : ndarray of shape (n_good,), float64
+        Anomaly scores (``-score_samples``) of the good samples, in the order of ``X``. If they
+        are the detector's own, those of samples that it has trained networks on are not out of
+        sample, see ``held_out``.
     source : str
         Where they come from, in words.
 
@@ -111,13 +116,17 @@ def out_of_sample_scores(
         return frozen, flip(frozen.score_samples(X)), "images given to a frozen model"
     _refuse_scorers_of_anomalies(estimator)
     automatic = isinstance(cv, str)
+    if normal is None:
+        normal = np.ones(_num_samples(X), dtype=bool)
+    kept, known = np.flatnonzero(normal), np.flatnonzero(~normal)
+    labels = np.where(normal, 1, -1)
     if automatic:
-        cv = automatic_splitter(_num_samples(X), groups)
-    normal = np.ones(_num_samples(X), dtype=bool)
+        of_kept = None if groups is None else np.asarray(groups)[kept]
+        cv = automatic_splitter(len(kept), of_kept)
     folds = folds_of_normal_samples(
         cv, X, normal, groups
     )  # unsuitable folds are refused before any fit
-    fitted = memory.cache(fit_on_good)(clone(estimator), X, params, stamps)
+    fitted = memory.cache(fit_labeled)(clone(estimator), X, labels, params, stamps)
     _check_search(fitted)
     if automatic and groups is None and not forced:
         own = own_scores(fitted)
@@ -127,7 +136,16 @@ def out_of_sample_scores(
     fit_and_score = memory.cache(_fit_and_score)
     models, parts = zip(
         *Parallel(n_jobs=n_jobs)(
-            delayed(fit_and_score)(clone(estimator), X, train, test, params, keep, stamps)
+            delayed(fit_and_score)(
+                clone(estimator),
+                X,
+                labels,
+                np.concatenate([kept[train], known]),
+                kept[test],
+                params,
+                keep,
+                stamps,
+            )
             for train, test in folds
         )
     )
@@ -339,7 +357,8 @@ def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[st
     ----------
     params : dict
         Metadata of ``n`` samples. What has one dimension and that length holds one value per
-        sample; all else, such as a mask of pixels, is common to all samples, however long.
+        sample, and so does what holds that many masks; all else, such as one mask of pixels, is
+        common to all samples, however long.
     n : int
         Number of samples.
     index : ndarray of int
@@ -350,19 +369,50 @@ def index_metadata(params: dict[str, Any], n: int, index: np.ndarray) -> dict[st
     dict
     """
     return {
-        name: _safe_indexing(value, index) if np.shape(value) == (n,) else value
+        name: _safe_indexing(value, index) if _is_per_sample(value, n) else value
         for name, value in params.items()
     }
 
 
-def fit_on_good(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = None) -> Any:
-    """Fit an estimator on good samples.
+def _is_per_sample(value: Any, n: int) -> bool:
+    if isinstance(value, (list, tuple)) and any(np.ndim(one) == 2 for one in value):
+        return len(value) == n  # masks, and None where there is none
+    shape = np.shape(value)
+    return shape[:1] == (n,) and len(shape) in (1, 3)
+
+
+def learns_from_known_anomalies(estimator: Any) -> bool:
+    """Tell whether an estimator learns from samples with the label -1, instead of dropping them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An outlier detector, or any nesting that ends in one.
+
+    Returns
+    -------
+    bool
+        False for searches, whose scorers may be for good samples only, and for frozen estimators.
+    """
+    several = list(walk(estimator))
+    if not several or any(isinstance(one, (BaseSearchCV, FrozenEstimator)) for one, _ in several):
+        return False
+    return bool(getattr(several[-1][0], "_learns_from_known_anomalies", False))
+
+
+def fit_labeled(
+    estimator: Any, X: Any, labels: np.ndarray, params: dict[str, Any], stamps: Any = None
+) -> Any:
+    """Fit an estimator on samples and labels.
 
     Parameters
     ----------
     estimator : estimator
         Fitted in place.
     X : input of the estimator
+    labels : ndarray of shape (n_samples,), int
+        All +1 but for estimators that learn from known anomalies. Searches hand them to their
+        scorers.
     params : dict
         Metadata for its ``fit``.
     stamps : object, default=None
@@ -372,13 +422,13 @@ def fit_on_good(estimator: Any, X: Any, params: dict[str, Any], stamps: Any = No
     -------
     estimator
     """
-    # All samples are good. The labels are for searches, which hand them to their scorers.
-    return estimator.fit(X, np.ones(_num_samples(X), dtype=int), **params)
+    return estimator.fit(X, labels, **params)
 
 
 def _fit_and_score(
     estimator: Any,
     X: Any,
+    labels: np.ndarray,
     train: np.ndarray,
     test: np.ndarray,
     params: dict[str, Any],
@@ -386,13 +436,18 @@ def _fit_and_score(
     stamps: Any = None,
 ) -> tuple[Any, np.ndarray]:
     """Model of a fold, None unless it is to be kept, and its scores of the fold's samples."""
-    fitted = fit_fold(estimator, X, train, params)
+    fitted = fit_fold(estimator, X, labels, train, params)
     scores = flip(fitted.score_samples(_safe_indexing(X, test)))
     return fitted if keep else None, scores
 
 
 def fit_fold(
-    estimator: Any, X: Any, train: np.ndarray, params: dict[str, Any], stamps: Any = None
+    estimator: Any,
+    X: Any,
+    labels: np.ndarray,
+    train: np.ndarray,
+    params: dict[str, Any],
+    stamps: Any = None,
 ) -> Any:
     """Fit an estimator on the training samples of a fold.
 
@@ -402,6 +457,8 @@ def fit_fold(
         Fitted in place.
     X : indexable input of the estimator
         All samples.
+    labels : ndarray of shape (n_samples,), int
+        +1 or -1.
     train : ndarray of int
         Indices of those to learn from.
     params : dict
@@ -418,7 +475,7 @@ def fit_fold(
         with warnings.catch_warnings():
             # If there are too few images, the fit on all of them has already warned.
             warnings.simplefilter("ignore", TooFewImagesWarning)
-            return fit_on_good(estimator, _safe_indexing(X, train), params)
+            return fit_labeled(estimator, _safe_indexing(X, train), labels[train], params)
     except TooFewImagesError as error:
         raise TooFewImagesError(
             f"a fold of {len(train)} of the {_num_samples(X)} samples is too small: {error}"
@@ -426,7 +483,7 @@ def fit_fold(
 
 
 # Their cache key includes the files' stamps (the argument ``stamps``), not only their names.
-fit_on_good.asks_about_files = True  # type: ignore[attr-defined]
+fit_labeled.asks_about_files = True  # type: ignore[attr-defined]
 fit_fold.asks_about_files = True  # type: ignore[attr-defined]
 _fit_and_score.asks_about_files = True  # type: ignore[attr-defined]
 

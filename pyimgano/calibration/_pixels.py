@@ -40,10 +40,11 @@ from pyimgano.calibration._out_of_sample import (
     automatic_splitter,
     file_stamps,
     fit_fold,
-    fit_on_good,
+    fit_labeled,
     folds_of_normal_samples,
     held_out,
     index_metadata,
+    learns_from_known_anomalies,
 )
 from pyimgano.calibration._recognition import (
     content_keys,
@@ -264,7 +265,8 @@ class PixelThresholdCalibrator(
         X : input of the estimator
             Good images (with ``cv="prefit"``: ones the estimator was not fitted on).
         y : array-like of shape (n_samples,), default=None
-            +1 for normal, -1 for known anomalies, which are left out. Other labels are ignored
+            +1 for normal, -1 for known anomalies, which are left out, or handed to an estimator
+            that learns from them, as by :class:`ThresholdCalibrator`. Other labels are ignored
             with an :class:`~pyimgano.exceptions.IgnoredLabelsWarning`.
         **params
             As for ``fit`` of :class:`ThresholdCalibrator`; ``groups`` are also given to an
@@ -299,17 +301,19 @@ class PixelThresholdCalibrator(
         cv = self.cv
         if not isinstance(cv, str):
             cv = folds_of_normal_samples(cv, X, keep, groups)
-        if not keep.all():
+        if is_prefit(cv) or not learns_from_known_anomalies(self.estimator):
             kept = np.flatnonzero(keep)
             X, params = _safe_indexing(X, kept), index_metadata(params, len(keep), kept)
             groups = None if groups is None else np.asarray(groups)[kept]
-        self._fit_estimator(X, params, groups)
+            keep = np.ones(n, dtype=bool)
+        self._fit_estimator(X, keep, params, groups)
         with _MapFile() as maps:
-            order, source = self._out_of_sample_maps(X, cv, params, groups, maps)
+            order, source = self._out_of_sample_maps(X, keep, cv, params, groups, maps)
             extractor = self.extractor if self.extractor is not None else DefectExtractor()
             fitted = self._fitted_extractor(extractor, maps, order, float(self.quantile))
         self.extractor_, self.region_scores_, cut = fitted
-        self._training_keys = self._keys_of(X)
+        good = X if keep.all() else _safe_indexing(X, np.flatnonzero(keep))
+        self._training_keys = self._keys_of(good)
         self._describe(cut, source)
         self._keep_parameters()
         return self
@@ -323,7 +327,9 @@ class PixelThresholdCalibrator(
         keys = content_keys(X)
         return None if keys is None else {key: i for i, key in enumerate(keys)}
 
-    def _fit_estimator(self, X: Any, params: dict[str, Any], groups: Any) -> None:
+    def _fit_estimator(
+        self, X: Any, normal: np.ndarray, params: dict[str, Any], groups: Any
+    ) -> None:
         if is_prefit(self.cv):
             check_is_fitted(self.estimator)
             frozen = isinstance(self.estimator, FrozenEstimator)
@@ -333,40 +339,57 @@ class PixelThresholdCalibrator(
             params = {**params, "groups": groups}
         memory = check_memory(self.memory)
         stamps = None if self.memory is None else file_stamps(X)
-        self.estimator_ = memory.cache(fit_on_good)(clone(self.estimator), X, params, stamps)
+        fit = memory.cache(fit_labeled)
+        self.estimator_ = fit(clone(self.estimator), X, np.where(normal, 1, -1), params, stamps)
 
     def _out_of_sample_maps(
-        self, X: Any, cv: Any, params: dict[str, Any], groups: Any, maps: _MapFile
+        self,
+        X: Any,
+        normal: np.ndarray,
+        cv: Any,
+        params: dict[str, Any],
+        groups: Any,
+        maps: _MapFile,
     ) -> tuple[np.ndarray, str]:
         """Write the maps of good images by models that have not seen them, and name the source."""
-        in_order = np.arange(_num_samples(X))
+        kept, known = np.flatnonzero(normal), np.flatnonzero(~normal)
+        in_order, good = np.arange(len(kept)), X if normal.all() else _safe_indexing(X, kept)
         if is_prefit(cv):
-            maps.add_all(self.estimator_, X)
+            maps.add_all(self.estimator_, good)
             return in_order, "held-out images (prefit)"
         if _is_given(self.estimator_):
-            maps.add_all(self.estimator_, X)
+            maps.add_all(self.estimator_, good)
             return in_order, "images given to a frozen model"
         automatic = isinstance(cv, str)
         if automatic and groups is None and maps_own_out_of_sample(self.estimator_):
-            maps.add_all(self.estimator_, X)
+            maps.add_all(self.estimator_, good)
             return in_order, "the detector's own out-of-sample maps"
         new = held_out(self.estimator_)
         if automatic and groups is None and new is not None and not learns_before(self.estimator_):
-            maps.add_all(self.estimator_, _safe_indexing(X, np.flatnonzero(new)))
+            maps.add_all(self.estimator_, _safe_indexing(good, np.flatnonzero(new)))
             n = int(new.sum())
             return np.arange(n), f"{n} good images that the detector held out of its training"
         if automatic:
-            splitter = automatic_splitter(len(in_order), groups)
-            cv = folds_of_normal_samples(splitter, X, np.ones(len(in_order), bool), groups)
+            of_kept = None if groups is None else np.asarray(groups)[kept]
+            splitter = automatic_splitter(len(kept), of_kept)
+            cv = folds_of_normal_samples(splitter, X, normal, groups)
         memory = check_memory(self.memory)
         stamps = None if self.memory is None else file_stamps(X)
         detector = _without_calibrators(self.estimator)
         fit = memory.cache(fit_fold)
         models = Parallel(n_jobs=self.n_jobs, return_as="generator")(
-            delayed(fit)(clone(detector), X, train, params, stamps) for train, _ in cv
+            delayed(fit)(
+                clone(detector),
+                X,
+                np.where(normal, 1, -1),
+                np.concatenate([kept[train], known]),
+                params,
+                stamps,
+            )
+            for train, _ in cv
         )
         for model, (_, test) in zip(models, cv):
-            maps.add_all(model, _safe_indexing(X, test))
+            maps.add_all(model, _safe_indexing(good, test))
         return np.concatenate([test for _, test in cv]), f"{len(cv)} folds"
 
     def _fitted_extractor(

@@ -25,6 +25,7 @@ from pyimgano.detectors.trained import (
     DRAEMDetector,
     ReverseDistillationDetector,
     STFPMDetector,
+    SuperSimpleNetDetector,
     checkpoints,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "SSIMTemplateDetector",
     "STFPMDetector",
     "SoftPatchDetector",
+    "SuperSimpleNetDetector",
     "checkpoints",
     "nearest_normal",
 ]

@@ -63,6 +63,7 @@ _OWN = {
     "pyimgano.detectors.trained._reverse_distillation": "ReverseDistillationDetector",
     "pyimgano.detectors.trained._draem": "DRAEMDetector",
     "pyimgano.detectors.trained._stfpm": "STFPMDetector",
+    "pyimgano.detectors.trained._supersimplenet": "SuperSimpleNetDetector",
     "pyimgano.ensemble": "ScoreEnsemble _Affine _Ecdf",
     "pyimgano.features._backbone": "BackbonePatchFeatures",
     "pyimgano.features._color": "ColorHistogram ColorMoments PatchStatistics",

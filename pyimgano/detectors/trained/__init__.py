@@ -13,6 +13,7 @@ from pyimgano.detectors.trained._loop import checkpoints, initialize
 from pyimgano.detectors.trained._reverse_distillation import ReverseDistillationDetector
 from pyimgano.detectors.trained._samples import compact
 from pyimgano.detectors.trained._stfpm import STFPMDetector
+from pyimgano.detectors.trained._supersimplenet import SuperSimpleNetDetector
 
 __all__ = [
     "BaseFeatureTrainedDetector",
@@ -22,6 +23,7 @@ __all__ = [
     "Prepared",
     "ReverseDistillationDetector",
     "STFPMDetector",
+    "SuperSimpleNetDetector",
     "checkpoints",
     "compact",
     "initialize",

@@ -1,0 +1,562 @@
+"""SuperSimpleNet: features of good parts told from the same features with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import cv2
+import numpy as np
+from sklearn.utils._param_validation import Interval
+
+from pyimgano._training import TrainingStream
+from pyimgano.backbones._torch_module import torch_module
+from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepared, Shapes
+from pyimgano.detectors.trained._loop import Step, initialize
+from pyimgano.detectors.trained._samples import Sample, compact
+from pyimgano.exceptions import ImageFormatError
+from pyimgano.grids import PatchGrids
+from pyimgano.synthesis import perlin_mask
+from pyimgano.utils._fingerprint import digest
+from pyimgano.utils._state import Number, Sizes, State, fail
+
+__all__ = ["SuperSimpleNetDetector"]
+
+# Output channels of the convolution of the score head.
+_SCORE_WIDTH = 128
+# Values of the map are pushed beyond plus or minus this, and no farther.
+_MARGIN = 0.5
+_FOCAL_GAMMA = 4.0
+# Of the images of a step, the share that the score head sees as a whole: so many good ones, and
+# as many with known defects.
+_WHOLE_SHARE = 1 / 8
+
+
+class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
+    """SuperSimpleNet: a small network that tells good features from features with noise.
+
+    The features of a frozen network pass a linear adaptor. Gaussian noise on them stands for
+    defects, and a head of two layers learns to tell features with noise from those without, at
+    each position by itself: its output is the anomaly map. The largest value of the smoothed
+    map is the image's score.
+
+    **Known defects** (``y == -1``) are learned from, unlike with other detectors. A second head
+    then sees the features and the map of the whole image and gives its score. ``masks`` say where
+    the defects are, and the map learns from them as well. A few dozen pictures of defects are
+    enough to be of use; the detector still finds defects of other kinds, by the map.
+
+    Parameters
+    ----------
+    features : str or transformer, default="wide_resnet50_2"
+        Name of a feature step (layers 2 and 3 of a network) or a transformer that returns
+        :class:`~pyimgano.grids.PatchGrids`, of one shape for all images.
+    upsample : int, default=2
+        The map has so many times the rows and columns of the features, which are interpolated.
+    hidden_width : int, default=1024
+        Width of the layer inside the head that makes the map.
+    noise_std : float, default=0.015
+        Standard deviation of the noise on the adapted features.
+    perlin_threshold : float, default=0.2
+        Good images that the score head is shown as defective have noise where Perlin noise is
+        above this; used with known defects only.
+    n_positions : int, default=128
+        Positions of each image that a step trains the map on, drawn anew in every step.
+    max_steps : int, default=3000
+        Steps of training.
+    batch_size : int, default=32
+        Good images in a step.
+    learning_rate : float, default=1e-4
+        Of AdamW for the adaptor; twice that for the heads. It falls to 0.4 times its value after
+        80 % of the steps and again after 90 %.
+    max_grad_norm : float or None, default=None
+        Largest norm of the gradient, which is scaled down to it. None leaves it as it is.
+    validation_fraction : float, default=0.2
+        Share of the good images that are held out of training. The threshold rests on their
+        scores; see :class:`BaseTrainedDetector`.
+    early_stopping : bool, default=False
+        End the training once the loss of the held-out images has not fallen by 1 % in a quarter
+        of ``max_steps``. The networks are those of the last step in any case.
+    warm_start : bool, default=False
+        Go on with the networks of the last ``fit`` instead of new ones.
+    smoothing_sigma : float, default=4.0
+        Standard deviation of the Gaussian smoothing of the maps, in pixels of the resolution the
+        features are computed at.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        ``"auto"`` puts the threshold at the 0.995 quantile of the scores of the held-out images;
+        a float has that share of the training images flagged.
+    device : str, default="auto"
+        Where the networks run: ``"cpu"``, ``"cuda"``, ... or ``"auto"`` for CUDA where there is
+        one.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Arithmetic of the training. Scores are computed in float32 in any case.
+    verbose : bool, default=False
+        Show a progress bar with the loss.
+    random_state : int, RandomState or None, default=0
+        Seeds the networks, the choice of the images held out, the order of the others, and the
+        noise. On one machine, with one number of threads, equal seeds give equal networks, bit
+        for bit.
+
+    Attributes
+    ----------
+    features_ : transformer
+        The fitted feature step.
+    n_defects_ : int
+        Number of known defects that were learned from. If it is 0 there is no score head.
+    networks_ : dict of str to dict of str to ndarray
+        The values of ``"adaptor"`` and ``"map_head"``, and of ``"score_head"`` if there is one.
+    training_scores_ : ndarray of shape (n_images,), float64
+        Anomaly score of each good training image: those of ``held_out_`` are scores of new
+        images, the others, which the networks have learned, are lower.
+    held_out_ : ndarray of shape (n_images,), bool
+        The good training images that were held out.
+    history_ : dict of str to ndarray
+        Losses: ``step`` and ``loss``, ``held_out_step`` and ``held_out_loss``.
+    offset_ : float
+        Threshold on ``score_samples``.
+    roi_mask_ : ndarray of shape (height, width), bool, or None
+        The pixels that count; None for all of them.
+
+    Notes
+    -----
+    The map head judges each position by itself, so without known defects it makes no difference
+    which of the positions with noise lie side by side. A step therefore takes positions at
+    random, with and without noise, where the paper takes all positions of an image and puts noise
+    on those inside a Perlin mask. That costs a small part, and a CPU can train it.
+
+    Features are averaged over 3 x 3 positions of the finer grid, at the border over those that
+    there are.
+
+    Scores of images that are learned from as known defects are those the networks give them, and
+    higher than those of new defects of their kind.
+
+    The score head is the one of the conference version [1]_: it sees the adapted features. The
+    weights of the paper's backbone are torchvision's first ones (``IMAGENET1K_V1``), which are
+    the default of :class:`~pyimgano.features.BackbonePatchFeatures`.
+
+    References
+    ----------
+    .. [1] B. Rolih, M. Fučka, D. Skočaj, "SuperSimpleNet: Unifying unsupervised and supervised
+           learning for fast and reliable surface defect detection", ICPR 2024.
+
+    Examples
+    --------
+    >>> from pyimgano.detectors import SuperSimpleNetDetector
+    >>> from pyimgano.features import BackbonePatchFeatures
+    >>> features = BackbonePatchFeatures("resnet18", weights="resnet18.pth", pool=1)
+    >>> detector = SuperSimpleNetDetector(features, verbose=True)
+    >>> detector.fit(good_images).predict(new_images)  # doctest: +SKIP
+
+    With pictures of defects, of which the first has a mask:
+
+    >>> y = [1] * len(good_images) + [-1, -1]  # doctest: +SKIP
+    >>> masks = [None] * len(good_images) + [mask, None]  # doctest: +SKIP
+    >>> detector.fit(good_images + defective_images, y, masks=masks)  # doctest: +SKIP
+    """
+
+    _registry_name = "vision_supersimplenet"
+    _parameter_constraints: dict = {
+        **BaseFeatureTrainedDetector._parameter_constraints,
+        "upsample": [Interval(Integral, 1, None, closed="left")],
+        "hidden_width": [Interval(Integral, 1, None, closed="left")],
+        "noise_std": [Interval(Real, 0, None, closed="neither")],
+        "perlin_threshold": [Interval(Real, -1, 1, closed="neither")],
+        "n_positions": [Interval(Integral, 1, None, closed="left")],
+    }
+    _fitted_state = {"n_defects_": Number(0, whole=True)}
+    _learns_from_known_anomalies = True
+
+    n_defects_: int
+
+    def __init__(
+        self,
+        features: Any = "wide_resnet50_2",
+        *,
+        upsample: int = 2,
+        hidden_width: int = 1024,
+        noise_std: float = 0.015,
+        perlin_threshold: float = 0.2,
+        n_positions: int = 128,
+        max_steps: int = 3000,
+        batch_size: int = 32,
+        learning_rate: float = 1e-4,
+        max_grad_norm: float | None = None,
+        validation_fraction: float = 0.2,
+        early_stopping: bool = False,
+        warm_start: bool = False,
+        smoothing_sigma: float = 4.0,
+        contamination: str | float = "auto",
+        device: str = "auto",
+        precision: str = "float32",
+        verbose: bool = False,
+        random_state: Any = 0,
+    ) -> None:
+        self.features = features
+        self.upsample = upsample
+        self.hidden_width = hidden_width
+        self.noise_std = noise_std
+        self.perlin_threshold = perlin_threshold
+        self.n_positions = n_positions
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_grad_norm = max_grad_norm
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.warm_start = warm_start
+        self.smoothing_sigma = smoothing_sigma
+        self.contamination = contamination
+        self.device = device
+        self.precision = precision
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # ---- known defects --------------------------------------------------------------
+    def fit(
+        self, X: Any, y: Any = None, *, masks: Any = None, roi_mask: Any = None
+    ) -> SuperSimpleNetDetector:
+        """Learn what good parts look like, and from known defects what those look like.
+
+        Parameters
+        ----------
+        X : sequence of paths, ImageSequence, uint8 RGB images or TiledImages
+            Training samples, see the user guide for each kind.
+        y : array-like of shape (n_samples,), default=None
+            +1 for normal, -1 for known defects. Other labels are ignored with an
+            :class:`~pyimgano.exceptions.IgnoredLabelsWarning`. Of an image in tiles nobody says
+            which of them show the defect, so there known defects are left out.
+        masks : sequence of length n_samples, default=None
+            For each sample the pixels that are defective, ndarray of shape (height, width), bool,
+            or None where they are not known. Those of good samples are None or all False. Like
+            any metadata of one value per sample it is cut in cross-validation as ``X`` is; see
+            ``set_fit_request`` for searches and ensembles.
+        roi_mask : array-like of shape (height, width) or (1, height, width), bool, default=None
+            True for the pixels to inspect. One mask for all images, which must have its size.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ImageFormatError
+            If ``X`` is not one of the supported kinds, or the size of an image differs from
+            that of its mask or of ``roi_mask``.
+        TooFewImagesError
+            If fewer than two different good samples are left to learn from.
+        """
+        self._validate_and_fit(X, y, masks=masks, roi_mask=roi_mask)
+        return self
+
+    def _validate_training_input(self, X: Any, *, roi_mask: Any = None, masks: Any = None) -> Any:
+        data = super()._validate_training_input(X, roi_mask=roi_mask)
+        self._masks = None if masks is None else self._check_masks(masks, data)
+        return data
+
+    def _check_masks(self, masks: Any, data: Any) -> list[np.ndarray | None]:
+        if self.tiled_:
+            raise ValueError(
+                "masks is for whole images, and X holds images cut into tiles, of which known "
+                "defects are left out: fit without masks, or without the TilingTransformer."
+            )
+        if len(masks) != len(data):
+            raise ValueError(
+                f"masks has {len(masks)} entries and X {len(data)} samples: give one mask per "
+                "sample, None where it is not known."
+            )
+        checked: list[np.ndarray | None] = []
+        for i, mask in enumerate(masks):
+            if mask is None:
+                checked.append(None)
+                continue
+            mask = np.asarray(mask)
+            if mask.dtype != bool:
+                raise ValueError(
+                    f"masks[{i}] must hold booleans, True for the defective pixels, got "
+                    f"{mask.dtype}: pass mask > 0."
+                )
+            if mask.shape != tuple(data.size(i)):
+                size = " x ".join(map(str, data.size(i)))
+                raise ImageFormatError(
+                    f"masks[{i}] has shape {mask.shape} and {data.name(i)} has {size} pixels: a "
+                    "mask is drawn in the pixels of its image as the detector gets it."
+                )
+            checked.append(mask)
+        return checked
+
+    def _take_known_anomalies(self, data: Any, keep: np.ndarray) -> None:
+        masks = self.__dict__.pop("_masks")
+        if masks is not None:
+            for i in np.flatnonzero(keep):
+                if masks[i] is not None and masks[i].any():
+                    raise ValueError(
+                        f"masks[{i}] marks defective pixels, and y says that the sample is good: "
+                        "give it the label -1, or no mask."
+                    )
+        known = np.flatnonzero(~keep)
+        if self.tiled_ or not len(known):
+            self._known_defects = None
+        else:
+            self._known_defects = (
+                data[known],
+                [None] * len(known) if masks is None else [masks[i] for i in known],
+            )
+
+    def _fit(self, stream: TrainingStream) -> np.ndarray:
+        known = self.__dict__.pop("_known_defects")
+        # Features, positions inside the region and positions of the defect, -1 if not known.
+        self._defects: list[Sample] = []
+        if known is not None:
+            images, masks = known
+            for block, _ in self._blocks(images):
+                n_before = len(self._defects)
+                for i, sample in enumerate(block.samples):
+                    mask = masks[n_before + i]
+                    where = _defective_cells(mask, block.grids, i)
+                    self._defects.append((*sample, where))
+        self.n_defects_ = len(self._defects)
+        try:
+            return super()._fit(stream)
+        finally:
+            del self._defects
+
+    def _identity(self, *args: Any) -> str:
+        defects = [digest(array) for sample in self._defects for array in sample]
+        return "\n".join([super()._identity(*args), *(one.hex() for one in defects)])
+
+    # ---- what the networks see ------------------------------------------------------
+    def _prepare(self, images: list[np.ndarray]) -> Prepared:
+        coarse = self.features_.transform(images)
+        fine = PatchGrids(
+            np.empty((int(coarse.grid_shapes.prod(axis=1).sum()) * self.upsample**2, 0)),
+            coarse.grid_shapes * self.upsample,
+            coarse.image_sizes,
+            coarse.boxes,
+            coarse.work_sizes,
+        )
+        held, part = fine, coarse
+        if self.roi_mask_ is not None:
+            held, part = fine.within(self.roi_mask_), coarse.within(self.roi_mask_)
+        samples = [
+            (
+                compact(rows.reshape(*coarse.grid_shapes[i], -1)),
+                held.mask_of(i).reshape(fine.grid_shapes[i]).astype(np.uint8),
+            )
+            for i, rows in enumerate(coarse.as_image_rows())
+        ]
+        return Prepared(samples, fine, part.as_image_rows())
+
+    # ---- networks -------------------------------------------------------------------
+    def _build(self, shapes: Shapes, rng: np.random.Generator) -> dict[str, Any]:
+        torch = torch_module()
+        nn = torch.nn
+        width = shapes[0][1][-1]
+        with torch.device("meta"):
+            networks = {
+                "adaptor": nn.Linear(width, width),
+                "map_head": nn.Sequential(
+                    nn.Linear(width, self.hidden_width),
+                    nn.BatchNorm1d(self.hidden_width),
+                    nn.LeakyReLU(0.2),
+                    nn.Linear(self.hidden_width, 1, bias=False),
+                ),
+            }
+            if self.n_defects_:
+                networks["score_head"] = nn.ModuleDict(
+                    {
+                        "convolution": nn.Conv2d(width + 1, _SCORE_WIDTH, 5, padding=2),
+                        "norm": nn.BatchNorm2d(_SCORE_WIDTH),
+                        "linear": nn.Linear(2 * _SCORE_WIDTH + 2, 1),
+                    }
+                )
+        return {name: initialize(one, rng, _xavier) for name, one in networks.items()}
+
+    def _optimizer(self, networks: dict[str, Any]) -> Any:
+        heads = [p for name, one in networks.items() if name != "adaptor" for p in one.parameters()]
+        adaptor = {"params": list(networks["adaptor"].parameters()), "lr": self.learning_rate}
+        rest = {"params": heads, "lr": 2 * self.learning_rate, "weight_decay": 1e-5}
+        return torch_module().optim.AdamW([adaptor, rest], weight_decay=1e-2)
+
+    def _rate(self, step: int, n_steps: int) -> float:
+        return 0.4 ** ((step >= 0.8 * n_steps) + (step >= 0.9 * n_steps))
+
+    # ---- training -------------------------------------------------------------------
+    def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
+        good = [self._draw(features, inside, step.rng) for features, inside in samples]
+        if not self.n_defects_:
+            return (np.concatenate(good),)
+        drawn = step.rng.choice(self.n_defects_, min(len(samples), self.n_defects_), replace=False)
+        defects = [self._defects[i] for i in drawn]
+        rows, labels = [], []
+        for features, inside, where in defects:
+            for label, region in enumerate((inside & (where == 0), inside & (where == 1))):
+                if region.any():
+                    rows.append(self._draw(features, region, step.rng))
+                    labels.append(np.full(len(rows[-1]), label, np.float32))
+        n_whole = max(1, round(self.batch_size * _WHOLE_SHARE))
+        whole = [*samples[:n_whole], *((f, inside) for f, inside, _ in defects[:n_whole])]
+        n_good = len(samples[:n_whole])
+        noisy = np.zeros((len(whole), *whole[0][1].shape), np.uint8)
+        for i in range(n_good):
+            if step.rng.random() < 0.5:
+                shape = noisy.shape[1:]
+                noisy[i] = perlin_mask(shape, step.rng, threshold=self.perlin_threshold)
+                noisy[i] &= whole[i][1]
+        defective = noisy.any(axis=(1, 2)).astype(np.float32)
+        defective[n_good:] = 1.0
+        width = samples[0][0].shape[-1]
+        return (
+            np.concatenate(good),
+            np.concatenate(rows) if rows else np.empty((0, width), np.float32),
+            np.concatenate(labels) if labels else np.empty(0, np.float32),
+            np.stack([features for features, _ in whole]),
+            np.stack([inside for _, inside in whole]),
+            noisy,
+            defective,
+        )
+
+    def _draw(self, features: np.ndarray, region: np.ndarray, rng: Any) -> np.ndarray:
+        """Features at some positions of a region of the finer grid, ``(n_positions, width)``."""
+        candidates = np.flatnonzero(region)
+        n = self.n_positions
+        drawn = rng.choice(candidates, n, replace=len(candidates) < n)
+        row, column = np.divmod(drawn, region.shape[1])
+        height, width, _ = features.shape
+        down = _resampling(height, self.upsample)[row]
+        across = _resampling(width, self.upsample)[column]
+        weights = (down[:, :, None] * across[:, None, :]).reshape(n, -1)
+        return weights @ features.reshape(height * width, -1).astype(np.float32)
+
+    def _loss(self, networks: dict[str, Any], batch: tuple[Any, ...], step: Step) -> Any:
+        torch = torch_module()
+        adaptor, head = networks["adaptor"], networks["map_head"]
+        good = adaptor(batch[0])
+        parts = [good, good + self._noise(good, step)]
+        labels = [torch.zeros(len(good)), torch.ones(len(good))]
+        if self.n_defects_:
+            _, rows, of_rows, whole, inside, noisy, defective = batch
+            parts.append(adaptor(rows))
+            labels.append(of_rows)
+        values = head(torch.cat(parts)).float()[:, 0]
+        is_defect = torch.cat([one.to(values.device) for one in labels])
+        # Each kind counts as a whole, however many positions there are of it.
+        beyond = torch.where(is_defect > 0, _MARGIN - values, values + _MARGIN).clamp_min(0)
+        n_defects = is_defect.sum()
+        loss = (beyond * (1 - is_defect)).sum() / (len(values) - n_defects)
+        loss = loss + (beyond * is_defect).sum() / n_defects
+        loss = loss + _focal(values, is_defect)
+        if self.n_defects_:
+            adapted = self._refine(adaptor(whole.reshape(-1, whole.shape[-1])), whole.shape)
+            adapted = adapted + self._noise(adapted, step) * noisy[..., None]
+            scores = self._score_images(networks, adapted, self._judge(head, adapted), inside)
+            loss = loss + _focal(scores, defective)
+        return loss
+
+    def _noise(self, like: Any, step: Step) -> Any:
+        draw = torch_module().randn
+        return draw(like.shape, generator=step.generator, device=like.device) * self.noise_std
+
+    def _refine(self, rows: Any, shape: Sequence[int]) -> Any:
+        """Bring ``rows`` of n images, (n * height * width, channels), to the finer grid."""
+        torch = torch_module()
+        n, height, width = shape[:3]
+        down, across = (
+            torch.from_numpy(_resampling(side, self.upsample)).to(rows.device)
+            for side in (height, width)
+        )
+        maps = rows.float().reshape(n, height, width * rows.shape[1])
+        maps = (down @ maps).reshape(n * len(down), width, rows.shape[1])
+        return (across @ maps).reshape(n, len(down), len(across), rows.shape[1])
+
+    @staticmethod
+    def _judge(head: Any, adapted: Any) -> Any:
+        """Map of adapted features, as in scoring; no gradient passes."""
+        torch = torch_module()
+        linear, norm, activation, last = head
+        with torch.no_grad():
+            hidden = linear(adapted.reshape(-1, adapted.shape[-1]))
+            return last(activation(_normalize(norm, hidden))).reshape(adapted.shape[:3])
+
+    def _score_images(self, networks: dict[str, Any], adapted: Any, heat: Any, inside: Any) -> Any:
+        """Logit of each image, ``(n,)``; positions outside the region have no part in it."""
+        torch = torch_module()
+        head = networks["score_head"]
+        held = inside.to(torch.float32)[:, None]
+        seen = torch.cat([adapted.float(), heat.float()[..., None]], dim=3).permute(0, 3, 1, 2)
+        found = torch.relu(head["norm"](head["convolution"](seen * held))).float() * held
+        n_held = held.sum(dim=(1, 2, 3))[:, None]
+        heat = heat.float()[:, None]
+        pooled = [
+            found.amax(dim=(2, 3)),
+            found.sum(dim=(2, 3)) / n_held,
+            torch.where(held > 0, heat, -torch.inf).amax(dim=(2, 3)),
+            (heat * held).sum(dim=(2, 3)) / n_held,
+        ]
+        return head["linear"](torch.cat(pooled, dim=1)).float()[:, 0]
+
+    # ---- scoring --------------------------------------------------------------------
+    def _map(self, networks: dict[str, Any], sample: tuple[Any, ...]) -> Any:
+        torch = torch_module()
+        features, inside = sample
+        with torch.autocast(features.device.type, enabled=False):
+            rows = networks["adaptor"](features.reshape(-1, features.shape[-1]))
+            linear, norm, activation, last = networks["map_head"]
+            # Interpolation is linear, so it may follow the first layer: less has to be computed.
+            hidden = _normalize(norm, self._refine(linear(rows), features.shape))
+            heat = last(activation(hidden))[..., 0]
+            found = heat[0].cpu().numpy()
+            if not self.n_defects_:
+                return found
+            adapted = self._refine(rows, features.shape)
+            return found, float(self._score_images(networks, adapted, heat, inside)[0])
+
+    @classmethod
+    def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
+        super()._check_fitted_state(state, sizes)
+        if ("score_head" in state["networks_"]) != (state["n_defects_"] > 0):
+            fail(f"{cls.__name__}.networks_", "does not go with n_defects_")
+
+
+def _resampling(n: int, factor: int) -> np.ndarray:
+    """Weights ``(factor * n, n)`` that interpolate n values and average 3 neighbors of the result.
+
+    Interpolation is linear between the centers of the positions. At the border the average is
+    over two.
+    """
+    at = np.clip((np.arange(factor * n) + 0.5) / factor - 0.5, 0, n - 1)
+    fine = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(n)))
+    sums = fine.copy()
+    sums[1:] += fine[:-1]
+    sums[:-1] += fine[1:]
+    return (sums / sums.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _defective_cells(mask: np.ndarray | None, grids: PatchGrids, i: int) -> np.ndarray:
+    """Positions of the grid of image ``i`` that show a pixel of the mask, int8; -1 without mask."""
+    height, width = (int(side) for side in grids.grid_shapes[i])
+    if mask is None:
+        return np.full((height, width), -1, np.int8)
+    top, left, tall, wide = (round(float(side)) for side in grids.boxes[i])
+    seen = mask[top : top + tall, left : left + wide].astype(np.float32)
+    share = cv2.resize(seen, (width, height), interpolation=cv2.INTER_AREA)
+    return (share > 0).astype(np.int8)
+
+
+def _xavier(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of variance 2 / (inputs + outputs)."""
+    kernel = int(np.prod(shape[2:]))
+    return rng.standard_normal(shape) * np.sqrt(2.0 / ((shape[0] + shape[1]) * kernel))
+
+
+def _focal(logits: Any, labels: Any) -> Any:
+    """Focal loss of binary labels."""
+    torch = torch_module()
+    right = torch.where(labels > 0, logits, -logits)
+    log_p = torch.nn.functional.logsigmoid(right)
+    return -((1.0 - log_p.exp()) ** _FOCAL_GAMMA * log_p).mean()
+
+
+def _normalize(norm: Any, values: Any) -> Any:
+    """Batch norm of the last axis by the running statistics."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return values.float() * scale + (norm.bias - norm.running_mean * scale)
