@@ -251,7 +251,7 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=32))],
     "SuperSimpleNetDetector": [
         SuperSimpleNetDetector(
-            FilterBankFeatures(resize=32),
+            FilterBankFeatures(resize=48),
             upsample=1,
             hidden_width=32,
             noise_std=0.3,

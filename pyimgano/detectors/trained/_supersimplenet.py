@@ -14,7 +14,7 @@ from pyimgano._training import TrainingStream
 from pyimgano.backbones._torch_module import torch_module
 from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepared, Shapes
 from pyimgano.detectors.trained._loop import Step, initialize
-from pyimgano.detectors.trained._samples import Sample, compact
+from pyimgano.detectors.trained._samples import Sample, SampleStore, compact
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.grids import PatchGrids
 from pyimgano.synthesis import perlin_mask
@@ -28,6 +28,8 @@ _SCORE_WIDTH = 128
 # Values of the map are pushed beyond plus or minus this, and no farther.
 _MARGIN = 0.5
 _FOCAL_GAMMA = 4.0
+# Images that the scale of the features is taken from, evenly among those that are trained on.
+_N_MEASURED = 64
 # Of the images of a step, the share that the score head sees as a whole: so many good ones, and
 # as many with known defects.
 _WHOLE_SHARE = 1 / 8
@@ -55,18 +57,22 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         The map has so many times the rows and columns of the features, which are interpolated.
     hidden_width : int, default=1024
         Width of the layer inside the head that makes the map.
-    noise_std : float, default=0.015
-        Standard deviation of the noise on the adapted features.
+    standardize : bool, default=True
+        Divide each feature by its standard deviation over the images that are trained on, so that
+        the noise is in proportion to all of them, whatever the feature step. The paper does not.
+    noise_std : float, default=0.3
+        Standard deviation of the noise on the adapted features. The paper's 0.015 is for features
+        of a ResNet that are not standardized.
     perlin_threshold : float, default=0.2
         Good images that the score head is shown as defective have noise where Perlin noise is
         above this; used with known defects only.
     n_positions : int, default=128
         Positions of each image that a step trains the map on, drawn anew in every step.
-    max_steps : int, default=3000
+    max_steps : int, default=1200
         Steps of training.
-    batch_size : int, default=32
+    batch_size : int, default=16
         Good images in a step.
-    learning_rate : float, default=1e-4
+    learning_rate : float, default=2e-4
         Of AdamW for the adaptor; twice that for the heads. It falls to 0.4 times its value after
         80 % of the steps and again after 90 %.
     max_grad_norm : float or None, default=None
@@ -159,6 +165,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         **BaseFeatureTrainedDetector._parameter_constraints,
         "upsample": [Interval(Integral, 1, None, closed="left")],
         "hidden_width": [Interval(Integral, 1, None, closed="left")],
+        "standardize": ["boolean"],
         "noise_std": [Interval(Real, 0, None, closed="neither")],
         "perlin_threshold": [Interval(Real, -1, 1, closed="neither")],
         "n_positions": [Interval(Integral, 1, None, closed="left")],
@@ -174,12 +181,13 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         *,
         upsample: int = 2,
         hidden_width: int = 1024,
-        noise_std: float = 0.015,
+        standardize: bool = True,
+        noise_std: float = 0.3,
         perlin_threshold: float = 0.2,
         n_positions: int = 128,
-        max_steps: int = 3000,
-        batch_size: int = 32,
-        learning_rate: float = 1e-4,
+        max_steps: int = 1200,
+        batch_size: int = 16,
+        learning_rate: float = 2e-4,
         max_grad_norm: float | None = None,
         validation_fraction: float = 0.2,
         early_stopping: bool = False,
@@ -194,6 +202,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         self.features = features
         self.upsample = upsample
         self.hidden_width = hidden_width
+        self.standardize = standardize
         self.noise_std = noise_std
         self.perlin_threshold = perlin_threshold
         self.n_positions = n_positions
@@ -353,7 +362,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         width = shapes[0][1][-1]
         with torch.device("meta"):
             networks = {
-                "adaptor": nn.Linear(width, width),
+                "adaptor": _adaptor(width),
                 "map_head": nn.Sequential(
                     nn.Linear(width, self.hidden_width),
                     nn.BatchNorm1d(self.hidden_width),
@@ -369,7 +378,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
                         "linear": nn.Linear(2 * _SCORE_WIDTH + 2, 1),
                     }
                 )
-        return {name: initialize(one, rng, _xavier) for name, one in networks.items()}
+        networks = {name: initialize(one, rng, _xavier) for name, one in networks.items()}
+        scale = networks["adaptor"].scale
+        scale.copy_(torch.from_numpy(vars(self).get("_scale", np.ones(width, np.float32))))
+        return networks
 
     def _optimizer(self, networks: dict[str, Any]) -> Any:
         heads = [p for name, one in networks.items() if name != "adaptor" for p in one.parameters()]
@@ -381,6 +393,12 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         return 0.4 ** ((step >= 0.8 * n_steps) + (step >= 0.9 * n_steps))
 
     # ---- training -------------------------------------------------------------------
+    def _train(self, store: SampleStore, images: dict[bytes, int], held_out: np.ndarray) -> None:
+        if self.standardize:
+            self._scale = _inverse_std(store, np.flatnonzero(~held_out))
+        super()._train(store, images, held_out)
+        self.__dict__.pop("_scale", None)
+
     def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
         good = [self._draw(features, inside, step.rng) for features, inside in samples]
         if not self.n_defects_:
@@ -515,6 +533,36 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         super()._check_fitted_state(state, sizes)
         if ("score_head" in state["networks_"]) != (state["n_defects_"] > 0):
             fail(f"{cls.__name__}.networks_", "does not go with n_defects_")
+
+
+def _adaptor(width: int) -> Any:
+    """Scale, which is not trained, and a linear layer."""
+    torch = torch_module()
+
+    class Adaptor(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(width, width)
+            self.register_buffer("scale", torch.empty(width))
+
+        def forward(self, rows: Any) -> Any:
+            return self.linear(rows * self.scale)
+
+    return Adaptor()
+
+
+def _inverse_std(store: SampleStore, images: np.ndarray) -> np.ndarray:
+    """One over the standard deviation of each feature; 1 where it does not vary."""
+    step = -(-len(images) // _N_MEASURED)
+    sums, n = np.zeros((2, store.shapes[0][1][-1])), 0
+    for i in images[::step]:
+        rows = store[i][0].reshape(-1, sums.shape[1]).astype(np.float64)
+        sums += rows.sum(axis=0), np.square(rows).sum(axis=0)
+        n += len(rows)
+    mean, square = sums / n
+    variance = np.maximum(square - mean**2, 0.0)
+    varies = variance > 1e-6 * variance.max()
+    return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 1.0).astype(np.float32)
 
 
 def _resampling(n: int, factor: int) -> np.ndarray:
