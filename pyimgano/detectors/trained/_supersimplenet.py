@@ -28,6 +28,8 @@ _SCORE_WIDTH = 128
 # Values of the map are pushed beyond plus or minus this, and no farther.
 _MARGIN = 0.5
 _FOCAL_GAMMA = 4.0
+# Label of a position of which nobody says whether it shows a defect.
+_UNUSED = -1
 # Images that the scale of the features is taken from, evenly among those that are trained on.
 _N_MEASURED = 64
 # Of the images of a step, the share that the score head sees as a whole: so many good ones, and
@@ -400,75 +402,90 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         self.__dict__.pop("_scale", None)
 
     def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
-        good = [self._draw(features, inside, step.rng) for features, inside in samples]
-        if not self.n_defects_:
-            return (np.concatenate(good),)
-        drawn = step.rng.choice(self.n_defects_, min(len(samples), self.n_defects_), replace=False)
-        defects = [self._defects[i] for i in drawn]
-        rows, labels = [], []
-        for features, inside, where in defects:
-            for label, region in enumerate((inside & (where == 0), inside & (where == 1))):
-                if region.any():
-                    rows.append(self._draw(features, region, step.rng))
-                    labels.append(np.full(len(rows[-1]), label, np.float32))
-        n_whole = max(1, round(self.batch_size * _WHOLE_SHARE))
-        whole = [*samples[:n_whole], *((f, inside) for f, inside, _ in defects[:n_whole])]
-        n_good = len(samples[:n_whole])
-        noisy = np.zeros((len(whole), *whole[0][1].shape), np.uint8)
-        for i in range(n_good):
-            if step.rng.random() < 0.5:
-                shape = noisy.shape[1:]
-                noisy[i] = perlin_mask(shape, step.rng, threshold=self.perlin_threshold)
-                noisy[i] &= whole[i][1]
-        defective = noisy.any(axis=(1, 2)).astype(np.float32)
-        defective[n_good:] = 1.0
-        width = samples[0][0].shape[-1]
-        return (
-            np.concatenate(good),
-            np.concatenate(rows) if rows else np.empty((0, width), np.float32),
-            np.concatenate(labels) if labels else np.empty(0, np.float32),
-            np.stack([features for features, _ in whole]),
-            np.stack([inside for _, inside in whole]),
-            noisy,
-            defective,
-        )
-
-    def _draw(self, features: np.ndarray, region: np.ndarray, rng: Any) -> np.ndarray:
-        """Features at some positions of a region of the finer grid, ``(n_positions, width)``."""
-        candidates = np.flatnonzero(region)
+        features, inside = (np.stack(arrays) for arrays in zip(*samples))
         n = self.n_positions
-        drawn = rng.choice(candidates, n, replace=len(candidates) < n)
-        row, column = np.divmod(drawn, region.shape[1])
-        height, width, _ = features.shape
-        down = _resampling(height, self.upsample)[row]
-        across = _resampling(width, self.upsample)[column]
-        weights = (down[:, :, None] * across[:, None, :]).reshape(n, -1)
-        return weights @ features.reshape(height * width, -1).astype(np.float32)
+        positions = np.stack([_draw(one, n, step.rng) for one in inside])
+        if not self.n_defects_:
+            return features, positions
+        chosen = step.rng.choice(self.n_defects_, min(len(samples), self.n_defects_), replace=False)
+        defects = [self._defects[i] for i in chosen]
+        of_defects, labels = np.zeros((2, len(defects), n), np.int64)
+        for i, (_, held, where) in enumerate(defects):
+            # Half of the positions show the defect, as far as it is known where it is.
+            half = (n + 1) // 2
+            for label, part in ((1, slice(half)), (0, slice(half, n))):
+                region = (held > 0) & (where == label)
+                if region.any():
+                    size = labels[i, part].size
+                    of_defects[i, part] = _draw(region, size, step.rng)
+                    labels[i, part] = label
+                else:
+                    labels[i, part] = _UNUSED
+        n_whole = max(1, round(self.batch_size * _WHOLE_SHARE))
+        noisy = np.zeros_like(inside[:n_whole])
+        for i in np.flatnonzero(step.rng.random(len(noisy)) < 0.5).tolist():
+            drawn = perlin_mask(noisy.shape[1:], step.rng, threshold=self.perlin_threshold)
+            noisy[i] = drawn & (inside[i] > 0)
+        return (
+            features,
+            positions,
+            np.stack([one for one, _, _ in defects]),
+            of_defects,
+            labels,
+            inside[:n_whole],
+            np.stack([held for _, held, _ in defects[:n_whole]]),
+            noisy,
+        )
 
     def _loss(self, networks: dict[str, Any], batch: tuple[Any, ...], step: Step) -> Any:
         torch = torch_module()
         adaptor, head = networks["adaptor"], networks["map_head"]
-        good = adaptor(batch[0])
-        parts = [good, good + self._noise(good, step)]
-        labels = [torch.zeros(len(good)), torch.ones(len(good))]
+        good = adaptor(self._at(batch[0], batch[1]))
+        zeros = torch.zeros(len(good), device=good.device)
+        parts, labels = [good, good + self._noise(good, step)], [zeros, zeros + 1]
         if self.n_defects_:
-            _, rows, of_rows, whole, inside, noisy, defective = batch
-            parts.append(adaptor(rows))
-            labels.append(of_rows)
+            features, positions, of_positions = batch[2:5]
+            of_positions = of_positions.reshape(-1)
+            parts.append(adaptor(self._at(features, positions))[of_positions != _UNUSED])
+            labels.append(of_positions[of_positions != _UNUSED].float())
         values = head(torch.cat(parts)).float()[:, 0]
-        is_defect = torch.cat([one.to(values.device) for one in labels])
+        is_defect = torch.cat(labels)
         # Each kind counts as a whole, however many positions there are of it.
         beyond = torch.where(is_defect > 0, _MARGIN - values, values + _MARGIN).clamp_min(0)
         n_defects = is_defect.sum()
         loss = (beyond * (1 - is_defect)).sum() / (len(values) - n_defects)
         loss = loss + (beyond * is_defect).sum() / n_defects
         loss = loss + _focal(values, is_defect)
-        if self.n_defects_:
-            adapted = self._refine(adaptor(whole.reshape(-1, whole.shape[-1])), whole.shape)
-            adapted = adapted + self._noise(adapted, step) * noisy[..., None]
-            scores = self._score_images(networks, adapted, self._judge(head, adapted), inside)
-            loss = loss + _focal(scores, defective)
-        return loss
+        return loss + self._loss_of_scores(networks, batch, step) if self.n_defects_ else loss
+
+    def _loss_of_scores(self, networks: dict[str, Any], batch: tuple[Any, ...], step: Step) -> Any:
+        """Loss of the score head on some whole images."""
+        torch = torch_module()
+        inside, held, noisy = batch[5:]
+        whole = torch.cat([batch[0][: len(inside)], batch[2][: len(held)]])
+        noisy = torch.cat([noisy, torch.zeros_like(held)]).float()
+        defective = noisy.amax(dim=(1, 2))
+        defective[len(inside) :] = 1.0
+        adapted = networks["adaptor"](whole.reshape(-1, whole.shape[-1]))
+        adapted = self._refine(adapted, whole.shape)
+        adapted = adapted + self._noise(adapted, step) * noisy[..., None]
+        heat = self._judge(networks["map_head"], adapted)
+        scores = self._score_images(networks, adapted, heat, torch.cat([inside, held]))
+        return _focal(scores, defective)
+
+    def _at(self, features: Any, positions: Any) -> Any:
+        """Features (n, h, w, width) at positions (n, m) of the finer grid, ``(n * m, width)``."""
+        torch = torch_module()
+        n, height, width, size = features.shape
+        down, across = self._weights(height, features), self._weights(width, features)
+        rows, columns = positions // len(across), positions % len(across)
+        weights = down[rows][..., :, None] * across[columns][..., None, :]
+        weights = weights.reshape(n, -1, height * width)
+        found = torch.bmm(weights, features.reshape(n, height * width, size))
+        return found.reshape(-1, size)
+
+    def _weights(self, n: int, like: Any) -> Any:
+        return torch_module().from_numpy(_resampling(n, self.upsample)).to(like.device)
 
     def _noise(self, like: Any, step: Step) -> Any:
         draw = torch_module().randn
@@ -476,12 +493,8 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     def _refine(self, rows: Any, shape: Sequence[int]) -> Any:
         """Bring ``rows`` of n images, (n * height * width, channels), to the finer grid."""
-        torch = torch_module()
         n, height, width = shape[:3]
-        down, across = (
-            torch.from_numpy(_resampling(side, self.upsample)).to(rows.device)
-            for side in (height, width)
-        )
+        down, across = self._weights(height, rows), self._weights(width, rows)
         maps = rows.float().reshape(n, height, width * rows.shape[1])
         maps = (down @ maps).reshape(n * len(down), width, rows.shape[1])
         return (across @ maps).reshape(n, len(down), len(across), rows.shape[1])
@@ -539,7 +552,7 @@ def _adaptor(width: int) -> Any:
     """Scale, which is not trained, and a linear layer."""
     torch = torch_module()
 
-    class Adaptor(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Adaptor(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.linear = torch.nn.Linear(width, width)
@@ -563,6 +576,12 @@ def _inverse_std(store: SampleStore, images: np.ndarray) -> np.ndarray:
     variance = np.maximum(square - mean**2, 0.0)
     varies = variance > 1e-6 * variance.max()
     return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 1.0).astype(np.float32)
+
+
+def _draw(region: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``n`` positions of a region, each but once if there are as many."""
+    candidates = np.flatnonzero(region)
+    return rng.choice(candidates, n, replace=len(candidates) < n)
 
 
 def _resampling(n: int, factor: int) -> np.ndarray:
