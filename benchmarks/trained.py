@@ -7,6 +7,9 @@ trains once, inside a calibrator for 5 % of false alarms, whose threshold rests 
 were held out of training. The model of the last step is measured: image and pixel AUROC over whole
 images, the share of good test images that are flagged, processor seconds of the training, wall
 milliseconds per test image, peak memory.
+
+``--without-defects 10`` leaves 10 defective images out of the test, another draw with each seed;
+``--known-defects 10`` leaves out the same and trains on them, with their masks.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "dinomaly": {
         "*": {"resize": 224, "n_blocks": 2, "max_steps": 400, "batch_size": 8},
     },
+    "supersimplenet": {
+        "*": {"resize": 256, "hidden_width": 512, "max_steps": 900, "batch_size": 16},
+    },
     "draem": {
         "*": {
             "resize": 128,
@@ -68,6 +74,9 @@ def make(args: argparse.Namespace, seed: int) -> Any:
     if args.detector in ("stfpm", "reverse_distillation"):
         resize = params.pop("resize")
         params["features"] = BackbonePatchFeatures("resnet18", LAYERS, resize=resize, **weights)
+    if args.detector == "supersimplenet":
+        resize = params.pop("resize")
+        params["features"] = BackbonePatchFeatures("resnet18", resize=resize, pool=1, **weights)
     if args.detector == "dinomaly":
         resize = params.pop("resize")
         params["features"] = ViTPatchFeatures(
@@ -81,14 +90,24 @@ def make(args: argparse.Namespace, seed: int) -> Any:
 def measure(args: argparse.Namespace, seed: int) -> dict[str, float]:
     data = load_folder(args.root, args.category)
     n_train = len(data.X_train)
-    test = np.arange(n_train, len(data.data))
-    defective = data.y_test == -1
+    rng = np.random.default_rng(seed)
+    n_known = args.known_defects or args.without_defects
+    known = n_train + rng.choice(np.flatnonzero(data.y_test == -1), n_known, replace=False)
+    test = np.setdiff1d(np.arange(n_train, len(data.data)), known)
+    defective = data.y_test[test - n_train] == -1
     pipeline = ThresholdCalibrator(make(args, seed), quantile=1 - RATE)
+    train, labels, more = data.X_train, np.ones(n_train, dtype=int), {}
+    if args.known_defects:
+        train = data.data[[*range(n_train), *known]]
+        labels = np.concatenate([labels, -np.ones(n_known, dtype=int)])
+        shapes = [data.data.size(i) for i in known]
+        masks = [read_mask(data.masks[i], shape) > 0 for i, shape in zip(known, shapes)]
+        more = {"masks": [None] * n_train + masks}
     start = time.process_time()
-    pipeline.fit(data.X_train)
+    pipeline.fit(train, labels, **more)
     fit_s = time.process_time() - start
     start = time.perf_counter()
-    scores, maps = pipeline.estimator_.score_and_map(data.X_test)
+    scores, maps = pipeline.estimator_.score_and_map(data.data[test])
     ms = (time.perf_counter() - start) / len(scores) * 1e3
     truth = [read_mask(data.masks[i], m.shape) > 0 for i, m in zip(test, maps)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -119,6 +138,9 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--known-defects", type=int, default=0)
+    several.add_argument("--without-defects", type=int, default=0)
     add_figures_option(parser)
     args = parser.parse_args()
     print(f"{args.detector}, {args.category}, {settings(args)}, {args.precision}")
@@ -128,7 +150,12 @@ def main() -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
         print(f"seed {seed}: {values}", flush=True)
         if args.figures:
-            record(args.figures, f"trained/{args.category}/{args.detector}", rows)
+            name = args.detector
+            if args.known_defects:
+                name += f", {args.known_defects} known defects"
+            if args.without_defects:
+                name += f", without {args.without_defects} defects"
+            record(args.figures, f"trained/{args.category}/{name}", rows)
 
 
 if __name__ == "__main__":

@@ -345,17 +345,16 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             coarse.boxes,
             coarse.work_sizes,
         )
-        held, part = fine, coarse
-        if self.roi_mask_ is not None:
-            held, part = fine.within(self.roi_mask_), coarse.within(self.roi_mask_)
-        samples = [
-            (
-                compact(rows.reshape(*coarse.grid_shapes[i], -1)),
-                held.mask_of(i).reshape(fine.grid_shapes[i]).astype(np.uint8),
-            )
-            for i, rows in enumerate(coarse.as_image_rows())
+        held = fine if self.roi_mask_ is None else fine.within(self.roi_mask_)
+        contents = [
+            rows.reshape(*shape, -1)
+            for rows, shape in zip(coarse.as_image_rows(), coarse.grid_shapes)
         ]
-        return Prepared(samples, fine, part.as_image_rows())
+        samples = [
+            (compact(rows), held.mask_of(i).reshape(fine.grid_shapes[i]).astype(np.uint8))
+            for i, rows in enumerate(contents)
+        ]
+        return Prepared(samples, fine, contents)
 
     # ---- networks -------------------------------------------------------------------
     def _build(self, shapes: Shapes, rng: np.random.Generator) -> dict[str, Any]:
