@@ -253,8 +253,8 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
         SuperSimpleNetDetector(
             FilterBankFeatures(resize=48),
             upsample=1,
-            hidden_width=32,
-            noise_std=0.3,
+            hidden_width=64,
+            noise_std=1.0,
             n_positions=32,
             max_steps=20,
             batch_size=4,

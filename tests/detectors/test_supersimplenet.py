@@ -35,7 +35,7 @@ def features():
 @pytest.fixture
 def make(features):
     def make(**params):
-        fast = {"hidden_width": 32, "noise_std": 0.3, "learning_rate": 3e-3, "upsample": 1}
+        fast = {"hidden_width": 64, "noise_std": 0.6, "learning_rate": 3e-3, "upsample": 1}
         sizes = {"max_steps": 20, "batch_size": 4, "n_positions": 32}
         return SuperSimpleNetDetector(features, **{**fast, **sizes, **params})
 
