@@ -17,7 +17,6 @@ from pyimgano.detectors.trained._loop import Step, initialize
 from pyimgano.detectors.trained._samples import Sample, SampleStore, compact
 from pyimgano.exceptions import ImageFormatError
 from pyimgano.grids import PatchGrids
-from pyimgano.synthesis import perlin_mask
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._state import Number, Sizes, State, fail
 
@@ -401,6 +400,9 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         self.__dict__.pop("_scale", None)
 
     def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
+        # It loads the synthetic datasets, which scoring has no use for.
+        from pyimgano.synthesis import perlin_mask
+
         features, inside = (np.stack(arrays) for arrays in zip(*samples))
         n = self.n_positions
         positions = np.stack([_draw(one, n, step.rng) for one in inside])
