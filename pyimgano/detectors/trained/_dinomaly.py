@@ -123,7 +123,12 @@ class DinomalyDetector(BaseFeatureTrainedDetector):
     Notes
     -----
     The accuracy is that of the features. The published one is of DINOv2; with transformers
-    trained on labels it is lower.
+    trained on labels it is lower, above all on small defects of parts that lie in any direction.
+
+    The defaults need a GPU. A ViT-Tiny at 224 pixels with ``n_blocks=2, batch_size=8,
+    max_steps=400`` trains in a minute and a half of one core: trained to classify, it has an image
+    AUROC of 0.993 and a pixel AUROC of 0.981 on MVTec AD's bottles, and 0.68 and 0.97 on its
+    screws.
 
     The class and register tokens, which the authors' code decodes together with the others, are
     left out, and tokens are normalized by the network's last layer norm. With a region of
