@@ -205,7 +205,19 @@ class RunDirectory:
         return CategoryDirectory(self.path / "artifacts")
 
     def candidate(self, number: int, model: str) -> RunDirectory:
-        """Directory of one of several models that are compared; not created here."""
+        """Directory of one of several models that are compared; not created here.
+
+        Parameters
+        ----------
+        number : int
+            Its place in the comparison.
+        model : str
+            Its name.
+
+        Returns
+        -------
+        RunDirectory
+        """
         return RunDirectory(self.path / "candidates" / f"{number:02d}_{_file_name(model)}")
 
     def categories(self) -> list[CategoryDirectory]:
