@@ -131,13 +131,17 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     random, with and without noise, where the paper takes all positions of an image and puts noise
     on those inside a Perlin mask. That costs a small part, and a CPU can train it.
 
+    With a ResNet-18, ``hidden_width=512`` and 600 to 1000 steps, a processor that computes in
+    bfloat16 trains it in about a minute (``precision="bfloat16"``).
+
     Features are averaged over 3 x 3 positions of the finer grid, at the border over those that
     there are.
 
     Scores of images that are learned from as known defects are those the networks give them, and
     higher than those of new defects of their kind.
 
-    The score head is the one of the conference version [1]_: it sees the adapted features. The
+    The score head is that of the conference version [1]_: it sees the adapted features. Without
+    known defects there is none, since the largest value of the map is the better score then. The
     weights of the paper's backbone are torchvision's first ones (``IMAGENET1K_V1``), which are
     the default of :class:`~pyimgano.features.BackbonePatchFeatures`.
 
