@@ -24,6 +24,7 @@ import pyimgano
 from pyimgano.benchmark import run_benchmark
 from pyimgano.cli.main import COMMANDS, main
 from pyimgano.datasets import _table, make_inspection_dataset, read_mask
+from pyimgano.detectors.trained._loop import Plan
 from pyimgano.export import export_bundle
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.recipes import _recipe
@@ -125,6 +126,7 @@ def tree(tmp_path_factory, parts):
     write("new", new[-1:], "017.png")
     write("", new[:1], "part.tif")
     (root / "maps").mkdir()
+    (root / "runs/line3/checkpoints").mkdir(parents=True)
     for category in ("bottle", "screw"):
         write(f"data/{category}/train/good", good[:50])
         write(f"data/{category}/test/good", new[:3])
@@ -160,6 +162,11 @@ def make_small(*args, **options):
     return make_inspection_dataset(*args, **{**options, "size": SIDE})
 
 
+def a_short_plan(n_steps, batch_size, *rest):
+    """Plan a training of two steps, however many are asked for."""
+    return Plan(min(n_steps, 2), min(batch_size, 4), *rest)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Synthetic pictures and the sizes that features work at are small."""
@@ -167,6 +174,7 @@ def small(monkeypatch):
         monkeypatch.setattr(f"{module}.make_inspection_dataset", make_small)
     monkeypatch.setattr(FilterBankFeatures.__init__, "__defaults__", (RESIZE,))
     monkeypatch.setitem(BackbonePatchFeatures.__init__.__kwdefaults__, "resize", SIDE)
+    monkeypatch.setattr("pyimgano.detectors.trained._base.Plan", a_short_plan)
     # A default that has moved would make each page take minutes.
     assert FilterBankFeatures().resize == RESIZE
     assert BackbonePatchFeatures().resize == SIDE
@@ -225,6 +233,9 @@ def taken_for_granted(page: str, parts) -> dict:
     n_good = {"thresholds": 104, "pipelines": 12}.get(page, 52)  # its rates, its many fits
     good, new = parts.X_train[:n_good], parts.X_test
     names = {
+        "good_images": list(good[:12]), "new_good_images": list(good[12:16]),
+        "defective_images": list(new[8:10]),
+        "masks_of_defects": [read_mask(one, (SIDE, SIDE)) > 0 for one in parts.masks_test[8:10]],
         "good": good, "good_frames": good[:52], "frames": new, "new_good": good,
         "held_out": new[:8],
         "X_test": new, "y_test": parts.y_test, "masks_test": parts.masks_test, "data": parts,
