@@ -26,6 +26,7 @@ PAGES = (
     "doc/user_guide/defects.rst",
     "doc/user_guide/detectors.rst",
     "doc/user_guide/monitoring.rst",
+    "doc/user_guide/recipes.rst",
     "doc/user_guide/synthesis.rst",
     "doc/user_guide/thresholds.rst",
     "doc/user_guide/trained.rst",
@@ -411,6 +412,32 @@ def trained() -> Table:
     return Table(header, (30, 8, 26, 12, 12, 12), rows)
 
 
+def recipes() -> Table:
+    """Recipes as they come."""
+    records = read()
+    rows = []
+    for setting in ("industrial-adapt", "few-shot 16"):
+        for category in CATEGORIES:
+            record = records.get(f"recipes/{category}/{setting}")
+            if record is None:
+                continue
+            values = {name: value["mean"] for name, value in record["values"].items()}
+            name, _, n_train = setting.partition(" ")
+            images = f", {n_train} good images" if n_train else ""
+            rows.append(
+                (
+                    f"`{name}`, {category.removesuffix('256')}{images}",
+                    f"{values['image AUROC']:.3f}",
+                    f"{values['pixel AUROC']:.3f}",
+                    f"{values['found']:.1%}",
+                    f"{values['false alarms']:.1%}",
+                    f"{values['CPU s']:.0f}",
+                )
+            )
+    header = ("recipe", "image AUROC", "pixel AUROC", "found", "false alarms", "CPU s")
+    return Table(header, (34, 14, 14, 12, 14, 12), rows)
+
+
 TABLES: dict[str, Callable[[], Table]] = {
     "accuracy": accuracy,
     "defect regions": defect_regions,
@@ -423,6 +450,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "few images": few_images,
     "partial_fit": in_parts,
     "noise": noise,
+    "recipes": recipes,
     "trained": trained,
     "synthetic defects": synthetic_defects,
     "PatchCore": readme_accuracy,
