@@ -447,7 +447,8 @@ class ScoreEnsemble(
 
     @property
     def _scores_own_out_of_sample(self) -> bool:
-        return bool(self._recognizing())
+        # Where a member has trained networks, its scores of what they have seen are in sample.
+        return bool(self._recognizing()) and not hasattr(self, "held_out_")
 
     @property
     def _maps_own_out_of_sample(self) -> bool:

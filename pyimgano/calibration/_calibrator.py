@@ -36,6 +36,7 @@ from pyimgano.calibration._out_of_sample import (
     out_of_sample_scores,
     own_scores,
 )
+from pyimgano.calibration._recognition import refuse_trained_on
 from pyimgano.calibration._selection import (
     check_selection,
     conformal_p_values,
@@ -492,7 +493,10 @@ class ThresholdCalibrator(
             check_is_fitted(self.estimator)
             frozen = isinstance(self.estimator, FrozenEstimator)
             self.estimator_ = self.estimator if frozen else deepcopy(self.estimator)
+            refuse_trained_on(self.estimator_, X, "to calibrate on")
             return flip(self.estimator_.score_samples(X)), "held-out images (prefit)"
+        if isinstance(self.estimator, FrozenEstimator):
+            refuse_trained_on(self.estimator, X, "to calibrate on")
         self.estimator_, scores, source = out_of_sample_scores(
             self.estimator,
             X,
@@ -507,6 +511,12 @@ class ThresholdCalibrator(
         new = held_out(self.estimator_) if source == OWN_SCORES else None
         if new is not None:
             scores = scores[new]
+            if len(scores) < 2:
+                raise TooFewImagesError(
+                    f"a threshold needs at least 2 good images that the detector has held out of "
+                    f"its training, and of {len(new)} it has held out {len(scores)}. Train on more "
+                    "images, or raise validation_fraction."
+                )
             source = f"{len(scores)} good images that the detector held out of its training"
         return scores, source
 

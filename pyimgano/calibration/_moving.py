@@ -18,6 +18,7 @@ from pyimgano.calibration._recognition import (
     content_keys,
     recognized,
     recognizes,
+    refuse_trained_on,
     scores_own_out_of_sample,
 )
 from pyimgano.calibration._tails import (
@@ -208,6 +209,8 @@ class MovableThresholdMixin(FittedParametersMixin):
     def _refuse_or_count_training_images(self, X: Any) -> int:
         if self.estimator_ is None:
             return 0  # the steps before have scored them
+        if refuse_trained_on(self.estimator_, X, "to recalibrate"):
+            return 0
         if scores_own_out_of_sample(self.estimator_):
             return int(recognized(self.estimator_, X).sum())
         again = self._trained_on(X)

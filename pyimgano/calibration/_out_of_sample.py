@@ -115,6 +115,7 @@ def out_of_sample_scores(
         frozen = clone(estimator)
         return frozen, flip(frozen.score_samples(X)), "images given to a frozen model"
     _refuse_scorers_of_anomalies(estimator)
+    _refuse_fitted_warm_start(estimator)
     automatic = isinstance(cv, str)
     if normal is None:
         normal = np.ones(_num_samples(X), dtype=bool)
@@ -294,6 +295,18 @@ def _refuse_scorers_of_anomalies(estimator: Any) -> None:
         if getattr(scorer, "_score_func", None) is roc_auc_score:
             why = "scikit-learn's ROC AUC needs labels of both kinds"
             raise ValueError(_no_best_candidate(one, why))
+
+
+def _refuse_fitted_warm_start(estimator: Any) -> None:
+    """Refuse a fitted detector that was to go on: a copy of it would begin anew."""
+    detector = innermost(estimator)[0]
+    if getattr(detector, "warm_start", False) and hasattr(detector, "networks_"):
+        raise ValueError(
+            f"this {type(detector).__name__} is fitted and has warm_start=True, but a copy of it "
+            "would be trained here, which begins with new networks. Fit it alone, and calibrate "
+            'it on good images that it has not seen, such as those of held_out_, with cv="prefit" '
+            "or as a FrozenEstimator; or set warm_start=False."
+        )
 
 
 def _scorer_of_best(search: BaseSearchCV) -> Any:

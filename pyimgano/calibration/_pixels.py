@@ -52,6 +52,7 @@ from pyimgano.calibration._recognition import (
     maps_own_out_of_sample,
     recognized,
     recognizes,
+    refuse_trained_on,
 )
 from pyimgano.calibration._tails import (
     Cut,
@@ -354,6 +355,8 @@ class PixelThresholdCalibrator(
         """Write the maps of good images by models that have not seen them, and name the source."""
         kept, known = np.flatnonzero(normal), np.flatnonzero(~normal)
         in_order, good = np.arange(len(kept)), X if normal.all() else _safe_indexing(X, kept)
+        if is_prefit(cv) or _is_given(self.estimator_):
+            refuse_trained_on(self.estimator_, X, "to calibrate on")
         if is_prefit(cv):
             maps.add_all(self.estimator_, good)
             return in_order, "held-out images (prefit)"
@@ -549,6 +552,8 @@ class PixelThresholdCalibrator(
         return self
 
     def _refuse_or_count_training_images(self, X: Any) -> int:
+        if refuse_trained_on(self.estimator_, X, "to recalibrate"):
+            return 0
         if maps_own_out_of_sample(self.estimator_):
             return int(recognized(self.estimator_, X).sum())
         known = vars(self).get("_training_keys")

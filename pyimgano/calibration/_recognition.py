@@ -12,6 +12,7 @@ from sklearn.utils.validation import _num_samples
 
 from pyimgano._nesting import innermost, steps_before, walk
 from pyimgano.calibration._out_of_sample import learns_nothing
+from pyimgano.exceptions import TrainingImagesError
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs._containers import as_list, is_path
 from pyimgano.utils._fingerprint import digest
@@ -22,7 +23,9 @@ __all__ = [
     "maps_own_out_of_sample",
     "recognized",
     "recognizes",
+    "refuse_trained_on",
     "scores_own_out_of_sample",
+    "trained_on",
 ]
 
 
@@ -123,6 +126,64 @@ def recognized(estimator: Any, X: Any) -> np.ndarray:
         return detector._recognize(data)
     # Each training sample is left out of one fold, so any two have seen all of them.
     return np.any([recognized(one, data) for one in detector.fold_estimators[:2]], axis=0)
+
+
+def trained_on(estimator: Any, X: Any) -> np.ndarray | None:
+    """Tell which samples the networks of an estimator have been trained on.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+    X : input of the estimator
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool, or None
+        None for estimators that train no networks.
+    """
+    detector, data = innermost(estimator, X)
+    folds = getattr(detector, "fold_estimators", None)
+    if folds is None and hasattr(detector, "named_estimators_"):  # an ensemble
+        folds, data = detector.estimators_, getattr(data, "X", data)
+    if folds is not None:
+        found = [seen for one in folds if (seen := trained_on(one, data)) is not None]
+        return np.any(found, axis=0) if found else None
+    recognize = getattr(detector, "_recognize_trained", None)
+    return None if recognize is None else recognize(data)
+
+
+def refuse_trained_on(estimator: Any, X: Any, purpose: str) -> bool:
+    """Refuse samples that the networks of an estimator have been trained on.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+    X : input of the estimator
+    purpose : str
+        What they were given for.
+
+    Returns
+    -------
+    bool
+        Whether the estimator trains networks, and so knows.
+
+    Raises
+    ------
+    TrainingImagesError
+        If there are any.
+    """
+    seen = trained_on(estimator, X)
+    if seen is None:
+        return False
+    again = np.flatnonzero(seen)
+    if len(again):
+        raise TrainingImagesError(
+            f"the networks of this model have been trained on {len(again)} of the "
+            f"{_num_samples(X)} images given {purpose}, the first is at index {again[0]}, and "
+            "score them as more normal than new ones. Nothing was changed. Leave them out; "
+            "held_out_ of the detector tells which training images the networks have not seen."
+        )
+    return True
 
 
 def content_keys(X: Any) -> list[bytes] | None:

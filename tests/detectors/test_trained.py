@@ -9,7 +9,9 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 
+from pyimgano import load, save
 from pyimgano.backbones._network import digest
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.detectors import (
@@ -17,6 +19,7 @@ from pyimgano.detectors import (
     PatchCoreDetector,
     ReverseDistillationDetector,
     STFPMDetector,
+    SuperSimpleNetDetector,
     checkpoints,
 )
 from pyimgano.detectors.trained._loop import initialize
@@ -27,6 +30,7 @@ from pyimgano.exceptions import (
     RandomWeightsWarning,
     TooFewImagesError,
     TrainingError,
+    TrainingImagesError,
 )
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, ViTPatchFeatures
 from pyimgano.testing import make_check_images
@@ -127,8 +131,28 @@ def test_tiles_of_an_image_are_held_out_together(images):
     tiles = TilingTransformer(tile=32, stride=32).fit_transform(images[:5])
     detector = stfpm(max_steps=1).fit(tiles)
     assert detector.held_out_.shape == detector.training_scores_.shape == (5,)
-    assert detector.held_out_.sum() == 1
-    assert len(detector._trained_on) == 4
+    assert detector.held_out_.sum() == 2  # at least, so that there can be a threshold
+    assert len(detector._trained_on) == 3
+
+
+def test_a_feature_step_that_learns_has_not_seen_held_out_tiles(images):
+    features = FilterBankFeatures(resize=32)
+    tiles = TilingTransformer(tile=32, stride=32).fit_transform(images[:6])
+    detector = SuperSimpleNetDetector(features, hidden_width=8, max_steps=1, batch_size=2)
+    fitted, seen = FilterBankFeatures.fit, []
+
+    def watching(self, X, y=None):
+        seen.append({image.tobytes() for block in X.iter_blocks(8) for image in block})
+        return fitted(self, X, y)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FilterBankFeatures, "fit", watching)
+        patch.setattr("pyimgano.detectors.trained._base.overfits", lambda step: True)
+        detector.fit(tiles)
+    assert len(seen) == 2  # on all, and on those that are not held out
+    held_out = images[:6][detector.held_out_]
+    corners = {image[:32, :32].tobytes() for image in held_out}
+    assert corners <= seen[0] and not corners & seen[1]
 
 
 def test_calibrators_take_held_out_images_alone(images):
@@ -151,9 +175,46 @@ def test_ensembles_put_members_on_the_scale_of_held_out_images(images):
     held_out = student.training_scores_[student.held_out_]
     scaled = ensemble._scales[0](held_out)
     assert abs(scaled.mean()) < 1e-9
+    with pytest.raises(TrainingImagesError, match="7 of the 7"):
+        ThresholdCalibrator(ensemble, cv="prefit", quantile=0.5).fit(
+            images[~ensemble.held_out_][:7]
+        )
     others = [("a", stfpm(random_state=0)), ("b", stfpm(random_state=3))]
     with pytest.raises(TooFewImagesError, match="one random_state"):
         ScoreEnsemble(others).fit(images)
+
+
+def test_no_threshold_rests_on_images_that_were_trained_on(images):
+    detector = stfpm(warm_start=True, validation_fraction=0.5).fit(images)
+    new, seen = images[detector.held_out_], images[~detector.held_out_]
+    for given in (detector, FrozenEstimator(detector)):
+        cv = "prefit" if given is detector else "auto"
+        calibrator = ThresholdCalibrator(given, cv=cv, quantile=0.5).fit(new)
+        offset = calibrator.offset_
+        mixed = np.concatenate([new[:1], seen])
+        with pytest.raises(TrainingImagesError, match=r"6 of the 7 .* index 1"):
+            calibrator.recalibrate(mixed)
+        with pytest.raises(TrainingImagesError, match="6 of the 7"):
+            ThresholdCalibrator(given, cv=cv, quantile=0.5).fit(mixed)
+        with pytest.raises(TrainingImagesError, match="6 of the 7"):
+            PixelThresholdCalibrator(calibrator, cv="prefit", quantile=0.5).fit(mixed)
+        assert calibrator.offset_ == offset
+    detector.fit(np.concatenate([new, make_check_images(6, random_state=8)]))
+    # Images of the first fit have not been forgotten.
+    with pytest.raises(TrainingImagesError, match="6 of the 6"):
+        ThresholdCalibrator(detector, cv="prefit", quantile=0.5).fit(seen)
+    with pytest.raises(ValueError, match="would be trained here"):
+        ThresholdCalibrator(detector, quantile=0.5).fit(images)
+
+
+def test_a_model_of_few_images_can_be_calibrated_saved_and_loaded(images, tmp_path):
+    calibrator = ThresholdCalibrator(stfpm(max_steps=1), quantile=0.5).fit(images[:5])
+    assert calibrator.estimator_.held_out_.sum() == 2
+    path = tmp_path / "few.joblib"
+    save(calibrator, path)
+    np.testing.assert_array_equal(load(path).predict(images), calibrator.predict(images))
+    with pytest.raises(TooFewImagesError, match="held out"):
+        ThresholdCalibrator(stfpm(max_steps=1), quantile=0.5).fit(images[:2])
 
 
 # ---- the loop ---------------------------------------------------------------------------
@@ -282,6 +343,9 @@ def test_warm_start_goes_on_and_holds_out_only_new_images(images):
     detector.features = BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=48)
     with pytest.raises(ValueError, match="features has been changed"):
         detector.fit(images)
+    mask = np.ones(images.shape[1:3], dtype=bool)
+    with pytest.raises(ValueError, match="without a region of interest"):
+        stfpm(max_steps=1, warm_start=True).fit(images).fit(images, roi_mask=mask)
 
 
 def test_warm_start_refuses_networks_of_another_size(images):

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from pyimgano._checks import input_kind, kind_in_words
 from pyimgano._training import SampleKey, TrainingStream, iter_keyed_images
+from pyimgano._version import __version__
 from pyimgano.backbones._network import digest as digest_of_weights
 from pyimgano.backbones._torch_module import (
     deterministic,
@@ -250,14 +252,36 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         return None if self.roi_mask_ is not None else super()._as_whole(block, values)
 
     # ---- training -------------------------------------------------------------------
+    def _validate_training_input(self, X: Any, *, roi_mask: Any = None) -> Any:
+        before = vars(self).get("roi_mask_"), vars(self).get("tiled_")
+        data = super()._validate_training_input(X, roi_mask=roi_mask)
+        if self.warm_start and "networks_" in vars(self):
+            mask, tiled = before
+            if not _are_equal(mask, self.roi_mask_) or tiled != self.tiled_:
+                raise ValueError(
+                    "warm_start=True goes on with networks that have learned from "
+                    f"{'tiles' if tiled else 'whole images'} "
+                    f"{'without a' if mask is None else 'within another'} region of interest. Give "
+                    "the same kind of images and the same roi_mask as in the last fit, or set "
+                    "warm_start=False to train new networks."
+                )
+        return data
+
+    def _recognize_trained(self, X: Any) -> np.ndarray:
+        """Tell which samples the networks have been trained on, in any fit; bool, (n,)."""
+        check_is_fitted(self)
+        fitted = self._as_fitted()
+        keys = fitted._sample_keys(fitted._validate_new_input(X))
+        return np.array([key.image in self._trained_on for key in keys], dtype=bool)
+
     def _fit_validated(self, train: Any) -> None:
-        before = vars(self)
-        self._go_on = self.warm_start and "networks_" in before
+        self._go_on = self.warm_start and "networks_" in vars(self)
         if not self._go_on:
             self._trained_on = {}
+        self._whole_images = train
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         super()._fit_validated(train)
-        for name in ("_go_on", "_seed"):
+        for name in ("_go_on", "_seed", "_whole_images"):
             del self.__dict__[name]
 
     def _choose_held_out(self, group_of_image: dict[bytes, int]) -> np.ndarray:
@@ -275,7 +299,8 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
                 "none tells how a new one scores. Add images that they have not seen, or those "
                 "that were held out."
             )
-        n_held_out = min(max(1, round(self.validation_fraction * n)), n - 1)
+        # Two at least, of which a threshold can be made, but for two images.
+        n_held_out = min(max(2, round(self.validation_fraction * n)), n - 1)
         drawn = np.random.default_rng([self._seed, 3]).permutation(sorted(new))
         return np.sort(drawn[:n_held_out])
 
@@ -290,7 +315,7 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
             held_out = np.isin(groups, self._choose_held_out(stream.group_of_image))
             self._held_out_samples = held_out
             self._shapes = [(dtype.name, shape) for dtype, shape in store.shapes]
-            self._train(store, stream.group_of_image, held_out)
+            self._train(store, held_out)
             grids = PatchGrids.concatenate(geometry)
             scores = [
                 self._score_samples_alone([store[i]], grids[i : i + 1])[1]
@@ -304,7 +329,7 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         }
         return np.concatenate(scores)
 
-    def _train(self, store: SampleStore, images: dict[bytes, int], held_out: np.ndarray) -> None:
+    def _train(self, store: SampleStore, held_out: np.ndarray) -> None:
         device = resolve_device(self.device)
         networks = self._build(self._shapes, np.random.default_rng([self._seed, 4]))
         before = self.networks_ if self._go_on else {}
@@ -339,27 +364,28 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
                 np.flatnonzero(~held_out),
                 np.flatnonzero(held_out),
                 plan,
-                self._identity(images, held_out, before),
+                self._identity(store, held_out, before),
             )
         self.networks_ = {name: as_arrays(network) for name, network in networks.items()}
         self.__dict__.pop("_loaded", None)
 
     def _identity(
         self,
-        images: dict[bytes, int],
+        store: SampleStore,
         held_out: np.ndarray,
         before: dict[str, dict[str, np.ndarray]],
     ) -> str:
         """Text that says all that the networks depend on."""
         parts = [type(self).__module__, type(self).__qualname__, str(self._seed)]
-        without = {"contamination", "smoothing_sigma", "verbose"}
+        parts += [__version__, torch_module().__version__]
+        without = {"contamination", "random_state", "smoothing_sigma", "verbose"}
         parts += [
             f"{name}={value!r}"
             for name, value in sorted(self.get_params(deep=True).items())
             if name not in without
         ]
-        parts.append(getattr(vars(self).get("features_"), "weights_sha256_", ""))
-        parts += [image.hex() for image in images]
+        parts.append(store.sha256)
+        parts.append("" if self.roi_mask_ is None else digest(self.roi_mask_).hex())
         parts.append(np.packbits(held_out).tobytes().hex())
         parts += [digest_of_weights(arrays) for arrays in before.values()]
         return "\n".join(parts)
@@ -473,6 +499,13 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
                 fail(f"{where}._shapes", "are no shapes of samples")
 
 
+def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Tell whether two regions of interest are the same."""
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
 class BaseFeatureTrainedDetector(FeatureHolderMixin, BaseTrainedDetector):
     """Base of detectors that train networks on frozen features.
 
@@ -500,12 +533,13 @@ class BaseFeatureTrainedDetector(FeatureHolderMixin, BaseTrainedDetector):
         super()._fit_steps(data)
         if "features_" not in vars(self) or not overfits(self.features_):
             return
+        # By image, of which ``data`` may hold the tiles, as the stream of training samples counts.
         group_of_image: dict[bytes, int] = {}
         n_images, groups = 0, []
-        for _, keys in iter_keyed_images(data, self._block_size(), self.roi_mask_):
+        for _, keys in iter_keyed_images(self._whole_images, self._block_size(), self.roi_mask_):
             for key in keys:
-                groups.append(group_of_image.setdefault(key.image, n_images))
-                n_images += 1
+                n_images += key.tile == 0
+                groups.append(group_of_image.setdefault(key.image, n_images - 1))
         rest = ~np.isin(groups, self._choose_held_out(group_of_image))
         self._fit_features(data[np.flatnonzero(rest)])
 

@@ -335,6 +335,16 @@ class DRAEMDetector(BaseTrainedDetector):
         )
         return Prepared([(one,) for one in pixels], grids, list(map(_colors_of, pixels)))
 
+    def _identity(self, *args: Any) -> str:
+        parts = [super()._identity(*args)]
+        if self.textures not in _SOURCES:
+            parts += [
+                f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}"
+                for one in sorted(Path(self.textures).rglob("*"))
+                if one.is_file()
+            ]
+        return "\n".join(parts)
+
     # ---- training ---------------------------------------------------------------------
     def _fit_validated(self, train: Any) -> None:
         from pyimgano.synthesis._textures import Textures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from types import TracebackType
@@ -59,7 +60,7 @@ class SampleStore:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._n = 0
+        self._n, self._sha256 = 0, hashlib.sha256()
         self.shapes: list[tuple[np.dtype, tuple[int, ...]]] = []
 
     def __enter__(self) -> SampleStore:
@@ -82,6 +83,11 @@ class SampleStore:
         """Bytes of one sample."""
         return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self.shapes)
 
+    @property
+    def sha256(self) -> str:
+        """sha256 of all samples, in order."""
+        return self._sha256.hexdigest()
+
     def append(self, samples: Sequence[Sample]) -> None:
         """Keep some more samples."""
         for sample in samples:
@@ -96,7 +102,9 @@ class SampleStore:
                 )
             with naming_temporary_files("the training samples", self.n_bytes * (self._n + 1)):
                 for one in sample:
-                    self._file.write(np.ascontiguousarray(one).tobytes())
+                    content = np.ascontiguousarray(one).tobytes()
+                    self._sha256.update(content)
+                    self._file.write(content)
             self._n += 1
 
     def __getitem__(self, i: int) -> Sample:

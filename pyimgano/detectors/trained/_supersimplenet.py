@@ -320,9 +320,11 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         known = self.__dict__.pop("_known_defects")
         # Features, positions inside the region and positions of the defect, -1 if not known.
         self._defects: list[Sample] = []
+        learned: dict[bytes, int] = {}
         if known is not None:
             images, masks = known
-            for block, _ in self._blocks(images):
+            for block, keys in self._blocks(images):
+                learned.update({key.image: 0 for key in keys})
                 n_before = len(self._defects)
                 for i, sample in enumerate(block.samples):
                     mask = masks[n_before + i]
@@ -330,9 +332,11 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
                     self._defects.append((*sample, where))
         self.n_defects_ = len(self._defects)
         try:
-            return super()._fit(stream)
+            scores = super()._fit(stream)
         finally:
             del self._defects
+        self._trained_on = {**self._trained_on, **learned}
+        return scores
 
     def _identity(self, *args: Any) -> str:
         defects = [digest(array) for sample in self._defects for array in sample]
@@ -397,10 +401,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         return 0.4 ** ((step >= 0.8 * n_steps) + (step >= 0.9 * n_steps))
 
     # ---- training -------------------------------------------------------------------
-    def _train(self, store: SampleStore, images: dict[bytes, int], held_out: np.ndarray) -> None:
+    def _train(self, store: SampleStore, held_out: np.ndarray) -> None:
         if self.standardize:
             self._scale = _inverse_std(store, np.flatnonzero(~held_out))
-        super()._train(store, images, held_out)
+        super()._train(store, held_out)
         self.__dict__.pop("_scale", None)
 
     def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
