@@ -533,15 +533,16 @@ class BaseFeatureTrainedDetector(FeatureHolderMixin, BaseTrainedDetector):
         super()._fit_steps(data)
         if "features_" not in vars(self) or not overfits(self.features_):
             return
-        # By image, of which ``data`` may hold the tiles, as the stream of training samples counts.
+        # By image, as the stream of training samples counts them.
         group_of_image: dict[bytes, int] = {}
-        n_images, groups = 0, []
-        for _, keys in iter_keyed_images(self._whole_images, self._block_size(), self.roi_mask_):
+        groups: list[int] = []
+        images = self._whole_images
+        for _, keys in iter_keyed_images(images, self._block_size(), self.roi_mask_):
             for key in keys:
-                n_images += key.tile == 0
-                groups.append(group_of_image.setdefault(key.image, n_images - 1))
-        rest = ~np.isin(groups, self._choose_held_out(group_of_image))
-        self._fit_features(data[np.flatnonzero(rest)])
+                if key.tile == 0:
+                    groups.append(group_of_image.setdefault(key.image, len(groups)))
+        rest = images[np.flatnonzero(~np.isin(groups, self._choose_held_out(group_of_image)))]
+        self._fit_features(rest.side_by_side() if self.tiled_ else rest)
 
     def _refuse_other_features(self) -> None:
         at_fit = self._parameters_at_fit
