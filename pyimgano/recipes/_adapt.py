@@ -97,7 +97,9 @@ def industrial_adapt(
     if defects and not makes_maps(chosen.model):
         defects = False
         decisions.append(f"no defects: {chosen.name} makes no maps to find them in")
-    lowered, more = supported_quantile(quantile, data) if confidence is None else (quantile, [])
+    lowered, more = quantile, []
+    if confidence is None:
+        lowered, more = supported_quantile(quantile, data, chosen.model)
     pipeline = calibrated(
         chosen.model,
         quantile=lowered,

@@ -13,6 +13,7 @@ from pyimgano.benchmark._pipelines import make_pipeline_of
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.calibration._tails import largest_supported
 from pyimgano.defects import DefectExtractor
+from pyimgano.detectors import BaseTrainedDetector
 from pyimgano.detectors._feature_holder import feature_step_of
 from pyimgano.exceptions import UnknownParameterError
 from pyimgano.features._network import BaseNetworkFeatures
@@ -30,6 +31,7 @@ __all__ = [
     "choose_model",
     "is_loadable",
     "make_extractor",
+    "n_held_out_by",
     "supported_quantile",
     "working_side",
 ]
@@ -133,9 +135,27 @@ def _preset_by_weights() -> tuple[str, str]:
     )
 
 
-def supported_quantile(
-    quantile: float, data: RecipeData, n_held_out: int | None = None
-) -> tuple[float, list[str]]:
+def n_held_out_by(model: Any, n_good: int) -> int:
+    """Count the training images whose scores put thresholds if there are no validation images.
+
+    Parameters
+    ----------
+    model : estimator
+        Not fitted. One that trains networks holds out a share of the images.
+    n_good : int
+        Number of good training images.
+
+    Returns
+    -------
+    int
+        All of them for other models.
+    """
+    if not isinstance(model, BaseTrainedDetector):
+        return n_good
+    return min(max(1, round(model.validation_fraction * n_good)), max(1, n_good - 1))
+
+
+def supported_quantile(quantile: float, data: RecipeData, model: Any) -> tuple[float, list[str]]:
     """Lower a quantile to what the good images support.
 
     Parameters
@@ -143,9 +163,8 @@ def supported_quantile(
     quantile : float in (0, 1)
         Share of good images that shall pass.
     data : RecipeData
-    n_held_out : int, default=None
-        Number of training images that thresholds are put by, where that is not all of them and
-        there are no validation images.
+    model : estimator
+        The model whose scores the threshold is put on.
 
     Returns
     -------
@@ -153,14 +172,15 @@ def supported_quantile(
     decisions : list of str
         Empty if there are enough images.
     """
-    n = data.n_calibration
-    if n_held_out is not None and data.images.get("X_validation") is None:
-        n = n_held_out
+    n, held_out = data.n_calibration, ""
+    if data.images.get("X_validation") is None:
+        n = n_held_out_by(model, data.n_good)
+        held_out = "" if n == data.n_good else "held-out "
     highest = float(largest_supported(n))
     if quantile <= highest:
         return quantile, []
     return highest, [
-        f"thresholds: {n} good images support a share of good parts that pass of "
+        f"thresholds: {n} {held_out}good images support a share of good parts that pass of "
         f"{highest:g} at most, where {quantile:g} was asked for"
     ]
 

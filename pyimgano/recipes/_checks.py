@@ -20,7 +20,6 @@ from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermo
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._category import TestMasks, uses_validation
 from pyimgano.calibration._tails import check_enough
-from pyimgano.detectors import BaseTrainedDetector
 from pyimgano.detectors._feature_holder import feature_step_of
 from pyimgano.exceptions import (
     DeviceError,
@@ -33,6 +32,7 @@ from pyimgano.exceptions import (
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import check_images
+from pyimgano.recipes._building import n_held_out_by
 from pyimgano.recipes._recipe import Plan, RecipeConfig
 from pyimgano.recipes._running import good_images
 from pyimgano.tiling import TiledImages
@@ -145,10 +145,9 @@ def _networks(name: str, pipeline: Pipeline) -> Iterator[Check]:
 def _thresholds(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Check]:
     calibrator, defects = find_calibrator(pipeline), find_defects(pipeline)
     validated = uses_validation(calibrator, config.data.images)
-    n = config.data.n_calibration if validated else config.data.n_good
-    detector, _ = innermost(pipeline)
-    if isinstance(detector, BaseTrainedDetector) and not validated:
-        n = max(1, round(detector.validation_fraction * n))
+    n = config.data.n_calibration
+    if not validated:
+        n = n_held_out_by(innermost(pipeline)[0], config.data.n_good)
     for one in (calibrator, defects):
         if one is None:
             continue

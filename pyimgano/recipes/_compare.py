@@ -69,11 +69,11 @@ def compare(
             f"two models or more are compared, got {', '.join(made) or 'none'}: give their names, "
             "such as models=['industrial-fast-filterbank', 'vision_padim']."
         )
-    lowered, more = supported_quantile(quantile, data)
+    supported = {name: supported_quantile(quantile, data, one) for name, one in made.items()}
     pipelines = {
         name: calibrated(
             model,
-            quantile=lowered,
+            quantile=supported[name][0],
             defects=makes_maps(model),
             input_format=input_format,
             u16_max=u16_max,
@@ -81,4 +81,5 @@ def compare(
         )
         for name, model in made.items()
     }
+    more = [f"{name}, {line}" for name, (_, lines) in supported.items() for line in lines]
     return Plan(pipelines, (f"models: {', '.join(made)}, {why}", *more))

@@ -83,7 +83,7 @@ def few_shot(
     model = make_model("vision_anomalydino", options, random_state, verbose)
     step = feature_step_of(model)
     what = step.backbone if isinstance(step, BaseNetworkFeatures) else type(step).__name__
-    lowered, more = supported_quantile(quantile, data)
+    lowered, more = supported_quantile(quantile, data, model)
     pipeline = calibrated(
         model,
         quantile=lowered,

@@ -92,7 +92,9 @@ def industrial_highres(
         f"{data.longest_side} pixels",
         *bounded_bank(chosen.model),
     ]
-    lowered, more = supported_quantile(quantile, data) if confidence is None else (quantile, [])
+    lowered, more = quantile, []
+    if confidence is None:
+        lowered, more = supported_quantile(quantile, data, chosen.model)
     pipeline = calibrated(
         chosen.model,
         quantile=lowered,

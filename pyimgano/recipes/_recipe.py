@@ -24,6 +24,7 @@ from pyimgano.exceptions import (
     DatasetError,
     PluginError,
     PluginWarning,
+    RunError,
     UnknownParameterError,
     UnknownRecipeError,
 )
@@ -180,10 +181,40 @@ class Plan:
         best on the test images is kept.
     decisions : sequence of str
         What was decided and why, a sentence each.
+    fit_params : mapping, default={}
+        Further arguments for ``fit`` of the detector that the recipe decides on. A run in which
+        the user gives other ones is refused.
     """
 
     pipelines: Mapping[str, Pipeline]
     decisions: tuple[str, ...] = ()
+    fit_params: Mapping[str, Any] = field(default_factory=dict)
+
+    def params_with(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Put together the arguments for ``fit`` of the detector.
+
+        Parameters
+        ----------
+        given : mapping
+            What the user gives.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        RunError
+            If the recipe has decided otherwise on one of them.
+        """
+        for name in given.keys() & self.fit_params.keys():
+            one, other = given[name], self.fit_params[name]
+            if not np.array_equal(np.squeeze(one), np.squeeze(other)):
+                raise RunError(
+                    f"{name}: the recipe takes what the saved pipeline was fitted with, which is "
+                    "another one or none: leave it out, or train new networks."
+                )
+        return {**self.fit_params, **given}
 
 
 # ---- a recipe -------------------------------------------------------------------------
@@ -252,6 +283,8 @@ class Recipe:
         ------
         UnknownParameterError
             If the recipe has no such parameter.
+        RunError
+            If the arguments for ``fit`` contradict what the recipe has decided.
         """
         self.check_options(config.options)
         plan = self.function(config.data, **config.options)
@@ -260,6 +293,7 @@ class Recipe:
                 f"the recipe {self.name!r} cannot be used: {self.function.__qualname__} returned "
                 f"a {type(plan).__name__}; it must return a Plan with at least one pipeline"
             )
+        plan.params_with(config.fit_params)
         return plan
 
     def run(

@@ -273,6 +273,7 @@ def _run_one(
     checkpoint_every: int,
     progress: bool,
 ) -> RecipeResult:
+    config = replace(config, fit_params=plan.params_with(config.fit_params))
     data = config.data.images
     folders = () if run is None else (str(run.path.parent),)
     names = InputNames(data, folders)
@@ -364,7 +365,7 @@ def _run_several(
     for number, (name, pipeline) in enumerate(plan.pipelines.items(), start=1):
         one = run.candidate(number, name)
         one.path.mkdir(parents=True, exist_ok=True)
-        alone = Plan({name: pipeline}, plan.decisions)
+        alone = Plan({name: pipeline}, plan.decisions, plan.fit_params)
         results[name] = carry_out(alone, config, one, **arguments)
 
     def auroc(name: str) -> float:

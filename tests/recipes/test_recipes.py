@@ -30,6 +30,7 @@ from pyimgano.exceptions import (
 )
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.inference import iter_infer
+from pyimgano.preprocessing import GammaCorrection
 from pyimgano.recipes import (
     Plan,
     RecipeConfig,
@@ -458,5 +459,62 @@ def test_a_trained_network_is_trained_further(root, tiny, tmp_path):
     np.testing.assert_array_equal(
         np.sort(calibrator.calibration_scores_), np.sort(two.training_scores_[two.held_out_])
     )
+    assert second.report["training"]["decisions"][1].startswith(
+        "training: 1 step of 4 images, on 14,"
+    )
     with pytest.raises(RunError, match="micro-finetune trains networks, and PatchCoreDetector"):
         run_recipe("micro-finetune", images, output_dir=None, model="industrial-fast-filterbank")
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+def test_training_further_keeps_steps_and_region(root, tiny, tmp_path):
+    images = load_dataset("folder", root, category="wood").to_bunch().X_train
+    region = np.zeros((64, 64), bool)
+    region[16:48, 8:56] = True
+    options = {**tiny, "max_steps": 1, "preprocessing": [GammaCorrection(0.5)]}
+    first = run_recipe(
+        "micro-finetune",
+        images[:10],
+        output_dir=tmp_path,
+        fit_params={"roi_mask": region[None]},
+        **options,
+    )
+    further = {
+        "output_dir": None,
+        "start_from": first.path / "artifacts" / "pipeline.joblib",
+        "max_steps": 1,
+        "quantile": 0.8,
+    }
+    second = run_recipe(
+        "micro-finetune", images, fit_params={"roi_mask": region}, u16_max=65535, **further
+    )
+    assert second.pipeline[1].gamma == 0.5 and isinstance(second.pipeline[1], GammaCorrection)
+    np.testing.assert_array_equal(innermost(second.pipeline)[0].roi_mask_, region)
+    for name, value in {
+        "model": "vision_padim",
+        "model_options": {"batch_size": 2},
+        "preprocessing": [GammaCorrection(0.6)],
+        "input_format": "bgr_u8_hwc",
+        "u16_max": 4095,
+        "random_state": 3,
+    }.items():
+        with pytest.raises(RunError, match=f"has a {name} of its own"):
+            run_recipe("micro-finetune", images, **{name: value}, **further)
+    with pytest.raises(RunError, match="roi_mask: the recipe takes what the saved pipeline"):
+        run_recipe("micro-finetune", images, fit_params={"roi_mask": ~region}, **further)
+
+
+def test_models_that_train_are_made_smaller_without_a_gpu_and_by_what_they_hold_out(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("pyimgano.recipes._micro_finetune.has_cuda", lambda: False)
+    data = RecipeData.of(np.zeros((60, 64, 64, 3), np.uint8))
+    for recipe, options in {
+        "micro-finetune": {"model": "vision_draem"},
+        "industrial-adapt": {"model": "vision_draem"},
+    }.items():
+        plan = _recipe.find_recipe(recipe).plan(RecipeConfig(data, options))
+        calibrator = find_calibrator(plan.pipelines["vision_draem"])
+        assert calibrator.quantile == 0.923  # of 12 images
+        assert "12 held-out good images support" in plan.decisions[-1]
+        if recipe == "micro-finetune":
+            assert calibrator.estimator.resize == 128
