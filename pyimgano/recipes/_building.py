@@ -152,7 +152,7 @@ def n_held_out_by(model: Any, n_good: int) -> int:
     """
     if not isinstance(model, BaseTrainedDetector):
         return n_good
-    return min(max(1, round(model.validation_fraction * n_good)), max(1, n_good - 1))
+    return min(max(2, round(model.validation_fraction * n_good)), max(1, n_good - 1))
 
 
 def supported_quantile(quantile: float, data: RecipeData, model: Any) -> tuple[float, list[str]]:
