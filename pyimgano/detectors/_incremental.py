@@ -16,9 +16,9 @@ from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.utils._fitting import restored_on_error
 from pyimgano.utils._state import Array, Maybe, MayLack, Number, Rule, Sizes, State, fail
 
-__all__ = ["IncrementalPatchDetector"]
+__all__ = ["BaseIncrementalPatchDetector"]
 
-Self = TypeVar("Self", bound="IncrementalPatchDetector")
+Self = TypeVar("Self", bound="BaseIncrementalPatchDetector")
 
 
 def _has_partial_fit(detector: Any) -> bool:
@@ -30,7 +30,7 @@ def _has_partial_fit(detector: Any) -> bool:
     )
 
 
-class IncrementalPatchDetector(BasePatchDetector):
+class BaseIncrementalPatchDetector(BasePatchDetector):
     """Base of the detectors that take more good images after ``fit``.
 
     For the out-of-sample scores of images that are no longer there, a detector keeps the few

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._kernels.triangular import LANES, squared_mahalanobis, whiten
 from pyimgano._training import TrainingStream
-from pyimgano.detectors._incremental import IncrementalPatchDetector
+from pyimgano.detectors._incremental import BaseIncrementalPatchDetector
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
 from pyimgano.grids import PatchGrids
@@ -32,7 +32,7 @@ _VALUES = 2**17
 _ONE_IN, _FEWEST_KEPT = 16, 64
 
 
-class PaDiMDetector(IncrementalPatchDetector):
+class PaDiMDetector(BaseIncrementalPatchDetector):
     """PaDiM: Mahalanobis distance to the Gaussian of good patches at the same position.
 
     For parts that lie still: every position has its own mean and full covariance over a random
@@ -113,7 +113,7 @@ class PaDiMDetector(IncrementalPatchDetector):
     _family = "gaussian"
     _tags = ("fixed pose",)
     _parameter_constraints: dict = {
-        **IncrementalPatchDetector._parameter_constraints,
+        **BaseIncrementalPatchDetector._parameter_constraints,
         "n_channels": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="neither")],
     }
@@ -131,7 +131,7 @@ class PaDiMDetector(IncrementalPatchDetector):
         ),
         "_kept_maps": MayLack(Array("float32", "kept samples", "positions", low=0.0)),
     }
-    _for_more = (*IncrementalPatchDetector._for_more, "_kept_positions", "_kept_maps")
+    _for_more = (*BaseIncrementalPatchDetector._for_more, "_kept_positions", "_kept_maps")
     _feature_defaults = {"layers": ("layer1", "layer2", "layer3"), "pool": 1}
 
     def __init__(

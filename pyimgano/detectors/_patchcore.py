@@ -20,7 +20,7 @@ from pyimgano.detectors._bank import (
     grow_bank,
     stream_bank,
 )
-from pyimgano.detectors._incremental import IncrementalPatchDetector
+from pyimgano.detectors._incremental import BaseIncrementalPatchDetector
 from pyimgano.detectors._nearest_normal import NearestNormalMixin
 from pyimgano.detectors._patches import PatchStore
 from pyimgano.grids import PatchGrids
@@ -32,7 +32,7 @@ __all__ = ["PatchCoreDetector"]
 _N_KEPT = 32
 
 
-class PatchCoreDetector(NearestNormalMixin, IncrementalPatchDetector):
+class PatchCoreDetector(NearestNormalMixin, BaseIncrementalPatchDetector):
     """PatchCore: a memory bank of good patches, thinned to a coreset, and its nearest neighbors.
 
     Each patch of an image is as anomalous as it is far from the nearest patch in the bank. The
@@ -150,7 +150,7 @@ class PatchCoreDetector(NearestNormalMixin, IncrementalPatchDetector):
     _family = "memory bank"
     _tags: tuple[str, ...] = ("any pose",)
     _parameter_constraints: dict = {
-        **IncrementalPatchDetector._parameter_constraints,
+        **BaseIncrementalPatchDetector._parameter_constraints,
         "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
         "max_bank_patches": [Interval(Integral, 1, None, closed="left"), None],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
@@ -168,7 +168,7 @@ class PatchCoreDetector(NearestNormalMixin, IncrementalPatchDetector):
     }
 
     _for_more = (
-        *IncrementalPatchDetector._for_more,
+        *BaseIncrementalPatchDetector._for_more,
         "_kept_distance",
         "_kept_sample",
         "_n_patches",
