@@ -105,11 +105,12 @@ class Model:
             _make_named_features(estimator)
         if nested:
             names = estimator.get_params(deep=True)
+            inner = [one for one in names if "__" in one]
             for key in nested:
                 if key not in names:
                     raise UnknownParameterError(
                         f"{self.name} has no parameter {key!r}.{did_you_mean(key, names)} "
-                        f"create_model({self.name!r}).get_params() has all names."
+                        f"It has {', '.join([*known, *inner])}."
                     )
             estimator.set_params(**nested)
         return estimator

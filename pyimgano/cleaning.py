@@ -43,7 +43,8 @@ def rank_suspects(training_scores: Any) -> list[Suspect]:
     ----------
     training_scores : array-like of shape (n_images,)
         Out-of-sample anomaly scores of the training images, the attribute ``training_scores_`` of
-        any fitted detector.
+        any fitted detector. Of one that trains networks, only
+        ``training_scores_[held_out_]``: it has been trained on the others.
 
     Returns
     -------

@@ -76,7 +76,7 @@ def create_model(name: str = "", /, *, contract: str = "sklearn", **params: Any)
     Traceback (most recent call last):
     ...
     pyimgano.exceptions.UnknownModelError: there is no model 'vision_patchcoer'. Did you mean \
-'vision_patchcore'? list_models() has all names.
+'vision_patchcore'? list_models(), or "pyimgano models list", has all names.
     """
     if name == "":
         given = f"({params['name']!r})" if "name" in params else "('vision_patchcore')"
@@ -420,7 +420,8 @@ def _find(name: str) -> Model:
         return _plugin(name)
     known = [*_registered, *_builtin(), *plugins]
     raise UnknownModelError(
-        f"there is no model {name!r}.{did_you_mean(name, known)} list_models() has all names."
+        f"there is no model {name!r}.{did_you_mean(name, known)} list_models(), or "
+        '"pyimgano models list", has all names.'
     )
 
 

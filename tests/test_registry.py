@@ -372,7 +372,7 @@ def test_models_in_pyods_terms(images):
     [
         ("vision_patchcoer", {}, r"no model 'vision_patchcoer'\. Did you mean 'vision_patchcore'"),
         ("patchcore", {}, "Did you mean 'vision_patchcore'"),
-        ("xyzzy", {}, r"no model 'xyzzy'\. list_models\(\) has all names"),
+        ("xyzzy", {}, r"no model 'xyzzy'\. list_models\(\), or .pyimgano models list., has"),
         (
             "vision_patchcore",
             {"coreset": 0.1},

@@ -22,7 +22,7 @@ def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
     """
     low, high = provenance["false_positive_rate_interval_95"]
     lowest, target = provenance["lowest_supported_rate"], provenance["target_false_positive_rate"]
-    asked = "set by hand" if target is None else f"asked for: {target:.1%}"
+    asked = "set by hand" if target is None else f"target: {target:.1%}"
     confidence = provenance.get("confidence")  # files of earlier versions have none
     if confidence is not None:
         asked = f"asked for, with {confidence:.4g} confidence: at most {target:.1%}"

@@ -58,7 +58,7 @@ def _details(name: str, report: Mapping[str, Any]) -> str:
     asked = threshold["target_false_positive_rate"]
     lines = [
         f"{name}: threshold {threshold['threshold']:.4g}, set on {threshold['n_images']} good "
-        f"{images} images; false alarms asked for {asked:.1%}, "
+        f"{images} images; false alarms: target {asked:.1%}, "
         f"expected {threshold['expected_false_positive_rate']:.1%}"
     ]
     realized, kinds = report["false_positive_rate"], report["kinds"]

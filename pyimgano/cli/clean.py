@@ -108,12 +108,19 @@ def _check(options: argparse.Namespace) -> None:
 def _rank(options: argparse.Namespace) -> int:
     from pyimgano._nesting import innermost, makes_maps
     from pyimgano.cleaning import rank_suspects
+    from pyimgano.detectors import BaseTrainedDetector
     from pyimgano.inputs import ImageSequence
 
     progress = _common.on_terminal()
     # A wrong parameter or a missing file of weights is better said before images are looked for.
     name, described = _options.name_model(options)
     model = _options.make_model_as_asked(options, name, progress)
+    if isinstance(model, BaseTrainedDetector):
+        raise _common.UsageError(
+            f"--model {options.model}: networks have seen the images that they are trained on, so "
+            "their scores cannot be ranked with those of images held out; take a model without "
+            'the tag trained ("pyimgano models list")'
+        )
     if options.save_overlays is not None and not makes_maps(model):
         raise _common.UsageError(
             f"--save-overlays: {options.model} judges images as a whole; take a model with heat "

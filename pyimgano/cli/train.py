@@ -292,8 +292,11 @@ def _say_result(options: argparse.Namespace, images: _training.TrainingImages, r
     suspects = result.suspects
     if suspects.indices:
         paths = image_paths(good_images(images.data))
+        where = "training images"
+        if suspects.n_looked_at < images.data.n_good:
+            where = f"images among the {suspects.n_looked_at} held out of the training"
         _common.tell(
-            "look at these training images, which are unlike the others (their scores are above "
+            f"look at these {where}, which are unlike the others (their scores are above "
             f"{suspects.limit:.4g}); if they are no good parts, take them out and train again:"
         )
         for i, score in zip(suspects.indices, suspects.scores):

@@ -75,7 +75,8 @@ def few_shot(
     if data.n_good > _MOST:
         raise ValueError(
             f"few-shot is for up to {_MOST} good images, and there are {data.n_good}: take the "
-            f"recipe industrial-adapt, which learns more from them, or limit_train={_MOST}."
+            f"recipe industrial-adapt, which learns more from them, or {_MOST} of "
+            f"them (of a dataset, pyimgano train --limit-train {_MOST})."
         )
     options = {"n_rotations": n_rotations, **(model_options or {})}
     if not any(name.startswith("features") for name in options):
@@ -92,7 +93,9 @@ def few_shot(
         input_format=input_format,
         u16_max=u16_max,
     )
-    turned = "as they are" if model.n_rotations == 1 else f"each turned {model.n_rotations} times"
+    turned, n_turned = "as they are", model.n_rotations - 1
+    if n_turned:
+        turned = f"each as it is and in {n_turned} turned view{'s' if n_turned > 1 else ''}"
     decisions = (
         f"features: {what}",
         f"bank: all patches of {data.n_good} good images, {turned}",

@@ -23,7 +23,7 @@ from pyimgano.benchmark._category import CategoryOptions, run_category
 from pyimgano.benchmark._opening import open_run, running
 from pyimgano.benchmark._pipelines import describe, repr_of
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
-from pyimgano.benchmark._split import InputNames, fingerprint, without_folders
+from pyimgano.benchmark._split import InputNames, fingerprint, of_file, without_folders
 from pyimgano.benchmark._summary import summarize
 from pyimgano.detectors import BaseTrainedDetector, checkpoints
 from pyimgano.inputs import check_images
@@ -179,7 +179,7 @@ def config_of(
     """
     pipelines = {name: describe(pipeline) for name, pipeline in plan.pipelines.items()}
     options = {
-        key: describe(value) if not isinstance(value, Mapping) else _described(value)
+        key: _described(value) if isinstance(value, Mapping) else _of_option(value)
         for key, value in config.options.items()
         if key != "verbose"  # a bar on a terminal makes no other run
     }
@@ -208,6 +208,13 @@ def config_of(
             },
         }
     )
+
+
+def _of_option(value: Any) -> Any:
+    """Describe an option; a file by its name and content, which may change under the same name."""
+    if isinstance(value, (str, os.PathLike)) and os.path.isfile(value):
+        return {"file": os.path.basename(value), "sha256": of_file(value).hex()}
+    return describe(value)
 
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:

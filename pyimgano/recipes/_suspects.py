@@ -35,20 +35,24 @@ class Suspects(NamedTuple):
         Number of further images above the limit.
     limit : float or None
         The score above which an image counts; None if there are too few images to tell.
+    n_looked_at : int
+        Number of training images with scores by a model that has not seen them.
     """
 
     indices: list[int]
     scores: list[float]
     n_more: int
     limit: float | None
+    n_looked_at: int
 
 
 def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
     """Find training images that are far from what the others are like.
 
     The scores are those that the fitted pipeline already has of its training images, each by a
-    model that has not seen it. The limit is Tukey's for values that are "far out" [1]_, above that
-    of :func:`~pyimgano.cleaning.rank_suspects`: nobody has asked for suspects here.
+    model that has not seen it; of a model that trains networks, those of the images held out. The
+    limit is Tukey's for values that are "far out" [1]_, above that of
+    :func:`~pyimgano.cleaning.rank_suspects`: nobody has asked for suspects here.
 
     Parameters
     ----------
@@ -66,7 +70,7 @@ def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
     """
     places, scores = _out_of_sample(pipeline, n_good)
     if len(scores) < _LEAST:
-        return Suspects([], [], 0, None)
+        return Suspects([], [], 0, None, len(scores))
     low, high = np.percentile(scores, (25, 75))
     limit = float(high + _SPREADS * (high - low))
     above = [one for one in rank_suspects(scores) if one.score > limit]
@@ -76,6 +80,7 @@ def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
         [one.score for one in named],
         len(above) - len(named),
         limit,
+        len(scores),
     )
 
 

@@ -81,6 +81,7 @@ def test_the_table_may_be_standard_output_and_any_model_ranks(folder, capsys):
         (("{folder}", "--save-csv", "{folder}/late/x.csv"), "in which nothing is changed"),
         (("{folder}/late", *SMALL), "at least 3 different images"),
         (("{folder}", "--model", "vision_ecod", "--save-overlays", "{out}"), "as a whole"),
+        (("{folder}", "--model", "vision_draem"), "cannot be ranked with those of images held out"),
     ],
 )
 def test_what_cannot_work_is_refused(folder, tmp_path, options, message, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from importlib import metadata
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -42,7 +43,9 @@ from pyimgano.recipes import (
     run_recipe,
 )
 from pyimgano.recipes._checks import check_plan
+from pyimgano.recipes._running import config_of
 from pyimgano.recipes._shipped import SHIPPED
+from pyimgano.recipes._suspects import suspicious_images
 
 SMALL = {
     "model": "industrial-fast-filterbank",
@@ -240,7 +243,7 @@ def test_few_shot_takes_the_best_features_that_are_here(monkeypatch):
     detector = innermost(result.pipeline)[0]
     assert len(detector.bank_) == 4 * len(detector.bank_image_[detector.bank_image_ == 0])
     assert find_calibrator(result.pipeline).quantile == 0.8
-    assert "each turned 4 times" in result.report["training"]["decisions"][1]
+    assert "each as it is and in 3 turned views" in result.report["training"]["decisions"][1]
     for n, message in ((1, "few-shot needs 2 good images"), (17, "up to 16 good images")):
         with pytest.raises((ValueError, TooFewImagesError), match=message):
             recipe.plan(RecipeConfig(RecipeData.of(np.zeros((n, 64, 64, 3), np.uint8))))
@@ -518,3 +521,25 @@ def test_models_that_train_are_made_smaller_without_a_gpu_and_by_what_they_hold_
         assert "12 held-out good images support" in plan.decisions[-1]
         if recipe == "micro-finetune":
             assert calibrator.estimator.resize == 128
+
+
+def test_a_file_given_to_a_recipe_counts_by_its_content(tmp_path):
+    file = tmp_path / "pipeline.joblib"
+    found = []
+    for content in (b"one", b"other"):
+        file.write_bytes(content)
+        config = RecipeConfig(RecipeData.of(np.zeros((2, 8, 8, 3), np.uint8)), {"start_from": file})
+        found.append(config_of(own_recipe(config.data), config, None, 0)["recipe"]["options"])
+    assert found[0]["start_from"]["file"] == "pipeline.joblib"
+    assert found[0]["start_from"]["sha256"] != found[1]["start_from"]["sha256"]
+
+
+def test_of_a_trained_network_the_images_held_out_are_looked_at(monkeypatch):
+    held_out = np.arange(60) >= 45
+    scores = np.where(held_out, 1.0, 99.0) + np.arange(60) / 1000
+    scores[50] = 9.0
+    detector = SimpleNamespace(training_scores_=scores, held_out_=held_out)
+    monkeypatch.setattr("pyimgano.recipes._suspects.innermost", lambda one: (detector, None))
+    monkeypatch.setattr("pyimgano.recipes._suspects.find_calibrator", lambda one: None)
+    found = suspicious_images(None, 60)
+    assert (found.indices, found.n_looked_at) == ([50], 15)
