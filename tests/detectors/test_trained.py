@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import sys
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from pyimgano import load, save
+from pyimgano.backbones import _network
 from pyimgano.backbones._network import digest
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.detectors import (
@@ -27,6 +30,7 @@ from pyimgano.detectors.trained._samples import SampleStore, compact
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import (
     ImageFormatError,
+    MissingExtraError,
     RandomWeightsWarning,
     TooFewImagesError,
     TrainingError,
@@ -362,6 +366,22 @@ def test_a_student_that_equals_its_teacher_finds_nothing(images):
     detector.networks_ = {"student": {name: teacher.get(name, v) for name, v in student.items()}}
     # The teacher's features are kept in float16.
     assert np.abs(detector.anomaly_map(make_check_images(2, random_state=9))).max() < 1e-5
+
+
+def test_a_fitted_student_needs_no_torch(images, monkeypatch):
+    new = make_check_images(2, random_state=9)
+    detector = stfpm(max_steps=1).fit(images)
+    scores, maps = detector.score_samples(new), detector.anomaly_map(new)
+    content = pickle.dumps(detector)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    _network.load_network.cache_clear()
+    _network._kept_networks.clear()
+    loaded = pickle.loads(content)
+    np.testing.assert_array_equal(loaded.score_samples(new), scores)
+    np.testing.assert_array_equal(loaded.anomaly_map(new), maps)
+    with pytest.raises(MissingExtraError, match="STFPMDetector needs"):
+        stfpm().fit(images)
 
 
 def test_distillation_needs_layers_of_a_network_in_sizes_that_halve(images):

@@ -102,6 +102,8 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
     ``_summarize(heat) -> float``
         Score of an image from the values of its smoothed map inside the region; by default the
         largest.
+    ``_map_all(samples) -> list of (ndarray (h, w), float or None)``
+        Instead of ``_map``, where torch is not what runs the networks: maps of samples of arrays.
     ``_prepare_grids(grids) -> Prepared``
         The same for patch grids and feature rows. By default they are refused.
 
@@ -406,12 +408,8 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         self, samples: list[Sample], grids: PatchGrids
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Smoothed maps, at the resolution of the networks, and scores of some samples."""
-        torch = torch_module()
-        device = resolve_device(self.device)
-        networks = self._ready_networks(device)
         shapes = [(name, tuple(shape)) for name, shape in self._shapes]
-
-        def judge(sample: Sample) -> tuple[np.ndarray, float | None]:
+        for sample in samples:
             found = [(np.asarray(one).dtype.name, np.asarray(one).shape) for one in sample]
             if found != shapes:
                 raise ImageFormatError(
@@ -419,6 +417,26 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
                     f"{[s for _, s in shapes]}, and this one becomes {[s for _, s in found]}: give "
                     "the feature step a fixed resize."
                 )
+        judged = self._map_all(samples)
+        masks = [grids.mask_of(i).reshape(heat.shape) for i, (heat, _) in enumerate(judged)]
+        values = np.concatenate([heat[mask] for (heat, _), mask in zip(judged, masks)])
+        fine = grids.smooth(values, self.smoothing_sigma)
+        scores = np.empty(len(samples))
+        for i, (heat, (_, score), mask) in enumerate(zip(fine, judged, masks)):
+            if score is None:
+                size = heat.shape[::-1]
+                inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+                score = self._summarize(heat[inside.view(bool)])
+            scores[i] = score
+        return fine, scores
+
+    def _map_all(self, samples: list[Sample]) -> list[tuple[np.ndarray, float | None]]:
+        """Map of each sample, with its score where ``_map`` gives one."""
+        torch = torch_module()
+        device = resolve_device(self.device)
+        networks = self._ready_networks(device)
+
+        def judge(sample: Sample) -> tuple[np.ndarray, float | None]:
             tensors = tuple(
                 tensor.float() if tensor.is_floating_point() else tensor
                 for tensor in (torch.from_numpy(np.array(one)[None]).to(device) for one in sample)
@@ -434,18 +452,7 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
             return np.asarray(heat, dtype=np.float32), score
 
         with deterministic(device):
-            judged = map_one_by_one(judge, samples, device)
-        masks = [grids.mask_of(i).reshape(heat.shape) for i, (heat, _) in enumerate(judged)]
-        values = np.concatenate([heat[mask] for (heat, _), mask in zip(judged, masks)])
-        fine = grids.smooth(values, self.smoothing_sigma)
-        scores = np.empty(len(samples))
-        for i, (heat, (_, score), mask) in enumerate(zip(fine, judged, masks)):
-            if score is None:
-                size = heat.shape[::-1]
-                inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-                score = self._summarize(heat[inside.view(bool)])
-            scores[i] = score
-        return fine, scores
+            return map_one_by_one(judge, samples, device)
 
     def _ready_networks(self, device: str) -> dict[str, Any]:
         """The trained networks, in eval mode, on a device."""

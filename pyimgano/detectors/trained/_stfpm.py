@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
-from pyimgano.backbones._network import kept_network
+from pyimgano.backbones._engines import CPU_ENGINES
+from pyimgano.backbones._network import digest
 from pyimgano.backbones._torch_module import torch_module
 from pyimgano.backbones._torchvision import IMAGENET_COLORS, build_graph
 from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepared, Shapes
 from pyimgano.detectors.trained._layers import contents_of, network_step, normalized, on_grid
 from pyimgano.detectors.trained._loop import Step, initialize
-from pyimgano.detectors.trained._samples import compact
+from pyimgano.detectors.trained._samples import Sample, compact
+from pyimgano.features import BackbonePatchFeatures
+from pyimgano.utils._threads import map_in_threads, n_threads
 
 __all__ = ["STFPMDetector"]
 
@@ -182,28 +186,50 @@ class STFPMDetector(BaseFeatureTrainedDetector):
             loss = loss + 2.0 * (1.0 - cosine).mean()
         return loss
 
-    def _ready_networks(self, device: str) -> dict[str, Any]:
-        loaded = vars(self).get("_loaded")
-        if loaded is not None and loaded[0] is self.networks_ and loaded[1] == device:
-            return loaded[2]
+    def _student(self) -> BackbonePatchFeatures:
+        """The student as a feature step, which runs by the engine that the teacher has now."""
         teacher = network_step(self.features_, type(self).__name__)
-        # Whatever runs the teacher runs the student, without what only training needs.
-        values = {
-            name: value
-            for name, value in self.networks_["student"].items()
-            if not name.endswith("num_batches_tracked")
-        }
-        engine = teacher._engine(device)
-        how = (values, device, teacher.precision, engine)
-        network = kept_network(type(teacher), teacher.backbone, teacher._layers(), *how)
-        self._loaded = (self.networks_, device, {"student": network})
-        return self._loaded[2]
+        kept = vars(self).get("_loaded")
+        if kept is None or kept.networks is not self.networks_:
+            step = clone(teacher)
+            step.embedded_weights_ = {
+                name: value
+                for name, value in self.networks_["student"].items()
+                if not name.endswith("num_batches_tracked")  # only training needs it
+            }
+            step.weights_sha256_ = digest(step.embedded_weights_)
+            kept = self._loaded = _Student(self.networks_, step)
+        kept.step.set_params(
+            engine=teacher.engine,
+            precision=teacher.precision,
+            device="auto" if teacher.engine in CPU_ENGINES else self.device,
+        )
+        return kept.step
 
-    def _map(self, networks: dict[str, Any], sample: tuple[Any, ...]) -> np.ndarray:
-        pixels, *teacher = (one[0].cpu().numpy() for one in sample)
-        student = networks["student"].module.maps(pixels, 1)
-        product = np.ones(teacher[0].shape[:2], np.float32)
-        for ours, theirs in zip(student, teacher):
-            distance = np.square(normalized(ours) - theirs).sum(axis=2)
-            product *= on_grid(distance, product.shape)
-        return product ** (1.0 / len(teacher))
+    def _map_all(self, samples: list[Sample]) -> list[tuple[np.ndarray, float | None]]:
+        network = self._student()._network()
+        pixels = [np.asarray(sample[0]) for sample in samples]
+        # On a GPU one by one: an image's score does not depend on those beside it.
+        groups = [pixels] if network.device == "cpu" else [[one] for one in pixels]
+        maps = [of_one for group in groups for of_one in network.layer_maps(group, _as_it_is)]
+
+        def compare(pair: tuple[Sample, list[np.ndarray]]) -> tuple[np.ndarray, None]:
+            (_, *teacher), student = pair
+            product = np.ones(teacher[0].shape[:2], np.float32)
+            for ours, theirs in zip(student, teacher):
+                distance = np.square(normalized(ours) - theirs.astype(np.float32)).sum(axis=2)
+                product *= on_grid(distance, product.shape)
+            return product ** (1.0 / len(teacher)), None
+
+        return map_in_threads(compare, list(zip(samples, maps)), n_threads())
+
+
+class _Student:
+    """Keeps the student's step out of sight of what looks for steps inside an estimator."""
+
+    def __init__(self, networks: dict[str, Any], step: BackbonePatchFeatures) -> None:
+        self.networks, self.step = networks, step
+
+
+def _as_it_is(image: np.ndarray) -> np.ndarray:
+    return image
