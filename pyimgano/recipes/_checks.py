@@ -20,6 +20,7 @@ from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermo
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._category import TestMasks, uses_validation
 from pyimgano.calibration._tails import check_enough
+from pyimgano.detectors import BaseTrainedDetector
 from pyimgano.detectors._feature_holder import feature_step_of
 from pyimgano.exceptions import (
     DeviceError,
@@ -80,6 +81,7 @@ def check_plan(
         yield from _networks(name, pipeline)
         yield from _thresholds(name, pipeline, config)
         yield from _sizes(name, pipeline, config)
+        yield from _training(name, pipeline)
     if output_dir is not None:
         yield _writable(output_dir)
 
@@ -154,9 +156,15 @@ def _thresholds(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator
         try:
             check_enough(n, float(one.quantile), one.method, float(one.confidence))
         except TooFewImagesError as error:
-            # A threshold of images is then put at the largest score, with a warning.
-            hard = one is defects or one.method != "conformal"
-            yield Check("wrong" if hard else "ok", f"{name}: {error}")
+            if one is defects or one.method != "conformal":
+                yield Check("wrong", f"{name}: {error}")
+            else:
+                yield Check(
+                    "ok",
+                    f"{name}: {n} good images are too few for a threshold that lets "
+                    f"{one.quantile:.4g} of them pass; it will be at the largest of their scores, "
+                    "and a warning will say so",
+                )
             return
     yield Check(
         "ok", f"{name}: {n} good images are enough for a threshold that lets "
@@ -199,6 +207,17 @@ def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Chec
     if find_defects(pipeline) is not None:
         n_bytes += 4 * n * config.data.longest_side**2
     yield _room(name, n_bytes)
+
+
+def _training(name: str, pipeline: Pipeline) -> Iterator[Check]:
+    """Say how much training there is; trying a step would take networks and memory of a run."""
+    detector, _ = innermost(pipeline)
+    if isinstance(detector, BaseTrainedDetector):
+        yield Check(
+            "ok",
+            f"{name}: {detector.max_steps} steps of training on {detector.batch_size} images each "
+            "come on top, whose time is not estimated here",
+        )
 
 
 def _duration(seconds: float) -> str:

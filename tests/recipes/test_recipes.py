@@ -42,6 +42,7 @@ from pyimgano.recipes import (
     register_recipe,
     run_recipe,
 )
+from pyimgano.recipes._building import calibrated
 from pyimgano.recipes._checks import check_plan
 from pyimgano.recipes._running import config_of
 from pyimgano.recipes._shipped import SHIPPED
@@ -521,6 +522,13 @@ def test_models_that_train_are_made_smaller_without_a_gpu_and_by_what_they_hold_
         assert "12 held-out good images support" in plan.decisions[-1]
         if recipe == "micro-finetune":
             assert calibrator.estimator.resize == 128
+    few = RecipeConfig(RecipeData.of(data.images.X_train[:14]))
+    pipeline = calibrated(calibrator.estimator, quantile=0.98, defects=False)
+    said = [check.text for check in check_plan(Plan({"draem": pipeline}), few, None)]
+    assert any("it will be at the largest of their scores" in text for text in said)
+    assert not any("nothing was changed" in text for text in said)
+    steps = calibrator.estimator.max_steps
+    assert said[-1].startswith(f"draem: {steps} steps of training on")
 
 
 def test_a_file_given_to_a_recipe_counts_by_its_content(tmp_path):
