@@ -29,6 +29,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from sklearn.base import BaseEstimator
+
 from pyimgano._any_estimator import anomaly_scores, threshold
 from pyimgano._decision import is_anomalous
 from pyimgano._nesting import all_parts, find_parts
@@ -516,6 +518,14 @@ def _copied(estimator: Any, embed_weights: bool) -> Any:
             if isinstance(value, (str, os.PathLike)) and os.path.basename(value) != str(value):
                 folders.add(os.path.dirname(os.fspath(value)) + os.sep)
                 setattr(step, name, os.path.basename(value))
+    for part in find_parts(copy, BaseEstimator):  # what training read, such as textures
+        names = part.get_params(deep=False)
+        for state in (vars(part), vars(part).get("_parameters_at_fit", {})):
+            for name in names:
+                value = state.get(name)
+                if isinstance(value, (str, os.PathLike)) and os.path.isabs(value):
+                    folders.add(os.path.dirname(os.fspath(value)) + os.sep)
+                    state[name] = Path(value).name
     for part in all_parts(copy):
         for name in ("provenance_", "pixel_provenance_"):  # they tell how features were made
             if name in vars(part):

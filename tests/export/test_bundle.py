@@ -21,6 +21,7 @@ from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrat
 from pyimgano.calibration import PixelThresholdCalibrator
 from pyimgano.datasets import make_inspection_dataset
 from pyimgano.defects import DefectExtractor
+from pyimgano.detectors import DRAEMDetector
 from pyimgano.exceptions import BundleError, TooFewImagesWarning, UntrustedFileError, WeightsError
 from pyimgano.export import export_bundle, json_schema, open_bundle, read_infer_config, validate
 from pyimgano.export._bundle import file_entry, unpacked
@@ -170,6 +171,28 @@ def test_no_folder_of_the_machine_is_in_a_bundle(tmp_path, monkeypatch):
 
 
 # ---- what is not as it was delivered --------------------------------------------------
+def test_no_folder_that_training_read_is_in_a_bundle(tmp_path):
+    pytest.importorskip("torch", reason="trains networks")
+    textures = tmp_path / "secret-home" / "cloth"
+    textures.mkdir(parents=True)
+    cv2.imwrite(str(textures / "one.png"), DATA.X_train[0])
+    detector = DRAEMDetector(
+        resize=32, width=2, max_steps=1, batch_size=2, device="cpu", textures=str(textures)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector.fit(DATA.X_train)
+    bundle = export_bundle(detector, tmp_path / "bundle")
+    for path in bundle.rglob("*"):
+        assert path.is_dir() or b"secret-home" not in path.read_bytes(), path
+    again = open_bundle(bundle).estimator
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no parameter counts as changed since fit
+        scores = again.score_samples(DATA.X_test[:2])
+    np.testing.assert_array_equal(scores, detector.score_samples(DATA.X_test[:2]))
+    assert detector.textures == str(textures)  # that of the caller is as it was
+
+
 def change_a_byte(bundle, name):
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
