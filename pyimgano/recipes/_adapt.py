@@ -97,7 +97,7 @@ def industrial_adapt(
     if defects and not makes_maps(chosen.model):
         defects = False
         decisions.append(f"no defects: {chosen.name} makes no maps to find them in")
-    lowered, more = quantile, []
+    lowered, more = quantile, list[str]()
     if confidence is None:
         lowered, more = supported_quantile(quantile, data, chosen.model)
     pipeline = calibrated(

@@ -92,7 +92,7 @@ def industrial_highres(
         f"{data.longest_side} pixels",
         *bounded_bank(chosen.model),
     ]
-    lowered, more = quantile, []
+    lowered, more = quantile, list[str]()
     if confidence is None:
         lowered, more = supported_quantile(quantile, data, chosen.model)
     pipeline = calibrated(

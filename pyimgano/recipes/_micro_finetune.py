@@ -92,7 +92,11 @@ def micro_finetune(
     before: list[Any] | None = None
     fit_params: dict[str, Any] = {}
     if start_from is not None:
-        given = {"model": model, "model_options": model_options, "preprocessing": preprocessing}
+        given: dict[str, Any] = {
+            "model": model,
+            "model_options": model_options,
+            "preprocessing": preprocessing,
+        }
         given |= {"input_format": input_format, "u16_max": u16_max, "random_state": random_state}
         earlier = _Earlier.of(start_from)
         earlier.refuse_others(given, start_from)
@@ -182,7 +186,7 @@ class _Earlier(NamedTuple):
             ),
         }
         for name, value in given.items():
-            wanted = same.get(name, (None, {}, (), []))
+            wanted: tuple[Any, ...] = same.get(name, (None, {}, (), []))
             if all(differ(value, one) for one in wanted):
                 raise RunError(
                     f"start_from={os.fspath(path)} has a {name} of its own, and its networks go on "
