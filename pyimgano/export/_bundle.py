@@ -36,6 +36,7 @@ from pyimgano._decision import is_anomalous
 from pyimgano._nesting import all_parts, find_parts
 from pyimgano.backbones._engines import ENGINE_EXTRAS
 from pyimgano.backbones._onnx import OnnxFiles
+from pyimgano.detectors.trained import BaseTrainedDetector
 from pyimgano.exceptions import BundleError, MissingExtraError, SampleError
 from pyimgano.export._card import card_html, card_markdown
 from pyimgano.export._config import (
@@ -135,7 +136,9 @@ def export_bundle(
         OpenVINO run them where it is used, without the package ``onnx``, without torch and
         without a cache folder. ``"auto"`` does so for networks whose ``engine`` is one of these,
         as far as is known for which sizes of images: networks that torch has converted take
-        images of one size, which is that of ``resize``, or those of the golden images.
+        images of one size, which is that of ``resize``, or those of the golden images. Networks
+        that a detector has trained run in torch wherever they are used, except for the student of
+        :class:`~pyimgano.detectors.STFPMDetector`.
 
     Returns
     -------
@@ -415,11 +418,14 @@ def use_onnx(estimator: Any, config: dict[str, Any], folder: Path, path: Any) ->
 
 
 def _fitted_networks(estimator: Any) -> list[BaseNetworkFeatures]:
-    return [
+    steps = [
         step
         for step in find_parts(estimator, BaseNetworkFeatures)
         if hasattr(step, "weights_sha256_")
     ]
+    for detector in find_parts(estimator, BaseTrainedDetector):
+        steps += detector.trained_steps()
+    return steps
 
 
 def _is_inside(name: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import pyimgano
 from pyimgano.backbones import _network
 from pyimgano.cli import main
-from pyimgano.detectors import PatchCoreDetector
+from pyimgano.detectors import PatchCoreDetector, STFPMDetector
 from pyimgano.exceptions import BundleError, DeviceError
 from pyimgano.export import export_bundle, json_schema, open_bundle, read_infer_config, validate
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures, ViTPatchFeatures
@@ -152,6 +152,20 @@ def test_a_network_of_torch_runs_without_torch_for_the_sizes_it_was_written_for(
     np.testing.assert_allclose(opened.score_samples(NEW), scores, rtol=1e-4)
     with pytest.raises(DeviceError, match="brought to 32 x 32 pixels, and this one is brought to"):
         opened.score_samples(pictures(1, seed=2, size=(96, 48)))
+
+
+def test_the_student_of_stfpm_is_delivered_beside_its_teacher(tmp_path, at_the_line):
+    for extra in ("torch", "onnx"):
+        needs_extra(extra)
+    teacher = BackbonePatchFeatures("resnet18", ("layer1",), None, resize=32)
+    detector = STFPMDetector(teacher, max_steps=1, batch_size=2, device="cpu").fit(IMAGES)
+    scores = detector.score_samples(NEW)
+    bundle = export_bundle(detector, tmp_path / "line3", onnx=True)
+    at_the_line("torch", "torchvision")
+    opened = open_bundle(bundle)
+    assert len({one["weights_sha256"] for one in opened.config["model"]["onnx"]}) == 2
+    estimator = opened.estimator.set_params(features__engine="onnxruntime")
+    np.testing.assert_allclose(estimator.score_samples(NEW), scores, rtol=1e-3)
 
 
 def test_what_is_written_is_what_was_asked_for(tmp_path):

@@ -400,6 +400,16 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         self.held_out_ = held_out
         return scores
 
+    def trained_steps(self) -> list[Any]:
+        """List the trained networks that any engine runs, as feature steps.
+
+        Returns
+        -------
+        list of BaseNetworkFeatures
+            None by default: torch runs them. The steps stay the same until the next ``fit``.
+        """
+        return []
+
     # ---- scoring --------------------------------------------------------------------
     def _score(self, block: Prepared, train_group: np.ndarray) -> tuple[list[np.ndarray], Any]:
         return self._score_samples_alone(block.samples, block.grids)

@@ -186,6 +186,16 @@ class STFPMDetector(BaseFeatureTrainedDetector):
             loss = loss + 2.0 * (1.0 - cosine).mean()
         return loss
 
+    def trained_steps(self) -> list[BackbonePatchFeatures]:
+        """List the trained networks that any engine runs, as feature steps.
+
+        Returns
+        -------
+        list of BackbonePatchFeatures
+            The student, once it is trained.
+        """
+        return [self._student()] if "networks_" in vars(self) else []
+
     def _student(self) -> BackbonePatchFeatures:
         """The student as a feature step, which runs by the engine that the teacher has now."""
         teacher = network_step(self.features_, type(self).__name__)
