@@ -208,7 +208,7 @@ class STFPMDetector(BaseFeatureTrainedDetector):
                 if not name.endswith("num_batches_tracked")  # only training needs it
             }
             step.weights_sha256_ = digest(step.embedded_weights_)
-            kept = self._loaded = _Student(self.networks_, step)
+            kept = self.__dict__["_loaded"] = _Student(self.networks_, step)
         kept.step.set_params(
             engine=teacher.engine,
             precision=teacher.precision,
