@@ -96,7 +96,8 @@ def feature_step_of(estimator: Any) -> Any:
     """
     if isinstance(estimator, FeatureHolderMixin):
         return estimator._make_features()
-    features = estimator.get_params(deep=False).get("features")
+    # A pipeline names its steps among the parameters of all depths.
+    features = estimator.get_params(deep=isinstance(estimator, Pipeline)).get("features")
     return None if features is None else make_features(features)
 
 

@@ -351,6 +351,7 @@ def large_bank() -> Any:
     bank = np.random.RandomState(0).normal(size=(1100, 128)).astype(np.float32)
     model._search = type(model._search)(bank, np.arange(1100) % 40)
     model._bank_weight, model.n_features_in_ = np.ones(1100), 128
+    model._kept_rows = np.zeros((len(model._kept_rows), 128), np.float32)
     return model
 
 

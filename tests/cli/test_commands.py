@@ -1686,8 +1686,8 @@ def test_one_command_calls_the_others_under_its_own_name(capsys):
             f"which command: {', '.join(umbrella.COMMANDS)}",
         ),
         (("tran",), "there is no command 'tran', did you mean 'train'?"),
-        (("photos",), "there is no command 'photos': train, infer"),
-        (("--debug",), "which command: train, infer"),
+        (("photos",), "there is no command 'photos': clean, train, infer"),
+        (("--debug",), "which command: clean, train, infer"),
         (("--debug", "train"), "options stand after the command: pyimgano train --debug"),
     ],
 )

@@ -53,7 +53,7 @@ def test_bash_completes(tmp_path, capsys):
         "pyimgano benchmark --dataset kol": {"kolektor_sdd", "kolektor_sdd2"},
         "pyimgano benchmark --model vision_pa": {"vision_padim", "vision_patchcore"},
         "pyimgano benchmark --preset emb": {"embedded"},
-        "pyimgano train photos --out": {"--output"},
+        "pyimgano train photos --out": {"--output", "--output-dir"},
         "pyimgano train pho": {"photos"},  # a folder
         "pyimgano infer pho": {"photos", "photo.png"},
         "pyimgano robust-benchmark --corruptions defo": {"defocus"},

@@ -16,7 +16,7 @@ from pyimgano.detectors import (
     SoftPatchDetector,
     SSIMTemplateDetector,
 )
-from pyimgano.detectors._composition import _ImageAverages as ImageAverages
+from pyimgano.detectors._composition import ImageAverages
 from pyimgano.exceptions import PoseWarning
 from pyimgano.features import FilterBankFeatures
 from pyimgano.grids import PatchGrids

@@ -292,10 +292,15 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(images, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         return loss(self, networks, batch, step)
 
-    with pytest.MonkeyPatch.context() as patch, checkpoints(tmp_path, every=100):
-        patch.setattr(STFPMDetector, "_loss", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            detector.fit(images)
+    # A background job of a shell may have been told to ignore it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch, checkpoints(tmp_path, every=100):
+            patch.setattr(STFPMDetector, "_loss", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                detector.fit(images)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert dict(vars(detector)) == before
     np.testing.assert_array_equal(detector.score_samples(images), scores)
     (file,) = tmp_path.glob("*.npz")

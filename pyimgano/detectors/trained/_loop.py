@@ -175,10 +175,11 @@ class _Checkpoint:
             arrays[f"losses/{name}"] = np.array(values, dtype=np.float64)
         about = {"format": _FORMAT, "identity": self._sha256, "steps": n_done}
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        content = io.BytesIO()
-        np.savez(content, **arrays)  # type: ignore[arg-type]
-        with atomic_write(self._path) as file:
-            file.write(content.getbuffer())
+        with atomic_write(self._path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                content = io.BytesIO()
+                np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
+                archive.writestr(f"{name}.npy", content.getvalue())
 
     def load(self, networks: Any, optimizer: Any, losses: dict[str, list]) -> int:
         """Fill in what the file holds; return the number of steps that are done."""
