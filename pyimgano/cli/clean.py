@@ -166,8 +166,8 @@ def _print_table(found: Found, ranked: Sequence[Any], listed: Sequence[Any]) -> 
         _common.answer(f"{rank:>4}{mark}  {one.score:>#10.4g}  {path}")
     n = sum(one.suspicious for one in ranked)
     _common.tell(
-        f"images that stand out, marked *: {n} of {len(ranked)}. In a folder of good parts alone a "
-        "few in a hundred do as well"
+        f"images that stand out, marked *: {n} of {len(ranked)}. In a folder of good parts alone "
+        "some do as well"
     )
 
 

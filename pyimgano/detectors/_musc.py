@@ -113,7 +113,7 @@ class MutualScoringDetector(BasePatchDetector):
     do not vouch for each other.
 
     The threshold by ``"auto"`` allows for a set of which almost half is defective. If all are
-    good, it flags a few of them in a hundred, the ones to look at first. Where the false-positive
+    good, it flags some of them all the same, the ones to look at first. Where the false-positive
     rate matters, put the threshold by good images: :class:`~pyimgano.calibration.\
 ThresholdCalibrator`.
 
@@ -121,6 +121,9 @@ ThresholdCalibrator`.
     takes ``coreset_ratio * t ** 2 * projection_dim`` multiplications for each neighborhood; so do
     each new image and reference. The model keeps ``max_references * coreset_ratio * t *
     projection_dim`` numbers of 4 bytes for each neighborhood: 31 MB in all at 1 024 patches.
+
+    The paper weighs an image's score anew by those of the images most like it, which is left out
+    here.
 
     The paper averages scores of four layers of a vision transformer. Here the layers are joined
     by the feature step, as for all detectors. The paper divides a large set into groups whose
