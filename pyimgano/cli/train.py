@@ -156,8 +156,9 @@ def _add_recipe_options(parser: _common.CommandParser) -> None:
     recipe.add_argument(
         "--dry-run",
         action="switch",
-        help="read all images, check all that a run would need, print the plan, and stop: nothing "
-        "is fitted, downloaded or written",
+        help="read all images, check all that a run would need, take a few steps where networks "
+        "are trained, print the plan and the time, and stop: nothing is kept, downloaded or "
+        "written",
     )
     either = recipe.add_mutually_exclusive_group()
     asked = (
@@ -335,7 +336,7 @@ def _dry_run(
             f"--dry-run: {_common.several(states.count('wrong'), 'thing')} would keep the run "
             "from succeeding; they are marked wrong above"
         )
-    _common.tell("nothing was fitted or written; without --dry-run this is done")
+    _common.tell("nothing was kept or written; without --dry-run this is done")
     return _common.EXIT_ERRORS if images.n_errors or "left out" in states else _common.EXIT_OK
 
 

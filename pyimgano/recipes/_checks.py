@@ -1,4 +1,4 @@
-"""Checks before hours are spent: a trial that fits nothing and writes nothing."""
+"""Checks before hours are spent: a trial that keeps nothing and writes nothing."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
 
 from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermost
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._category import TestMasks, uses_validation
+from pyimgano.calibration._recognition import trained_on
 from pyimgano.calibration._tails import check_enough
 from pyimgano.detectors import BaseTrainedDetector
 from pyimgano.detectors._feature_holder import feature_step_of
+from pyimgano.detectors.trained._loop import Trial, trial
 from pyimgano.exceptions import (
     DeviceError,
+    DuplicateImagesWarning,
     ImageFormatError,
     ImageReadError,
     MissingExtraError,
     TooFewImagesError,
+    TooFewImagesWarning,
     WeightsError,
 )
 from pyimgano.features._network import BaseNetworkFeatures
@@ -40,9 +45,11 @@ from pyimgano.tiling import TiledImages
 
 __all__ = ["Check", "check_plan"]
 
-# Images that are taken through the features for an estimate.
-_N_TRIED = 3
+# Images that are taken through the features, and that networks are trained on, for an estimate.
+_N_TRIED, _N_TRAINED_ON = 3, 4
 _MIB = 2**20
+# What wrong parameters, images, weights, extras and devices, and a lack of memory, end a fit with.
+_FAILURES = (ValueError, TypeError, ImportError, OSError, RuntimeError, MemoryError)
 
 
 class Check(NamedTuple):
@@ -78,10 +85,15 @@ def check_plan(
     """
     yield from _images(config)
     for name, pipeline in plan.pipelines.items():
-        yield from _networks(name, pipeline)
+        networks = list(_networks(name, pipeline))
+        yield from networks
         yield from _thresholds(name, pipeline, config)
-        yield from _sizes(name, pipeline, config)
-        yield from _training(name, pipeline)
+        if any(check.state == "wrong" for check in networks):
+            continue  # the images cannot be taken through them
+        sizes = list(_sizes(name, pipeline, config))
+        yield from sizes
+        if all(check.state != "wrong" for check in sizes):
+            yield from _training(name, pipeline, plan, config)
     if output_dir is not None:
         yield _writable(output_dir)
 
@@ -179,9 +191,9 @@ def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Chec
     step = feature_step_of(detector) if hasattr(detector, "get_params") else None
     if step is None:
         return
-    images = _safe_indexing(good_images(config.data), np.arange(min(_N_TRIED, config.data.n_good)))
-    n_tried, n = len(images), config.data.n_good
-    before = Pipeline([(key, clone(one)) for key, one in pipeline.steps[:-1]])
+    n_tried, n = min(_N_TRIED, config.data.n_good), config.data.n_good
+    images = _some_images(config, n_tried)
+    before = _steps_before(pipeline)
     try:
         with without_downloads():
             seen = before.fit_transform(images)
@@ -194,8 +206,9 @@ def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Chec
             before.transform(images)
             grids = step.transform(seen)
             seconds = (time.perf_counter() - started) / n_tried * n_tiles
-    except (DeviceError, MissingExtraError, WeightsError):
-        return  # told already
+    except _FAILURES as error:
+        yield Check("wrong", f"{name}: a few images cannot be described: {_in_words(error)}")
+        return
     yield Check(
         "ok",
         f"{name}: images and their features take about {1000 * seconds:.0f} ms each, measured on "
@@ -209,15 +222,92 @@ def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Chec
     yield _room(name, n_bytes)
 
 
-def _training(name: str, pipeline: Pipeline) -> Iterator[Check]:
-    """Say how much training there is; trying a step would take networks and memory of a run."""
+def _steps_before(pipeline: Pipeline) -> Pipeline:
+    return Pipeline([(key, clone(one)) for key, one in pipeline.steps[:-1]])
+
+
+def _some_images(config: RecipeConfig, n: int) -> Any:
+    """Take a few good images, of each size one at first: not all models take several."""
+    images = check_images(good_images(config.data))
+    first: dict[tuple[int, int], int] = {}
+    for i in range(len(images)):
+        first.setdefault(images.size(i), i)
+    chosen = dict.fromkeys([*first.values(), *range(len(images))])  # in this order, each once
+    return images[np.sort(list(chosen)[:n])]
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+
+
+def _training(name: str, pipeline: Pipeline, plan: Plan, config: RecipeConfig) -> Iterator[Check]:
+    """Take a few steps of training, on a few images; say how long all of them take."""
     detector, _ = innermost(pipeline)
-    if isinstance(detector, BaseTrainedDetector):
-        yield Check(
-            "ok",
-            f"{name}: {detector.max_steps} steps of training on {detector.batch_size} images each "
-            "come on top, whose time is not estimated here",
-        )
+    if not isinstance(detector, BaseTrainedDetector):
+        return
+    try:
+        with without_downloads(), warnings.catch_warnings():
+            for category in (TooFewImagesWarning, DuplicateImagesWarning):
+                warnings.simplefilter("ignore", category)  # of the few images of the trial
+            tried, n_tiles = _try(detector, pipeline, plan, config)
+    except _FAILURES as error:
+        yield Check("wrong", f"{name}: training fails in its first step: {_in_words(error)}")
+        return
+    n_held_out = n_held_out_by(detector, config.data.n_good) * n_tiles
+    seconds = tried.estimate(detector.max_steps, n_held_out)
+    twice = ""
+    if _is_trained_again(pipeline, config):
+        seconds *= 2
+        twice = ", twice, since the report has a pixel threshold by a copy of the model"
+    n_taken = len(tried.step_seconds)
+    yield Check(
+        "ok",
+        f"{name}: {detector.max_steps} steps of training on {detector.batch_size} images each"
+        f"{twice} take about {_duration(seconds)}"
+        f"{' or less, with early_stopping' if detector.early_stopping else ''}, measured on "
+        f"{n_taken} {'step' if n_taken == 1 else 'steps'} "
+        f"({sum(tried.step_seconds) / n_taken:.2g} s each); features and scores come on top",
+    )
+
+
+def _try(
+    detector: BaseTrainedDetector, pipeline: Pipeline, plan: Plan, config: RecipeConfig
+) -> tuple[Trial, int]:
+    """Begin the training of a copy; give what it took, and tiles per image."""
+    before = _steps_before(pipeline)
+    images = _some_images(config, _N_TRAINED_ON)
+    seen = before.fit_transform(images)
+    if detector.warm_start and hasattr(detector, "networks_"):
+        images = _with_new_ones(detector, before, config, images)
+        seen = before.transform(images)
+    tried = deepcopy(detector).set_params(verbose=False)
+    with trial() as taken:
+        tried.fit(seen, **plan.params_with(config.fit_params))
+    return taken, len(seen[0]) if isinstance(seen, TiledImages) else 1
+
+
+def _with_new_ones(
+    detector: BaseTrainedDetector, before: Pipeline, config: RecipeConfig, images: Any
+) -> Any:
+    """Take images of which two have never been trained on, if there are any: to hold them out."""
+    good, new = check_images(good_images(config.data)), list[int]()
+    for i in range(len(good)):
+        one = before.transform(good[i : i + 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of parameters set since the last fit
+            if not np.any(trained_on(detector, one)):
+                new.append(i)
+        if len(new) == 2:
+            break
+    rest = [i for i in range(len(good)) if i not in new]
+    return good[np.sort([*new, *rest][: len(images)])]
+
+
+def _is_trained_again(pipeline: Pipeline, config: RecipeConfig) -> bool:
+    """Tell whether a copy is trained on some of the images, for maps of the others."""
+    data = config.data.images
+    validated = uses_validation(find_calibrator(pipeline), data)
+    return find_defects(pipeline) is None and bool(len(data.y_test)) and not validated
 
 
 def _duration(seconds: float) -> str:

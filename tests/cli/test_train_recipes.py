@@ -123,7 +123,7 @@ def test_a_dry_run_checks_everything_and_changes_nothing(root, tmp_path, capsys)
     assert call(*words, "--dry-run") == 0
     said = capsys.readouterr().out
     assert "would fit industrial-fast-filterbank:" in said and "ok: masks of 7 test" in said
-    assert "nothing was fitted or written" in said
+    assert "nothing was kept or written" in said
     assert everything(tmp_path) == before
     (data / "test" / "good" / "000.png").write_bytes(b"junk")
     (data / "train" / "good" / "000.png").write_bytes(b"junk")

@@ -19,7 +19,7 @@ from pyimgano._nesting import find_calibrator, find_defects, innermost
 from pyimgano.benchmark import json_schema
 from pyimgano.cli._report_text import comparison_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
-from pyimgano.detectors import STFPMDetector
+from pyimgano.detectors import DRAEMDetector, STFPMDetector, checkpoints
 from pyimgano.exceptions import (
     DatasetError,
     PluginError,
@@ -522,13 +522,74 @@ def test_models_that_train_are_made_smaller_without_a_gpu_and_by_what_they_hold_
         assert "12 held-out good images support" in plan.decisions[-1]
         if recipe == "micro-finetune":
             assert calibrator.estimator.resize == 128
-    few = RecipeConfig(RecipeData.of(data.images.X_train[:14]))
-    pipeline = calibrated(calibrator.estimator, quantile=0.98, defects=False)
-    said = [check.text for check in check_plan(Plan({"draem": pipeline}), few, None)]
-    assert any("it will be at the largest of their scores" in text for text in said)
-    assert not any("nothing was changed" in text for text in said)
-    steps = calibrator.estimator.max_steps
-    assert said[-1].startswith(f"draem: {steps} steps of training on")
+
+
+# ---- trials of training -----------------------------------------------------------------
+def noise(n, side=64):
+    return np.random.RandomState(0).randint(90, 110, (n, side, side, 3)).astype(np.uint8)
+
+
+def trial_of(detector, images, **fit_params):
+    config = RecipeConfig(RecipeData.of(images), fit_params=fit_params)
+    pipeline = calibrated(detector, quantile=0.98, defects=False)
+    return list(check_plan(Plan({"ours": pipeline}), config, None))
+
+
+def test_a_trial_of_training_tells_how_long_it_takes_and_keeps_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    calls, collate = [], DRAEMDetector._collate
+
+    def counted(self, samples, step):
+        calls.append((len(samples), step.n_steps))
+        return collate(self, samples, step)
+
+    monkeypatch.setattr(DRAEMDetector, "_collate", counted)
+    detector = DRAEMDetector(32, width=2, max_steps=18_000, batch_size=3, device="cpu")
+    with checkpoints(tmp_path, every=1):
+        *before, last = trial_of(detector, noise(14))
+    assert any("it will be at the largest of their scores" in one.text for one in before)
+    assert {one.state for one in before} == {"ok"} == {last.state}
+    assert last.text.startswith("ours: 18000 steps of training on 3 images each take about ")
+    assert ", measured on 3 steps (" in last.text
+    # Three steps, and the loss of the two of four images that are held out.
+    assert calls == [(3, 18_000)] * 3 + [(2, 18_000)]
+    assert not list(tmp_path.iterdir()) and not hasattr(detector, "networks_")
+
+
+def test_a_trial_of_training_warns_as_the_training_would(monkeypatch):
+    pytest.importorskip("torch")
+    detector = DRAEMDetector(32, width=2, max_steps=10**9, device="cpu")
+    with pytest.warns(UserWarning, match="training these networks will take about .* hours"):
+        trial_of(detector, noise(4))
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+def test_what_ends_the_first_step_ends_the_trial():
+    pytest.importorskip("torch")
+    teacher = BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=None)
+    two_sizes, region = [*noise(3), *noise(2, 96)], np.ones((1, 9, 9), bool)
+    for detector, images, params, message in (
+        (DRAEMDetector(32, width=2, textures="no/such"), noise(3), {}, "no/such"),
+        (DRAEMDetector(32, width=2), noise(3), {"roi_mask": region}, "9 x 9"),
+        (STFPMDetector(teacher, batch_size=2), two_sizes, {}, "images of one working size"),
+    ):
+        *_, last = trial_of(detector, images, **params)
+        assert last.state == "wrong", last
+        assert "training fails in its first step: " in last.text and message in last.text
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+def test_a_trial_of_further_training_takes_images_to_hold_out(root, tiny, tmp_path):
+    images = load_dataset("folder", root, category="wood").to_bunch().X_train
+    first = run_recipe("micro-finetune", images[:10], output_dir=tmp_path, **tiny)
+    options = {"start_from": first.path / "artifacts" / "pipeline.joblib", "quantile": 0.8}
+    seen = np.flatnonzero(~innermost(first.pipeline)[0].held_out_)
+    for chosen, state in ((images, "ok"), (images[seen], "wrong")):
+        config = RecipeConfig(RecipeData.of(chosen), options)
+        plan = _recipe.find_recipe("micro-finetune").plan(config)
+        *_, last = check_plan(plan, config, None)
+        assert last.state == state, last.text
+    assert "trained on every one of these images" in last.text
 
 
 def test_a_file_given_to_a_recipe_counts_by_its_content(tmp_path):

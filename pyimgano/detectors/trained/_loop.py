@@ -12,11 +12,13 @@ import json
 import math
 import signal
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +30,26 @@ from pyimgano.utils._outputs import atomic_write
 from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._threads import n_threads
 
-__all__ = ["History", "Plan", "Step", "as_arrays", "checkpoints", "fill", "initialize", "train"]
+__all__ = [
+    "History",
+    "Plan",
+    "Step",
+    "Trial",
+    "as_arrays",
+    "checkpoints",
+    "fill",
+    "initialize",
+    "train",
+    "trial",
+]
 
 # How often held-out images are looked at in one training, and how many of them.
 _N_EVALUATIONS, _MOST_EVALUATED = 20, 32
 # Training ends early once the held-out loss has not fallen by this share in so many looks.
 _TOLERANCE, _PATIENCE = 0.01, 5
 _FORMAT = 1
+# A trial takes so many steps at most, and no further one after so many seconds.
+_TRIED, _TRIAL_SECONDS = 3, 10.0
 
 
 class Step(NamedTuple):
@@ -143,6 +158,70 @@ def checkpoints(folder: Any, every: int = 200) -> Iterator[None]:
         yield
     finally:
         _CHECKPOINTS.reset(token)
+
+
+# ---- trials ---------------------------------------------------------------------------
+@dataclass
+class Trial:
+    """Times of a training that ended after the first few steps.
+
+    Attributes
+    ----------
+    step_seconds : list of float
+        Of each step; the first one includes what is done once.
+    look_seconds : float
+        For the loss of one held-out image.
+    """
+
+    step_seconds: list[float] = field(default_factory=list)
+    look_seconds: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """True if there are enough steps, or they took long enough."""
+        taken = self.step_seconds
+        return len(taken) >= _TRIED or sum(taken) > _TRIAL_SECONDS
+
+    def estimate(self, n_steps: int, n_held_out: int) -> float:
+        """Estimate the seconds of a whole training.
+
+        Parameters
+        ----------
+        n_steps : int
+            Of the whole training.
+        n_held_out : int
+            Samples held out of it, whose loss is looked at now and then.
+
+        Returns
+        -------
+        float
+        """
+        measured = self.step_seconds[1:] or self.step_seconds
+        n_looks = -(-n_steps // _looks_every(n_steps)) * min(n_held_out, _MOST_EVALUATED)
+        return sum(measured) / len(measured) * n_steps + self.look_seconds * n_looks
+
+
+_TRIAL: ContextVar[Trial | None] = ContextVar("_TRIAL", default=None)
+
+
+@contextmanager
+def trial() -> Iterator[Trial]:
+    """End all training inside the block after the first few steps, and note what they took.
+
+    No checkpoint is read or written.
+
+    Yields
+    ------
+    Trial
+        Filled in by the training.
+    """
+    asked = Trial()
+    no_checkpoints, token = _CHECKPOINTS.set(None), _TRIAL.set(asked)
+    try:
+        yield asked
+    finally:
+        _TRIAL.reset(token)
+        _CHECKPOINTS.reset(no_checkpoints)
 
 
 class _Checkpoint:
@@ -350,7 +429,8 @@ def train(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    every = max(1, plan.n_steps // _N_EVALUATIONS)
+    every = _looks_every(plan.n_steps)
+    trying = _TRIAL.get()
     watched = held_out[:_MOST_EVALUATED]
 
     def a_step(number: int, stream: int) -> Step:
@@ -389,6 +469,7 @@ def train(
         _set_mode(networks, training=True)
         order = _Order(trained_on, plan.seed)
         while n_done < plan.n_steps and not _is_over(losses["held_out_loss"], plan):
+            started = time.perf_counter()
             step = a_step(n_done, 1)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * plan.rate(n_done, plan.n_steps)
@@ -407,6 +488,10 @@ def train(
             n_done += 1
             losses["step"].append(n_done)
             losses["loss"].append(value)
+            if trying is not None:
+                trying.step_seconds.append(time.perf_counter() - started)
+                if trying.is_over:
+                    break
             if len(watched) and (n_done % every == 0 or n_done == plan.n_steps):
                 losses["held_out_step"].append(n_done)
                 losses["held_out_loss"].append(held_out_loss())
@@ -417,9 +502,18 @@ def train(
                 raise KeyboardInterrupt
             if checkpoint.is_due(n_done):
                 checkpoint.save(n_done, networks, optimizer, losses)
+        if trying is not None and len(watched):
+            started = time.perf_counter()
+            held_out_loss()
+            trying.look_seconds = (time.perf_counter() - started) / len(watched)
         checkpoint.save(n_done, networks, optimizer, losses)
         _set_mode(networks, training=False)
     return {name: np.array(values, dtype=np.float64) for name, values in losses.items()}
+
+
+def _looks_every(n_steps: int) -> int:
+    """Steps from one look at held-out images to the next."""
+    return max(1, n_steps // _N_EVALUATIONS)
 
 
 def _on_device(values: np.ndarray, device: str) -> Any:
