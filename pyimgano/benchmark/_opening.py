@@ -71,7 +71,19 @@ def open_run(
 
 
 def _differing(asked: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in {*asked, *config} if asked.get(key) != config.get(key))
+    """Name what differs, parameters by the way that leads to them."""
+    return sorted(_places(asked, config, ()))
+
+
+def _places(one: Any, other: Any, way: tuple[str, ...]) -> Iterator[str]:
+    if one == other:
+        return
+    described = isinstance(one, Mapping) and isinstance(other, Mapping)
+    if not described or one.get("class") != other.get("class"):
+        yield ".".join(key for key in way if key != "params")
+        return
+    for key in {*one, *other}:
+        yield from _places(one.get(key), other.get(key), (*way, key))
 
 
 def _warn_of_unfinished(output_dir: str, config: Mapping[str, Any]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -24,13 +25,14 @@ from pyimgano._nesting import (
     no_detector,
     walk,
 )
-from pyimgano.benchmark._split import encodable, of_file
+from pyimgano.benchmark._split import encodable, of_file, of_folder
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import load
 from pyimgano.preprocessing import BasePreprocessor
 from pyimgano.tiling import TilingTransformer
+from pyimgano.utils._fingerprint import digest
 
 __all__ = [
     "GivenPipeline",
@@ -259,11 +261,27 @@ def describe(value: Any) -> Any:
         params = value.get_params(deep=False)
         if isinstance(value, Pipeline):
             params = dict(value.steps)
+        folders = {
+            name: f"{os.path.basename(os.path.abspath(params[name]))} (SHA-256 {found})"
+            for name in getattr(value, "_folder_parameters", ())
+            if (found := of_folder(params[name])) is not None
+        }
         return {
             "class": _full_name(type(value)),
             # A bar on a terminal makes no other estimator.
-            "params": {n: describe(param) for n, param in params.items() if n != "verbose"},
+            "params": {
+                name: folders.get(name) or describe(param)
+                for name, param in params.items()
+                if name != "verbose"
+            },
         }
+    if isinstance(value, Mapping):
+        return {str(key): describe(one) for key, one in value.items()}
+    if (
+        isinstance(value, np.ndarray) and not value.dtype.hasobject
+    ):  # the repr of a large one leaves out most of it
+        shape = " x ".join(map(str, value.shape))
+        return f"array of {shape}, {value.dtype}, fingerprint {digest(value).hex()}"
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, (str, os.PathLike)) and os.path.isfile(value):

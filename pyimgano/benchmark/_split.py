@@ -23,6 +23,7 @@ __all__ = [
     "fingerprint",
     "limited",
     "of_file",
+    "of_folder",
     "without_folders",
 ]
 
@@ -183,6 +184,14 @@ def of_file(path: str | os.PathLike[str]) -> bytes:
     except OSError:  # the fit, or the record of the image, says what is wrong with it
         return b"cannot be read"
     return hashed.digest()
+
+
+def of_folder(path: Any) -> str | None:
+    """SHA-256 of the names and contents of all files below a folder; None if it is no folder."""
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isdir(path):
+        return None
+    files = sorted(one for one in Path(path).rglob("*") if one.is_file())
+    return _sha256([one.relative_to(path).as_posix() for one in files], map(of_file, files))
 
 
 # ---- parts of a split -----------------------------------------------------------------

@@ -235,7 +235,7 @@ def _carry_out(
 
     progress, run = _common.on_terminal(), None
     if options.output_dir is not None or not isinstance(options.resume, bool):
-        asked = config_of(plan, config, options.recipe, options.overlays)
+        asked = config_of(plan, config, options.recipe, options.overlays, options.embed_weights)
         name = options.recipe or next(iter(plan.pipelines))
         run = open_run(options.output_dir, options.resume, asked, name)
     if run is not None and run.is_complete:

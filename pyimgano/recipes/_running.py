@@ -145,7 +145,7 @@ def run_recipe(
     plan = recipe.plan(config)
     run = None
     if output_dir is not None or not isinstance(resume, bool):
-        asked = config_of(plan, config, name, n_overlays)
+        asked = config_of(plan, config, name, n_overlays, embed_weights)
         run = open_run(output_dir, resume, asked, name)
     return carry_out(
         plan,
@@ -160,7 +160,7 @@ def run_recipe(
 
 
 def config_of(
-    plan: Plan, config: RecipeConfig, recipe: str | None, n_overlays: int
+    plan: Plan, config: RecipeConfig, recipe: str | None, n_overlays: int, embed_weights: bool
 ) -> dict[str, Any]:
     """Note what a run is asked for, as its ``config.json`` has it.
 
@@ -170,16 +170,17 @@ def config_of(
     config : RecipeConfig
     recipe : str or None
     n_overlays : int
+    embed_weights : bool
 
     Returns
     -------
     dict
-        In plain JSON types. It holds the fingerprint of the images, so that a run is gone on with
-        for the same ones only.
+        In plain JSON types. It holds the fingerprints of the images and of the region of
+        interest, so that a run is gone on with for the same ones only.
     """
     pipelines = {name: describe(pipeline) for name, pipeline in plan.pipelines.items()}
     options = {
-        key: _described(value) if isinstance(value, Mapping) else _of_option(value)
+        key: _of_option(value)
         for key, value in config.options.items()
         if key != "verbose"  # a bar on a terminal makes no other run
     }
@@ -201,6 +202,11 @@ def config_of(
             "n_overlays": n_overlays,
             "save_pipeline": True,
             "save_records": True,
+            "embed_weights": embed_weights,
+            "fit_params": {
+                key: describe(np.squeeze(value) if isinstance(value, np.ndarray) else value)
+                for key, value in plan.params_with(config.fit_params).items()
+            },
             "recipe": {
                 "name": recipe,
                 "options": options,
@@ -215,10 +221,6 @@ def _of_option(value: Any) -> Any:
     if isinstance(value, (str, os.PathLike)) and os.path.isfile(value):
         return {"file": os.path.basename(value), "sha256": of_file(value).hex()}
     return describe(value)
-
-
-def _described(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: describe(value) for key, value in options.items()}
 
 
 def carry_out(
@@ -265,7 +267,7 @@ def carry_out(
             result = _run_several(plan, config, RunDirectory(folder), **arguments)
             return replace(result, path=None)
     run_all = _run_one if len(plan.pipelines) == 1 else _run_several
-    with running(run, config_of(plan, config, recipe, n_overlays)):
+    with running(run, config_of(plan, config, recipe, n_overlays, embed_weights)):
         return run_all(plan, config, run, **arguments)
 
 

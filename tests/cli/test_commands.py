@@ -394,7 +394,7 @@ def test_benchmark_resumes(root, tmp_path, capsys):
     assert [one.name for one in tmp_path.iterdir()] == [run.name] and (run / "report.json").exists()
     assert call(benchmark.main, *arguments, "--resume", run) == 0
     assert call(benchmark.main, *arguments, "--seed", 1, "--resume", run) == 2
-    assert "asked for something else: pipeline, random_state differ" in capsys.readouterr().err
+    assert "estimator.random_state, random_state differ" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

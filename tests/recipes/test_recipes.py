@@ -143,7 +143,7 @@ def test_other_images_of_the_same_name_are_another_run(root, adapted, tmp_path):
     shutil.copytree(root, tmp_path / "data")
     (tmp_path / "data" / "wood" / "train" / "good" / "000.png").unlink()
     data = load_dataset("folder", tmp_path / "data", category="wood")
-    with pytest.raises(RunError, match="was asked for something else: recipe differ"):
+    with pytest.raises(RunError, match=r"asked for something else: recipe\.images\.train differ"):
         run_recipe("industrial-adapt", data, resume=adapted.path, **SMALL)
 
 
@@ -598,9 +598,22 @@ def test_a_file_given_to_a_recipe_counts_by_its_content(tmp_path):
     for content in (b"one", b"other"):
         file.write_bytes(content)
         config = RecipeConfig(RecipeData.of(np.zeros((2, 8, 8, 3), np.uint8)), {"start_from": file})
-        found.append(config_of(own_recipe(config.data), config, None, 0)["recipe"]["options"])
+        found.append(
+            config_of(own_recipe(config.data), config, None, 0, False)["recipe"]["options"]
+        )
     assert found[0]["start_from"]["file"] == "pipeline.joblib"
     assert found[0]["start_from"]["sha256"] != found[1]["start_from"]["sha256"]
+
+
+def test_a_folder_of_textures_counts_by_its_content(tmp_path):
+    config = RecipeConfig(RecipeData.of(np.zeros((2, 8, 8, 3), np.uint8)))
+    plan = Plan({"ours": calibrated(DRAEMDetector(32, textures=str(tmp_path)), quantile=0.9)})
+    found = []
+    for content in (b"one", b"other", b"one"):
+        (tmp_path / "texture.png").write_bytes(content)
+        found.append(config_of(plan, config, None, 0, False))
+    assert found[0] == found[2] != found[1]
+    assert str(tmp_path.parent) not in json.dumps(found)
 
 
 def test_of_a_trained_network_the_images_held_out_are_looked_at(monkeypatch):

@@ -137,6 +137,8 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         "verbose": ["boolean"],
     }
     _runtime_parameters = frozenset({"n_jobs", "verbose", "device"})
+    # Parameters that may name a folder, whose content training depends on.
+    _folder_parameters: frozenset[str] = frozenset()
     _fitted_state: dict[str, Rule] = {
         "networks_": Map(str, Map(str, Plain())),
         "held_out_": Array("bool", "n"),

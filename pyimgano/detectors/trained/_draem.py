@@ -261,6 +261,7 @@ class DRAEMDetector(BaseTrainedDetector):
     """
 
     _registry_name = "vision_draem"
+    _folder_parameters = frozenset({"textures"})
     _parameter_constraints: dict = {
         **BaseTrainedDetector._parameter_constraints,
         "resize": [Interval(Integral, 1, None, closed="left"), tuple, list],
