@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from threading import Lock, local
 from typing import Any
 
@@ -198,9 +198,20 @@ def _onnxruntime() -> Start:
     return start
 
 
+@cache
+def _openvino_core(openvino: Any) -> Any:
+    """Return the one core of this process, which is never given up.
+
+    Each core gives the thread that first asks it for the CPU an alternate stack for signals, and
+    when it ends it puts the one back that was there before. Of two that overlap, the second would
+    so leave the freed stack of the first, on which the next signal kills the process.
+    """
+    return openvino.Core()
+
+
 def _openvino(precision: str) -> Start:
     openvino = import_optional("openvino", "openvino", 'engine="openvino"')
-    core = openvino.Core()
+    core = _openvino_core(openvino)
     can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bfloat16" and "BF16" not in can:
         raise DeviceError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -247,6 +249,34 @@ def test_bfloat16_of_openvino_or_its_absence(monkeypatch):
     _network.load_network.cache_clear()
     with pytest.raises(DeviceError, match="no instructions for bfloat16"):
         step_of("efficientnet_lite0", engine="openvino", precision="bfloat16").fit(IMAGES)
+
+
+def test_openvino_leaves_the_stack_for_signals_in_place():
+    # As a process of its own: with the stack of a network that is gone, the signal would kill it.
+    needs_extra("openvino")
+    code = """
+import gc, signal
+import numpy as np
+from pyimgano.backbones import _network
+from pyimgano.features import BackbonePatchFeatures
+
+def fitted(seed):
+    step = BackbonePatchFeatures("efficientnet_lite0", ("layer1",), None, resize=None,
+                                 engine="openvino", random_state=seed)
+    _network.load_network.cache_clear()
+    return step.fit(np.zeros((2, 48, 64, 3), np.uint8))
+
+first, second = fitted(1), fitted(2)
+_network.load_network.cache_clear()
+for name in ("first", "second"):
+    del globals()[name]
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda number, frame: print("came", number))
+signal.raise_signal(signal.SIGTERM)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"came {int(signal.SIGTERM)}\n"), done.stderr
 
 
 # ---- the file in the cache ------------------------------------------------------------
