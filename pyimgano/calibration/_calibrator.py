@@ -25,6 +25,7 @@ from pyimgano._any_estimator import anomaly_map, score_with_maps
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._nesting import find_parts, innermost, no_detector
+from pyimgano.calibration._copies import SOURCE, fit_with_copies, is_of_copies
 from pyimgano.calibration._metadata import FitMetadataMixin, is_prefit
 from pyimgano.calibration._moving import AT_ONCE, MovableThresholdMixin, as_asked, as_stated
 from pyimgano.calibration._out_of_sample import (
@@ -115,7 +116,7 @@ class ThresholdCalibrator(
     confidence : float in (0, 1), default=0.95
         Probability, over draws of the good images, with which ``method="conditional"`` keeps its
         promise. Not used by the other methods. Set after ``fit``, it moves the threshold at once.
-    cv : "auto", "prefit", int, splitter or iterable of splits, default="auto"
+    cv : "auto", "prefit", "copies", int, splitter or iterable of splits, default="auto"
         Where the scores come from. ``"auto"`` uses the out-of-sample scores the detector
         itself keeps (``training_scores_``), provided no earlier step of the pipeline learned
         from the same images, and 5 shuffled folds otherwise. Of a detector that trains networks
@@ -129,6 +130,11 @@ class ThresholdCalibrator(
         good images. Verdicts are then those of a copy, which a later fit of ``estimator`` does not
         change. To avoid the copy of a large model, give a ``FrozenEstimator``, which is used as
         it is; after another fit of the model inside it, calibrate again.
+        ``"copies"``: for one image. The estimator is fitted on it and a varied copy, and the
+        threshold is at the largest score of 12 further copies, varied by
+        :class:`~pyimgano.synthesis.ImageAugmentation`. These are no good parts, so there are no
+        ``calibration_scores_``, no rate is promised, and each p-value is 1, until
+        :meth:`recalibrate` is given good images.
     ensemble : "auto" or bool, default="auto"
         Whether the models of the folds are kept, and new images are scored with the median of
         their scores; False scores them with the model fitted on all images. Calibration scores
@@ -212,7 +218,7 @@ class ThresholdCalibrator(
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "method": [StrOptions(set(METHODS))],
         "confidence": [Interval(Real, 0, 1, closed="neither")],
-        "cv": [StrOptions({"auto", "prefit"}), "cv_object"],
+        "cv": [StrOptions({"auto", "copies", "prefit"}), "cv_object"],
         "ensemble": [StrOptions({"auto"}), "boolean"],
         "memory": [str, HasMethods(["cache"]), None],
         "n_jobs": [Integral, None],
@@ -233,7 +239,8 @@ class ThresholdCalibrator(
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         scores = state["_sorted_scores"]
-        if len(scores) < 2 or (np.diff(scores) < 0).any():
+        least = 0 if is_of_copies(state["cv"]) else 2
+        if len(scores) < least or (np.diff(scores) < 0).any():
             fail(f"{cls.__name__}._sorted_scores", "are not in order")
         history = state["provenance_"].get("history")
         if not isinstance(history, list) or not all(map(_is_entry, history)):
@@ -324,7 +331,7 @@ class ThresholdCalibrator(
         else:
             (X,) = indexable(sliceable(X))
         keep = normal_samples(y, _num_samples(X))
-        if keep.sum() < 2:
+        if keep.sum() < (1 if is_of_copies(self.cv) else 2):
             raise TooFewImagesError(
                 f"a threshold needs at least 2 good images, got n_samples={keep.sum()}."
             )
@@ -340,10 +347,15 @@ class ThresholdCalibrator(
             keep = np.ones(len(kept), dtype=bool)
         elif not isinstance(cv, str):
             cv = [(kept[train], kept[test]) for train, test in cv]
-        scores, source = self._out_of_sample(X, cv, params, groups, keep)
-        check_finite(scores, type(self).__name__, "calibration scores")
         asked = (self.method, float(self.quantile), float(self.confidence))
-        cut = put_cut(np.sort(scores), *asked)
+        if is_of_copies(cv):
+            self._refuse_ensemble()
+            self.estimator_, cut = fit_with_copies(self.estimator, X, params)
+            scores, source = np.empty(0), SOURCE
+        else:
+            scores, source = self._out_of_sample(X, cv, params, groups, keep)
+            check_finite(scores, type(self).__name__, "calibration scores")
+            cut = put_cut(np.sort(scores), *asked)
         self._keep_scores(scores)
         self._training_keys = self._keys_of(good)
         self.provenance_ = {
@@ -480,12 +492,8 @@ class ThresholdCalibrator(
         self, X: Any, cv: Any, params: dict[str, Any], groups: Any, normal: np.ndarray
     ) -> tuple[np.ndarray, str]:
         """Anomaly scores of good images that the model has not seen, and their source."""
-        forced = not isinstance(self.ensemble, str) and bool(self.ensemble)
-        if forced and (self.estimator is None or is_prefit(cv)):
-            why = "estimator is None" if self.estimator is None else 'cv="prefit"'
-            raise ValueError(
-                f"ensemble=True keeps the models of folds, and with {why} there are none."
-            )
+        if self.estimator is None or is_prefit(cv):
+            self._refuse_ensemble()
         if self.estimator is None:
             self.estimator_ = None
             return self._column(X), "the score column as given"
@@ -519,6 +527,14 @@ class ThresholdCalibrator(
                 )
             source = f"{len(scores)} good images that the detector held out of its training"
         return scores, source
+
+    def _refuse_ensemble(self) -> None:
+        """Refuse to keep the models of folds where there are none."""
+        if not isinstance(self.ensemble, str) and self.ensemble:
+            why = "estimator is None" if self.estimator is None else f'cv="{self.cv}"'
+            raise ValueError(
+                f"ensemble=True keeps the models of folds, and with {why} there are none."
+            )
 
     def _column(self, X: np.ndarray) -> np.ndarray:
         return X.max(axis=1)
@@ -580,7 +596,7 @@ class ThresholdCalibrator(
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            In ``[1 / (n_images + 1), 1]``.
+            In ``[1 / (n_images + 1), 1]``; 1 where there are no calibration scores.
         """
         return self.p_value_of_scores(flip(self.score_samples(X)))
 
@@ -599,7 +615,7 @@ class ThresholdCalibrator(
         known = self._sorted_scores
         at_least = len(known) - np.searchsorted(known, scores, side="left")
         above = len(known) - np.searchsorted(known, scores, side="right")
-        return (1.0 + np.maximum(above, at_least - 1)) / (len(known) + 1.0)
+        return (1.0 + np.maximum(0, np.maximum(above, at_least - 1))) / (len(known) + 1.0)
 
     def select(self, X: Any, rate: float, control: str = "fdr") -> np.ndarray:
         """Select the anomalous images of a batch at a stated share of false alarms.

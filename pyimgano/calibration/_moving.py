@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from pyimgano._decision import check_finite, flip
+from pyimgano.calibration._copies import is_of_copies
 from pyimgano.calibration._metadata import is_prefit
 from pyimgano.calibration._recognition import (
     content_keys,
@@ -211,16 +212,16 @@ class MovableThresholdMixin(FittedParametersMixin):
             return 0  # the steps before have scored them
         if refuse_trained_on(self.estimator_, X, "to recalibrate"):
             return 0
-        if scores_own_out_of_sample(self.estimator_):
+        if not is_of_copies(self.cv) and scores_own_out_of_sample(self.estimator_):
             return int(recognized(self.estimator_, X).sum())
         again = self._trained_on(X)
         if len(again):
             raise TrainingImagesError(
                 f"{len(again)} of the {_num_samples(X)} images given to recalibrate were trained "
                 f"on, the first is at index {again[0]}. This model scores them as more normal than "
-                "new ones: a step before its detector has learned from them, or the detector does "
-                "not recognize them. Nothing was changed. Leave them out, or fit again on all "
-                "images."
+                "new ones: a step before its detector has learned from them, the detector does not "
+                "recognize them, or it has learned from copies of them. Nothing was changed. Leave "
+                "them out, or fit again on all images."
             )
         return 0
 
@@ -241,7 +242,7 @@ class MovableThresholdMixin(FittedParametersMixin):
             return None
         if isinstance(self.estimator, FrozenEstimator):  # these are not its training images
             return None
-        if scores_own_out_of_sample(self.estimator_):
+        if not is_of_copies(self.cv) and scores_own_out_of_sample(self.estimator_):
             return None
         keys = content_keys(X)
         return None if keys is None else {key: i for i, key in enumerate(keys)}

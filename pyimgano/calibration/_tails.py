@@ -43,6 +43,8 @@ def cut_by_hand(scores: np.ndarray, threshold: float) -> Cut:
     """Say what sorted scores of good images tell of a threshold they had no part in."""
     n = len(scores)
     rank = int(np.searchsorted(scores, threshold, side="right"))
+    if n == 0:
+        return Cut(threshold, 1.0, (0.0, 1.0))
     if rank == 0:
         return Cut(threshold, 1.0, (float(beta.ppf(0.025, n, 1)), 1.0))
     return _cut_at_rank(threshold, rank, n)
@@ -103,7 +105,7 @@ def lowest_supported_rate(n: int, method: str, confidence: float) -> float:
     -------
     float
     """
-    if method == "conditional":
+    if method == "conditional" and n:
         return -math.expm1(math.log1p(-confidence) / n)
     return 1.0 / (n + 1)
 
@@ -244,6 +246,11 @@ def put_cut(scores: np.ndarray, method: str, quantile: float, confidence: float)
     -------
     Cut
     """
+    if not len(scores):
+        raise TooFewImagesError(
+            "there are no scores of good images to put a threshold by, so nothing was changed: "
+            "recalibrate with good images first."
+        )
     if method == "conditional":
         return _conditional(scores, quantile, confidence)
     return _BY_QUANTILE[method](scores, quantile)

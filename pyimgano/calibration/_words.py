@@ -20,6 +20,13 @@ def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
     list of str
         Lines of text.
     """
+    if not provenance["n_images"]:
+        by = "by hand" if provenance["target_false_positive_rate"] is None else "by copies of it"
+        return [
+            f"threshold {provenance['threshold']:.4g}, put {by}: one good image does not tell what "
+            "share of new good parts will be called bad",
+            "recalibrate with images of more good parts, or train on them",
+        ]
     low, high = provenance["false_positive_rate_interval_95"]
     lowest, target = provenance["lowest_supported_rate"], provenance["target_false_positive_rate"]
     asked = "set by hand" if target is None else f"target: {target:.1%}"

@@ -56,10 +56,12 @@ def _details(name: str, report: Mapping[str, Any]) -> str:
     threshold = report["threshold"]
     images = {"train": "training", "validation": "validation"}[threshold["part"]]
     asked = threshold["target_false_positive_rate"]
+    put = f"{name}: threshold {threshold['threshold']:.4g}, set on"
     lines = [
-        f"{name}: threshold {threshold['threshold']:.4g}, set on {threshold['n_images']} good "
-        f"{images} images; false alarms: target {asked:.1%}, "
+        f"{put} {threshold['n_images']} good {images} images; false alarms: target {asked:.1%}, "
         f"expected {threshold['expected_false_positive_rate']:.1%}"
+        if threshold["n_images"]
+        else f"{put} copies of one good image, which promises no rate of false alarms"
     ]
     realized, kinds = report["false_positive_rate"], report["kinds"]
     width = max(15, *map(len, kinds)) if kinds else 15

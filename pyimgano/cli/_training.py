@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ __all__ = [
     "add_defect_option",
     "add_training_options",
     "check_defect_options",
+    "check_enough",
     "check_training",
     "find_good_images",
     "find_images_of_dataset",
@@ -257,13 +258,13 @@ def find_good_images(
     from pyimgano.recipes import RecipeData
 
     progress, held_out = _common.on_terminal(), Found(None)
+    # A recipe may do with one, which is known when it has decided: check_enough.
+    least = 2 if getattr(options, "recipe", None) is None else 1
     good = _look_at(options, folder, progress, tell)
     if options.val_dir is not None:
         held_out = _look_at(options, options.val_dir, progress, tell, known=good)
-    if len(good.images) < 2:
-        raise _common.UsageError(
-            f"{folder}: at least 2 different good images are needed, better 50 or more"
-        )
+    if len(good.images) < least:
+        raise _too_few(folder, "good images")
     if held_out.images is not None and len(held_out.images) < 2:
         raise _common.UsageError(
             f"--val-dir {options.val_dir}: at least 2 good images are needed that are not in "
@@ -321,13 +322,35 @@ def find_images_of_dataset(options: argparse.Namespace) -> TrainingImages:
             more = look_at(options.prog, what, images.X_validation, u16_max, progress, seen)
             images["X_validation"] = more.images if len(more.images) else None
     data = RecipeData(images, dataset_name(options.dataset))
-    if data.n_good < 2:
-        raise _common.UsageError(
-            f"{name}: at least 2 different good training images are needed, better 50 or more"
-        )
+    if data.n_good < (2 if options.recipe is None else 1):
+        raise _too_few(name, "good training images")
     return TrainingImages(
         data, seen.sizes + more.sizes or data.sizes, seen.n_errors + more.n_errors
     )
+
+
+def check_enough(where: str, data: Any, pipelines: Mapping[str, Any]) -> None:
+    """Refuse one image to train on where a pipeline needs more.
+
+    Parameters
+    ----------
+    where : str
+        The folder or category, for the message.
+    data : RecipeData
+    pipelines : mapping of str to Pipeline
+        Not fitted.
+    """
+    from pyimgano._nesting import find_calibrator
+    from pyimgano.calibration._copies import is_of_copies
+
+    if data.n_good < 2 and not all(
+        is_of_copies(find_calibrator(one).cv) for one in pipelines.values()
+    ):
+        raise _too_few(where, "good images")
+
+
+def _too_few(where: str, what: str) -> _common.UsageError:
+    return _common.UsageError(f"{where}: at least 2 different {what} are needed, better 50 or more")
 
 
 def scale_of_maps(pipeline: Any, images: Any) -> tuple[float, float] | None:

@@ -215,6 +215,7 @@ def _train_checked(options: argparse.Namespace) -> int:
             described = ", ".join(plan.pipelines)
         else:
             plan, described = Plan({given.name: given.pipeline}), given.described
+        _training.check_enough(options.folder or images.data.category, images.data, plan.pipelines)
     for decision in plan.decisions:
         _common.tell(decision)
     if options.dry_run:

@@ -126,10 +126,11 @@ def _rates(config: dict[str, Any]) -> list[str]:
             "so no rate can be stated. Measure it on good parts before you rely on it."
         ]
     said = [f"{line[0].upper()}{line[1:]}." for line in threshold_in_words(provenance)]
-    said.append(
-        f"This was found on {provenance['n_images']} images of good parts; their scores are "
-        f"{provenance['scores']}."
-    )
+    if provenance["n_images"]:
+        said.append(
+            f"This was found on {provenance['n_images']} images of good parts; their scores are "
+            f"{provenance['scores']}."
+        )
     return said
 
 

@@ -216,6 +216,7 @@ def calibrated(
     preprocessing: Sequence[BasePreprocessor] = (),
     tile: int | TilingTransformer | None = None,
     tile_overlap: int = 0,
+    cv: str = "auto",
 ) -> Pipeline:
     """Put around a model what makes it a pipeline: format, steps, tiles, thresholds, defects.
 
@@ -233,6 +234,8 @@ def calibrated(
         Parameters of :class:`~pyimgano.defects.DefectExtractor`.
     input_format, u16_max, preprocessing, tile, tile_overlap
         As for ``make_pipeline_of``.
+    cv : {"auto", "copies"}, default="auto"
+        As for :class:`~pyimgano.calibration.ThresholdCalibrator`.
 
     Returns
     -------
@@ -247,7 +250,7 @@ def calibrated(
         If a parameter has no value that it takes.
     """
     if confidence is None:
-        last = ThresholdCalibrator(model, quantile=quantile)
+        last = ThresholdCalibrator(model, quantile=quantile, cv=cv)
     else:
         last = ThresholdCalibrator(
             model, quantile=quantile, method="conditional", confidence=confidence

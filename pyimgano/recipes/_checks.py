@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermost
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._category import TestMasks, uses_validation
+from pyimgano.calibration._copies import is_of_copies
 from pyimgano.calibration._recognition import trained_on
 from pyimgano.calibration._tails import check_enough
 from pyimgano.detectors import BaseTrainedDetector
@@ -158,6 +159,13 @@ def _networks(name: str, pipeline: Pipeline) -> Iterator[Check]:
 # ---- thresholds -----------------------------------------------------------------------
 def _thresholds(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Check]:
     calibrator, defects = find_calibrator(pipeline), find_defects(pipeline)
+    if is_of_copies(calibrator.cv):
+        yield Check(
+            "ok",
+            f"{name}: the threshold will be put by copies of one image, without a promise; a "
+            "warning will say so",
+        )
+        return
     validated = uses_validation(calibrator, config.data.images)
     n = config.data.n_calibration
     if not validated:

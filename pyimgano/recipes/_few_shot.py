@@ -9,7 +9,6 @@ from pyimgano import _defaults
 from pyimgano.benchmark._benchmark import make_model
 from pyimgano.detectors import AnomalyDINODetector
 from pyimgano.detectors._feature_holder import feature_step_of
-from pyimgano.exceptions import TooFewImagesError
 from pyimgano.features import ViTPatchFeatures
 from pyimgano.features._network import BaseNetworkFeatures
 from pyimgano.recipes._building import calibrated, is_loadable, supported_quantile
@@ -32,12 +31,14 @@ def few_shot(
     random_state: int = _defaults.RANDOM_STATE,
     verbose: bool = False,
 ) -> Plan:
-    """Begin with 2 to 16 good images: all their patches, turned by several angles.
+    """Begin with 1 to 16 good images: all their patches, turned by several angles.
 
     AnomalyDINO on a vision transformer where its weights are on this machine, else the same bank
     of patches on a convolutional network or the filter bank. So few images support only a high
     rate of false alarms, and the threshold is at the largest score that a good image has against
-    the others; put it anew when there are more (pyimgano recalibrate).
+    the others; put it anew when there are more (pyimgano recalibrate). Of one image there are
+    scores, maps and verdicts, and nothing is known of the rate of false alarms: the threshold is
+    at the largest score of varied copies of it, and no defects are marked.
 
     Parameters
     ----------
@@ -67,10 +68,11 @@ def few_shot(
     -------
     Plan
     """
-    if data.n_good < 2:
-        raise TooFewImagesError(
-            "few-shot needs 2 good images: with a single one nothing tells how far another good "
-            "part may be from it. Take a photo of a second part."
+    one = data.n_good == 1
+    if one and data.images.get("X_validation") is not None:
+        raise ValueError(
+            "few-shot with one image to train on takes no validation images: put them beside it, "
+            "each is then judged by the others."
         )
     if data.n_good > _MOST:
         raise ValueError(
@@ -85,20 +87,25 @@ def few_shot(
     step = feature_step_of(model)
     what = step.backbone if isinstance(step, BaseNetworkFeatures) else type(step).__name__
     lowered, more = supported_quantile(quantile, data, model)
+    if one:
+        more = ["threshold: by varied copies of the one image; the rate of false alarms is unknown"]
+        more += ["no defects: one image does not tell where their threshold is"] * defects
     pipeline = calibrated(
         model,
         quantile=lowered,
-        defects=defects,
+        defects=defects and not one,
         defect_options=defect_options,
         input_format=input_format,
         u16_max=u16_max,
+        cv="copies" if one else "auto",
     )
     turned, n_turned = "as they are", model.n_rotations - 1
     if n_turned:
         turned = f"each as it is and in {n_turned} turned view{'s' if n_turned > 1 else ''}"
+    images = "one good image and a varied copy" if one else f"{data.n_good} good images"
     decisions = (
         f"features: {what}",
-        f"bank: all patches of {data.n_good} good images, {turned}",
+        f"bank: all patches of {images}, {turned}",
     )
     name = "AnomalyDINO" if isinstance(step, ViTPatchFeatures) else "bank of all patches"
     return Plan({f"{name} ({what})": pipeline}, (*decisions, *more))

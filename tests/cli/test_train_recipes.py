@@ -114,6 +114,24 @@ def test_train_names_images_to_look_at(root, tmp_path, capsys):
     assert said[start + 2] == f"saved: {tmp_path / 'line.joblib'}"
 
 
+def test_one_image_is_enough_for_verdicts_without_a_rate(root, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    shutil.copy(root / "wood" / "train" / "good" / "000.png", tmp_path / "one")
+    words = "--recipe", "few-shot", tmp_path / "one", "--features", "filterbank"
+    file = tmp_path / "line.joblib"
+    assert call(*words, "-o", file, "--recipe-option", "n_rotations=2") == 0
+    said, err = capsys.readouterr()
+    assert "one good image does not tell what share of new good parts" in said
+    assert "it will call bad is not known" in err
+    assert infer.main([str(file), str(root / "wood" / "test"), "--save-jsonl", "-"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {one["p_value"] for one in records if "path" in one} == {1.0}
+    assert export.main(["--pipeline", str(file), "-o", str(tmp_path / "bundle")]) == 0
+    (card,) = (path for path in (tmp_path / "bundle").iterdir() if path.suffix == ".md")
+    assert "does not tell what share of new good parts" in card.read_text()
+    assert "images of good parts; their scores" not in card.read_text()
+
+
 # ---- trials -----------------------------------------------------------------------------
 def test_a_dry_run_checks_everything_and_changes_nothing(root, tmp_path, capsys):
     data = tmp_path / "data"

@@ -17,7 +17,8 @@ from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrat
 from pyimgano._models import Model
 from pyimgano._nesting import find_calibrator, find_defects, innermost
 from pyimgano.benchmark import json_schema
-from pyimgano.cli._report_text import comparison_text
+from pyimgano.benchmark._split import limited
+from pyimgano.cli._report_text import comparison_text, report_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
 from pyimgano.detectors import DRAEMDetector, STFPMDetector, checkpoints
 from pyimgano.exceptions import (
@@ -25,7 +26,7 @@ from pyimgano.exceptions import (
     PluginError,
     PluginWarning,
     RunError,
-    TooFewImagesError,
+    TooFewImagesWarning,
     UnknownParameterError,
     UnknownRecipeError,
 )
@@ -245,9 +246,33 @@ def test_few_shot_takes_the_best_features_that_are_here(monkeypatch):
     assert len(detector.bank_) == 4 * len(detector.bank_image_[detector.bank_image_ == 0])
     assert find_calibrator(result.pipeline).quantile == 0.8
     assert "each as it is and in 3 turned views" in result.report["training"]["decisions"][1]
-    for n, message in ((1, "few-shot needs 2 good images"), (17, "up to 16 good images")):
-        with pytest.raises((ValueError, TooFewImagesError), match=message):
-            recipe.plan(RecipeConfig(RecipeData.of(np.zeros((n, 64, 64, 3), np.uint8))))
+    with pytest.raises(ValueError, match="up to 16 good images"):
+        recipe.plan(RecipeConfig(RecipeData.of(np.zeros((17, 64, 64, 3), np.uint8))))
+
+
+def test_few_shot_with_one_image_promises_no_rate(root):
+    data = limited(load_dataset("folder", root, category="wood").to_bunch(), 1, None, 0)
+    options = {"features": FilterBankFeatures(resize=32), "n_rotations": 2}
+    with pytest.warns(TooFewImagesWarning, match="is not known"):
+        result = run_recipe("few-shot", data, output_dir=None, model_options=options)
+    assert result.report["training"]["decisions"][1:] == [
+        "bank: all patches of one good image and a varied copy, each as it is and in 1 turned view",
+        "threshold: by varied copies of the one image; the rate of false alarms is unknown",
+        "no defects: one image does not tell where their threshold is",
+    ]
+    jsonschema.validate(result.report, json_schema("report"))
+    jsonschema.validate(result.details, json_schema("category_report"))
+    assert result.details["threshold"]["n_images"] == 0 and result.details["n_train"] == 1
+    text = report_text(result.report, {"wood": result.details})
+    assert "set on copies of one good image, which promises no rate of false alarms" in text
+    assert len(result.pipeline.score_samples(data.X_test)) == 7
+    recipe = _recipe.find_recipe("few-shot")
+    alone = RecipeData.of(data.X_train, data.X_test[:3])
+    with pytest.raises(ValueError, match="takes no validation images: put them beside it"):
+        recipe.plan(RecipeConfig(alone))
+    config = RecipeConfig(RecipeData.of(data.X_train), {"model_options": options})
+    said = [check.text for check in check_plan(recipe.plan(config), config, None)]
+    assert any("by copies of one image, without a promise" in text for text in said)
 
 
 # ---- several models ---------------------------------------------------------------------
