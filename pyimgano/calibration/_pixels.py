@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
 from numbers import Integral, Real
@@ -13,46 +11,44 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_is_fitted, check_memory
 
 from pyimgano import _defaults
-from pyimgano._any_estimator import anomaly_map, iter_scores, score_with_maps, threshold
+from pyimgano._any_estimator import anomaly_map, score_with_maps, threshold
 from pyimgano._checks import normal_samples
 from pyimgano._decision import flip
 from pyimgano._nesting import (
     find_calibrator,
     innermost,
-    input_of,
     is_calibrator,
     makes_maps,
     no_detector,
     walk,
 )
 from pyimgano._roi import roi_in_pixels
+from pyimgano.calibration._map_file import (
+    MapFile,
+    add_out_of_sample_maps,
+    is_given,
+    maps_of,
+    no_maps,
+)
 from pyimgano.calibration._metadata import FitMetadataMixin, is_prefit
-from pyimgano.calibration._moving import BY_HAND, as_stated, target_rate
+from pyimgano.calibration._moving import as_stated, target_rate
+from pyimgano.calibration._moving_pixels import MovablePixelThresholdMixin
 from pyimgano.calibration._out_of_sample import (
-    automatic_splitter,
     file_stamps,
-    fit_fold,
     fit_labeled,
     folds_of_normal_samples,
-    held_out,
     index_metadata,
     learns_from_known_anomalies,
 )
 from pyimgano.calibration._recognition import (
     content_keys,
-    learns_before,
     maps_own_out_of_sample,
-    recognized,
-    recognizes,
-    refuse_trained_on,
 )
 from pyimgano.calibration._tails import (
     Cut,
@@ -62,10 +58,8 @@ from pyimgano.calibration._tails import (
     put_cut,
 )
 from pyimgano.defects import DefectExtractor, DefectRegion
-from pyimgano.defects._extractor import check_map
-from pyimgano.exceptions import TooFewImagesError, TrainingImagesError
+from pyimgano.exceptions import TooFewImagesError
 from pyimgano.inputs._containers import sliceable
-from pyimgano.utils._clock import utc_now
 from pyimgano.utils._fitting import (
     RUNTIME_PARAMETERS,
     FittedParametersMixin,
@@ -73,7 +67,6 @@ from pyimgano.utils._fitting import (
     restored_on_error,
     set_on_fitted_copy,
 )
-from pyimgano.utils._outputs import naming_temporary_files
 from pyimgano.utils._state import (
     Array,
     Map,
@@ -91,18 +84,13 @@ from pyimgano.utils._warning import warn_user
 
 __all__ = ["PixelThresholdCalibrator"]
 
-# The part of a provenance that an entry of its history repeats.
-_AUDITED = (
-    *("threshold", "method", "maps", "n_images", "target_rate"),
-    "expected_false_positive_rate",
-)
-
 
 def _is_calibrated(self: PixelThresholdCalibrator) -> bool:
     return find_calibrator(self) is not None
 
 
 class PixelThresholdCalibrator(
+    MovablePixelThresholdMixin,
     FitMetadataMixin,
     FittedParametersMixin,
     VersionStampMixin,
@@ -288,7 +276,7 @@ class PixelThresholdCalibrator(
             raise TypeError(no_detector(self.estimator, "estimator"))
         self._validate_params()
         if not makes_maps(self.estimator):
-            raise _no_maps(self.estimator)
+            raise no_maps(self.estimator)
         (X,) = indexable(sliceable(X))
         keep = normal_samples(y, _num_samples(X))
         n = int(keep.sum())
@@ -308,8 +296,19 @@ class PixelThresholdCalibrator(
             groups = None if groups is None else np.asarray(groups)[kept]
             keep = np.ones(n, dtype=bool)
         self._fit_estimator(X, keep, params, groups)
-        with _MapFile() as maps:
-            order, source = self._out_of_sample_maps(X, keep, cv, params, groups, maps)
+        with MapFile() as maps:
+            order, source = add_out_of_sample_maps(
+                maps,
+                self.estimator,
+                self.estimator_,
+                X,
+                keep,
+                cv=cv,
+                params=params,
+                groups=groups,
+                memory=self.memory,
+                n_jobs=self.n_jobs,
+            )
             extractor = self.extractor if self.extractor is not None else DefectExtractor()
             fitted = self._fitted_extractor(extractor, maps, order, float(self.quantile))
         self.extractor_, self.region_scores_, cut = fitted
@@ -321,7 +320,7 @@ class PixelThresholdCalibrator(
 
     def _keys_of(self, X: Any) -> dict[bytes, int] | None:
         """Keys of the training images where the maps of these are not as of new ones."""
-        if is_prefit(self.cv) or _is_given(self.estimator_):  # these are not what it has seen
+        if is_prefit(self.cv) or is_given(self.estimator_):  # these are not what it has seen
             return None
         if maps_own_out_of_sample(self.estimator_):
             return None
@@ -343,60 +342,8 @@ class PixelThresholdCalibrator(
         fit = memory.cache(fit_labeled)
         self.estimator_ = fit(clone(self.estimator), X, np.where(normal, 1, -1), params, stamps)
 
-    def _out_of_sample_maps(
-        self,
-        X: Any,
-        normal: np.ndarray,
-        cv: Any,
-        params: dict[str, Any],
-        groups: Any,
-        maps: _MapFile,
-    ) -> tuple[np.ndarray, str]:
-        """Write the maps of good images by models that have not seen them, and name the source."""
-        kept, known = np.flatnonzero(normal), np.flatnonzero(~normal)
-        in_order, good = np.arange(len(kept)), X if normal.all() else _safe_indexing(X, kept)
-        if is_prefit(cv) or _is_given(self.estimator_):
-            refuse_trained_on(self.estimator_, X, "to calibrate on")
-        if is_prefit(cv):
-            maps.add_all(self.estimator_, good)
-            return in_order, "held-out images (prefit)"
-        if _is_given(self.estimator_):
-            maps.add_all(self.estimator_, good)
-            return in_order, "images given to a frozen model"
-        automatic = isinstance(cv, str)
-        if automatic and groups is None and maps_own_out_of_sample(self.estimator_):
-            maps.add_all(self.estimator_, good)
-            return in_order, "the detector's own out-of-sample maps"
-        new = held_out(self.estimator_)
-        if automatic and groups is None and new is not None and not learns_before(self.estimator_):
-            maps.add_all(self.estimator_, _safe_indexing(good, np.flatnonzero(new)))
-            n = int(new.sum())
-            return np.arange(n), f"{n} good images that the detector held out of its training"
-        if automatic:
-            of_kept = None if groups is None else np.asarray(groups)[kept]
-            splitter = automatic_splitter(len(kept), of_kept)
-            cv = folds_of_normal_samples(splitter, X, normal, groups)
-        memory = check_memory(self.memory)
-        stamps = None if self.memory is None else file_stamps(X)
-        detector = _without_calibrators(self.estimator)
-        fit = memory.cache(fit_fold)
-        models = Parallel(n_jobs=self.n_jobs, return_as="generator")(
-            delayed(fit)(
-                clone(detector),
-                X,
-                np.where(normal, 1, -1),
-                np.concatenate([kept[train], known]),
-                params,
-                stamps,
-            )
-            for train, _ in cv
-        )
-        for model, (_, test) in zip(models, cv):
-            maps.add_all(model, _safe_indexing(good, test))
-        return np.concatenate([test for _, test in cv]), f"{len(cv)} folds"
-
     def _fitted_extractor(
-        self, extractor: DefectExtractor, maps: _MapFile, order: np.ndarray, quantile: float
+        self, extractor: DefectExtractor, maps: MapFile, order: np.ndarray, quantile: float
     ) -> tuple[DefectExtractor, np.ndarray, Cut]:
         """Fit a copy of an extractor; give it, the region scores and where its threshold is."""
         extractor = clone(extractor)
@@ -432,162 +379,6 @@ class PixelThresholdCalibrator(
             "history": [],
         }
 
-    # ---- the threshold ----------------------------------------------------------------
-    @property
-    def pixel_threshold_(self) -> float:
-        if "extractor_" not in vars(self):
-            raise AttributeError  # __getattr__ then raises the error that says why
-        return self.extractor_.threshold_
-
-    @pixel_threshold_.setter
-    def pixel_threshold_(self, pixel_threshold: float) -> None:
-        check_is_fitted(self)
-        self.extractor_._check_threshold(pixel_threshold)
-        cut = cut_by_hand(np.sort(self.region_scores_), float(pixel_threshold))
-        self._move(cut, "assignment of pixel_threshold_", method=BY_HAND, target_rate=None)
-
-    def set_pixel_quantile(self, quantile: float) -> PixelThresholdCalibrator:
-        """Put the pixel threshold where another rate of images asks for it; nothing is fitted.
-
-        Parameters
-        ----------
-        quantile : float in (0, 1)
-            Share of good images in which there shall be no region. It becomes the parameter
-            ``quantile``, and ``target`` becomes ``"images"``.
-
-        Returns
-        -------
-        self
-            ``pixel_provenance_["history"]`` has one entry more.
-
-        Raises
-        ------
-        TooFewImagesError
-            If the good images were too few for this rate; nothing is changed then.
-        """
-        check_is_fitted(self)
-        if not (isinstance(quantile, Real) and 0.0 < quantile < 1.0):
-            raise ValueError(f"quantile must be a number in (0, 1), got {quantile!r}.")
-        how = self.method, float(quantile), float(self.confidence)
-        check_enough(len(self.region_scores_), how[1], how[0], how[2])
-        cut = put_cut(np.sort(self.region_scores_), *how)
-        self.extractor_._check_threshold(cut.threshold)
-        new = {"quantile": quantile, "target": "images"}
-        vars(self).update(new)
-        self._parameters_at_fit = {**self._parameters_at_fit, **new}
-        self._move(
-            cut,
-            "set_pixel_quantile",
-            target="images",
-            method=self.method,
-            target_rate=target_rate(quantile),
-        )
-        return self
-
-    def recalibrate(self, X_good: Any, quantile: float | None = None) -> PixelThresholdCalibrator:
-        """Put the thresholds on the maps and scores of other good images; the model stays as it is.
-
-        The pixel threshold is put as ``fit`` puts it, by the parameters of ``fit`` and the
-        ``extractor_``, and a ``ThresholdCalibrator`` inside, unless it is frozen, is recalibrated
-        on the same images. If one of the two cannot be moved, neither is.
-
-        Parameters
-        ----------
-        X_good : input of the estimator
-            Good images, such as those of the first days at a new place. For a calibrator at the
-            end of a pipeline: what the steps before it make of them,
-            ``pipe[:-1].transform(images)``. Images that the model was trained on count by their
-            out-of-sample maps where the detector makes such, and are refused otherwise.
-        quantile : float in (0, 1), default=None
-            As the parameter ``quantile``, which it becomes; for ``target="images"`` also that of
-            the ``ThresholdCalibrator`` inside. None leaves both as they are.
-
-        Returns
-        -------
-        self
-            ``pixel_provenance_["history"]`` has one entry more.
-
-        Raises
-        ------
-        TooFewImagesError
-            If there are too few images for the rate; nothing is changed then.
-        TrainingImagesError
-            If some are training images that this model does not map as new ones.
-        """
-        check_is_fitted(self)
-        if quantile is not None and not (isinstance(quantile, Real) and 0.0 < quantile < 1.0):
-            raise ValueError(f"quantile must be a number in (0, 1), got {quantile!r}.")
-        (X_good,) = indexable(sliceable(X_good))
-        n = _num_samples(X_good)
-        share = float(self.quantile if quantile is None else quantile)
-        if n < 2:
-            raise TooFewImagesError(f"a pixel threshold needs at least 2 good images, got {n}.")
-        if self.target == "images":
-            check_enough(n, share, self.method, float(self.confidence))
-        n_known = self._refuse_or_count_training_images(X_good)
-        with _MapFile() as maps:
-            maps.add_all(self.estimator_, X_good)
-            fitted = self._fitted_extractor(self.extractor_, maps, np.arange(n), share)
-        frozen = isinstance(self.estimator_, FrozenEstimator)
-        inner = None if frozen else find_calibrator(self.estimator_)
-        if inner is not None:
-            of_images = quantile if self.target == "images" else None
-            inner.recalibrate(input_of(inner, self.estimator_, X_good), of_images)
-        extractor, self.region_scores_, cut = fitted
-        if quantile is not None:
-            self.quantile = quantile
-            self._parameters_at_fit = {**self._parameters_at_fit, "quantile": quantile}
-        among = f", {n_known} of them training images by their out-of-sample maps"
-        self._move(
-            cut,
-            "recalibrate",
-            extractor,
-            method=self.method if self.target == "images" else "quantile of pixels",
-            maps="images given to recalibrate" + among * (n_known > 0),
-            n_images=n,
-            target_rate=target_rate(share),
-            lowest_supported_rate=lowest_supported_rate(n, self.method, float(self.confidence)),
-            base=extractor.base_,
-        )
-        return self
-
-    def _refuse_or_count_training_images(self, X: Any) -> int:
-        if refuse_trained_on(self.estimator_, X, "to recalibrate"):
-            return 0
-        if maps_own_out_of_sample(self.estimator_):
-            return int(recognized(self.estimator_, X).sum())
-        known = vars(self).get("_training_keys")
-        seen: Any = []
-        if known is not None:
-            seen = [key in known for key in content_keys(X) or []]
-        elif recognizes(self.estimator_):
-            seen = recognized(self.estimator_, X)
-        again = np.flatnonzero(seen)
-        if len(again):
-            raise TrainingImagesError(
-                f"{len(again)} of the {_num_samples(X)} images given to recalibrate were trained "
-                f"on, the first is at index {again[0]}. The maps that this model makes of them are "
-                "more normal than those of new ones. Nothing was changed. Leave them out, or fit "
-                "again on all images."
-            )
-        return 0
-
-    def _move(
-        self, cut: Cut, call: str, extractor: DefectExtractor | None = None, **changes: Any
-    ) -> None:
-        before = self.pixel_provenance_
-        after = {**before, **changes, **as_stated(cut)}
-        entry = {
-            "call": call,
-            "time": utc_now(),
-            "before": {name: before.get(name) for name in _AUDITED},
-            "after": {name: after[name] for name in _AUDITED},
-        }
-        self.pixel_provenance_ = {**after, "history": [*before["history"], entry]}
-        moved = deepcopy(self.extractor_) if extractor is None else extractor
-        moved.threshold_ = cut.threshold
-        self.extractor_ = moved
-
     # ---- defects ----------------------------------------------------------------------
     def defects(self, X: Any) -> list[list[DefectRegion]]:
         """Find the defects in images.
@@ -618,7 +409,7 @@ class PixelThresholdCalibrator(
         """
         check_is_fitted(self)
         fitted = self._as_fitted()
-        maps = _maps_of(fitted.estimator_, X, batch_size=batch_size)
+        maps = maps_of(fitted.estimator_, X, batch_size=batch_size)
         return (fitted.extractor_.extract(one) for one in maps)
 
     # ---- what is passed on ------------------------------------------------------------
@@ -797,41 +588,6 @@ class PixelThresholdCalibrator(
         return tags
 
 
-def _no_maps(estimator: Any) -> TypeError:
-    name = type(innermost(estimator)[0]).__name__
-    return TypeError(
-        f"{name} makes no anomaly maps of this input, in which defects could be found: take a "
-        "detector with maps, fitted on images or patch grids."
-    )
-
-
-def _maps_of(estimator: Any, X: Any, batch_size: int = 8) -> Iterator[np.ndarray]:
-    for block in iter_scores(estimator, X, maps=True, batch_size=batch_size):
-        if len(block.maps) != len(block.scores):
-            raise _no_maps(estimator)
-        yield from block.maps
-
-
-def _is_given(estimator: Any) -> bool:
-    """Tell whether the detector inside was fitted on other images than those at hand."""
-    return any(
-        isinstance(one, FrozenEstimator) or (is_calibrator(one) and is_prefit(one.cv))
-        for one, _ in walk(estimator)
-    )
-
-
-def _without_calibrators(estimator: Any) -> Any:
-    """Leave out of a nesting the calibrators, which would fit folds of their own."""
-    if is_calibrator(estimator):
-        return _without_calibrators(estimator.estimator)
-    if isinstance(estimator, Pipeline):
-        *before, (name, last) = estimator.steps
-        if is_calibrator(last) and last.estimator is None:
-            return _without_calibrators(Pipeline(before))
-        return Pipeline([*before, (name, _without_calibrators(last))])
-    return estimator
-
-
 def _options_of(extractor: DefectExtractor) -> dict[str, Any]:
     """Name the parameters of an extractor that are not at their defaults, in plain JSON types."""
     defaults = DefectExtractor().get_params()
@@ -851,35 +607,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
-
-
-class _MapFile:
-    """Anomaly maps in a temporary file, to be gone through several times."""
-
-    def __enter__(self) -> _MapFile:
-        self._file = tempfile.TemporaryFile(prefix="pyimgano-")
-        self._sizes: list[tuple[int, ...]] = []
-        self._n_bytes = 0
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def add_all(self, estimator: Any, X: Any) -> None:
-        """Write the maps of images by a fitted estimator."""
-        for one in _maps_of(estimator, X):
-            heat = check_map(one, f"the map of sample {len(self._sizes)}")
-            self._n_bytes += heat.nbytes
-            with naming_temporary_files("the anomaly maps", self._n_bytes):
-                self._file.write(heat.data)
-                self._file.flush()
-            self._sizes.append(heat.shape)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        start = 0
-        for size in self._sizes:
-            n_bytes = 4 * math.prod(size)
-            self._file.seek(start)
-            yield np.frombuffer(self._file.read(n_bytes), np.float32).reshape(size)
-            start += n_bytes
-        self._file.seek(0, 2)
