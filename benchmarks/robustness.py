@@ -20,7 +20,7 @@ from _detectors import add_options, make_detector, setting
 from _figures import add_figures_option, record
 
 from pyimgano.benchmark._benchmark import make_pipeline_of
-from pyimgano.benchmark._category import fit
+from pyimgano.benchmark._fitting import fit
 from pyimgano.benchmark._split import limited
 from pyimgano.datasets import load_folder
 from pyimgano.robustness import CORRUPTIONS, robustness_report

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from copy import deepcopy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import _num_samples
@@ -20,16 +18,13 @@ from sklearn.utils.validation import _num_samples
 from pyimgano import _defaults
 from pyimgano._any_estimator import image_paths
 from pyimgano._nesting import find_calibrator, find_defects, first_step, makes_maps
+from pyimgano.benchmark._fitting import fit, put_pixel_threshold, uses_validation
 from pyimgano.benchmark._pictures import PictureChoice
 from pyimgano.benchmark._records import Verdicts
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION, CategoryDirectory
 from pyimgano.benchmark._split import InputNames, fingerprint
 from pyimgano.benchmark._synthetic_defects import ImagesWithDefects
-from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.calibration._held_out_maps import hold_out, maps_in_image_pixels
-from pyimgano.datasets import Defect, read_mask
-from pyimgano.datasets._record import read_defects
-from pyimgano.detectors import BaseTrainedDetector
+from pyimgano.benchmark._test_masks import TestMasks
 from pyimgano.evaluation import (
     AUPIMO,
     AUPRO,
@@ -41,12 +36,11 @@ from pyimgano.evaluation import (
     PixelMetrics,
     SegmentationF1,
     image_metrics,
-    pixel_threshold,
     rate,
     threshold_metrics,
 )
 from pyimgano.evaluation._score_draws import image_intervals
-from pyimgano.exceptions import DatasetError, ImageFormatError, ImageReadError, TooFewImagesError
+from pyimgano.exceptions import ImageFormatError, ImageReadError, TooFewImagesError
 from pyimgano.inference import iter_infer
 from pyimgano.inputs import ImageFormatNormalizer, check_images
 from pyimgano.inputs._formats import resize_image
@@ -61,13 +55,9 @@ __all__ = [
     "CategoryOptions",
     "CategoryOutcome",
     "Judged",
-    "PixelThreshold",
-    "TestMasks",
     "draw_pictures",
-    "fit",
     "judge",
     "measure",
-    "put_pixel_threshold",
     "run_category",
 ]
 
@@ -76,8 +66,6 @@ _ROLES = {
     "best": "the one judged best",
     "closest": "the closest to the threshold",
 }
-# Share of the pixels of good images that may lie above the pixel threshold.
-_PIXEL_RATE = 0.001
 # Pixels without a defect up to which pixel metrics are exact: 180 images of 256 x 256, in 48 MB.
 _MAX_EXACT = 12_000_000
 # By truth, None without a label, and verdict.
@@ -123,32 +111,6 @@ class CategoryOptions:
     save_records: bool
     progress: bool
     embed_weights: bool = False
-
-
-class PixelThreshold(NamedTuple):
-    """A threshold on anomaly maps, and where it comes from.
-
-    Parameters
-    ----------
-    threshold : float or None
-        Largest value of a pixel that is judged good; None where there is none.
-    part : str
-        The good images it was put on: ``"validation"``, or ``"train"`` for training images that
-        were held out from a copy of the model.
-    n_images : int
-        Their number.
-    reason : str or None
-        Why there is no threshold.
-    rate : float or None, default=0.001
-        Share of the pixels of good images that may lie above it; None if it is the pipeline's
-        own, which counts images with a region.
-    """
-
-    threshold: float | None
-    part: str
-    n_images: int = 0
-    reason: str | None = None
-    rate: float | None = _PIXEL_RATE
 
 
 def _pixel_metrics(threshold: float | None = None) -> PixelMetrics:
@@ -209,109 +171,6 @@ class CategoryOutcome:
     report: dict[str, Any]
     records: list[dict[str, Any]] | None
     pipeline: Pipeline
-
-
-class TestMasks:
-    """The masks of a test set, and which of them cannot be used.
-
-    A mask that is missing, damaged, all black, all defective or of another size than its image,
-    or that has values which no type of defect has, leaves that image out of the pixel metrics. It
-    does not end a run.
-
-    Parameters
-    ----------
-    data : Bunch
-        With ``X_test``, ``masks_test``, ``kinds_test`` and, where masks tell types of defects
-        apart, ``defect_types``.
-
-    Attributes
-    ----------
-    left_out : dict of int to str
-        By index of the test image, why its mask cannot be used.
-    """
-
-    __test__ = False  # no test class
-
-    def __init__(self, data: Bunch) -> None:
-        self._images, self._items, self._kinds = data.X_test, data.masks_test, data.kinds_test
-        self._types = data.get("defect_types", ())
-        self.left_out: dict[int, str] = {}
-
-    def check(self) -> None:
-        """Read all masks once, so that what is wrong is known before the fit."""
-        for i, item in enumerate(self._items):
-            if not isinstance(item, (str, Path, tuple, np.ndarray)):
-                continue
-            # An image that cannot be read has a record that says so.
-            with suppress(ImageReadError, ImageFormatError):
-                self.read(i)
-
-    def image_size(self, i: int) -> tuple[int, int]:
-        """Return height and width of test image ``i``; of a file only the header is read.
-
-        Parameters
-        ----------
-        i : int
-
-        Returns
-        -------
-        height, width : int
-        """
-        if hasattr(self._images, "size") and callable(self._images.size):
-            return self._images.size(i)
-        one = _safe_indexing(self._images, [i])
-        if isinstance(one[0], np.ndarray):
-            height, width = one[0].shape[:2]
-            return height, width
-        return check_images(one).size(0)
-
-    def read(self, i: int) -> np.ndarray | None:
-        """Read the mask of test image ``i``.
-
-        Parameters
-        ----------
-        i : int
-
-        Returns
-        -------
-        ndarray of shape (height, width), uint8, or None
-            As from :meth:`defects`, all in one.
-        """
-        defects = self.defects(i)
-        return None if defects is None else np.maximum.reduce([one.mask for one in defects])
-
-    def defects(self, i: int) -> list[Defect] | None:
-        """Read the defects of test image ``i``.
-
-        Parameters
-        ----------
-        i : int
-
-        Returns
-        -------
-        list of Defect, or None
-            With masks in the pixels of the image. One for each mask where these tell types of
-            defects apart, else one with the union of all; of a good image one with an empty
-            mask. None where there is no mask to be used.
-
-        Raises
-        ------
-        ImageReadError
-            If it is the image that cannot be read.
-        """
-        item, kind = self._items[i], self._kinds[i]
-        if item is None or i in self.left_out:
-            return None
-        size = self.image_size(i)
-        try:
-            if self._types and isinstance(item, (str, Path, tuple)):
-                paths = item if isinstance(item, tuple) else (item,)
-                return read_defects([str(path) for path in paths], size, kind, self._types)
-            mask = read_mask(item, size)
-        except (DatasetError, ImageReadError, ImageFormatError) as error:
-            self.left_out[i] = str(error)
-            return None
-        return [Defect(kind, mask, int(mask.sum()))]
 
 
 def run_category(
@@ -438,59 +297,6 @@ def run_category(
     return CategoryOutcome(report, records, pipeline)
 
 
-def fit(pipeline: Pipeline, data: Bunch, fit_params: Mapping[str, Any] | None = None) -> Stopwatch:
-    """Fit on the good training images, and put the threshold; return the time it took.
-
-    The threshold comes from the validation images where there are any, and else from
-    out-of-sample scores of the training images. So does that of pixels, if the pipeline has one.
-    A detector that is fitted already and has ``warm_start=True`` goes on with its networks.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Ends in a ``ThresholdCalibrator``, or in a ``PixelThresholdCalibrator`` of one.
-    data : Bunch
-        With ``X_train``, ``y_train`` and, where there are validation images, ``X_validation``.
-    fit_params : mapping, default=None
-        Further arguments for ``fit`` of the detector, such as ``roi_mask``.
-
-    Returns
-    -------
-    Stopwatch
-    """
-    name, last = pipeline.steps[-1]
-    calibrator = find_calibrator(last)
-    params = dict(fit_params or {})
-    with Stopwatch() as watch:
-        if not uses_validation(calibrator, data) and not _goes_on(calibrator.estimator):
-            routed = {f"{name}__{key}": value for key, value in params.items()}
-            pipeline.fit(data.X_train, data.y_train, **routed)
-            return watch
-        train, validation = data.X_train, data.get("X_validation")
-        # The steps stay as the training images leave them: the detector has seen only that.
-        before = pipeline[:-1] if len(pipeline) > 1 else None
-        if before is not None:
-            train = before.fit_transform(train, data.y_train)
-        if calibrator.estimator is not None:
-            model = calibrator.estimator
-            model = deepcopy(model) if _goes_on(model) else clone(model)
-            fitted = model.fit(train, data.y_train, **params)
-            if validation is None:  # the networks have not been trained on those it held out
-                good = np.flatnonzero(np.asarray(data.y_train) == 1)
-                validation = _safe_indexing(data.X_train, good[fitted.held_out_])
-            # Frozen, so that the fitted model is not kept twice.
-            calibrator.set_params(estimator=FrozenEstimator(fitted), cv="prefit")
-        last.fit(validation if before is None else before.transform(validation))
-    return watch
-
-
-def _goes_on(model: Any) -> bool:
-    """Tell whether a model is fitted and goes on with what it has learned when it is fitted."""
-    return (
-        isinstance(model, BaseTrainedDetector) and model.warm_start and hasattr(model, "networks_")
-    )
-
-
 def _check_format(pipeline: Pipeline, data: Bunch) -> None:
     """Refuse images in memory where the pipeline expects others than those of datasets."""
     first = first_step(pipeline)
@@ -504,75 +310,6 @@ def _check_format(pipeline: Pipeline, data: Bunch) -> None:
             "(pyimgano.datasets.write_inspection_dataset), which say their own format, or give "
             "the pipeline with that input_format."
         )
-
-
-def uses_validation(calibrator: ThresholdCalibrator, data: Bunch) -> bool:
-    """Tell whether the threshold comes from validation images.
-
-    A calibrator that was told where its scores come from, by ``cv`` or ``ensemble=True``, does
-    as it was told.
-
-    Parameters
-    ----------
-    calibrator : ThresholdCalibrator
-    data : Bunch
-
-    Returns
-    -------
-    bool
-    """
-    told = isinstance(calibrator.estimator, FrozenEstimator) or calibrator.ensemble is True
-    automatic = isinstance(calibrator.cv, str) and calibrator.cv == "auto"
-    return data.get("X_validation") is not None and automatic and not told
-
-
-def put_pixel_threshold(pipeline: Pipeline, unfitted: Pipeline, data: Bunch) -> PixelThreshold:
-    """Put a threshold on anomaly maps, by good images that the model has not seen.
-
-    They are the validation images where these put the threshold of the scores, too. Otherwise a
-    copy of the model is fitted without some of the training images, and has the maps of these:
-    those of training images differ from maps of new ones. A pipeline that has a threshold of
-    pixels keeps its own.
-
-    Parameters
-    ----------
-    pipeline, unfitted : Pipeline
-        Fitted, and as it was before.
-    data : Bunch
-
-    Returns
-    -------
-    PixelThreshold
-    """
-    validated = uses_validation(find_calibrator(unfitted), data)
-    part = "validation" if validated else "train"
-    own = find_defects(pipeline)
-    if own is not None:
-        n_images = own.pixel_provenance_["n_images"]
-        return PixelThreshold(own.pixel_threshold_, part, n_images, rate=None)
-    if not len(data.y_test):
-        return PixelThreshold(None, part, reason="there are no test images")
-    if not makes_maps(pipeline):
-        return PixelThreshold(None, part, reason="the model makes no anomaly maps")
-    if validated:
-        model, images = pipeline, data.X_validation
-    else:
-        good = np.flatnonzero(np.asarray(data.y_train) == 1)
-        try:
-            model, images = hold_out(
-                _without_calibrator(unfitted), _safe_indexing(data.X_train, good)
-            )
-        except TooFewImagesError as error:
-            return PixelThreshold(None, part, reason=str(error))
-    maps = maps_in_image_pixels(model, images)
-    threshold = pixel_threshold(maps, false_positive_rate=_PIXEL_RATE)
-    return PixelThreshold(threshold, part, _num_samples(images))
-
-
-def _without_calibrator(pipeline: Pipeline) -> Pipeline:
-    *before, (name, calibrator) = pipeline.steps
-    inner = [] if calibrator.estimator is None else [(name, calibrator.estimator)]
-    return Pipeline([*before, *inner])
 
 
 def _color_scale(pipeline: Pipeline, data: Bunch) -> tuple[float, float] | None:

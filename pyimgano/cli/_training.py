@@ -194,7 +194,7 @@ def train_on(
     -------
     Trained
     """
-    from pyimgano.benchmark._category import fit
+    from pyimgano.benchmark._fitting import fit
 
     # A wrong parameter or a missing file of weights is better said before images are looked for.
     asked = pipeline_as_asked(options, find_defects=find_defects, needs_maps=needs_maps)

@@ -19,7 +19,8 @@ from sklearn.pipeline import Pipeline
 
 from pyimgano._nesting import find_calibrator, find_defects, find_parts, innermost
 from pyimgano.backbones._weights import MissingWeightsError, without_downloads
-from pyimgano.benchmark._category import TestMasks, uses_validation
+from pyimgano.benchmark._fitting import uses_validation
+from pyimgano.benchmark._test_masks import TestMasks
 from pyimgano.calibration._copies import is_of_copies
 from pyimgano.calibration._recognition import trained_on
 from pyimgano.calibration._tails import check_enough

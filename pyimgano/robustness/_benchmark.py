@@ -17,7 +17,7 @@ from pyimgano._corruptions import SEVERITIES
 from pyimgano._nesting import find_calibrator
 from pyimgano._version import __version__
 from pyimgano.benchmark._benchmark import ends_all, pipeline_of_model
-from pyimgano.benchmark._category import fit
+from pyimgano.benchmark._fitting import fit
 from pyimgano.benchmark._pipelines import open_pipeline, repr_of
 from pyimgano.benchmark._run_dir import SCHEMA_VERSION
 from pyimgano.benchmark._sources import dataset_name, sources

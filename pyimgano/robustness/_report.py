@@ -11,7 +11,7 @@ from sklearn.utils import Bunch, check_consistent_length, column_or_1d
 from pyimgano import _defaults
 from pyimgano._corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from pyimgano._nesting import first_step
-from pyimgano.benchmark._category import TestMasks
+from pyimgano.benchmark._test_masks import TestMasks
 from pyimgano.evaluation import (
     AUPRO,
     PixelAUROC,
