@@ -10,7 +10,13 @@ import numpy as np
 from pyimgano._decision import check_finite, flip, is_anomalous
 from pyimgano._scoring import robust_threshold
 
-__all__ = ["Suspect", "rank_suspects"]
+__all__ = ["RULE", "Suspect", "rank_suspects", "suspicion_limit"]
+
+#: What makes a training image suspicious, wherever one is called so.
+RULE = (
+    "score more than three robust standard deviations above the median of the training images' "
+    "out-of-sample scores"
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,27 @@ def rank_suspects(training_scores: Any) -> list[Suspect]:
             f"training_scores must hold one score per image, shape (n_images,), got {scores.shape}."
         )
     check_finite(scores, "rank_suspects", "training scores")
-    marked = is_anomalous(scores, robust_threshold(scores))
+    marked = is_anomalous(scores, suspicion_limit(scores))
     order = np.argsort(flip(scores), kind="stable")
     return [Suspect(int(i), float(scores[i]), bool(marked[i])) for i in order]
+
+
+def suspicion_limit(training_scores: Any) -> float:
+    """Give the score above which :func:`rank_suspects` calls a training image suspicious.
+
+    Parameters
+    ----------
+    training_scores : array-like of shape (n_images,)
+        As for :func:`rank_suspects`.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from pyimgano.cleaning import suspicion_limit
+    >>> round(suspicion_limit([1.0, 3.0, 1.0, 1.2, 0.8, 9.0, 1.0]), 4)
+    1.8896
+    """
+    return robust_threshold(training_scores)

@@ -7,23 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyimgano._nesting import find_calibrator, innermost
-from pyimgano.cleaning import rank_suspects
+from pyimgano.cleaning import RULE, rank_suspects, suspicion_limit
 
 __all__ = ["LARGEST_NUMBER", "RULE", "Suspects", "suspicious_images"]
 
 #: Images that are named at most; of more, the number is told.
 LARGEST_NUMBER = 5
-_SPREADS = 3
-#: Images of which the quartiles say something.
+# Of fewer scores nobody who has not asked is told which stand out.
 _LEAST = 12
-RULE = (
-    f"score above the upper quartile by more than {_SPREADS} times the distance between the "
-    "quartiles of the training images' out-of-sample scores"
-)
 
 
 class Suspects(NamedTuple):
-    """Training images with scores far above those of the others.
+    """Training images with scores above those of the others.
 
     Parameters
     ----------
@@ -47,12 +42,10 @@ class Suspects(NamedTuple):
 
 
 def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
-    """Find training images that are far from what the others are like.
+    """Find training images that are unlike the others, by the rule of ``rank_suspects``.
 
     The scores are those that the fitted pipeline already has of its training images, each by a
-    model that has not seen it; of a model that trains networks, those of the images held out. The
-    limit is Tukey's for values that are "far out" [1]_, above that of
-    :func:`~pyimgano.cleaning.rank_suspects`: nobody has asked for suspects here.
+    model that has not seen it; of a model that trains networks, those of the images held out.
 
     Parameters
     ----------
@@ -64,22 +57,20 @@ def suspicious_images(pipeline: Any, n_good: int) -> Suspects:
     -------
     Suspects
 
-    References
-    ----------
-    .. [1] J. W. Tukey, "Exploratory Data Analysis", Addison-Wesley, 1977.
+    See Also
+    --------
+    pyimgano.cleaning.rank_suspects
     """
     places, scores = _out_of_sample(pipeline, n_good)
     if len(scores) < _LEAST:
         return Suspects([], [], 0, None, len(scores))
-    low, high = np.percentile(scores, (25, 75))
-    limit = float(high + _SPREADS * (high - low))
-    above = [one for one in rank_suspects(scores) if one.score > limit]
+    above = [one for one in rank_suspects(scores) if one.suspicious]
     named = above[:LARGEST_NUMBER]
     return Suspects(
         [int(places[one.index]) for one in named],
         [one.score for one in named],
         len(above) - len(named),
-        limit,
+        suspicion_limit(scores),
         len(scores),
     )
 

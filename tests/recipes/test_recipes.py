@@ -18,6 +18,7 @@ from pyimgano._models import Model
 from pyimgano._nesting import find_calibrator, find_defects, innermost
 from pyimgano.benchmark import json_schema
 from pyimgano.benchmark._split import limited
+from pyimgano.cleaning import RULE, rank_suspects, suspicion_limit
 from pyimgano.cli._report_text import comparison_text, report_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
 from pyimgano.detectors import DRAEMDetector, STFPMDetector, checkpoints
@@ -155,7 +156,10 @@ def test_a_defect_among_the_training_images_is_named(root, tmp_path):
     images[4, 20:40, 20:40] = 255, 0, 255
     result = run_recipe("industrial-adapt", images, output_dir=tmp_path, **SMALL)
     look = result.report["training"]["look_at"]
-    assert [one["input"] for one in look["images"]] == ["train[4]"] and "quartile" in look["rule"]
+    assert [one["input"] for one in look["images"]] == ["train[4]"] and look["rule"] == RULE
+    scores = innermost(result.pipeline)[0].training_scores_
+    marked = [one.index for one in rank_suspects(scores) if one.suspicious]
+    assert result.suspects.indices == marked and result.suspects.n_more == 0
     assert [one for one in files_of(result.path) if "look_at" in one] == [
         "artifacts/look_at/01_train-4.png"
     ]
@@ -650,3 +654,21 @@ def test_of_a_trained_network_the_images_held_out_are_looked_at(monkeypatch):
     monkeypatch.setattr("pyimgano.recipes._suspects.find_calibrator", lambda one: None)
     found = suspicious_images(None, 60)
     assert (found.indices, found.n_looked_at) == ([50], 15)
+    assert found.limit == suspicion_limit(scores[held_out])
+
+
+def test_an_image_is_suspicious_in_a_run_as_it_is_in_a_list(monkeypatch):
+    scores = np.random.RandomState(0).normal(10.0, 1.0, size=60)
+    scores[:8] = 14.0 + 0.1 * np.arange(8)  # above three deviations, within far-out quartiles
+    detector = SimpleNamespace(training_scores_=scores)
+    monkeypatch.setattr("pyimgano.recipes._suspects.innermost", lambda one: (detector, None))
+    monkeypatch.setattr("pyimgano.recipes._suspects.find_calibrator", lambda one: None)
+    found = suspicious_images(None, 60)
+    ranked = rank_suspects(scores)
+    marked = [one.index for one in ranked if one.suspicious]
+    assert marked == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert (found.indices, found.n_more) == (marked[:5], 3)
+    assert found.scores == [one.score for one in ranked[:5]]
+    few = SimpleNamespace(training_scores_=scores[:11])
+    monkeypatch.setattr("pyimgano.recipes._suspects.innermost", lambda one: (few, None))
+    assert suspicious_images(None, 11).indices == []
