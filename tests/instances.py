@@ -97,6 +97,23 @@ IMAGE_ONLY_INSTANCES: dict[str, list[BaseEstimator]] = {
 # Detectors that learn too little in the few steps of their instances for the checks that a defect
 # is found: the same with more of them.
 TRAINED_LONGER: dict[str, BaseEstimator] = {
+    "ReverseDistillationDetector": ReverseDistillationDetector(
+        BackbonePatchFeatures(
+            "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
+        ),
+        max_steps=30,
+        batch_size=4,
+        learning_rate=0.01,
+        n_blocks=1,
+        smoothing_sigma=2,
+    ),
+    "STFPMDetector": STFPMDetector(
+        BackbonePatchFeatures(
+            "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
+        ),
+        max_steps=60,
+        batch_size=4,
+    ),
     "DRAEMDetector": DRAEMDetector(
         32, width=8, max_steps=150, batch_size=8, learning_rate=5e-3, max_rotation=0
     ),
@@ -231,7 +248,7 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
             BackbonePatchFeatures(
                 "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
             ),
-            max_steps=30,
+            max_steps=4,
             batch_size=4,
             learning_rate=0.01,
             n_blocks=1,
@@ -244,7 +261,7 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
             BackbonePatchFeatures(
                 "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
             ),
-            max_steps=60,
+            max_steps=4,
             batch_size=4,
         )
     ],

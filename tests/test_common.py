@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import has_fit_parameter
 
 from pyimgano.calibration import ThresholdCalibrator
-from pyimgano.detectors import BaseTrainedDetector, PatchCoreDetector, checkpoints
+from pyimgano.detectors import BaseTrainedDetector, PatchCoreDetector
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.preprocessing import BasePreprocessor
@@ -173,23 +174,27 @@ def _image_checks():
                 yield pytest.param(instance, check, id=f"{name}-{i}-{check.__name__}")
 
 
+@pytest.fixture(scope="session")
+def learned():
+    """What each instance has learned from the check images, by its identity."""
+    return defaultdict(dict)
+
+
 @pytest.mark.parametrize(("instance", "check"), list(_image_checks()))
-def test_image_contract(instance, check):
+def test_image_contract(instance, check, learned):
     if isinstance(instance, BaseTrainedDetector):
         pytest.importorskip("torch", reason="torch is not installed")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), checks.fitted_once(learned[id(instance)]):
         warnings.simplefilter("ignore")
         check(clone(instance))
 
 
 @pytest.mark.parametrize("name", TRAINED_LONGER)
-def test_image_contract_of_what_needs_training(name, tmp_path):
+def test_image_contract_of_what_needs_training(name):
     pytest.importorskip("torch", reason="torch is not installed")
-    instance = TRAINED_LONGER[name]
-    # Checks that fit on the same images find the networks of the first one trained.
-    with checkpoints(tmp_path, every=10**6):
+    with checks.fitted_once({}):
         for check in NEEDS_TRAINING:
-            check(clone(instance))
+            check(clone(TRAINED_LONGER[name]))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,14 +112,44 @@ def check_image_detector(detector: Any) -> list[str]:
     35
     """
     ran = []
-    for check in yield_image_checks(detector):
-        check(clone(detector))
-        ran.append(check.__name__)
+    with fitted_once({}):
+        for check in yield_image_checks(detector):
+            check(clone(detector))
+            ran.append(check.__name__)
     return ran
 
 
-def _fitted(detector: Any, n: int = 12) -> Any:
-    return detector.fit(make_check_images(n))
+# What a detector has become by learning from the check images, for the checks that come after.
+_LEARNED: ContextVar[dict[str, Any] | None] = ContextVar("learned", default=None)
+
+
+@contextmanager
+def fitted_once(learned: dict[str, Any]) -> Iterator[None]:
+    """Let checks of one detector share what it learns from the check images.
+
+    Checks of ``fit`` itself still fit their own; those of a fitted detector take over the
+    attributes that the first of them has left here.
+
+    Parameters
+    ----------
+    learned : dict
+        Empty at first, and the same for all checks of clones of one detector.
+    """
+    token = _LEARNED.set(learned)
+    try:
+        yield
+    finally:
+        _LEARNED.reset(token)
+
+
+def _fitted(detector: Any) -> Any:
+    learned = _LEARNED.get()
+    if learned is None:
+        return detector.fit(make_check_images(12))
+    if not learned:
+        learned.update(vars(clone(detector).fit(make_check_images(12))))
+    vars(detector).update(learned)
+    return detector
 
 
 def _new_images() -> np.ndarray:
@@ -196,7 +228,7 @@ def check_ragged_sizes(detector: Any) -> None:
 
 def check_read_only_input(detector: Any) -> None:
     train, X = make_check_images(12), _new_images()
-    expected = clone(detector).fit(train).score_samples(X)
+    expected = _fitted(clone(detector)).score_samples(X)
     train.setflags(write=False)
     X.setflags(write=False)
     np.testing.assert_array_equal(detector.fit(train).score_samples(X), expected)
@@ -271,7 +303,7 @@ def check_threads_score_the_same(detector: Any) -> None:
 def check_training_images_are_scored_out_of_sample(detector: Any) -> None:
     X = make_check_images(12)
     judged = clone(detector).fit_predict(X)
-    np.testing.assert_array_equal(detector.fit(X).predict(X), judged)
+    np.testing.assert_array_equal(_fitted(detector).predict(X), judged)
     own, new = detector.score_samples(X), detector.score_samples(make_check_images(40)[12:])
     # The median of 12 seen images lies inside the range of 28 unseen ones.
     assert new.min() <= np.median(own) <= new.max(), (
@@ -288,7 +320,7 @@ def check_anomalies_are_left_out_of_training(detector: Any) -> None:
         assert len(detector.training_scores_) == 12  # those of the good ones
         assert detector.score_samples(bad).max() < np.median(detector.score_samples(good))
     else:
-        expected = clone(detector).fit(good).score_samples(_new_images())
+        expected = _fitted(clone(detector)).score_samples(_new_images())
         np.testing.assert_array_equal(detector.fit(X, y).score_samples(_new_images()), expected)
     _assert_raises(ValueError, lambda: clone(detector).fit(good, np.full(12, -1)), "-1")
 
@@ -297,7 +329,7 @@ def check_other_labels_are_ignored_with_a_warning(detector: Any) -> None:
     import warnings
 
     X = make_check_images(12)
-    expected = clone(detector).fit(X).score_samples(_new_images())
+    expected = _fitted(clone(detector)).score_samples(_new_images())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         detector.fit(X, np.arange(12) % 2)
@@ -334,17 +366,20 @@ def check_ties(detector: Any, train: Any, new: Any) -> None:
     ----------
     detector : estimator
         Fitted here.
-    train, new : ndarray of shape (n_samples, ...)
-        Training samples and others.
+    train : ndarray of shape (11, ...)
+        Training samples.
+    new : ndarray of shape (n_samples, ...)
+        Others.
     """
     if "contamination" in detector.get_params():
         # The tenth percentile of 11 scores is one of them.
-        judged = detector.set_params(contamination=0.1).fit_predict(train[:11])
+        judged = detector.set_params(contamination=0.1).fit_predict(train)
         own = detector.training_scores_
         assert (own == threshold(detector)).any(), "no training score is at the threshold"
         np.testing.assert_array_equal(judged, np.where(own > threshold(detector), -1, 1))
         assert (judged == -1).sum() == 1, "fit_predict: at the threshold is normal"
-    detector.fit(train)
+    else:
+        detector.fit(train)
     at = detector.score_samples(new)[:1]
     below = float(np.nextafter(at[0], -np.inf))
     for offset, label in ((float(at[0]), 1), (below, 1), (float(np.nextafter(at[0], np.inf)), -1)):
@@ -417,7 +452,7 @@ def _caches(detector: Any) -> set[str]:
 
 def check_refit_is_reproducible(detector: Any) -> None:
     X, new = make_check_images(12), _new_images()
-    first, second = clone(detector).fit(X), clone(detector)
+    first, second = _fitted(clone(detector)), clone(detector)
     second.fit(make_check_images(8, random_state=5)).fit(X)  # leaves nothing of the earlier fit
     np.testing.assert_array_equal(first.score_samples(new), second.score_samples(new))
     assert first.offset_ == second.offset_
@@ -427,13 +462,13 @@ def check_global_generators_are_untouched(detector: Any) -> None:
     np.random.seed(7)  # noqa: NPY002
     expected = np.random.random_sample(3)  # noqa: NPY002
     np.random.seed(7)  # noqa: NPY002
-    _fitted(detector).predict(_new_images())
+    detector.fit(make_check_images(12)).predict(_new_images())
     np.testing.assert_array_equal(np.random.random_sample(3), expected)  # noqa: NPY002
 
 
 def check_parameters_are_not_changed_by_fit(detector: Any) -> None:
     before = str(detector.get_params())
-    _fitted(detector)
+    detector.fit(make_check_images(12))
     assert str(detector.get_params()) == before
 
 
