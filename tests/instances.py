@@ -62,8 +62,8 @@ from pyimgano.tiling import TilingTransformer
 TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "AnomalyDINODetector": [AnomalyDINODetector(), AnomalyDINODetector(coreset_ratio=0.1)],
     "MutualScoringDetector": [
-        MutualScoringDetector(),
-        MutualScoringDetector(neighborhoods=[1], projection_dim=None, max_references=30),
+        MutualScoringDetector(max_references=8),
+        MutualScoringDetector(neighborhoods=[1], projection_dim=None, max_references=6),
     ],
     "NCCTemplateDetector": [NCCTemplateDetector()],
     "PaDiMDetector": [PaDiMDetector()],

@@ -30,6 +30,8 @@ _MAX_SUMMARY_VALUES = 4_000_000
 _MAX_LEVEL = 4
 # Of more images of a kind, several are drawn together.
 _MAX_UNITS = 500
+# Draws of no more indices than that are kept for the next metric.
+_MAX_KEPT_DRAWS = 1_000_000
 # Draws whose curves are computed at a time.
 _N_TOGETHER = 50
 # Points at which curves are computed, from defective and from normal pixels.
@@ -46,17 +48,33 @@ def draw_images(y: np.ndarray, n_resamples: int, random_state: Any) -> Iterator[
     n_resamples : int
     random_state : int, RandomState or None
 
-    Yields
-    ------
-    ndarray of shape (n_images,), int
-        Indices of images.
+    Returns
+    -------
+    iterator of ndarray of shape (n_images,), int
+        Indices of images. Not to be written to.
     """
     if not isinstance(n_resamples, Integral) or n_resamples < 1:
         raise ValueError(f"n_resamples={n_resamples!r} must be an int of at least 1.")
-    rng = check_random_state(random_state)
-    kinds = [np.flatnonzero(y == kind) for kind in np.unique(y)]
+    _, kind_of = np.unique(y, return_inverse=True)
+    if isinstance(random_state, Integral) and n_resamples * len(kind_of) <= _MAX_KEPT_DRAWS:
+        return iter(_kept_draws(kind_of.tobytes(), int(n_resamples), int(random_state)))
+    return _draws(kind_of, n_resamples, check_random_state(random_state))
+
+
+def _draws(
+    kind_of: np.ndarray, n_resamples: int, rng: np.random.RandomState
+) -> Iterator[np.ndarray]:
+    kinds = [np.flatnonzero(kind_of == kind) for kind in range(int(kind_of.max()) + 1)]
     for _ in range(n_resamples):
         yield np.concatenate([kind[rng.randint(len(kind), size=len(kind))] for kind in kinds])
+
+
+@lru_cache(maxsize=2)  # all metrics of some images are computed from the same draws
+def _kept_draws(kind_of: bytes, n_resamples: int, seed: int) -> np.ndarray:
+    kinds = np.frombuffer(kind_of, np.intp)
+    drawn = np.array(list(_draws(kinds, n_resamples, np.random.RandomState(seed))))
+    drawn.setflags(write=False)
+    return drawn
 
 
 def percentile_interval(values: Any, confidence_level: float) -> tuple[float, float]:

@@ -193,7 +193,10 @@ GONE = object()
 
 
 def parts(model: Any, packages: tuple[str, ...] = ("pyimgano.",)) -> Iterator[Any]:
-    """The model and all objects of some packages in it."""
+    """The model and all objects of some packages in it.
+
+    Of a list that holds many objects of one kind, checked by one rule, the first and the last.
+    """
     waiting, seen = [model], set()
     while waiting:
         one = waiting.pop()
@@ -203,7 +206,8 @@ def parts(model: Any, packages: tuple[str, ...] = ("pyimgano.",)) -> Iterator[An
         if isinstance(one, dict):
             waiting += one.values()
         elif isinstance(one, (list, tuple)):
-            waiting += one
+            alike = len({type(each) for each in one}) == 1
+            waiting += (one[0], one[-1]) if alike else one
         elif type(one).__module__.startswith(packages) and hasattr(one, "__dict__"):
             yield one
             waiting += vars(one).values()
