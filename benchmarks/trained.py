@@ -50,7 +50,13 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "supersimplenet": {
         "*": {"resize": 256, "hidden_width": 512, "max_steps": 600, "batch_size": 16},
-        "screw": {"resize": 256, "hidden_width": 512, "max_steps": 1000, "batch_size": 16},
+        "screw": {
+            "resize": 256,
+            "hidden_width": 512,
+            "max_steps": 1000,
+            "batch_size": 16,
+            "paint_defects": True,
+        },
     },
     "draem": {
         "*": {

@@ -17,6 +17,7 @@ from pyimgano.exceptions import ImageFormatError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer
+from pyimgano.synthesis import DefectSynthesizer
 from pyimgano.testing import make_check_images
 from pyimgano.tiling import TilingTransformer
 
@@ -100,6 +101,81 @@ def test_training_with_defects_is_reproducible_and_goes_on_after_a_kill(make, ma
     together = one.score_samples(X)
     alone = [one.score_samples(X[i : i + 1])[0] for i in range(len(X))]
     np.testing.assert_array_equal(together, alone)
+
+
+def test_painted_defects_are_learned_from(make, monkeypatch):
+    calls = []
+    synthesize = DefectSynthesizer.synthesize
+
+    def watching(self, images, *, indices=None):
+        made = synthesize(self, images, indices=indices)
+        calls.append((self.mask, list(indices), made))
+        return made
+
+    monkeypatch.setattr(DefectSynthesizer, "synthesize", watching)
+    plain, one, two = make(), make(paint_defects=True), make(paint_defects=True)
+    plain.fit(GOOD)
+    assert not calls
+    one.fit(GOOD)
+    # One on each image that is trained on, none on those that are held out.
+    assert sorted(i for _, indices, _ in calls for i in indices) == list(
+        np.flatnonzero(~one.held_out_)
+    )
+    images = np.concatenate([made.images for _, _, made in calls])
+    masks = np.concatenate([made.masks for _, _, made in calls])
+
+    def contrast(detector):
+        heat = np.stack(detector.anomaly_map(images))
+        return heat[masks].mean() - heat[~masks].mean()
+
+    assert contrast(one) > contrast(plain) + 0.1
+    assert set(one.networks_) == {"adaptor", "map_head"} and one.n_defects_ == 0
+    for name, values in two.fit(GOOD).networks_.items():
+        assert digest(values) == digest(one.networks_[name])
+
+
+def test_defects_are_painted_inside_the_region_and_beside_known_ones(make, mask, monkeypatch):
+    painted = []
+    synthesize = DefectSynthesizer.synthesize
+
+    def watching(self, images, *, indices=None):
+        made = synthesize(self, images, indices=indices)
+        painted.extend(made.masks)
+        return made
+
+    monkeypatch.setattr(DefectSynthesizer, "synthesize", watching)
+    region = np.zeros(X.shape[1:3], dtype=bool)
+    region[8:56, 8:56] = True
+    detector = make(paint_defects=True)
+    detector.fit(X, Y, masks=masks_of(mask), roi_mask=region)
+    assert painted and not any(one[~region].any() for one in painted)
+    assert detector.n_defects_ == 3 and "score_head" in detector.networks_
+    tiles = TilingTransformer(tile=32, stride=32).fit_transform(GOOD)
+    painted.clear()
+    in_tiles = make(paint_defects=True).fit(tiles)
+    assert len(painted) == 4 * np.count_nonzero(~in_tiles.held_out_)
+
+
+def test_training_with_painted_defects_goes_on_after_a_kill(make, tmp_path):
+    params = {"max_steps": 5, "paint_defects": True}
+    expected, killed, resumed = (make(**params) for _ in range(3))
+    expected.fit(GOOD)
+    loss = killed._loss
+
+    def dying(networks, batch, step):
+        if step.number == 3:
+            raise RuntimeError("killed")
+        return loss(networks, batch, step)
+
+    killed._loss = dying
+    with checkpoints(tmp_path, every=2):
+        with pytest.raises(RuntimeError, match="killed"):
+            killed.fit(GOOD)
+        resumed.fit(GOOD)
+    for name, values in expected.networks_.items():
+        assert digest(values) == digest(resumed.networks_[name])
+    for name, losses in expected.history_.items():
+        np.testing.assert_array_equal(losses, resumed.history_[name])
 
 
 def test_masks_that_do_not_fit_are_refused(make, mask):

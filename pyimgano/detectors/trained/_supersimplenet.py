@@ -15,7 +15,7 @@ from pyimgano.backbones._torch_module import torch_module
 from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepared, Shapes
 from pyimgano.detectors.trained._loop import Step, initialize
 from pyimgano.detectors.trained._samples import Sample, SampleStore, compact
-from pyimgano.exceptions import ImageFormatError
+from pyimgano.exceptions import ImageFormatError, SynthesisError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._fingerprint import digest
 from pyimgano.utils._state import Number, Sizes, State, fail
@@ -27,6 +27,10 @@ _SCORE_WIDTH = 128
 # Values of the map are pushed beyond plus or minus this, and no farther.
 _MARGIN = 0.5
 _FOCAL_GAMMA = 4.0
+# A position shows a painted defect where the defect covers this share of it.
+_SHOWN = 0.25
+# Severity of painted defects, see ``DefectSynthesizer``.
+_SEVERITY = (0.2, 0.8)
 # Label of a position of which nobody says whether it shows a defect.
 _UNUSED = -1
 # Images that the scale of the features is taken from, evenly among those that are trained on.
@@ -67,8 +71,13 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     perlin_threshold : float, default=0.2
         Good images that the score head is shown as defective have noise where Perlin noise is
         above this; used with known defects only.
+    paint_defects : bool, default=False
+        Paint a defect on a copy of each image that is trained on, with
+        :class:`~pyimgano.synthesis.DefectSynthesizer`, and let the map learn that the features
+        there are no good ones either. The paper has noise alone.
     n_positions : int, default=128
-        Positions of each image that a step trains the map on, drawn anew in every step.
+        Positions of each image that a step trains the map on, drawn anew in every step. Of painted
+        defects there are half as many.
     max_steps : int, default=1200
         Steps of training.
     batch_size : int, default=16
@@ -134,6 +143,11 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     With a ResNet-18, ``hidden_width=512`` and 600 to 1000 steps, a processor that computes in
     bfloat16 trains it in about a minute (``precision="bfloat16"``).
 
+    Where parts vary much and defects are small, noise on features is a poor stand-in for them, and
+    ``paint_defects=True`` helps. No score head learns from painted defects: it would learn to tell
+    how they are painted. They are painted inside ``roi_mask``, by default on the part as
+    :func:`~pyimgano.synthesis.foreground_mask` finds it, once, before the training.
+
     Features are averaged over 3 x 3 positions of the finer grid, at the border over those that
     there are.
 
@@ -173,6 +187,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         "standardize": ["boolean"],
         "noise_std": [Interval(Real, 0, None, closed="neither")],
         "perlin_threshold": [Interval(Real, -1, 1, closed="neither")],
+        "paint_defects": ["boolean"],
         "n_positions": [Interval(Integral, 1, None, closed="left")],
     }
     _fitted_state = {"n_defects_": Number(0, whole=True)}
@@ -189,6 +204,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         standardize: bool = True,
         noise_std: float = 0.3,
         perlin_threshold: float = 0.2,
+        paint_defects: bool = False,
         n_positions: int = 128,
         max_steps: int = 1200,
         batch_size: int = 16,
@@ -210,6 +226,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         self.standardize = standardize
         self.noise_std = noise_std
         self.perlin_threshold = perlin_threshold
+        self.paint_defects = paint_defects
         self.n_positions = n_positions
         self.max_steps = max_steps
         self.batch_size = batch_size
@@ -404,19 +421,68 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     def _train(self, store: SampleStore, held_out: np.ndarray) -> None:
         if self.standardize:
             self._scale = _inverse_std(store, np.flatnonzero(~held_out))
-        super()._train(store, held_out)
+        # Features at the positions of each painted defect.
+        self._painted = self._paint(held_out) if self.paint_defects else []
+        try:
+            super()._train(store, held_out)
+        finally:
+            del self._painted
         self.__dict__.pop("_scale", None)
 
-    def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
+    def _paint(self, held_out: np.ndarray) -> list[np.ndarray]:
+        """Paint a defect on each image that is trained on; features where they show."""
         # It loads the synthetic datasets, which scoring has no use for.
-        from pyimgano.synthesis import perlin_mask
+        from pyimgano.synthesis import DefectSynthesizer
 
+        where = "foreground" if self.roi_mask_ is None else self.roi_mask_
+        painter = DefectSynthesizer(severity=_SEVERITY, mask=where, random_state=self._seed)
+        found, n_read = [], 0
+        for images, _ in self._keyed_images(self._whole_images):
+            index = [i for i in range(len(images)) if not held_out[n_read + i]]
+            numbers = [n_read + i for i in index]
+            n_read += len(images)
+            if not index:
+                continue
+            made = painter.synthesize([images[i] for i in index], indices=numbers)
+            block = self._prepare(self._within_region(list(made.images)))
+            for i, ((features, held), mask) in enumerate(zip(block.samples, made.masks)):
+                share = np.where(held > 0, _share_of_cells(mask, block.grids, i), 0)
+                if share.any():
+                    chosen = share >= min(_SHOWN, share.max())
+                    found.append(compact(_on_finer_grid(features, self.upsample)[chosen]))
+        if not found:
+            raise SynthesisError(
+                "paint_defects=True: no painted defect lies inside roi_mask. Give a larger region, "
+                "or set paint_defects=False."
+            )
+        return found
+
+    def _collate(self, samples: list[Sample], step: Step) -> tuple[np.ndarray, ...]:
         features, inside = (np.stack(arrays) for arrays in zip(*samples))
         n = self.n_positions
         positions = np.stack([_draw(one, n, step.rng) for one in inside])
-        if not self.n_defects_:
-            return features, positions
-        chosen = step.rng.choice(self.n_defects_, min(len(samples), self.n_defects_), replace=False)
+        batch: tuple[np.ndarray, ...] = (features, positions)
+        if self._painted:
+            chosen = step.rng.choice(len(self._painted), len(samples))
+            size = max(1, n // 2)
+            drawn = (self._painted[i] for i in chosen)
+            rows = np.concatenate([one[step.rng.choice(len(one), size)] for one in drawn])
+            batch = (*batch, rows)
+        if self.n_defects_:
+            batch = (*batch, *self._collate_defects(features, inside, step))
+        return batch
+
+    def _collate_defects(
+        self, features: np.ndarray, inside: np.ndarray, step: Step
+    ) -> tuple[np.ndarray, ...]:
+        """What a batch has of known defects, for the map and for the score head."""
+        # It loads the synthetic datasets, which scoring has no use for.
+        from pyimgano.synthesis import perlin_mask
+
+        n = self.n_positions
+        chosen = step.rng.choice(
+            self.n_defects_, min(len(features), self.n_defects_), replace=False
+        )
         defects = [self._defects[i] for i in chosen]
         of_defects, labels = np.zeros((2, len(defects), n), np.int64)
         for i, (_, held, where) in enumerate(defects):
@@ -436,8 +502,6 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             drawn = perlin_mask(noisy.shape[1:], step.rng, threshold=self.perlin_threshold)
             noisy[i] = drawn & (inside[i] > 0)
         return (
-            features,
-            positions,
             np.stack([one for one, _, _ in defects]),
             of_defects,
             labels,
@@ -452,8 +516,13 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         good = adaptor(self._at(batch[0], batch[1]))
         zeros = torch.zeros(len(good), device=good.device)
         parts, labels = [good, good + self._noise(good, step)], [zeros, zeros + 1]
+        known = list(batch[2:])
+        if self.paint_defects:
+            painted = known.pop(0)
+            parts.append(adaptor(painted))
+            labels.append(torch.ones(len(painted), device=good.device))
         if self.n_defects_:
-            features, positions, of_positions = batch[2:5]
+            features, positions, of_positions = known[:3]
             of_positions = of_positions.reshape(-1)
             parts.append(adaptor(self._at(features, positions))[of_positions != _UNUSED])
             labels.append(of_positions[of_positions != _UNUSED].float())
@@ -465,13 +534,17 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         loss = (beyond * (1 - is_defect)).sum() / (len(values) - n_defects)
         loss = loss + (beyond * is_defect).sum() / n_defects
         loss = loss + _focal(values, is_defect)
-        return loss + self._loss_of_scores(networks, batch, step) if self.n_defects_ else loss
+        if self.n_defects_:
+            loss = loss + self._loss_of_scores(networks, batch[0], known, step)
+        return loss
 
-    def _loss_of_scores(self, networks: dict[str, Any], batch: tuple[Any, ...], step: Step) -> Any:
+    def _loss_of_scores(
+        self, networks: dict[str, Any], good: Any, known: Sequence[Any], step: Step
+    ) -> Any:
         """Loss of the score head on some whole images."""
         torch = torch_module()
-        inside, held, noisy = batch[5:]
-        whole = torch.cat([batch[0][: len(inside)], batch[2][: len(held)]])
+        inside, held, noisy = known[3:]
+        whole = torch.cat([good[: len(inside)], known[0][: len(held)]])
         noisy = torch.cat([noisy, torch.zeros_like(held)]).float()
         defective = noisy.amax(dim=(1, 2))
         defective[len(inside) :] = 1.0
@@ -607,15 +680,27 @@ def _resampling(n: int, factor: int) -> np.ndarray:
     return (sums / sums.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _defective_cells(mask: np.ndarray | None, grids: PatchGrids, i: int) -> np.ndarray:
-    """Positions of the grid of image ``i`` that show a pixel of the mask, int8; -1 without mask."""
+def _on_finer_grid(features: np.ndarray, factor: int) -> np.ndarray:
+    """Features (h, w, width) on the finer grid, float32."""
+    down, across = (_resampling(n, factor) for n in features.shape[:2])
+    height, width, size = features.shape
+    rows = down @ features.astype(np.float32).reshape(height, width * size)
+    return across @ rows.reshape(len(down), width, size)
+
+
+def _share_of_cells(mask: np.ndarray, grids: PatchGrids, i: int) -> np.ndarray:
+    """Share of each position of the grid of image ``i`` that a mask covers, float32."""
     height, width = (int(side) for side in grids.grid_shapes[i])
-    if mask is None:
-        return np.full((height, width), -1, np.int8)
     top, left, tall, wide = (round(float(side)) for side in grids.boxes[i])
     seen = mask[top : top + tall, left : left + wide].astype(np.float32)
-    share = cv2.resize(seen, (width, height), interpolation=cv2.INTER_AREA)
-    return (share > 0).astype(np.int8)
+    return cv2.resize(seen, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _defective_cells(mask: np.ndarray | None, grids: PatchGrids, i: int) -> np.ndarray:
+    """Positions of the grid of image ``i`` that show a pixel of the mask, int8; -1 without mask."""
+    if mask is None:
+        return np.full([int(side) for side in grids.grid_shapes[i]], -1, np.int8)
+    return (_share_of_cells(mask, grids, i) > 0).astype(np.int8)
 
 
 def _xavier(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
