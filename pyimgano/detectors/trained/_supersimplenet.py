@@ -475,7 +475,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     def _collate_defects(
         self, features: np.ndarray, inside: np.ndarray, step: Step
     ) -> tuple[np.ndarray, ...]:
-        """What a batch has of known defects, for the map and for the score head."""
+        """Make the arrays of known defects in a batch, for the map and for the score head."""
         # It loads the synthetic datasets, which scoring has no use for.
         from pyimgano.synthesis import perlin_mask
 
