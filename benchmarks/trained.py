@@ -56,6 +56,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "max_steps": 1000,
             "batch_size": 16,
             "paint_defects": True,
+            "map_loss": "cross_entropy",
         },
     },
     "draem": {

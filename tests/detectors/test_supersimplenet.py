@@ -103,6 +103,15 @@ def test_training_with_defects_is_reproducible_and_goes_on_after_a_kill(make, ma
     np.testing.assert_array_equal(together, alone)
 
 
+def test_cross_entropy_of_networks_that_tell_nothing_is_that_of_a_coin(make):
+    # Without noise both kinds have one distribution: no loss is below log 2.
+    loss = make(noise_std=1e-9, map_loss="cross_entropy").fit(GOOD).history_["loss"]
+    assert loss.min() >= np.log(2) - 1e-6
+    assert make(map_loss="cross_entropy").fit(GOOD).history_["loss"].min() < 0.6
+    with pytest.raises(ValueError, match="'map_loss' parameter"):
+        make(map_loss="focal").fit(GOOD)
+
+
 def test_painted_defects_are_learned_from(make, monkeypatch):
     calls = []
     synthesize = DefectSynthesizer.synthesize

@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyimgano._training import TrainingStream
 from pyimgano.backbones._torch_module import torch_module
@@ -75,6 +75,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         Paint a defect on a copy of each image that is trained on, with
         :class:`~pyimgano.synthesis.DefectSynthesizer`, and let the map learn that the features
         there are no good ones either. The paper has noise alone.
+    map_loss : {"margin", "cross_entropy"}, default="margin"
+        Loss of the map. ``"margin"`` is the paper's, which asks for values beyond plus or minus
+        1/2 and for little more; ``"cross_entropy"`` goes on to tell features apart that are told
+        apart already, and goes well with painted defects.
     n_positions : int, default=128
         Positions of each image that a step trains the map on, drawn anew in every step. Of painted
         defects there are half as many.
@@ -188,6 +192,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         "noise_std": [Interval(Real, 0, None, closed="neither")],
         "perlin_threshold": [Interval(Real, -1, 1, closed="neither")],
         "paint_defects": ["boolean"],
+        "map_loss": [StrOptions({"margin", "cross_entropy"})],
         "n_positions": [Interval(Integral, 1, None, closed="left")],
     }
     _fitted_state = {"n_defects_": Number(0, whole=True)}
@@ -205,6 +210,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         noise_std: float = 0.3,
         perlin_threshold: float = 0.2,
         paint_defects: bool = False,
+        map_loss: str = "margin",
         n_positions: int = 128,
         max_steps: int = 1200,
         batch_size: int = 16,
@@ -227,6 +233,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         self.noise_std = noise_std
         self.perlin_threshold = perlin_threshold
         self.paint_defects = paint_defects
+        self.map_loss = map_loss
         self.n_positions = n_positions
         self.max_steps = max_steps
         self.batch_size = batch_size
@@ -528,12 +535,16 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             labels.append(of_positions[of_positions != _UNUSED].float())
         values = head(torch.cat(parts)).float()[:, 0]
         is_defect = torch.cat(labels)
-        # Each kind counts as a whole, however many positions there are of it.
-        beyond = torch.where(is_defect > 0, _MARGIN - values, values + _MARGIN).clamp_min(0)
-        n_defects = is_defect.sum()
-        loss = (beyond * (1 - is_defect)).sum() / (len(values) - n_defects)
-        loss = loss + (beyond * is_defect).sum() / n_defects
-        loss = loss + _focal(values, is_defect)
+        if self.map_loss == "cross_entropy":
+            logistic = torch.nn.functional.binary_cross_entropy_with_logits
+            loss = logistic(values, is_defect)
+        else:
+            # Each kind counts as a whole, however many positions there are of it.
+            beyond = torch.where(is_defect > 0, _MARGIN - values, values + _MARGIN).clamp_min(0)
+            n_defects = is_defect.sum()
+            loss = (beyond * (1 - is_defect)).sum() / (len(values) - n_defects)
+            loss = loss + (beyond * is_defect).sum() / n_defects
+            loss = loss + _focal(values, is_defect)
         if self.n_defects_:
             loss = loss + self._loss_of_scores(networks, batch[0], known, step)
         return loss
