@@ -173,6 +173,8 @@ def small(monkeypatch):
     for module in ("pyimgano.datasets", "pyimgano.benchmark._sources"):
         monkeypatch.setattr(f"{module}.make_inspection_dataset", make_small)
     monkeypatch.setattr(FilterBankFeatures.__init__, "__defaults__", (RESIZE,))
+    presets = lambda resize, **options: FilterBankFeatures(RESIZE, **options)  # noqa: E731
+    monkeypatch.setattr("pyimgano._models.FilterBankFeatures", presets)
     monkeypatch.setitem(BackbonePatchFeatures.__init__.__kwdefaults__, "resize", SIDE)
     monkeypatch.setattr("pyimgano.detectors.trained._base.Plan", a_short_plan)
     # A default that has moved would make each page take minutes.
