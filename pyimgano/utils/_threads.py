@@ -115,7 +115,8 @@ class RefCountedSetting:
 
 
 def _one_blas_thread() -> Callable[[], Any]:
-    before = [(library, library.num_threads) for library in _blas_libraries()]
+    numbers = ((library, library.num_threads) for library in _blas_libraries())
+    before = [(library, n) for library, n in numbers if n != 1]  # setting takes long
     _set_blas_threads((library, 1) for library, _ in before)
     return lambda: _set_blas_threads(before)
 

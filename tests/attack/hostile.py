@@ -1,7 +1,7 @@
 """Hostile files, each for a way in which reading a saved pipeline has once gone wrong.
 
-Run as a program it writes them, or loads all of them in this process, with an audit hook that sees
-what the process opens, imports, starts or connects to, and prints what came of each.
+Run as a program it writes them and loads them, with an audit hook that sees what the process
+opens, imports, starts or connects to, and prints what came of each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable
@@ -980,25 +981,45 @@ def write_all(folder: Path) -> None:
     write(pipeline(), folder / "good.joblib")
 
 
-def main(folder: Path, only: str = "") -> None:
-    """Load one file of a folder, or all that are not for a process of their own.
+def main(folder: Path) -> None:
+    """Write all files into a folder, and load them; what came of each is printed as JSON.
 
-    What came of each is printed as JSON.
+    Files are written, and those that are loaded alone are, in processes that part from this one:
+    neither takes seconds to start, and none has the memory of another.
     """
-    global _WATCH
     warnings.simplefilter("ignore")
-    paths = {path.stem: path for path in sorted(folder.glob("*.joblib"))}
-    good = paths.pop("good")
-    paths = {name: path for name, path in paths.items() if (name in ALONE) == bool(only)}
-    if only:
-        paths = {only: paths[only]}
-    if not only:  # what is imported of ours is imported now
-        for module, name in _admitted._LIBRARY:
+    apart(write_all, folder)
+    # What is imported of ours is imported now.
+    for module, name in _admitted._LIBRARY:
+        _admitted.admitted_class(module, name)
+    for module, names in _admitted._OWN.items():
+        for name in names.split():
             _admitted.admitted_class(module, name)
-        for module, names in _admitted._OWN.items():
-            for name in names.split():
-                _admitted.admitted_class(module, name)
-    pyimgano.load(good).score_samples(ROWS)  # and what is compiled is read now
+    paths = {path.stem: path for path in sorted(folder.glob("*.joblib"))}
+    pyimgano.load(paths.pop("good")).score_samples(ROWS)  # and what is compiled is read now
+    for name in sorted(ALONE):
+        apart(load_all, folder, {name: paths.pop(name)})
+    load_all(folder, paths)
+
+
+def apart(function: Callable[..., None], *args: Any) -> None:
+    """Call a function in a process that parts from this one here."""
+    process = os.fork()
+    if not process:
+        try:
+            function(*args)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(process, 0)
+    if status:
+        raise RuntimeError(f"{function.__name__}{args} ended with wait status {status}")
+
+
+def load_all(folder: Path, paths: dict[str, Path]) -> None:
+    """Load files of a folder, and print what came of each."""
+    global _WATCH
     hooked = False
     for name in sorted(paths, key=lambda name: name not in HEAVY):
         path = paths[name]
@@ -1039,5 +1060,4 @@ def main(folder: Path, only: str = "") -> None:
 
 
 if __name__ == "__main__":
-    # In two processes: the memory that the files are made in is not that of loading them.
-    {"write": write_all, "load": main}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]))

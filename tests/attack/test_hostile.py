@@ -26,21 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_hostile_files_do_nothing_but_be_read(tmp_path):
-    """In processes of their own, which take seconds to start: one test for all."""
-    command = [sys.executable, "-m", "tests.attack.hostile"]
-    subprocess.run([*command, "write", str(tmp_path)], cwd=ROOT, check=True, timeout=600)
-    outcomes: list[dict] = []
-    for only in ([], *([name] for name in sorted(hostile.ALONE))):
-        done = subprocess.run(
-            [*command, "load", str(tmp_path), *only],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        outcomes += [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
-        last = outcomes[-1]["name"] if outcomes else "the start"
-        assert done.returncode == 0, f"after {last}: {done.stderr}"
+    """In a process of its own, which takes seconds to start: one test for all."""
+    command = [sys.executable, "-m", "tests.attack.hostile", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
+    last = outcomes[-1]["name"] if outcomes else "the start"
+    assert done.returncode == 0, f"after {last}: {done.stderr}"
     expected = hostile.pipeline().score_samples(hostile.ROWS).tolist()
     for name in hostile.HOSTILE:
         found = [o for o in outcomes if o["name"] == name or o["name"].startswith(f"{name}_")]

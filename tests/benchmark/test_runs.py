@@ -32,7 +32,7 @@ from pyimgano.utils._environment import git_state
 from tests.datasets import layouts
 
 NAMES = ["brushed_metal", "terrazzo", "wood"]
-MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
+MODEL = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_an_address_that_is_no_scheduler_is_refused(capsys):
 
 def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path, cross_fit):
     distributed = pytest.importorskip("distributed")
-    command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64]
+    command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 32]
     command += ["--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 1]
     one, two = tmp_path / "one", tmp_path / "two"
     limits = mock.patch.dict(os.environ)  # the cluster leaves variables that limit threads behind
@@ -263,7 +263,7 @@ def test_what_is_written_has_the_published_schemas(root, undisturbed, tmp_path):
     saturated = run_benchmark(
         "mvtec_loco", root=loco, model=MODEL, quantile=0.5, output_dir=tmp_path / "runs"
     )
-    options = {"features__resize": 64}
+    options = {"features__resize": 32}
     pyod = run(
         *(root, tmp_path),
         category="wood",
@@ -339,7 +339,7 @@ def test_records_need_not_be_written(root, tmp_path):
 
 
 def test_config_is_the_same_in_each_run(root, undisturbed, tmp_path):
-    model = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
+    model = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.02)
     result = run(root, tmp_path, model=model, category="wood", model_name="mine")
     config = RunDirectory(result.path).read_config()
     assert config["model"] == "mine" and config["categories"] == ["wood"]
@@ -463,7 +463,7 @@ def test_a_run_that_is_going_on_is_not_resumed(root, tmp_path, monkeypatch):
 def test_killed_runs_are_resumed(root, tmp_path, cross_fit, capsys):
     # benchmarks/kill_and_resume.py does this at random moments.
     command = [
-        *("--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 64),
+        *("--dataset", "folder", "--root", root, "--category", *NAMES[:2], "--resize", 32),
         *("--model", "industrial-fast-filterbank", "--quantile", 0.9, "--overlays", 2, "--resume"),
     ]
     command = [str(one) for one in command]
