@@ -244,3 +244,22 @@ def test_the_image_battery_catches_float32_scores():
 
     with pytest.raises(AssertionError, match="float32"):
         checks.check_scores_are_float64(Single(FilterBankFeatures(resize=64)))
+
+
+def test_checks_of_one_detector_share_a_fit():
+    fits = []
+
+    class Counted(PatchCoreDetector):
+        def fit(self, X, y=None, **metadata):
+            fits.append(len(X))
+            return super().fit(X, y, **metadata)
+
+    detector = Counted(FilterBankFeatures(resize=32))
+    with checks.fitted_once({}):
+        for check in (checks.check_signs_agree, checks.check_scores_are_float64):
+            check(clone(detector))
+        assert fits == [12]
+        checks.check_parameters_are_not_changed_by_fit(clone(detector))  # a check of fit itself
+        assert fits == [12, 12]
+    checks.check_signs_agree(clone(detector))
+    assert fits == [12, 12, 12]
