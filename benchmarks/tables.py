@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     "doc/benchmarks.rst",
+    "doc/user_guide/command_line.rst",
     "doc/user_guide/defects.rst",
     "doc/user_guide/detectors.rst",
     "doc/user_guide/monitoring.rst",
@@ -420,6 +421,45 @@ def alarms(share: dict[str, float]) -> str:
     return f"{percent(share['mean'])} % ({percent(share['min'])} to {percent(share['max'])})"
 
 
+CLEANING = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "resnet18": "ResNet-18",
+    "filterbank": "filter bank",
+}
+
+
+def cleaning() -> Table:
+    """Defective images that were mixed into a folder of good ones."""
+    records = read()
+    rows = []
+    for category in CATEGORIES:
+        for name, title in CLEANING.items():
+            record = records.get(f"cleaning/{category}/{name}")
+            if record is None:
+                continue
+            last, within, marked = (
+                record["values"][key]
+                for key in ("last rank", "all within first 8", "good images that stand out")
+            )
+            rows.append(
+                (
+                    f"{category.removesuffix('256')}, {title}",
+                    str(record["runs"]),
+                    f"{last['mean']:.1f} ({last['min']:.0f} to {last['max']:.0f})",
+                    f"{within['mean']:.0%}",
+                    f"{marked['mean']:.1%}",
+                )
+            )
+    header = (
+        "category, features",
+        "draws",
+        "rank of the last of 5",
+        "all 5 within the first 8",
+        "good images marked",
+    )
+    return Table(header, (30, 10, 22, 20, 18), rows)
+
+
 def recipes() -> Table:
     """Recipes as they come."""
     records = read()
@@ -452,6 +492,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "corrupted images, AUROC": lambda: corrupted("image AUROC", "{:.3f}".format),
     "corrupted images, false alarms": lambda: corrupted("false alarms", percent),
     "corrupted images, misses": lambda: corrupted("misses", percent),
+    "cleaning": cleaning,
     "detectors": detectors,
     "drift": drift,
     "false positives": false_positives,
