@@ -24,7 +24,7 @@ from pyimgano.detectors import (
     SuperSimpleNetDetector,
     checkpoints,
 )
-from pyimgano.detectors.trained._loop import initialize
+from pyimgano.detectors.trained._loop import initialize, trial
 from pyimgano.detectors.trained._samples import SampleStore, compact
 from pyimgano.ensemble import ScoreEnsemble
 from pyimgano.exceptions import (
@@ -306,6 +306,27 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(images, tmp_path):
     (file,) = tmp_path.glob("*.npz")
     with np.load(file) as arrays:
         assert len(arrays["losses/loss"]) == 2  # the step was finished
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_ctrl_c_ends_a_trial_in_its_last_step_and_in_the_look_that_follows(images, training):
+    detector, calls = stfpm(max_steps=200), []
+    loss = detector._loss
+
+    def interrupted(networks, batch, step):
+        calls.append(networks["student"].training)
+        if calls == [True] * 3 if training else not calls[-1]:
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+        return loss(networks, batch, step)
+
+    detector._loss = interrupted
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with trial(), pytest.raises(KeyboardInterrupt):
+            detector.fit(images)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert calls == [True, True, True, False]
 
 
 def test_a_loss_that_is_no_number_ends_the_training(images):

@@ -506,6 +506,8 @@ def train(
             started = time.perf_counter()
             held_out_loss()
             trying.look_seconds = (time.perf_counter() - started) / len(watched)
+        if trying is not None and interrupted.is_set():
+            raise KeyboardInterrupt  # in the last step of the trial, or in that look
         checkpoint.save(n_done, networks, optimizer, losses)
         _set_mode(networks, training=False)
     return {name: np.array(values, dtype=np.float64) for name, values in losses.items()}
