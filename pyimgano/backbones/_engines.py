@@ -209,9 +209,14 @@ def _openvino_core(openvino: Any) -> Any:
     return openvino.Core()
 
 
+# ``cache`` alone would let threads that ask at once have a core each.
+_making_a_core = Lock()
+
+
 def _openvino(precision: str) -> Start:
     openvino = import_optional("openvino", "openvino", 'engine="openvino"')
-    core = _openvino_core(openvino)
+    with _making_a_core:
+        core = _openvino_core(openvino)
     can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bfloat16" and "BF16" not in can:
         raise DeviceError(

@@ -7,7 +7,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
+import types
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import cv2
 import numpy as np
@@ -277,6 +280,32 @@ signal.raise_signal(signal.SIGTERM)
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"came {int(signal.SIGTERM)}\n"), done.stderr
+
+
+def test_threads_share_one_core_of_openvino(monkeypatch):
+    cores = []
+
+    class Core:
+        def __init__(self):
+            cores.append(self)
+            time.sleep(0.1)  # the others ask meanwhile
+
+        def get_property(self, *names):
+            return ["FP32"]
+
+    fake = types.ModuleType("openvino")
+    fake.Core = Core
+    monkeypatch.setitem(sys.modules, "openvino", fake)
+    module = types.SimpleNamespace(shapes={}, tables=set())
+    together = Barrier(3)
+
+    def load(_):
+        together.wait(60)
+        return OnnxNetwork(module, "openvino", "float32", "any", ())
+
+    with ThreadPoolExecutor(3) as threads:
+        assert len(list(threads.map(load, range(3)))) == 3
+    assert len(cores) == 1
 
 
 # ---- the file in the cache ------------------------------------------------------------
