@@ -25,7 +25,7 @@ from pyimgano._any_estimator import anomaly_map, score_with_maps
 from pyimgano._checks import normal_samples
 from pyimgano._decision import as_labels, check_finite, flip, is_anomalous
 from pyimgano._nesting import find_parts, innermost, no_detector
-from pyimgano.calibration._copies import SOURCE, fit_with_copies, is_of_copies
+from pyimgano.calibration._copies import as_put, fit_with_copies, is_of_copies
 from pyimgano.calibration._metadata import FitMetadataMixin, is_prefit
 from pyimgano.calibration._moving import AT_ONCE, MovableThresholdMixin, as_asked, as_stated
 from pyimgano.calibration._out_of_sample import (
@@ -132,9 +132,10 @@ class ThresholdCalibrator(
         it is; after another fit of the model inside it, calibrate again.
         ``"copies"``: for one image. The estimator is fitted on it and a varied copy, and the
         threshold is at the largest score of 12 further copies, varied by
-        :class:`~pyimgano.synthesis.ImageAugmentation`. These are no good parts, so there are no
+        :class:`~pyimgano.synthesis.ImageAugmentation`. ``quantile``, ``method`` and
+        ``confidence`` have no part in that. The copies are no good parts, so there are no
         ``calibration_scores_``, no rate is promised, and each p-value is 1, until
-        :meth:`recalibrate` is given good images.
+        :meth:`recalibrate` is given good images and puts the threshold as these three ask.
     ensemble : "auto" or bool, default="auto"
         Whether the models of the folds are kept, and new images are scored with the median of
         their scores; False scores them with the model fitted on all images. Calibration scores
@@ -164,8 +165,9 @@ class ThresholdCalibrator(
         Out-of-sample anomaly scores of the good images, in their order; after
         :meth:`recalibrate`, those of the images given to it; after :meth:`partial_fit`, those of
         all training images.
-    expected_false_positive_rate_ : float
-        Share of good images expected above the threshold.
+    expected_false_positive_rate_ : float or None
+        Share of good images expected above the threshold; None where there are no calibration
+        scores.
     false_positive_rate_interval_ : tuple of float
         Interval that holds the true rate with 95 % probability, given that many images.
     provenance_ : dict
@@ -229,7 +231,7 @@ class ThresholdCalibrator(
         "_training_keys": MayLack(Maybe(Map(bytes, Number(0, whole=True)))),
         "_sorted_scores": Array("float64", "n"),
         "threshold_": Number(),
-        "expected_false_positive_rate_": Number(0, 1),
+        "expected_false_positive_rate_": Maybe(Number(0, 1)),
         "false_positive_rate_interval_": TupleOf(Number(0, 1), Number(0, 1)),
         "provenance_": Map(str, Plain()),
         "n_features_in_": MayLack(Number(1, whole=True)),
@@ -239,15 +241,17 @@ class ThresholdCalibrator(
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         scores = state["_sorted_scores"]
-        least = 0 if is_of_copies(state["cv"]) else 2
+        least = 0 if state["provenance_"].get("n_images") == 0 else 2  # after cv="copies"
         if len(scores) < least or (np.diff(scores) < 0).any():
             fail(f"{cls.__name__}._sorted_scores", "are not in order")
         history = state["provenance_"].get("history")
         if not isinstance(history, list) or not all(map(_is_entry, history)):
             fail(f"{cls.__name__}.provenance_", "has a history that is no list of changes")
-        if (state["estimator"] is None) != (state["estimator_"] is None):
+        # Parameters may have been set anew since the fit.
+        estimator = state["_parameters_at_fit"].get("estimator", state["estimator"])
+        if (estimator is None) != (state["estimator_"] is None):
             fail(f"{cls.__name__}.estimator_", "does not go with estimator")
-        if state["estimator"] is None and "n_features_in_" not in state:
+        if estimator is None and "n_features_in_" not in state:
             fail(cls.__name__, "lacks n_features_in_")
 
     @classmethod
@@ -351,16 +355,16 @@ class ThresholdCalibrator(
         if is_of_copies(cv):
             self._refuse_ensemble()
             self.estimator_, cut = fit_with_copies(self.estimator, X, params)
-            scores, source = np.empty(0), SOURCE
+            scores, asked_for = np.empty(0), as_put()
         else:
             scores, source = self._out_of_sample(X, cv, params, groups, keep)
             check_finite(scores, type(self).__name__, "calibration scores")
             cut = put_cut(np.sort(scores), *asked)
+            asked_for = {"scores": source, **as_asked(*asked, len(scores))}
         self._keep_scores(scores)
         self._training_keys = self._keys_of(good)
         self.provenance_ = {
-            "scores": source,
-            **as_asked(*asked, len(scores)),
+            **asked_for,
             **as_stated(cut),
             "estimator": None if self.estimator is None else type(self.estimator).__name__,
             "features": _features_of(self.estimator_),

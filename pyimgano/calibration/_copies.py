@@ -16,19 +16,27 @@ from pyimgano.inputs import check_images
 from pyimgano.tiling import TiledImages
 from pyimgano.utils._warning import warn_user
 
-__all__ = ["SOURCE", "fit_with_copies", "is_of_copies"]
+__all__ = ["as_put", "fit_with_copies", "is_of_copies"]
 
 # Copies that are judged; one more is trained on.
 _N_COPIES = 12
-#: What ``provenance_`` says of the scores.
-SOURCE = (
-    f"none of good parts; the threshold is at the largest score of {_N_COPIES} varied copies of "
-    "the one training image"
-)
 
 
 def is_of_copies(cv: Any) -> bool:
     return isinstance(cv, str) and cv == "copies"  # an array must not be compared
+
+
+def as_put() -> dict[str, Any]:
+    """Describe in the words of ``provenance_`` a threshold that no rate was asked of."""
+    return {
+        "scores": f"none of good parts; the threshold is at the largest score of {_N_COPIES} "
+        "varied copies of the one training image",
+        "method": "largest score of varied copies",
+        "n_images": 0,
+        "target_false_positive_rate": None,
+        "confidence": None,
+        "lowest_supported_rate": 1.0,
+    }
 
 
 def fit_with_copies(estimator: Any, X: Any, params: dict[str, Any]) -> tuple[Any, Cut]:
@@ -81,4 +89,4 @@ def fit_with_copies(estimator: Any, X: Any, params: dict[str, Any]) -> tuple[Any
         "bad is not known. Give images of more good parts, or recalibrate with some.",
         TooFewImagesWarning,
     )
-    return fitted, Cut(float(np.max(scores)), 1.0, (0.0, 1.0))
+    return fitted, Cut(float(np.max(scores)), None, (0.0, 1.0))

@@ -212,7 +212,8 @@ class MovableThresholdMixin(FittedParametersMixin):
             return 0  # the steps before have scored them
         if refuse_trained_on(self.estimator_, X, "to recalibrate"):
             return 0
-        if not is_of_copies(self.cv) and scores_own_out_of_sample(self.estimator_):
+        of_copies = is_of_copies(self._parameters_at_fit["cv"])
+        if not of_copies and scores_own_out_of_sample(self.estimator_):
             return int(recognized(self.estimator_, X).sum())
         again = self._trained_on(X)
         if len(again):
@@ -237,7 +238,10 @@ class MovableThresholdMixin(FittedParametersMixin):
         return np.flatnonzero(seen)
 
     def _keys_of(self, X: Any) -> dict[bytes, int] | None:
-        """Keys of the training images where the estimator does not score them as new ones."""
+        """Keys of the training images where the estimator does not score them as new ones.
+
+        It is called in ``fit``, where the parameters are those of the fit.
+        """
         if self.estimator is None or is_prefit(self.cv):
             return None
         if isinstance(self.estimator, FrozenEstimator):  # these are not its training images
@@ -255,8 +259,9 @@ class MovableThresholdMixin(FittedParametersMixin):
     @property
     def _calibrated_on_new_images(self) -> bool:
         """Tell whether the calibration scores are of images that the model has not seen."""
-        frozen = isinstance(self.estimator, FrozenEstimator)
-        return self.estimator is None or frozen or is_prefit(self.cv) or self._recalibrated
+        estimator, cv = (self._parameters_at_fit[name] for name in ("estimator", "cv"))
+        given = estimator is None or isinstance(estimator, FrozenEstimator) or is_prefit(cv)
+        return given or self._recalibrated
 
     def _check_changes(self, changes: dict[str, Any]) -> None:
         constraints = {name: self._parameter_constraints[name] for name in changes}

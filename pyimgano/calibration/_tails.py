@@ -29,7 +29,7 @@ _LEAST_FOR_TAIL = math.floor((_MIN_TAIL - 1) / _TAIL_SHARE) + 1
 
 class Cut(NamedTuple):
     threshold: float
-    rate: float
+    rate: float | None  # None where no score of a good image tells
     interval: tuple[float, float]
 
 
@@ -44,7 +44,7 @@ def cut_by_hand(scores: np.ndarray, threshold: float) -> Cut:
     n = len(scores)
     rank = int(np.searchsorted(scores, threshold, side="right"))
     if n == 0:
-        return Cut(threshold, 1.0, (0.0, 1.0))
+        return Cut(threshold, None, (0.0, 1.0))
     if rank == 0:
         return Cut(threshold, 1.0, (float(beta.ppf(0.025, n, 1)), 1.0))
     return _cut_at_rank(threshold, rank, n)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyimgano.calibration._moving import BY_HAND
+
 __all__ = ["pixel_threshold_in_words", "threshold_in_words"]
 
 
@@ -21,7 +23,7 @@ def threshold_in_words(provenance: dict[str, Any]) -> list[str]:
         Lines of text.
     """
     if not provenance["n_images"]:
-        by = "by hand" if provenance["target_false_positive_rate"] is None else "by copies of it"
+        by = "by hand" if provenance["method"] == BY_HAND else "by copies of it"
         return [
             f"threshold {provenance['threshold']:.4g}, put {by}: one good image does not tell what "
             "share of new good parts will be called bad",

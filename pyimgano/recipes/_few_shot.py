@@ -54,7 +54,8 @@ def few_shot(
     defect_options : mapping, default=None
         Parameters of DefectExtractor.
     quantile : float in (0, 1), default=0.98
-        Share of good parts that shall pass; lowered to what so few images support.
+        Share of good parts that shall pass; lowered to what so few images support. With one
+        image it has no part until the pipeline is recalibrated with more.
     input_format : str, default="rgb_u8_hwc"
         Format of images in arrays.
     u16_max : int, default=65535
@@ -86,13 +87,14 @@ def few_shot(
     model = make_model("vision_anomalydino", options, random_state, verbose)
     step = feature_step_of(model)
     what = step.backbone if isinstance(step, BaseNetworkFeatures) else type(step).__name__
-    lowered, more = supported_quantile(quantile, data, model)
-    if one:
+    if one:  # the quantile waits for recalibrate
         more = ["threshold: by varied copies of the one image; the rate of false alarms is unknown"]
         more += ["no defects: one image does not tell where their threshold is"] * defects
+    else:
+        quantile, more = supported_quantile(quantile, data, model)
     pipeline = calibrated(
         model,
-        quantile=lowered,
+        quantile=quantile,
         defects=defects and not one,
         defect_options=defect_options,
         input_format=input_format,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from copy import deepcopy
 
 import numpy as np
@@ -53,7 +54,10 @@ def test_nothing_is_promised(calibrator, tmp_path):
     provenance = json.loads(json.dumps(calibrator.provenance_))
     assert provenance["n_images"] == len(calibrator.calibration_scores_) == 0
     assert provenance["scores"].startswith("none of good parts; the threshold is at the largest")
-    assert calibrator.expected_false_positive_rate_ == provenance["lowest_supported_rate"] == 1.0
+    assert provenance["method"] == "largest score of varied copies"
+    assert provenance["target_false_positive_rate"] is provenance["confidence"] is None
+    assert calibrator.expected_false_positive_rate_ is None
+    assert provenance["expected_false_positive_rate"] is None
     assert calibrator.false_positive_rate_interval_ == (0.0, 1.0)
     assert calibrator.p_value(GOOD).tolist() == [1.0] * 12
     line, advice = threshold_in_words(provenance)
@@ -77,7 +81,7 @@ def test_good_images_make_it_a_threshold_like_others(calibrator):
         with pytest.raises(TooFewImagesError, match="nothing was changed"):
             change()
     assert moved.threshold_ == calibrator.threshold_ and moved.method == "conformal"
-    assert moved.set_threshold(0.5).expected_false_positive_rate_ == 1.0
+    assert moved.set_threshold(0.5).expected_false_positive_rate_ is None
     assert "put by hand" in threshold_in_words(moved.provenance_)[0]
     with pytest.raises(TrainingImagesError, match="learned from copies of them"):
         moved.recalibrate(GOOD)
@@ -85,7 +89,21 @@ def test_good_images_make_it_a_threshold_like_others(calibrator):
     scores = np.sort(-calibrator.score_samples(GOOD[1:10]))
     assert moved.threshold_ == np.nextafter(scores[7], -np.inf)  # the 8th of 9, for 0.8
     assert moved.expected_false_positive_rate_ == pytest.approx(0.2)
+    assert moved.provenance_["method"] == "conformal"
+    assert moved.provenance_["target_false_positive_rate"] == 0.2
     assert moved.p_value(GOOD[1:10]).max() < 1.0
+
+
+@pytest.mark.parametrize("cv", ["auto", 5])
+def test_it_stays_so_when_cv_is_set_for_the_next_fit(calibrator, cv, tmp_path):
+    changed = deepcopy(calibrator)
+    with pytest.warns(UserWarning, match="cv takes effect in the next fit"):
+        changed.set_params(cv=cv)
+    pyimgano.save(changed, tmp_path / "one.joblib")
+    for again in (pyimgano.load(tmp_path / "one.joblib"), pickle.loads(pickle.dumps(changed))):
+        assert again.cv == cv and len(again.calibration_scores_) == 0
+        with pytest.raises(TrainingImagesError, match=r"1 of the 12 images .* first is at index 0"):
+            again.recalibrate(GOOD)
 
 
 @pytest.mark.parametrize(

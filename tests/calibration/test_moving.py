@@ -29,6 +29,7 @@ from pyimgano.exceptions import (
 )
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inference import infer, threshold
+from pyimgano.monitoring import DriftMonitor
 from pyimgano.testing import make_check_images
 from pyimgano.tiling import TilingTransformer
 
@@ -328,6 +329,17 @@ def test_recalibrate_at_the_end_of_a_pipeline():
     pipe[-1].recalibrate(pipe[:-1].transform(new))
     assert threshold(pipe) == inside.threshold_
     assert [r.label for r in infer(pipe, new)] == [r.label for r in infer(inside, new)]
+
+
+def test_parameters_for_the_next_fit_leave_what_the_scores_are_of(tmp_path):
+    calibrator = ThresholdCalibrator(PaDiMDetector(), quantile=0.9).fit(rows())
+    with pytest.warns(UserWarning, match="takes effect in the next fit"):
+        calibrator.set_params(cv="prefit", estimator=None)
+    with pytest.warns(UserWarning, match="out-of-sample scores of training images"):
+        DriftMonitor().fit(calibrator)
+    save(calibrator, tmp_path / "model.joblib")
+    again = load(tmp_path / "model.joblib")
+    np.testing.assert_array_equal(again.score_samples(rows()), calibrator.score_samples(rows()))
 
 
 # ---- the history ----------------------------------------------------------------------

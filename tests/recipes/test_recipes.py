@@ -266,10 +266,18 @@ def test_few_shot_with_one_image_promises_no_rate(root):
     ]
     jsonschema.validate(result.report, json_schema("report"))
     jsonschema.validate(result.details, json_schema("category_report"))
-    assert result.details["threshold"]["n_images"] == 0 and result.details["n_train"] == 1
+    threshold = result.details["threshold"]
+    assert threshold["n_images"] == 0 and result.details["n_train"] == 1
+    assert threshold["target_false_positive_rate"] is None
+    assert threshold["expected_false_positive_rate"] is None
     text = report_text(result.report, {"wood": result.details})
     assert "set on copies of one good image, which promises no rate of false alarms" in text
     assert len(result.pipeline.score_samples(data.X_test)) == 7
+    calibrator = find_calibrator(result.pipeline)
+    assert calibrator.quantile == 0.98
+    good = np.random.RandomState(0).randint(90, 110, (49, 32, 32, 3)).astype(np.uint8)
+    calibrator.recalibrate(result.pipeline[:-1].transform(good))
+    assert calibrator.expected_false_positive_rate_ == pytest.approx(0.02)
     recipe = _recipe.find_recipe("few-shot")
     alone = RecipeData.of(data.X_train, data.X_test[:3])
     with pytest.raises(ValueError, match="takes no validation images: put them beside it"):
