@@ -22,6 +22,7 @@ from pyimgano.backbones._weights import MissingWeightsError, without_downloads
 from pyimgano.benchmark._fitting import uses_validation
 from pyimgano.benchmark._test_masks import TestMasks
 from pyimgano.calibration._copies import is_of_copies
+from pyimgano.calibration._out_of_sample import index_metadata
 from pyimgano.calibration._recognition import trained_on
 from pyimgano.calibration._tails import check_enough
 from pyimgano.detectors import BaseTrainedDetector
@@ -201,7 +202,8 @@ def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Chec
     if step is None:
         return
     n_tried, n = min(_N_TRIED, config.data.n_good), config.data.n_good
-    images = _some_images(config, n_tried)
+    good = check_images(good_images(config.data))
+    images = good[_some_of(good, n_tried)]
     before = _steps_before(pipeline)
     try:
         with without_downloads():
@@ -235,14 +237,13 @@ def _steps_before(pipeline: Pipeline) -> Pipeline:
     return Pipeline([(key, clone(one)) for key, one in pipeline.steps[:-1]])
 
 
-def _some_images(config: RecipeConfig, n: int) -> Any:
-    """Take a few good images, of each size one at first: not all models take several."""
-    images = check_images(good_images(config.data))
+def _some_of(images: Any, n: int) -> np.ndarray:
+    """Choose a few images, of each size one at first: not all models take several."""
     first: dict[tuple[int, int], int] = {}
     for i in range(len(images)):
         first.setdefault(images.size(i), i)
     chosen = dict.fromkeys([*first.values(), *range(len(images))])  # in this order, each once
-    return images[np.sort(list(chosen)[:n])]
+    return np.sort(list(chosen)[:n])
 
 
 def _in_words(error: BaseException) -> str:
@@ -284,22 +285,26 @@ def _try(
 ) -> tuple[Trial, int]:
     """Begin the training of a copy; give what it took, and tiles per image."""
     before = _steps_before(pipeline)
-    images = _some_images(config, _N_TRAINED_ON)
-    seen = before.fit_transform(images)
+    good = check_images(good_images(config.data))
+    chosen = _some_of(good, _N_TRAINED_ON)
+    seen = before.fit_transform(good[chosen])
     if detector.warm_start and hasattr(detector, "networks_"):
-        images = _with_new_ones(detector, before, config, images)
-        seen = before.transform(images)
+        chosen = _with_new_ones(detector, before, good, len(chosen))
+        seen = before.transform(good[chosen])
     tried = deepcopy(detector).set_params(verbose=False)
+    labels = np.asarray(config.data.images.y_train)
+    params = plan.params_with(config.fit_params)
+    params = index_metadata(params, len(labels), np.flatnonzero(labels == 1)[chosen])
     with trial() as taken:
-        tried.fit(seen, **plan.params_with(config.fit_params))
+        tried.fit(seen, **params)
     return taken, len(seen[0]) if isinstance(seen, TiledImages) else 1
 
 
 def _with_new_ones(
-    detector: BaseTrainedDetector, before: Pipeline, config: RecipeConfig, images: Any
-) -> Any:
-    """Take images of which two have never been trained on, if there are any: to hold them out."""
-    good, new = check_images(good_images(config.data)), list[int]()
+    detector: BaseTrainedDetector, before: Pipeline, good: Any, n: int
+) -> np.ndarray:
+    """Choose images of which two have never been trained on, if there are any: to hold them out."""
+    new = list[int]()
     for i in range(len(good)):
         one = before.transform(good[i : i + 1])
         with warnings.catch_warnings():
@@ -309,7 +314,7 @@ def _with_new_ones(
         if len(new) == 2:
             break
     rest = [i for i in range(len(good)) if i not in new]
-    return good[np.sort([*new, *rest][: len(images)])]
+    return np.sort([*new, *rest][:n])
 
 
 def _is_trained_again(pipeline: Pipeline, config: RecipeConfig) -> bool:

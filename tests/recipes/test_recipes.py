@@ -21,7 +21,7 @@ from pyimgano.benchmark._split import limited
 from pyimgano.cleaning import RULE, rank_suspects, suspicion_limit
 from pyimgano.cli._report_text import comparison_text, report_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
-from pyimgano.detectors import DRAEMDetector, STFPMDetector, checkpoints
+from pyimgano.detectors import DRAEMDetector, STFPMDetector, SuperSimpleNetDetector, checkpoints
 from pyimgano.exceptions import (
     DatasetError,
     PluginError,
@@ -613,6 +613,32 @@ def test_what_ends_the_first_step_ends_the_trial():
         *_, last = trial_of(detector, images, **params)
         assert last.state == "wrong", last
         assert "training fails in its first step: " in last.text and message in last.text
+
+
+def test_a_trial_of_training_gets_its_part_of_what_fit_gets_for_each_sample(monkeypatch):
+    pytest.importorskip("torch")
+    images = [*noise(6), *noise(2, 80)]  # of each size one is tried
+    masks = [np.zeros(one.shape[:2], bool) for one in images]
+    data, given = RecipeData.of(images), []
+    data.images.y_train[1] = -1
+    masks[1][:9, :9] = True
+    fit = SuperSimpleNetDetector.fit
+
+    def watching(self, X, y=None, **params):
+        given.append(params)
+        return fit(self, X, y, **params)
+
+    monkeypatch.setattr(SuperSimpleNetDetector, "fit", watching)
+    features = FilterBankFeatures(resize=32)
+    detector = SuperSimpleNetDetector(features, upsample=1, hidden_width=8, n_positions=8)
+    for some in (masks, [None] * 8):
+        config = RecipeConfig(data, fit_params={"masks": some})
+        plan = Plan({"ours": calibrated(detector, quantile=0.8, defects=False)})
+        *_, last = check_plan(plan, config, None)
+        assert last.state == "ok", last.text
+        (params,) = given
+        assert [id(one) for one in params["masks"]] == [id(some[i]) for i in (0, 2, 3, 6)]
+        given.clear()
 
 
 @pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
