@@ -10,7 +10,7 @@ import numpy as np
 from pyimgano._decision import check_finite, flip, is_anomalous
 from pyimgano._scoring import robust_threshold
 
-__all__ = ["RULE", "Suspect", "rank_suspects", "suspicion_limit"]
+__all__ = ["Suspect", "rank_suspects", "suspicion_limit"]
 
 #: What makes a training image suspicious, wherever one is called so.
 RULE = (

@@ -70,6 +70,10 @@ def open_run(
     return found or RunDirectory.create(str(output_dir), config["dataset"], name)
 
 
+#: What a key that a mapping lacks stands for; ``None`` would equal a value.
+_LACKS = object()
+
+
 def _differing(asked: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Name what differs, parameters by the way that leads to them."""
     return sorted(_places(asked, config, ()))
@@ -83,7 +87,7 @@ def _places(one: Any, other: Any, way: tuple[str, ...]) -> Iterator[str]:
         yield ".".join(key for key in way if key != "params")
         return
     for key in {*one, *other}:
-        yield from _places(one.get(key), other.get(key), (*way, key))
+        yield from _places(one.get(key, _LACKS), other.get(key, _LACKS), (*way, key))
 
 
 def _warn_of_unfinished(output_dir: str, config: Mapping[str, Any]) -> None:

@@ -277,9 +277,8 @@ def describe(value: Any) -> Any:
         }
     if isinstance(value, Mapping):
         return {str(key): describe(one) for key, one in value.items()}
-    if (
-        isinstance(value, np.ndarray) and not value.dtype.hasobject
-    ):  # the repr of a large one leaves out most of it
+    # The repr of a large one leaves out most of it.
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         shape = " x ".join(map(str, value.shape))
         return f"array of {shape}, {value.dtype}, fingerprint {digest(value).hex()}"
     if isinstance(value, (list, tuple)):

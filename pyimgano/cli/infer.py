@@ -489,7 +489,7 @@ def _of_threshold(pipeline: Any, asked: float) -> str:
 
     text = f"threshold {asked:.4g} in place of the pipeline's {threshold(pipeline):.4g}"
     scores = getattr(find_calibrator(pipeline), "calibration_scores_", None)
-    if scores is None:
+    if scores is None or not len(scores):  # not calibrated, or on copies of one image
         return text
     return (
         f"{text}; {(scores > asked).sum()} of the {len(scores)} good images that it was calibrated "

@@ -137,11 +137,14 @@ def _move_threshold(options: argparse.Namespace) -> int:
     for line in threshold_in_words(calibrator.provenance_):
         _common.tell(line)
     scores = calibrator.calibration_scores_
-    above = [int((scores > cut).sum()) for cut in (before, calibrator.threshold_)]
-    _common.tell(
-        f"of {'these' if paths else 'the'} {len(scores)} good images, {above[0]} were called bad "
-        f"before (threshold {before:.4g}), and {above[1]} now"
-    )
+    if len(scores):
+        above = [int((scores > cut).sum()) for cut in (before, calibrator.threshold_)]
+        _common.tell(
+            f"of {'these' if paths else 'the'} {len(scores)} good images, {above[0]} were called "
+            f"bad before (threshold {before:.4g}), and {above[1]} now"
+        )
+    else:
+        _common.tell(f"the threshold was {before:.4g} before")
     if pixels is not None and paths:
         _common.tell(
             f"{pixel_threshold_in_words(pixels.pixel_provenance_)}; it was {pixel_before:.4g}"

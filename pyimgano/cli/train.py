@@ -299,8 +299,8 @@ def _say_result(options: argparse.Namespace, images: _training.TrainingImages, r
             where = f"images among the {suspects.n_looked_at} held out of the training"
         _common.tell(
             f"look at these {where}, which are unlike the others (their scores are above "
-            f"{suspects.limit:.4g}, as some of good parts alone are); if they are no good parts, "
-            "take them out and train again:"
+            f"{suspects.limit:.4g}, which a few good parts reach as well); if they are no good "
+            "parts, take them out and train again:"
         )
         for i, score in zip(suspects.indices, suspects.scores):
             _common.tell(f"  {score:.4g}  {paths[i] or f'training image {i}'}")

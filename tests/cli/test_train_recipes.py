@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pyimgano.benchmark import RunDirectory
-from pyimgano.cli import export, infer, runs, train
+from pyimgano.cli import export, infer, recalibrate, runs, train
 from pyimgano.cli import main as umbrella
 from pyimgano.datasets import write_inspection_dataset
 from pyimgano.recipes import list_recipes, recipe_info
@@ -130,6 +130,13 @@ def test_one_image_is_enough_for_verdicts_without_a_rate(root, tmp_path, capsys)
     (card,) = (path for path in (tmp_path / "bundle").iterdir() if path.suffix == ".md")
     assert "does not tell what share of new good parts" in card.read_text()
     assert "images of good parts; their scores" not in card.read_text()
+    capsys.readouterr()
+    images = root / "wood" / "test" / "good"
+    assert infer.main([str(file), str(images), "--threshold", "7"]) == 0
+    assert recalibrate.main([str(file), "--threshold", "7", "-o", str(tmp_path / "by_hand")]) == 0
+    said, err = capsys.readouterr()
+    assert "threshold 7 in place of the pipeline's" in err and "put by hand" in said
+    assert "the threshold was " in said and "0 good images" not in said + err
 
 
 # ---- trials -----------------------------------------------------------------------------

@@ -149,6 +149,17 @@ def test_other_images_of_the_same_name_are_another_run(root, adapted, tmp_path):
         run_recipe("industrial-adapt", data, resume=adapted.path, **SMALL)
 
 
+def test_nothing_is_not_the_same_as_what_is_not_said(root, adapted, tmp_path):
+    shutil.copytree(adapted.path, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("limit_train", 0) is None
+    file.write_text(json.dumps(config))
+    data = load_dataset("folder", root, category="wood")
+    with pytest.raises(RunError, match="asked for something else: limit_train differ"):
+        run_recipe("industrial-adapt", data, resume=tmp_path / "run", **SMALL)
+
+
 # ---- training images to look at ---------------------------------------------------------
 def test_a_defect_among_the_training_images_is_named(root, tmp_path):
     data = load_dataset("folder", root, category="wood").to_bunch()
