@@ -13,8 +13,8 @@ from pyimgano.backbones._network import digest
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.detectors import SuperSimpleNetDetector, checkpoints
 from pyimgano.detectors.trained._supersimplenet import _defective_cells, _resampling
-from pyimgano.exceptions import ImageFormatError
-from pyimgano.features import FilterBankFeatures
+from pyimgano.exceptions import ImageFormatError, SynthesisError
+from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.grids import PatchGrids
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.synthesis import DefectSynthesizer
@@ -163,6 +163,44 @@ def test_defects_are_painted_inside_the_region_and_beside_known_ones(make, mask,
     painted.clear()
     in_tiles = make(paint_defects=True).fit(tiles)
     assert len(painted) == 4 * np.count_nonzero(~in_tiles.held_out_)
+
+
+def test_of_large_painted_defects_some_positions_are_kept(make):
+    def painted(**params):
+        detector, found = make(paint_defects=True, max_steps=1, upsample=4, **params), []
+        collate = detector._collate
+
+        def watching(samples, step):
+            found[:] = detector._painted
+            return collate(samples, step)
+
+        detector._collate = watching
+        detector.fit(GOOD)
+        return dict(zip(np.flatnonzero(~detector.held_out_).tolist(), found))
+
+    everything, few = painted(n_positions=32), painted(n_positions=1)
+    less = painted(n_positions=1, validation_fraction=0.5)
+    assert {len(rows) > 4 for rows in everything.values()} == {True, False}
+    assert max(map(len, everything.values())) < 4 * 32
+    for i, rows in few.items():
+        whole = [row.tobytes() for row in everything[i]]
+        kept = [row.tobytes() for row in rows]
+        if len(whole) <= 4:
+            assert kept == whole
+        else:
+            assert len(kept) == 4 and set(kept) <= set(whole)
+        if i in less:  # whichever images are trained on
+            np.testing.assert_array_equal(less[i], rows)
+    assert less.keys() & few.keys() and less.keys() != few.keys()
+
+
+@pytest.mark.filterwarnings("ignore::pyimgano.exceptions.RandomWeightsWarning")
+def test_painted_defects_that_the_features_do_not_see_are_told(make):
+    part = np.full((12, 64, 64, 3), 20, np.uint8)
+    part[:, 2:14, 2:60] = 180 + np.arange(12, dtype=np.uint8)[:, None, None, None]
+    beside = BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=64, crop=16)
+    with pytest.raises(SynthesisError, match="lies inside what the features see"):
+        make(paint_defects=True, max_steps=1).set_params(features=beside).fit(part)
 
 
 def test_training_with_painted_defects_goes_on_after_a_kill(make, tmp_path):

@@ -31,6 +31,9 @@ _FOCAL_GAMMA = 4.0
 _SHOWN = 0.25
 # Severity of painted defects, see ``DefectSynthesizer``.
 _SEVERITY = (0.2, 0.8)
+# Positions of a painted defect that are kept, in multiples of ``n_positions``: a step draws half as
+# many as that.
+_MOST_PAINTED = 4
 # Label of a position of which nobody says whether it shows a defect.
 _UNUSED = -1
 # Images that the scale of the features is taken from, evenly among those that are trained on.
@@ -77,11 +80,11 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         there are no good ones either. The paper has noise alone.
     map_loss : {"margin", "cross_entropy"}, default="margin"
         Loss of the map. ``"margin"`` is the paper's, which asks for values beyond plus or minus
-        1/2 and for little more; ``"cross_entropy"`` goes on to tell features apart that are told
-        apart already, and goes well with painted defects.
+        1/2 and for little more; ``"cross_entropy"`` keeps widening the gap between features that
+        it already separates, and goes well with painted defects.
     n_positions : int, default=128
         Positions of each image that a step trains the map on, drawn anew in every step. Of painted
-        defects there are half as many.
+        defects there are half as many, out of at most ``4 * n_positions`` of each that are kept.
     max_steps : int, default=1200
         Steps of training.
     batch_size : int, default=16
@@ -96,7 +99,9 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         scores; see :class:`BaseTrainedDetector`.
     early_stopping : bool, default=False
         End the training once the loss of the held-out images has not fallen by 1 % in a quarter
-        of ``max_steps``. The networks are those of the last step in any case.
+        of ``max_steps``. The networks are those of the last step in any case. With
+        ``paint_defects=True`` that loss is of held-out good images beside defects painted on images
+        that are trained on: none are painted on held-out ones.
     warm_start : bool, default=False
         Go on with the networks of the last ``fit`` instead of new ones.
     smoothing_sigma : float, default=4.0
@@ -151,7 +156,8 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     ``paint_defects=True`` with ``map_loss="cross_entropy"`` can help. No score head learns from
     painted defects: it would learn to tell how they are painted. They are painted inside
     ``roi_mask``, by default on the part as :func:`~pyimgano.synthesis.foreground_mask` finds it,
-    once, before the training.
+    once, before the training. What is kept of them stays in memory, in float16: of each image at
+    most ``4 * n_positions`` rows of features, drawn by its number and ``random_state``.
 
     Features are averaged over 3 x 3 positions of the finer grid, at the border over those that
     there are.
@@ -438,13 +444,16 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         self.__dict__.pop("_scale", None)
 
     def _paint(self, held_out: np.ndarray) -> list[np.ndarray]:
-        """Paint a defect on each image that is trained on; features where they show."""
+        """Paint a defect on each image that is trained on; features where they show.
+
+        Of a large defect only some positions, so that memory is bounded by the number of images.
+        """
         # It loads the synthetic datasets, which scoring has no use for.
         from pyimgano.synthesis import DefectSynthesizer
 
         where = "foreground" if self.roi_mask_ is None else self.roi_mask_
         painter = DefectSynthesizer(severity=_SEVERITY, mask=where, random_state=self._seed)
-        found, n_read = [], 0
+        found, n_read, most = [], 0, _MOST_PAINTED * self.n_positions
         for images, _ in self._keyed_images(self._whole_images):
             index = [i for i in range(len(images)) if not held_out[n_read + i]]
             numbers = [n_read + i for i in index]
@@ -456,12 +465,19 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             for i, ((features, held), mask) in enumerate(zip(block.samples, made.masks)):
                 share = np.where(held > 0, _share_of_cells(mask, block.grids, i), 0)
                 if share.any():
-                    chosen = share >= min(_SHOWN, share.max())
-                    found.append(compact(_on_finer_grid(features, self.upsample)[chosen]))
+                    shown = np.flatnonzero(share >= min(_SHOWN, share.max()))
+                    if len(shown) > most:
+                        rng = np.random.default_rng([self._seed, 5, numbers[i]])
+                        shown = rng.choice(shown, most, replace=False)
+                    rows = _on_finer_grid(features, self.upsample).reshape(-1, features.shape[-1])
+                    found.append(compact(rows[shown]))
         if not found:
+            seen, larger = "what the features see", "Take features that see more of the image"
+            if self.roi_mask_ is not None:
+                seen, larger = f"roi_mask and {seen}", "Give a larger region"
             raise SynthesisError(
-                "paint_defects=True: no painted defect lies inside roi_mask. Give a larger region, "
-                "or set paint_defects=False."
+                f"paint_defects=True: no painted defect lies inside {seen}. {larger}, or set "
+                "paint_defects=False."
             )
         return found
 
