@@ -14,6 +14,7 @@ from sklearn.utils import Bunch, _safe_indexing, check_random_state
 
 from pyimgano._any_estimator import image_paths
 from pyimgano.exceptions import RunError
+from pyimgano.inputs._sequence import image_files
 from pyimgano.utils._fingerprint import digest
 
 __all__ = [
@@ -187,11 +188,11 @@ def of_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def of_folder(path: Any) -> str | None:
-    """SHA-256 of the names and contents of all files below a folder; None if it is no folder."""
+    """SHA-256 of the names and contents of the images in a folder; None if it is no folder."""
     if not isinstance(path, (str, os.PathLike)) or not os.path.isdir(path):
         return None
-    files = sorted(one for one in Path(path).rglob("*") if one.is_file())
-    return _sha256([one.relative_to(path).as_posix() for one in files], map(of_file, files))
+    files = image_files(Path(path), recursive=False)
+    return _sha256([one.name for one in files], map(of_file, files))
 
 
 # ---- parts of a split -----------------------------------------------------------------

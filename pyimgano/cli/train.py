@@ -231,10 +231,9 @@ def _carry_out(
     described: str,
 ) -> int:
     from pyimgano.benchmark._opening import RunStoppedError, open_run
-    from pyimgano.recipes import carry_out
-    from pyimgano.recipes._running import config_of, good_images
+    from pyimgano.recipes._running import carry_out_as_asked, config_of, good_images
 
-    progress, run = _common.on_terminal(), None
+    progress, run, asked = _common.on_terminal(), None, None
     if options.output_dir is not None or not isinstance(options.resume, bool):
         asked = config_of(plan, config, options.recipe, options.overlays, options.embed_weights)
         name = options.recipe or next(iter(plan.pipelines))
@@ -244,10 +243,11 @@ def _carry_out(
     else:
         _common.tell(f"fitting {described} ...")
     try:
-        result = carry_out(
+        result = carry_out_as_asked(
             plan,
             config,
             run,
+            asked,
             recipe=options.recipe,
             n_overlays=options.overlays,
             embed_weights=options.embed_weights,

@@ -34,7 +34,7 @@ from pyimgano.reporting import overlay, write_overlay
 from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import atomic_folder
 
-__all__ = ["RecipeResult", "carry_out", "config_of", "run_recipe"]
+__all__ = ["RecipeResult", "carry_out", "carry_out_as_asked", "config_of", "run_recipe"]
 
 _BATCH_SIZE = 8
 
@@ -143,14 +143,15 @@ def run_recipe(
     recipe = find_recipe(name)
     config = RecipeConfig(RecipeData.of(data, X_validation), options, dict(fit_params or {}))
     plan = recipe.plan(config)
-    run = None
+    run = asked = None
     if output_dir is not None or not isinstance(resume, bool):
         asked = config_of(plan, config, name, n_overlays, embed_weights)
         run = open_run(output_dir, resume, asked, name)
-    return carry_out(
+    return carry_out_as_asked(
         plan,
         config,
         run,
+        asked,
         recipe=name,
         n_overlays=n_overlays,
         embed_weights=embed_weights,
@@ -163,6 +164,8 @@ def config_of(
     plan: Plan, config: RecipeConfig, recipe: str | None, n_overlays: int, embed_weights: bool
 ) -> dict[str, Any]:
     """Note what a run is asked for, as its ``config.json`` has it.
+
+    It reads all images, so that a run calls it once.
 
     Parameters
     ----------
@@ -253,6 +256,44 @@ def carry_out(
         Of a run that is complete already, what is there.
     """
     run = run_dir if run_dir is None or isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
+    return carry_out_as_asked(
+        plan,
+        config,
+        run,
+        None,
+        recipe=recipe,
+        n_overlays=n_overlays,
+        embed_weights=embed_weights,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
+
+
+def carry_out_as_asked(
+    plan: Plan,
+    config: RecipeConfig,
+    run: RunDirectory | None,
+    asked: Mapping[str, Any] | None,
+    *,
+    recipe: str | None,
+    n_overlays: int,
+    embed_weights: bool,
+    checkpoint_every: int,
+    progress: bool,
+) -> RecipeResult:
+    """Carry a plan out as :func:`carry_out` does, where it may be noted already what was asked.
+
+    Parameters
+    ----------
+    plan, config, run, recipe, n_overlays, embed_weights, checkpoint_every, progress
+        As for :func:`carry_out`.
+    asked : mapping or None
+        What :func:`config_of` says of the same arguments; None if it was not called yet.
+
+    Returns
+    -------
+    RecipeResult
+    """
     arguments: dict[str, Any] = {
         "recipe": recipe,
         "n_overlays": n_overlays,
@@ -260,15 +301,19 @@ def carry_out(
         "checkpoint_every": checkpoint_every,
         "progress": progress,
     }
+    alone = len(plan.pipelines) == 1
+    if run is None and alone:
+        return _run_one(plan, config, None, **arguments)
+    if asked is None:
+        asked = config_of(plan, config, recipe, n_overlays, embed_weights)
     if run is None:
-        if len(plan.pipelines) == 1:
-            return _run_one(plan, config, None, **arguments)
         with tempfile.TemporaryDirectory(prefix="pyimgano-") as folder:
-            result = _run_several(plan, config, RunDirectory(folder), **arguments)
+            result = _run_several(plan, config, RunDirectory(folder), asked, **arguments)
             return replace(result, path=None)
-    run_all = _run_one if len(plan.pipelines) == 1 else _run_several
-    with running(run, config_of(plan, config, recipe, n_overlays, embed_weights)):
-        return run_all(plan, config, run, **arguments)
+    with running(run, asked):
+        if alone:
+            return _run_one(plan, config, run, **arguments)
+        return _run_several(plan, config, run, asked, **arguments)
 
 
 def _run_one(
@@ -367,7 +412,11 @@ def _fit_and_judge(
 
 # ---- several models -------------------------------------------------------------------
 def _run_several(
-    plan: Plan, config: RecipeConfig, run: RunDirectory, **arguments: Any
+    plan: Plan,
+    config: RecipeConfig,
+    run: RunDirectory,
+    asked: Mapping[str, Any],
+    **arguments: Any,
 ) -> RecipeResult:
     """Run each model in a directory of its own, and keep the best one's artifacts."""
     results = {}
@@ -375,7 +424,8 @@ def _run_several(
         one = run.candidate(number, name)
         one.path.mkdir(parents=True, exist_ok=True)
         alone = Plan({name: pipeline}, plan.decisions, plan.fit_params)
-        results[name] = carry_out(alone, config, one, **arguments)
+        own = {**asked, "model": name, "pipeline": asked["pipeline"]["params"][name]}
+        results[name] = carry_out_as_asked(alone, config, one, own, **arguments)
 
     def auroc(name: str) -> float:
         return results[name].details["image"]["auroc"]

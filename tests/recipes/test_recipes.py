@@ -17,7 +17,7 @@ from pyimgano import ImageFormatNormalizer, PatchCoreDetector, ThresholdCalibrat
 from pyimgano._models import Model
 from pyimgano._nesting import find_calibrator, find_defects, innermost
 from pyimgano.benchmark import json_schema
-from pyimgano.benchmark._split import limited
+from pyimgano.benchmark._split import fingerprint, limited
 from pyimgano.cleaning import RULE, rank_suspects, suspicion_limit
 from pyimgano.cli._report_text import comparison_text, report_text
 from pyimgano.datasets import load_dataset, write_inspection_dataset
@@ -305,7 +305,15 @@ def test_models_are_compared_and_the_best_is_kept(root, tmp_path, monkeypatch):
         monkeypatch.setitem(registry._registered, name, Model(name, lambda one=detector: one))
     data = load_dataset("folder", root, category="wood")
     options = {"models": ["small", "large"], "quantile": 0.9, "n_overlays": 1}
+    looked_at = []  # all images are read for it
+
+    def noting(images):
+        looked_at.append(images)
+        return fingerprint(images)
+
+    monkeypatch.setattr("pyimgano.recipes._running.fingerprint", noting)
     result = run_recipe("compare", data, output_dir=tmp_path, **options)
+    assert len(looked_at) == 1
     jsonschema.validate(result.report, json_schema("report"))
     table = result.report["training"]["comparison"]
     assert [one["model"] for one in table] == ["small", "large"]
@@ -316,7 +324,12 @@ def test_models_are_compared_and_the_best_is_kept(root, tmp_path, monkeypatch):
     assert other["against_best"]["auroc"]["difference"] == pytest.approx(difference)
     assert comparison_text(result.report).splitlines()[0].startswith("model  image AUROC")
     kept = (result.path / "artifacts" / "pipeline.joblib").read_bytes()
+    whole = json.loads((result.path / "config.json").read_text())
     for one in table:
+        config = json.loads((result.path / one["run"] / "config.json").read_text())
+        pipeline = whole["pipeline"]["params"][one["model"]]
+        assert pipeline["class"].endswith("Pipeline")
+        assert config == {**whole, "model": one["model"], "pipeline": pipeline}
         own = (result.path / one["run"] / "artifacts" / "pipeline.joblib").read_bytes()
         assert (own == kept) == one["best"]
     # A run that was ended before the table was made goes on from its candidates.
@@ -687,6 +700,10 @@ def test_a_folder_of_textures_counts_by_its_content(tmp_path):
         (tmp_path / "texture.png").write_bytes(content)
         found.append(config_of(plan, config, None, 0, False))
     assert found[0] == found[2] != found[1]
+    (tmp_path / "notes.txt").write_text("no texture")
+    (tmp_path / "below").mkdir()
+    shutil.copy(tmp_path / "texture.png", tmp_path / "below")  # textures are not read from there
+    assert config_of(plan, config, None, 0, False) == found[0]
     assert str(tmp_path.parent) not in json.dumps(found)
 
 

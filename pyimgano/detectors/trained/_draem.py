@@ -28,6 +28,7 @@ from pyimgano.detectors.trained._loop import Step
 from pyimgano.detectors.trained._samples import Sample
 from pyimgano.grids import PatchGrids, cells_inside
 from pyimgano.inputs._formats import resize_image
+from pyimgano.inputs._sequence import image_files
 from pyimgano.utils._pairs import check_pair
 from pyimgano.utils._state import Sizes, State, fail
 from pyimgano.utils._warning import warn_user
@@ -341,7 +342,7 @@ class DRAEMDetector(BaseTrainedDetector):
         if self.textures not in _SOURCES:
             parts += [
                 f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}"
-                for one in sorted(Path(self.textures).rglob("*"))
+                for one in image_files(Path(self.textures), recursive=False)
                 if one.is_file()
             ]
         return "\n".join(parts)
