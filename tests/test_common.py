@@ -263,3 +263,12 @@ def test_checks_of_one_detector_share_a_fit():
         assert fits == [12, 12]
     checks.check_signs_agree(clone(detector))
     assert fits == [12, 12, 12]
+
+
+def test_checks_that_share_a_fit_keep_the_parameters_that_they_have_set():
+    detector, learned = PatchCoreDetector(FilterBankFeatures(resize=32)), {}
+    with checks.fitted_once(learned):
+        checks.check_signs_agree(clone(detector))
+        other = clone(detector).set_params(smoothing_sigma=1.5)
+        checks.check_scores_are_float64(other)
+    assert other.smoothing_sigma == 1.5 and other.offset_ == learned["offset_"]

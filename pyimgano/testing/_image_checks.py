@@ -89,7 +89,8 @@ def check_image_detector(detector: Any) -> list[str]:
     Parameters
     ----------
     detector : estimator instance
-        An outlier detector that takes images.
+        An outlier detector that takes images. All that ``fit`` learns must lie in its attributes
+        (``vars(detector)``): most checks get what one clone has learned put into another.
 
     Returns
     -------
@@ -148,7 +149,9 @@ def _fitted(detector: Any) -> Any:
         return detector.fit(make_check_images(12))
     if not learned:
         learned.update(vars(clone(detector).fit(make_check_images(12))))
-    vars(detector).update(learned)
+    # The parameters stay its own, which a check may have set.
+    parameters = detector.get_params(deep=False)
+    vars(detector).update({k: value for k, value in learned.items() if k not in parameters})
     return detector
 
 

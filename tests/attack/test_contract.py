@@ -15,8 +15,10 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import pyimgano
 from pyimgano._pyod_models import PYOD
@@ -195,7 +197,7 @@ GONE = object()
 def parts(model: Any, packages: tuple[str, ...] = ("pyimgano.",)) -> Iterator[Any]:
     """The model and all objects of some packages in it.
 
-    Of a list that holds many objects of one kind, checked by one rule, the first and the last.
+    Of a list that holds many objects of one class, checked by one rule, the first and the last.
     """
     waiting, seen = [model], set()
     while waiting:
@@ -206,11 +208,19 @@ def parts(model: Any, packages: tuple[str, ...] = ("pyimgano.",)) -> Iterator[An
         if isinstance(one, dict):
             waiting += one.values()
         elif isinstance(one, (list, tuple)):
-            alike = len({type(each) for each in one}) == 1
+            alike = len({type(each) for each in one}) == 1 and hasattr(one[0], "__dict__")
             waiting += (one[0], one[-1]) if alike else one
         elif type(one).__module__.startswith(packages) and hasattr(one, "__dict__"):
             yield one
             waiting += vars(one).values()
+
+
+def test_parts_are_those_of_each_step_of_a_pipeline():
+    steps = [make_pipeline(PCA(), StandardScaler(), MinMaxScaler())]
+    found = {type(one).__name__ for one in parts(steps, ("sklearn.",))}
+    assert found == {"Pipeline", "PCA", "StandardScaler", "MinMaxScaler"}
+    trees = [StandardScaler() for _ in range(9)]
+    assert {id(one) for one in parts(trees, ("sklearn.",))} == {id(trees[0]), id(trees[-1])}
 
 
 def wrong_values(value: Any) -> Iterator[tuple[str, Any]]:
