@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyod.models.knn import KNN
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.defects import DefectExtractor
@@ -244,27 +244,10 @@ IMAGE_INSTANCES: dict[str, list[BaseEstimator]] = {
     ],
     "SPADEDetector": [SPADEDetector(FilterBankFeatures(resize=32), n_neighbors=5)],
     "ReverseDistillationDetector": [
-        ReverseDistillationDetector(
-            BackbonePatchFeatures(
-                "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
-            ),
-            max_steps=4,
-            batch_size=4,
-            learning_rate=0.01,
-            n_blocks=1,
-            smoothing_sigma=2,
-        )
+        clone(TRAINED_LONGER["ReverseDistillationDetector"]).set_params(max_steps=4)
     ],
     "DRAEMDetector": [DRAEMDetector(32, width=2, max_steps=6, batch_size=2, learning_rate=0.03)],
-    "STFPMDetector": [
-        STFPMDetector(
-            BackbonePatchFeatures(
-                "shufflenet_v2_x0_5", ("conv1", "maxpool", "stage2"), weights=None, resize=64
-            ),
-            max_steps=4,
-            batch_size=4,
-        )
-    ],
+    "STFPMDetector": [clone(TRAINED_LONGER["STFPMDetector"]).set_params(max_steps=4)],
     "SoftPatchDetector": [SoftPatchDetector(FilterBankFeatures(resize=32))],
     "SuperSimpleNetDetector": [
         SuperSimpleNetDetector(
