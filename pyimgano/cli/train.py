@@ -231,7 +231,7 @@ def _carry_out(
     described: str,
 ) -> int:
     from pyimgano.benchmark._opening import RunStoppedError, open_run
-    from pyimgano.recipes._running import carry_out_as_asked, config_of, good_images
+    from pyimgano.recipes._running import carry_out, config_of, good_images
 
     progress, run, asked = _common.on_terminal(), None, None
     if options.output_dir is not None or not isinstance(options.resume, bool):
@@ -243,11 +243,11 @@ def _carry_out(
     else:
         _common.tell(f"fitting {described} ...")
     try:
-        result = carry_out_as_asked(
+        result = carry_out(
             plan,
             config,
             run,
-            asked,
+            asked=asked,
             recipe=options.recipe,
             n_overlays=options.overlays,
             embed_weights=options.embed_weights,

@@ -52,7 +52,7 @@ __all__ = ["Check", "check_plan"]
 _N_TRIED, _N_TRAINED_ON = 3, 4
 _MIB = 2**20
 # What wrong parameters, images, weights, extras and devices, and a lack of memory, end a fit with.
-_FAILURES = (ValueError, TypeError, ImportError, OSError, RuntimeError, MemoryError)
+_FAILURES = (ValueError, ImportError, OSError, RuntimeError, MemoryError)
 
 
 class Check(NamedTuple):

@@ -34,7 +34,7 @@ from pyimgano.reporting import overlay, write_overlay
 from pyimgano.utils._json import as_plain_json
 from pyimgano.utils._outputs import atomic_folder
 
-__all__ = ["RecipeResult", "carry_out", "carry_out_as_asked", "config_of", "run_recipe"]
+__all__ = ["RecipeResult", "carry_out", "config_of", "run_recipe"]
 
 _BATCH_SIZE = 8
 
@@ -147,11 +147,11 @@ def run_recipe(
     if output_dir is not None or not isinstance(resume, bool):
         asked = config_of(plan, config, name, n_overlays, embed_weights)
         run = open_run(output_dir, resume, asked, name)
-    return carry_out_as_asked(
+    return carry_out(
         plan,
         config,
         run,
-        asked,
+        asked=asked,
         recipe=name,
         n_overlays=n_overlays,
         embed_weights=embed_weights,
@@ -231,6 +231,7 @@ def carry_out(
     config: RecipeConfig,
     run_dir: RunDirectory | str | os.PathLike[str] | None,
     *,
+    asked: Mapping[str, Any] | None = None,
     recipe: str | None = None,
     n_overlays: int = _defaults.N_OVERLAYS,
     embed_weights: bool = False,
@@ -245,6 +246,9 @@ def carry_out(
     config : RecipeConfig
     run_dir : RunDirectory, str, Path or None
         An existing folder: a new one, or that of a run to go on with. None writes nothing.
+    asked : mapping, default=None
+        The content of the run's ``config.json``, where the caller has it already; otherwise it is
+        made, which reads all images.
     recipe : str, default=None
         Name of the recipe, for the report.
     n_overlays, embed_weights, checkpoint_every, progress
@@ -256,44 +260,6 @@ def carry_out(
         Of a run that is complete already, what is there.
     """
     run = run_dir if run_dir is None or isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
-    return carry_out_as_asked(
-        plan,
-        config,
-        run,
-        None,
-        recipe=recipe,
-        n_overlays=n_overlays,
-        embed_weights=embed_weights,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-    )
-
-
-def carry_out_as_asked(
-    plan: Plan,
-    config: RecipeConfig,
-    run: RunDirectory | None,
-    asked: Mapping[str, Any] | None,
-    *,
-    recipe: str | None,
-    n_overlays: int,
-    embed_weights: bool,
-    checkpoint_every: int,
-    progress: bool,
-) -> RecipeResult:
-    """Carry a plan out as :func:`carry_out` does, where it may be noted already what was asked.
-
-    Parameters
-    ----------
-    plan, config, run, recipe, n_overlays, embed_weights, checkpoint_every, progress
-        As for :func:`carry_out`.
-    asked : mapping or None
-        What :func:`config_of` says of the same arguments; None if it was not called yet.
-
-    Returns
-    -------
-    RecipeResult
-    """
     arguments: dict[str, Any] = {
         "recipe": recipe,
         "n_overlays": n_overlays,
@@ -425,7 +391,7 @@ def _run_several(
         one.path.mkdir(parents=True, exist_ok=True)
         alone = Plan({name: pipeline}, plan.decisions, plan.fit_params)
         own = {**asked, "model": name, "pipeline": asked["pipeline"]["params"][name]}
-        results[name] = carry_out_as_asked(alone, config, one, own, **arguments)
+        results[name] = carry_out(alone, config, one, asked=own, **arguments)
 
     def auroc(name: str) -> float:
         return results[name].details["image"]["auroc"]

@@ -165,7 +165,9 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     Scores of images that are learned from as known defects are those the networks give them, and
     higher than those of new defects of their kind.
 
-    The score head is that of the conference version [1]_: it sees the adapted features. Without
+    The score head is that of the conference version [1]_: it sees the adapted features. It sees
+    them and the map at the resolution of ``features``, of the map the largest value at each
+    position; the finer grid would cost four times as much and tell it no more. Without
     known defects there is none, since the largest value of the map is the better score then. The
     weights of the paper's backbone are torchvision's first ones (``IMAGENET1K_V1``), which are
     the default of :class:`~pyimgano.features.BackbonePatchFeatures`.
@@ -621,17 +623,25 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     def _score_images(self, networks: dict[str, Any], adapted: Any, heat: Any, inside: Any) -> Any:
         """Logit of each image, ``(n,)``; positions outside the region have no part in it."""
         torch = torch_module()
+        pool = torch.nn.functional
         head = networks["score_head"]
         held = inside.to(torch.float32)[:, None]
-        seen = torch.cat([adapted.float(), heat.float()[..., None]], dim=3).permute(0, 3, 1, 2)
-        found = torch.relu(head["norm"](head["convolution"](seen * held))).float() * held
-        n_held = held.sum(dim=(1, 2, 3))[:, None]
         heat = heat.float()[:, None]
+        inner_heat = torch.where(held > 0, heat, -torch.inf)
+        # The convolution is at the resolution of the features: the finer grid tells it no more of
+        # them, and costs the square of ``upsample``.
+        share = pool.avg_pool2d(held, self.upsample)
+        seen = pool.avg_pool2d(adapted.float().permute(0, 3, 1, 2) * held, self.upsample)
+        hottest = pool.max_pool2d(inner_heat, self.upsample)
+        is_held = share > 0
+        seen = torch.cat([seen / share.clamp_min(1e-6), hottest], dim=1)
+        seen = torch.where(is_held, seen, 0.0)
+        found = torch.relu(head["norm"](head["convolution"](seen))).float() * is_held
         pooled = [
             found.amax(dim=(2, 3)),
-            found.sum(dim=(2, 3)) / n_held,
-            torch.where(held > 0, heat, -torch.inf).amax(dim=(2, 3)),
-            (heat * held).sum(dim=(2, 3)) / n_held,
+            found.sum(dim=(2, 3)) / is_held.sum(dim=(2, 3)),
+            inner_heat.amax(dim=(2, 3)),
+            (heat * held).sum(dim=(2, 3)) / held.sum(dim=(2, 3)),
         ]
         return head["linear"](torch.cat(pooled, dim=1)).float()[:, 0]
 
