@@ -76,7 +76,7 @@ N_KNOWN = 10
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     table = SETTINGS[args.detector]
     params = {**table["*"], **table.get(args.category.rstrip("0123456789"), {})}
-    for name in ("resize", "max_steps", "batch_size", "learning_rate"):
+    for name in ("resize", "max_steps", "batch_size", "learning_rate", "layers", "upsample"):
         if getattr(args, name) is not None:
             params[name] = getattr(args, name)
     return params
@@ -89,8 +89,10 @@ def make(args: argparse.Namespace, seed: int) -> Any:
         resize = params.pop("resize")
         params["features"] = BackbonePatchFeatures("resnet18", LAYERS, resize=resize, **weights)
     if args.detector == "supersimplenet":
-        resize = params.pop("resize")
-        params["features"] = BackbonePatchFeatures("resnet18", resize=resize, pool=1, **weights)
+        resize, layers = params.pop("resize"), params.pop("layers", LAYERS[1:])
+        params["features"] = BackbonePatchFeatures(
+            "resnet18", layers, resize=resize, pool=1, **weights
+        )
     if args.detector == "dinomaly":
         resize = params.pop("resize")
         params["features"] = ViTPatchFeatures(
@@ -163,6 +165,8 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--layers", nargs="+", help="of SuperSimpleNet's network")
+    parser.add_argument("--upsample", type=int, help="of SuperSimpleNet")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -180,6 +184,8 @@ def main() -> None:
     )
     add_figures_option(parser)
     args = parser.parse_args()
+    if args.detector != "supersimplenet" and (args.layers or args.upsample or args.known_defects):
+        parser.error("--layers, --upsample and --known-defects are for SuperSimpleNet")
     n_train = len(load_folder(args.root, args.category).X_train)
     if not 0 <= args.spare <= n_train - 2:
         parser.error(f"--spare must be in 0 to {n_train - 2}, for {n_train} training images")
@@ -191,6 +197,7 @@ def main() -> None:
         print(f"seed {seed}: {values}", flush=True)
         if args.figures:
             name = args.detector + ", known defects" * args.known_defects
+            name += f", {' '.join(args.layers)}" if args.layers else ""
             name += f", {args.spare} spare" if args.spare else ""
             record(args.figures, f"trained/{args.category}/{name}", rows)
 
