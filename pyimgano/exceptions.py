@@ -13,6 +13,7 @@ __all__ = [
     "ImageReadError",
     "MissingExtraError",
     "ModelChoiceWarning",
+    "ParameterError",
     "PluginError",
     "PluginWarning",
     "PoseWarning",
@@ -132,6 +133,10 @@ class UnknownParameterError(TypeError):
 
 class UnknownRecipeError(ValueError):
     """There is no recipe of that name; the message names the nearest."""
+
+
+class ParameterError(ValueError, TypeError):
+    """A parameter has a value that does not go with the model, another one or the images."""
 
 
 class PluginError(ImportError):

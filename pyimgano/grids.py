@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from sklearn.utils import deprecated
 
-from pyimgano.exceptions import ImageFormatError
+from pyimgano.exceptions import ImageFormatError, ParameterError
 from pyimgano.inputs._formats import resize_image
 from pyimgano.inputs._placement import Placement
 from pyimgano.utils._columns import take_index
@@ -447,7 +447,7 @@ class PatchGrids(CheckedStateMixin):
             shape = (int(kind[0]), int(kind[1]))
             regions.append(cells_inside(mask, shape, kind[2:]).ravel())
             if not regions[-1].any():
-                raise ValueError(
+                raise ParameterError(
                     f"no patch lies in the region of {mask.sum()} of {mask.size} pixels: a patch's "
                     f"cell is {kind[4] / shape[0]:.3g} x {kind[5] / shape[1]:.3g} pixels, and of "
                     "none at least half is in the region. Take a larger region, or smaller patches "

@@ -174,7 +174,8 @@ def add_model_options(
         "--layers",
         metavar="NAME",
         nargs="+",
-        help="layers of the network to use (default: those of the model's paper)",
+        help="layers of the network to use, of a transformer the numbers of blocks (default: those "
+        "of the model's paper)",
     )
     model.add_argument(
         "--resize",
@@ -506,12 +507,17 @@ def _one_or_two(sides: list[int]) -> int | tuple[int, ...]:
 # Options for the feature step, and what an option's value means to it.
 _FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "weights": lambda text: None if text == "none" else text,
-    "layers": tuple,
+    "layers": lambda names: tuple(map(_layer, names)),
     "resize": lambda sides: _one_or_two(sides) if isinstance(sides, list) else sides,
     "crop": lambda side: side or None,
     "device": str,
     "engine": str,
 }
+
+
+def _layer(name: str) -> str | int:
+    """A layer's name; the blocks of a transformer have numbers."""
+    return int(name) if name.removeprefix("-").isdecimal() else name
 
 
 def name_model(options: argparse.Namespace) -> tuple[str, str]:
@@ -567,7 +573,8 @@ def weights_missing(error: Any) -> str:
     """
     return (
         f"{error.reason} Give a state dict of this network, --weights FILE; or "
-        f"{error.where_to_put_it()}; or take --features filterbank, which needs no weights"
+        f"{error.where_to_put_it()}; or take --features filterbank, which needs no weights, "
+        "with a model that does not train on the layers of a network"
     )
 
 

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyimgano._roi import roi_in_pixels, roi_kind
 from pyimgano.defects import _steps
 from pyimgano.defects._region import DefectRegion
+from pyimgano.exceptions import ParameterError
 from pyimgano.utils._fitting import FittedParametersMixin, restored_on_error
 from pyimgano.utils._state import Number
 from pyimgano.utils._versions import VersionStampMixin
@@ -445,7 +446,7 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
         border = self.border_ignore_px
         if border:
             if 2 * border >= min(heat.shape):
-                raise ValueError(
+                raise ParameterError(
                     f"border_ignore_px={border} leaves nothing of a map of {heat.shape[0]} x "
                     f"{heat.shape[1]} pixels."
                 )
@@ -453,7 +454,7 @@ class DefectExtractor(FittedParametersMixin, VersionStampMixin, TransformerMixin
             kept[border:-border, border:-border] = True
             inside &= kept
             if not inside.any():
-                raise ValueError(
+                raise ParameterError(
                     f"border_ignore_px={border} leaves nothing of the region of interest."
                 )
         if self.map_smoothing is not None:

@@ -17,6 +17,7 @@ from pyimgano.detectors._bank import HeldOutImage, check_bank, choose_bank
 from pyimgano.detectors._nearest_normal import FoundPatch, NearestNormalMixin
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore
+from pyimgano.exceptions import ParameterError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._state import Object, Sizes, State
 from pyimgano.utils._threads import one_blas_thread
@@ -181,7 +182,7 @@ class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
 
     def _fit(self, stream: TrainingStream) -> np.ndarray:
         if self.n_rotations > 1 and self.input_kind_ != "images":
-            raise ValueError(
+            raise ParameterError(
                 f"n_rotations={self.n_rotations} rotates images, and X holds their features "
                 "already: fit on images, or set n_rotations=1."
             )

@@ -16,7 +16,7 @@ from pyimgano._scoring import robust_threshold
 from pyimgano._training import TrainingStream
 from pyimgano.detectors._patch_base import BasePatchDetector
 from pyimgano.detectors._patches import PatchStore, Projection
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import ParameterError, TooFewImagesError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._progress import progress_callback
 from pyimgano.utils._state import Array, ListOf, Maybe, Object, Sizes, State, fail
@@ -228,7 +228,7 @@ ThresholdCalibrator`.
         super()._validate_params()
         odd = [n for n in self.neighborhoods if isinstance(n, Integral) and n > 0 and n % 2 == 1]
         if len(odd) != len(self.neighborhoods) or not odd:
-            raise ValueError(
+            raise ParameterError(
                 f"neighborhoods={self.neighborhoods!r} of {type(self).__name__} must hold odd "
                 "numbers of patches, such as (1, 3, 5): a neighborhood has a patch in its middle."
             )

@@ -15,7 +15,7 @@ from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.detectors._bank import PatchWeights
 from pyimgano.detectors._patchcore import PatchCoreDetector
 from pyimgano.detectors._patches import PatchStore
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import ParameterError, TooFewImagesError
 from pyimgano.utils._state import Array, MayLack, OneOf
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads, one_blas_thread
 
@@ -207,14 +207,14 @@ class SoftPatchDetector(PatchCoreDetector):
         shape = grids.grid_shapes[0]
         others = np.flatnonzero((grids.grid_shapes != shape).any(axis=1))
         if len(others):
-            raise ValueError(
+            raise ParameterError(
                 f"{type(self).__name__} compares positions, so all training images need the "
                 f"grid {tuple(shape.tolist())} of the first, image {others[0]} has "
                 f"{tuple(grids.grid_shapes[others[0]].tolist())}: give the feature step a fixed "
                 "resize."
             )
         if not grids.same_mask(grids.mask_of(0)):
-            raise ValueError(
+            raise ParameterError(
                 f"{type(self).__name__} compares positions, so all training images need the "
                 "patches that the first has in the region, and some have others: let the "
                 "feature step look at the same part of all images."

@@ -20,7 +20,7 @@ from pyimgano._kernels.sketches import (
 from pyimgano._training import TrainingStream
 from pyimgano.detectors._nearest_normal import FoundPatch, NearestNormalMixin
 from pyimgano.detectors._patch_base import BasePatchDetector
-from pyimgano.exceptions import TooFewImagesError
+from pyimgano.exceptions import ParameterError, TooFewImagesError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._state import Array, ListOf, Sizes, State, fail
 from pyimgano.utils._threads import even_slices, map_in_threads, n_threads
@@ -252,7 +252,10 @@ class SPADEDetector(NearestNormalMixin, BasePatchDetector):
         d = block.n_features
         n = d if self.n_image_features == "all" else int(self.n_image_features)
         if n > d:
-            raise ValueError(f"n_image_features={n} is more than the {d} features of a patch.")
+            raise ParameterError(
+                f"n_image_features={n} is more than the {d} features of a patch: take at most that "
+                'many, or "all".'
+            )
         return np.stack(
             [rows[:, d - n :].mean(axis=0, dtype=np.float64) for rows in block.as_image_rows()]
         )

@@ -14,8 +14,10 @@ import pytest
 from pyimgano.benchmark import RunDirectory
 from pyimgano.cli import export, infer, recalibrate, runs, train
 from pyimgano.cli import main as umbrella
+from pyimgano.cli._options import model_options
 from pyimgano.datasets import write_inspection_dataset
 from pyimgano.recipes import list_recipes, recipe_info
+from tests.extras import needs_extra
 
 SMALL = (
     *("--model", "industrial-fast-filterbank", "--resize", "64", "--quantile", "0.9"),
@@ -231,3 +233,35 @@ def test_train_refuses_what_cannot_work(words, message, root, tmp_path, monkeypa
     err = capsys.readouterr().err
     assert message.format(**places) in err and len(err.splitlines()) == 1
     assert sorted(os.listdir(tmp_path)) == ["empty", "one"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model vision_stfpm --features filterbank", "FilterBankFeatures has none"),
+        ("--model vision_dinomaly --features filterbank", "FilterBankFeatures is none"),
+        ("--model vision_ssim_template --set window=4", "window=4 must be odd"),
+        ("--model vision_ssim_template --set resize=32 --roi 0,0,1,1", "no working pixel lies in"),
+        ("--model vision_spade --features filterbank --set n_image_features=9999", "is more than"),
+        ("--model vision_patchcore --features filterbank --roi 0,0,1,1", "no patch lies in the"),
+        (
+            "--features filterbank --quantile 0.8 --defects --defect-option border_ignore_px=99",
+            "border_ignore_px=99 leaves nothing of a map",
+        ),
+    ],
+)
+def test_what_fits_neither_model_nor_images_is_no_fault_of_the_program(
+    words, message, root, tmp_path, capsys
+):
+    if "stfpm" in words or "dinomaly" in words:
+        needs_extra("torch")
+    good = root / "wood" / "train" / "good"
+    assert call(str(good), "-o", str(tmp_path / "line.joblib"), *words.split()) == 2
+    err = capsys.readouterr().err
+    assert message in err and "fault of the program" not in err
+    assert not os.listdir(tmp_path)
+
+
+def test_layers_of_a_transformer_are_numbers():
+    options = train._parser().parse_args(["x", "--layers", "2", "-1", "layer3"])
+    assert model_options(options)["features__layers"] == (2, -1, "layer3")

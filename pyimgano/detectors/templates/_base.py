@@ -18,6 +18,7 @@ from pyimgano.base import BaseImageDetector
 from pyimgano.exceptions import (
     AlignmentWarning,
     ImageFormatError,
+    ParameterError,
     PoseWarning,
     TooFewImagesError,
 )
@@ -169,12 +170,12 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         for name in ("shape_", "reference_", "_region", "_registrar", "_whole"):
             self.__dict__.pop(name, None)
         if self.alignment == "phase_correlation" and self.motion != "translation":
-            raise ValueError(
+            raise ParameterError(
                 f"motion={self.motion!r} needs alignment='ecc': phase correlation finds "
                 "translations only."
             )
         if self.alignment and self.input_kind_ != "images":
-            raise ValueError(
+            raise ParameterError(
                 f"alignment={self.alignment!r} moves images; patch grids and feature rows take "
                 "alignment=None."
             )
@@ -261,7 +262,7 @@ class BaseTemplateDetector(BaseImageDetector[_Block, list[_Heat]]):
         region = cells_inside(self.roi_mask_, self.shape_[1:])
         if not region.any():
             height, width = (a / b for a, b in zip(self.roi_mask_.shape, self.shape_[1:]))
-            raise ValueError(
+            raise ParameterError(
                 f"no working pixel lies in roi_mask: it stands for {height:.3g} x {width:.3g} "
                 f"pixels of the image at resize={self.resize!r}, and of none at least half is "
                 "True. Draw a larger mask, or use a larger resize."

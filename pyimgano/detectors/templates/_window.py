@@ -18,6 +18,7 @@ from pyimgano.detectors.templates._base import (
     middle_of,
     sorted_positions,
 )
+from pyimgano.exceptions import ParameterError
 from pyimgano.utils._state import Array, Sizes, State
 
 __all__ = ["NCCTemplateDetector", "SSIMTemplateDetector"]
@@ -79,7 +80,7 @@ class _Similarity(BaseTemplateDetector):
     def _fit_steps(self, data: Any) -> None:
         super()._fit_steps(data)
         if self.window % 2 == 0:
-            raise ValueError(f"window={self.window} must be odd, so that it has a center.")
+            raise ParameterError(f"window={self.window} must be odd, so that it has a center.")
 
     def _learn(self, stack: np.ndarray) -> None:
         shape = stack.shape[1:]

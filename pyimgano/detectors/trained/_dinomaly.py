@@ -16,6 +16,7 @@ from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepare
 from pyimgano.detectors.trained._loop import Step, initialize
 from pyimgano.detectors.trained._samples import compact
 from pyimgano.detectors.trained._stable_adamw import stable_adamw
+from pyimgano.exceptions import ParameterError
 from pyimgano.features import ViTPatchFeatures
 from pyimgano.features._vit import DINOV2
 from pyimgano.utils._state import Sizes, State, fail
@@ -333,14 +334,14 @@ def _n_layers(features: Any, owner: str) -> int:
     """Return how many blocks' tokens a feature step joins, which must be a transformer's."""
     step = features.estimator if isinstance(features, FrozenEstimator) else features
     if not isinstance(step, ViTPatchFeatures):
-        raise TypeError(
+        raise ParameterError(
             f"{owner} rebuilds the tokens of a vision transformer, and {type(step).__name__} is "
             "none: give features a name such as 'dinov2_vitb14_reg', or "
             "ViTPatchFeatures('dinov2_vits14', layers=(2, 3, 4, 5, 6, 7, 8, 9), ...)."
         )
     n = len(step._layers())
     if n < 2:
-        raise ValueError(
+        raise ParameterError(
             f"{owner} rebuilds the tokens of earlier and of later blocks, and features has "
             f"layers={step.layers!r}: give at least two, such as layers=(2, 3, 4, 5, 6, 7, 8, 9)."
         )

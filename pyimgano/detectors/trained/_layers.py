@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from pyimgano._kernels.joining import join_maps
+from pyimgano.exceptions import ParameterError
 from pyimgano.features import BackbonePatchFeatures
 
 __all__ = ["contents_of", "network_step", "normalized", "on_grid"]
@@ -25,12 +26,12 @@ def network_step(features: Any, owner: str) -> BackbonePatchFeatures:
 
     Raises
     ------
-    TypeError
+    ParameterError
         If it is something else.
     """
     step = features.estimator if isinstance(features, FrozenEstimator) else features
     if not isinstance(step, BackbonePatchFeatures):
-        raise TypeError(
+        raise ParameterError(
             f"{owner} compares the layers of a convolutional network, and "
             f"{type(step).__name__} has none: give features a name such as 'resnet18', or "
             "BackbonePatchFeatures('resnet18', layers=('layer1', 'layer2', 'layer3'), ...)."

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from pyimgano.backbones._efficientnet_lite import EfficientNetLite
 from pyimgano.backbones._engines import CPU_ENGINES
 from pyimgano.backbones._network import digest
 from pyimgano.backbones._torch_module import torch_module
@@ -15,6 +16,7 @@ from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepare
 from pyimgano.detectors.trained._layers import contents_of, network_step, normalized, on_grid
 from pyimgano.detectors.trained._loop import Step, initialize
 from pyimgano.detectors.trained._samples import Sample, compact
+from pyimgano.exceptions import ParameterError
 from pyimgano.features import BackbonePatchFeatures
 from pyimgano.utils._threads import map_in_threads, n_threads
 
@@ -149,7 +151,7 @@ class STFPMDetector(BaseFeatureTrainedDetector):
         self.random_state = random_state
 
     def _prepare(self, images: list[np.ndarray]) -> Prepared:
-        teacher = network_step(self.features_, type(self).__name__)
+        teacher = self._teacher()
         maps, grids = teacher.layer_maps(images)
         samples = [
             (pixels, *(compact(normalized(one)) for one in of_image))
@@ -157,8 +159,18 @@ class STFPMDetector(BaseFeatureTrainedDetector):
         ]
         return Prepared(samples, grids.without_features(), list(map(contents_of, maps)))
 
-    def _build(self, shapes: Shapes, rng: np.random.Generator) -> dict[str, Any]:
+    def _teacher(self) -> BackbonePatchFeatures:
         teacher = network_step(self.features_, type(self).__name__)
+        if EfficientNetLite.offers(teacher.backbone):
+            raise ParameterError(
+                f"{type(self).__name__} trains a network like that of features, and "
+                f"{teacher.backbone} cannot be trained here: give features the name of a network "
+                "of torchvision, such as 'resnet18'."
+            )
+        return teacher
+
+    def _build(self, shapes: Shapes, rng: np.random.Generator) -> dict[str, Any]:
+        teacher = self._teacher()
         torch = torch_module()
         student = initialize(build_graph(teacher.backbone, teacher._layers()), rng)
         return {"student": student.to(memory_format=torch.channels_last)}
@@ -198,7 +210,7 @@ class STFPMDetector(BaseFeatureTrainedDetector):
 
     def _student(self) -> BackbonePatchFeatures:
         """The student as a feature step, which runs by the engine that the teacher has now."""
-        teacher = network_step(self.features_, type(self).__name__)
+        teacher = self._teacher()
         kept = vars(self).get("_loaded")
         if kept is None or kept.networks is not self.networks_:
             step = clone(teacher)
