@@ -499,7 +499,14 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
 
     def _fit_validated(self, train: Any) -> None:
         if not self.tiled_:
-            super()._fit_validated(train)
+            try:
+                super()._fit_validated(train)
+            except TooFewImagesError as error:
+                if self.roi_mask_ is None:
+                    raise
+                raise TooFewImagesError(
+                    f"{error} Images that differ outside the region of interest only count as one."
+                ) from error
             return
         self._learn_steps(train.side_by_side())
         scores = self._run_fit(train, int(train.counts.sum()))

@@ -688,3 +688,12 @@ def test_an_ensemble_asks_for_whom_the_mask_is():
             ensemble.fit(GOOD, roi_mask=region())
         with pytest.raises(TypeError, match="mask"):
             ensemble.fit(GOOD, mask=region())
+
+
+def test_images_that_are_equal_in_the_region_are_told_to_count_as_one():
+    images = np.zeros((6, 32, 32, 3), np.uint8)
+    images[:, 16:] = np.arange(6)[:, None, None, None]
+    mask = np.zeros((32, 32), bool)
+    mask[:16] = True
+    with pytest.raises(TooFewImagesError, match="outside the region of interest only"):
+        PixelGaussianDetector(resize=32).fit(images, roi_mask=mask)

@@ -543,7 +543,7 @@ def fit_params(
         )
     ((width, height),) = sizes
     mask = _mask(options.roi, width, height)
-    tell(f"region of interest: {mask.mean():.0%} of the pixels")
+    tell(f"region of interest: {mask.mean():.2%} of the pixels")
     return {"roi_mask": mask[None]}  # so that it is never taken for one value per image
 
 

@@ -724,7 +724,7 @@ def test_train_looks_only_at_the_region(root, tmp_path, capsys):
     banks = []
     for i, roi in enumerate((tmp_path / "roi.png", "16,8,48,56")):
         assert train_small(good, tmp_path / f"{i}.joblib", "--roi", roi) == 0
-        assert "region of interest: 38% of the pixels\n" in capsys.readouterr().out
+        assert "region of interest: 37.50% of the pixels\n" in capsys.readouterr().out
         detector = pyimgano.load(tmp_path / f"{i}.joblib")[-1].estimator_
         np.testing.assert_array_equal(detector.roi_mask_, mask > 0)
         banks.append(detector.bank_)

@@ -373,6 +373,11 @@ def test_warm_start_goes_on_and_holds_out_only_new_images(images):
     detector.features = BackbonePatchFeatures("resnet18", ("layer1",), weights=None, resize=48)
     with pytest.raises(ValueError, match="features has been changed"):
         detector.fit(images)
+    detector = stfpm(max_steps=1, warm_start=True).fit(images)
+    detector.set_params(features__resize=48)  # in place: the step is the same object
+    with pytest.raises(ValueError, match="features__resize has been changed"):
+        detector.fit(images)
+    detector.set_params(features__resize=32, features__batch_size=2).fit(images)
     mask = np.ones(images.shape[1:3], dtype=bool)
     with pytest.raises(ValueError, match="without a region of interest"):
         stfpm(max_steps=1, warm_start=True).fit(images).fit(images, roi_mask=mask)

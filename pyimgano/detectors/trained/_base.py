@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -28,10 +29,10 @@ from pyimgano.detectors._composition import CompositionMixin
 from pyimgano.detectors._feature_holder import FeatureHolderMixin, overfits
 from pyimgano.detectors.trained._loop import Plan, Step, as_arrays, fill, train
 from pyimgano.detectors.trained._samples import Sample, SampleStore
-from pyimgano.exceptions import ImageFormatError, TooFewImagesError
+from pyimgano.exceptions import ImageFormatError, ParameterError, TooFewImagesError
 from pyimgano.grids import MAX_SMOOTHING_SIGMA, PatchGrids, lowest_outside
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._fitting import differ
+from pyimgano.utils._fitting import RUNTIME_PARAMETERS, differ
 from pyimgano.utils._optional import import_optional
 from pyimgano.utils._stages import timed
 from pyimgano.utils._state import (
@@ -565,9 +566,27 @@ class BaseFeatureTrainedDetector(FeatureHolderMixin, BaseTrainedDetector):
 
     def _refuse_other_features(self) -> None:
         at_fit = self._parameters_at_fit
-        if "features" in at_fit and differ(self.features, at_fit["features"]):
-            raise ValueError(
+        if "features" not in at_fit:
+            return
+        changed = ["features"] if differ(self.features, at_fit["features"]) else []
+        if not changed and not isinstance(self.features, str):
+            # Parameters of the step are set in place, and its fitted copy has those of the fit.
+            one, other = (step.get_params() for step in (self.features, self.features_))
+            changed = [f"features__{name}" for name in _changed(one, other)]
+        if changed:
+            raise ParameterError(
                 f"warm_start=True goes on with the networks of this {type(self).__name__}, which "
-                "know the features of the last fit, and features has been changed since. Set it "
-                "back, or set warm_start=False to train new networks."
+                f"know the features of the last fit, and {', '.join(changed)} has been changed "
+                "since. Set it back, or set warm_start=False to train new networks."
             )
+
+
+def _changed(params: dict[str, Any], at_fit: dict[str, Any]) -> list[str]:
+    """Names of the parameters that say what is computed and have other values than in the fit."""
+    return [
+        name
+        for name, value in params.items()
+        if name.rpartition("__")[2] not in RUNTIME_PARAMETERS
+        and differ(value, at_fit.get(name))
+        and not differ(value, clone(value, safe=False))  # a copy is known by its value
+    ]

@@ -318,9 +318,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
                 continue
             mask = np.asarray(mask)
             if mask.dtype != bool:
+                what = "read the file, and pass" if mask.dtype.kind in "US" else "pass"
                 raise ValueError(
                     f"masks[{i}] must hold booleans, True for the defective pixels, got "
-                    f"{mask.dtype}: pass mask > 0."
+                    f"{mask.dtype}: {what} mask > 0."
                 )
             if mask.shape != tuple(data.size(i)):
                 size = " x ".join(map(str, data.size(i)))
