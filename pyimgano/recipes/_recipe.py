@@ -17,6 +17,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import _num_samples
 
+from pyimgano._nesting import innermost
+from pyimgano.base import BaseDetector
 from pyimgano.benchmark import RunDirectory
 from pyimgano.benchmark._sources import dataset_name
 from pyimgano.datasets import InspectionDataset
@@ -284,7 +286,8 @@ class Recipe:
         UnknownParameterError
             If the recipe has no such parameter.
         RunError
-            If the arguments for ``fit`` contradict what the recipe has decided.
+            If the arguments for ``fit`` contradict what the recipe has decided, or a model takes
+            no region of interest.
         """
         self.check_options(config.options)
         plan = self.function(config.data, **config.options)
@@ -293,7 +296,8 @@ class Recipe:
                 f"the recipe {self.name!r} cannot be used: {self.function.__qualname__} returned "
                 f"a {type(plan).__name__}; it must return a Plan with at least one pipeline"
             )
-        plan.params_with(config.fit_params)
+        if plan.params_with(config.fit_params).get("roi_mask") is not None:
+            _refuse_models_without_regions(plan)
         return plan
 
     def run(
@@ -319,6 +323,17 @@ class Recipe:
         from pyimgano.recipes._running import carry_out
 
         return carry_out(self.plan(config), config, run_dir, recipe=self.name, **options)
+
+
+def _refuse_models_without_regions(plan: Plan) -> None:
+    for name, pipeline in plan.pipelines.items():
+        detector, _ = innermost(pipeline)
+        # Other estimators say it themselves: an ensemble hands the mask on to its members.
+        if isinstance(detector, BaseDetector) and not getattr(detector, "_takes_roi_mask", False):
+            raise RunError(
+                f"roi_mask: {name} judges images as a whole; take a model with heat maps "
+                '("pyimgano models list --maps"), or crop the images.'
+            )
 
 
 # ---- all recipes ----------------------------------------------------------------------

@@ -20,7 +20,11 @@ from pyimgano.benchmark import json_schema
 from pyimgano.benchmark._split import fingerprint, limited
 from pyimgano.cleaning import RULE, rank_suspects, suspicion_limit
 from pyimgano.cli._report_text import comparison_text, report_text
-from pyimgano.datasets import load_dataset, write_inspection_dataset
+from pyimgano.datasets import (
+    load_dataset,
+    make_inspection_dataset,
+    write_inspection_dataset,
+)
 from pyimgano.detectors import DRAEMDetector, STFPMDetector, SuperSimpleNetDetector, checkpoints
 from pyimgano.exceptions import (
     DatasetError,
@@ -368,6 +372,18 @@ def test_unknown_names_are_mended():
         recipe_info("industrial-adpat")
     with pytest.raises(UnknownParameterError, match="Did you mean 'tile'"):
         plan_of(np.zeros((6, 64, 64, 3), np.uint8), tlie=3)
+
+
+def test_a_region_of_interest_is_refused_before_any_model_is_fitted():
+    parts = make_inspection_dataset(
+        n_train=4, n_test_good=2, n_test_defect=2, size=64, random_state=0
+    )
+    models = ["vision_ssim_template", "vision_ecod"]
+    config = RecipeConfig(
+        RecipeData.of(parts), {"models": models}, {"roi_mask": np.ones((1, 64, 64), bool)}
+    )
+    with pytest.raises(RunError, match="vision_ecod judges images as a whole"):
+        _recipe.find_recipe("compare").plan(config)
 
 
 def own_recipe(data, *, ratio=0.05):
