@@ -460,8 +460,11 @@ def _verdict(
     strip = blank(34, width)
     cv2.rectangle(strip, (MARGIN, 2), (MARGIN + room, 30), color, cv2.FILLED)
     put_text(strip, badge, MARGIN + 10, 24, PAPER, *_BADGE)
-    relation = "above" if fails else "not above"
-    words = f"score {score:.4g} is {relation} the threshold {threshold:.4g}"
+    shown, limit = f"{score:.4g}", f"{threshold:.4g}"
+    # The threshold lies a hair below the largest good score where too few images set it.
+    above = "just above" if shown == limit else "above"
+    relation = above if fails else "not above"
+    words = f"score {shown} is {relation} the threshold {limit}"
     put_text(strip, words, MARGIN + room + GAP, 22)
     return [strip, _score_line(width, score, threshold, good_scores, color)]
 

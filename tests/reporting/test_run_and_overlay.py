@@ -221,6 +221,7 @@ def words(monkeypatch):
     [
         (0.5, "FAIL", VERMILION, BLUE, "score 0.5 is above the threshold 0.4"),
         (0.4, "PASS", BLUE, VERMILION, "score 0.4 is not above the threshold 0.4"),
+        (0.4000001, "FAIL", VERMILION, BLUE, "score 0.4 is just above the threshold 0.4"),
         (-7.0, "PASS", BLUE, VERMILION, "score -7 is not above the threshold 0.4"),
         (4e9, "FAIL", VERMILION, BLUE, "score 4e+09 is above the threshold 0.4"),
     ],
