@@ -12,7 +12,8 @@ from sklearn.pipeline import make_pipeline
 from pyimgano.backbones._network import digest
 from pyimgano.calibration import PixelThresholdCalibrator, ThresholdCalibrator
 from pyimgano.detectors import SuperSimpleNetDetector, checkpoints
-from pyimgano.detectors.trained._supersimplenet import _defective_cells, _resampling
+from pyimgano.detectors.trained._supersimplenet import _defective_cells
+from pyimgano.detectors.trained._supersimplenet_networks import resampling
 from pyimgano.exceptions import ImageFormatError, SynthesisError
 from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.grids import PatchGrids
@@ -253,11 +254,11 @@ def test_masks_reach_the_detector_in_a_pipeline(make, mask):
 
 def test_interpolation_keeps_constants_and_centers():
     for n, factor in ((5, 1), (4, 2), (1, 3)):
-        weights = _resampling(n, factor)
+        weights = resampling(n, factor)
         assert weights.shape == (n * factor, n)
         np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
         np.testing.assert_array_equal(weights, weights[::-1, ::-1])
-    middle = _resampling(6, 2) @ ((np.arange(6) + 0.5) / 6)
+    middle = resampling(6, 2) @ ((np.arange(6) + 0.5) / 6)
     np.testing.assert_allclose(middle[2:-2], ((np.arange(12) + 0.5) / 12)[2:-2], rtol=1e-6)
 
 
@@ -285,7 +286,7 @@ def test_the_score_head_does_not_see_what_lies_outside_the_region(make, mask):
     with torch.inference_mode():
         adapted, other = networks["adaptor"](features), networks["adaptor"](changed)
         heat = torch.zeros(inside.shape)
-        scores = [detector._score_images(networks, one, heat, inside) for one in (adapted, other)]
+        scores = [networks["score_head"](one, heat, inside) for one in (adapted, other)]
     assert torch.equal(*scores)
 
 

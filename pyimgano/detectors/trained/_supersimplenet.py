@@ -13,8 +13,18 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pyimgano._training import TrainingStream
 from pyimgano.backbones._torch_module import torch_module
 from pyimgano.detectors.trained._base import BaseFeatureTrainedDetector, Prepared, Shapes
-from pyimgano.detectors.trained._loop import Step, initialize
+from pyimgano.detectors.trained._loop import Step
 from pyimgano.detectors.trained._samples import Sample, SampleStore, compact
+from pyimgano.detectors.trained._supersimplenet_networks import (
+    adaptor,
+    at_positions,
+    focal_loss,
+    judge,
+    map_head,
+    on_finer_grid,
+    refine,
+    score_head,
+)
 from pyimgano.exceptions import ImageFormatError, SynthesisError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._fingerprint import digest
@@ -22,11 +32,8 @@ from pyimgano.utils._state import Number, Sizes, State, fail
 
 __all__ = ["SuperSimpleNetDetector"]
 
-# Output channels of the convolution of the score head.
-_SCORE_WIDTH = 128
 # Values of the map are pushed beyond plus or minus this, and no farther.
 _MARGIN = 0.5
-_FOCAL_GAMMA = 4.0
 # A position shows a painted defect where the defect covers this share of it.
 _SHOWN = 0.25
 # Severity of painted defects, see ``DefectSynthesizer``.
@@ -399,30 +406,14 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     # ---- networks -------------------------------------------------------------------
     def _build(self, shapes: Shapes, rng: np.random.Generator) -> dict[str, Any]:
-        torch = torch_module()
-        nn = torch.nn
         width = shapes[0][1][-1]
-        with torch.device("meta"):
-            networks = {
-                "adaptor": _adaptor(width),
-                "map_head": nn.Sequential(
-                    nn.Linear(width, self.hidden_width),
-                    nn.BatchNorm1d(self.hidden_width),
-                    nn.LeakyReLU(0.2),
-                    nn.Linear(self.hidden_width, 1, bias=False),
-                ),
-            }
-            if self.n_defects_:
-                networks["score_head"] = nn.ModuleDict(
-                    {
-                        "convolution": nn.Conv2d(width + 1, _SCORE_WIDTH, 5, padding=2),
-                        "norm": nn.BatchNorm2d(_SCORE_WIDTH),
-                        "linear": nn.Linear(2 * _SCORE_WIDTH + 2, 1),
-                    }
-                )
-        networks = {name: initialize(one, rng, _xavier) for name, one in networks.items()}
-        scale = networks["adaptor"].scale
-        scale.copy_(torch.from_numpy(vars(self).get("_scale", np.ones(width, np.float32))))
+        scale = vars(self).get("_scale", np.ones(width, np.float32))
+        networks = {
+            "adaptor": adaptor(scale, rng),
+            "map_head": map_head(width, self.hidden_width, rng),
+        }
+        if self.n_defects_:
+            networks["score_head"] = score_head(width, self.upsample, rng)
         return networks
 
     def _optimizer(self, networks: dict[str, Any]) -> Any:
@@ -472,7 +463,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
                     if len(shown) > most:
                         rng = np.random.default_rng([self._seed, 5, numbers[i]])
                         shown = rng.choice(shown, most, replace=False)
-                    rows = _on_finer_grid(features, self.upsample).reshape(-1, features.shape[-1])
+                    rows = on_finer_grid(features, self.upsample).reshape(-1, features.shape[-1])
                     found.append(compact(rows[shown]))
         if not found:
             seen, larger = "what the features see", "Take features that see more of the image"
@@ -539,19 +530,20 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     def _loss(self, networks: dict[str, Any], batch: tuple[Any, ...], step: Step) -> Any:
         torch = torch_module()
-        adaptor, head = networks["adaptor"], networks["map_head"]
-        good = adaptor(self._at(batch[0], batch[1]))
+        adapt, head = networks["adaptor"], networks["map_head"]
+        good = adapt(at_positions(batch[0], batch[1], self.upsample))
         zeros = torch.zeros(len(good), device=good.device)
         parts, labels = [good, good + self._noise(good, step)], [zeros, zeros + 1]
         known = list(batch[2:])
         if self.paint_defects:
             painted = known.pop(0)
-            parts.append(adaptor(painted))
+            parts.append(adapt(painted))
             labels.append(torch.ones(len(painted), device=good.device))
         if self.n_defects_:
             features, positions, of_positions = known[:3]
             of_positions = of_positions.reshape(-1)
-            parts.append(adaptor(self._at(features, positions))[of_positions != _UNUSED])
+            adapted = adapt(at_positions(features, positions, self.upsample))
+            parts.append(adapted[of_positions != _UNUSED])
             labels.append(of_positions[of_positions != _UNUSED].float())
         values = head(torch.cat(parts)).float()[:, 0]
         is_defect = torch.cat(labels)
@@ -564,7 +556,7 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             n_defects = is_defect.sum()
             loss = (beyond * (1 - is_defect)).sum() / (len(values) - n_defects)
             loss = loss + (beyond * is_defect).sum() / n_defects
-            loss = loss + _focal(values, is_defect)
+            loss = loss + focal_loss(values, is_defect)
         if self.n_defects_:
             loss = loss + self._loss_of_scores(networks, batch[0], known, step)
         return loss
@@ -580,71 +572,17 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         defective = noisy.amax(dim=(1, 2))
         defective[len(inside) :] = 1.0
         adapted = networks["adaptor"](whole.reshape(-1, whole.shape[-1]))
-        adapted = self._refine(adapted, whole.shape)
+        adapted = refine(adapted, whole.shape, self.upsample)
         adapted = adapted + self._noise(adapted, step) * noisy[..., None]
-        heat = self._judge(networks["map_head"], adapted)
-        scores = self._score_images(networks, adapted, heat, torch.cat([inside, held]))
-        return _focal(scores, defective)
-
-    def _at(self, features: Any, positions: Any) -> Any:
-        """Features (n, h, w, width) at positions (n, m) of the finer grid, ``(n * m, width)``."""
-        torch = torch_module()
-        n, height, width, size = features.shape
-        down, across = self._weights(height, features), self._weights(width, features)
-        rows, columns = positions // len(across), positions % len(across)
-        weights = down[rows][..., :, None] * across[columns][..., None, :]
-        weights = weights.reshape(n, -1, height * width)
-        found = torch.bmm(weights, features.reshape(n, height * width, size))
-        return found.reshape(-1, size)
-
-    def _weights(self, n: int, like: Any) -> Any:
-        return torch_module().from_numpy(_resampling(n, self.upsample)).to(like.device)
+        head = networks["map_head"]
+        with torch.no_grad():  # the map is learned from positions alone
+            heat = judge(head, head[0](adapted))
+        scores = networks["score_head"](adapted, heat, torch.cat([inside, held]))
+        return focal_loss(scores, defective)
 
     def _noise(self, like: Any, step: Step) -> Any:
         draw = torch_module().randn
         return draw(like.shape, generator=step.generator, device=like.device) * self.noise_std
-
-    def _refine(self, rows: Any, shape: Sequence[int]) -> Any:
-        """Bring ``rows`` of n images, (n * height * width, channels), to the finer grid."""
-        n, height, width = shape[:3]
-        down, across = self._weights(height, rows), self._weights(width, rows)
-        maps = rows.float().reshape(n, height, width * rows.shape[1])
-        maps = (down @ maps).reshape(n * len(down), width, rows.shape[1])
-        return (across @ maps).reshape(n, len(down), len(across), rows.shape[1])
-
-    @staticmethod
-    def _judge(head: Any, adapted: Any) -> Any:
-        """Map of adapted features, as in scoring; no gradient passes."""
-        torch = torch_module()
-        linear, norm, activation, last = head
-        with torch.no_grad():
-            hidden = linear(adapted.reshape(-1, adapted.shape[-1]))
-            return last(activation(_normalize(norm, hidden))).reshape(adapted.shape[:3])
-
-    def _score_images(self, networks: dict[str, Any], adapted: Any, heat: Any, inside: Any) -> Any:
-        """Logit of each image, ``(n,)``; positions outside the region have no part in it."""
-        torch = torch_module()
-        pool = torch.nn.functional
-        head = networks["score_head"]
-        held = inside.to(torch.float32)[:, None]
-        heat = heat.float()[:, None]
-        inner_heat = torch.where(held > 0, heat, -torch.inf)
-        # The convolution is at the resolution of the features: the finer grid tells it no more of
-        # them, and costs the square of ``upsample``.
-        share = pool.avg_pool2d(held, self.upsample)
-        seen = pool.avg_pool2d(adapted.float().permute(0, 3, 1, 2) * held, self.upsample)
-        hottest = pool.max_pool2d(inner_heat, self.upsample)
-        is_held = share > 0
-        seen = torch.cat([seen / share.clamp_min(1e-6), hottest], dim=1)
-        seen = torch.where(is_held, seen, 0.0)
-        found = torch.relu(head["norm"](head["convolution"](seen))).float() * is_held
-        pooled = [
-            found.amax(dim=(2, 3)),
-            found.sum(dim=(2, 3)) / is_held.sum(dim=(2, 3)),
-            inner_heat.amax(dim=(2, 3)),
-            (heat * held).sum(dim=(2, 3)) / held.sum(dim=(2, 3)),
-        ]
-        return head["linear"](torch.cat(pooled, dim=1)).float()[:, 0]
 
     # ---- scoring --------------------------------------------------------------------
     def _map(self, networks: dict[str, Any], sample: tuple[Any, ...]) -> Any:
@@ -652,37 +590,19 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         features, inside = sample
         with torch.autocast(features.device.type, enabled=False):
             rows = networks["adaptor"](features.reshape(-1, features.shape[-1]))
-            linear, norm, activation, last = networks["map_head"]
-            # Interpolation is linear, so it may follow the first layer: less has to be computed.
-            hidden = _normalize(norm, self._refine(linear(rows), features.shape))
-            heat = last(activation(hidden))[..., 0]
+            head = networks["map_head"]
+            heat = judge(head, refine(head[0](rows), features.shape, self.upsample))
             found = heat[0].cpu().numpy()
             if not self.n_defects_:
                 return found
-            adapted = self._refine(rows, features.shape)
-            return found, float(self._score_images(networks, adapted, heat, inside)[0])
+            adapted = refine(rows, features.shape, self.upsample)
+            return found, float(networks["score_head"](adapted, heat, inside)[0])
 
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         if ("score_head" in state["networks_"]) != (state["n_defects_"] > 0):
             fail(f"{cls.__name__}.networks_", "does not go with n_defects_")
-
-
-def _adaptor(width: int) -> Any:
-    """Scale, which is not trained, and a linear layer."""
-    torch = torch_module()
-
-    class Adaptor(torch.nn.Module):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(width, width)
-            self.register_buffer("scale", torch.empty(width))
-
-        def forward(self, rows: Any) -> Any:
-            return self.linear(rows * self.scale)
-
-    return Adaptor()
 
 
 def _inverse_std(store: SampleStore, images: np.ndarray) -> np.ndarray:
@@ -705,28 +625,6 @@ def _draw(region: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(candidates, n, replace=len(candidates) < n)
 
 
-def _resampling(n: int, factor: int) -> np.ndarray:
-    """Weights ``(factor * n, n)`` that interpolate n values and average 3 neighbors of the result.
-
-    Interpolation is linear between the centers of the positions. At the border the average is
-    over two.
-    """
-    at = np.clip((np.arange(factor * n) + 0.5) / factor - 0.5, 0, n - 1)
-    fine = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(n)))
-    sums = fine.copy()
-    sums[1:] += fine[:-1]
-    sums[:-1] += fine[1:]
-    return (sums / sums.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _on_finer_grid(features: np.ndarray, factor: int) -> np.ndarray:
-    """Features (h, w, width) on the finer grid, float32."""
-    down, across = (_resampling(n, factor) for n in features.shape[:2])
-    height, width, size = features.shape
-    rows = down @ features.astype(np.float32).reshape(height, width * size)
-    return across @ rows.reshape(len(down), width, size)
-
-
 def _share_of_cells(mask: np.ndarray, grids: PatchGrids, i: int) -> np.ndarray:
     """Share of each position of the grid of image ``i`` that a mask covers, float32."""
     height, width = (int(side) for side in grids.grid_shapes[i])
@@ -740,23 +638,3 @@ def _defective_cells(mask: np.ndarray | None, grids: PatchGrids, i: int) -> np.n
     if mask is None:
         return np.full([int(side) for side in grids.grid_shapes[i]], -1, np.int8)
     return (_share_of_cells(mask, grids, i) > 0).astype(np.int8)
-
-
-def _xavier(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Weights of variance 2 / (inputs + outputs)."""
-    kernel = int(np.prod(shape[2:]))
-    return rng.standard_normal(shape) * np.sqrt(2.0 / ((shape[0] + shape[1]) * kernel))
-
-
-def _focal(logits: Any, labels: Any) -> Any:
-    """Focal loss of binary labels."""
-    torch = torch_module()
-    right = torch.where(labels > 0, logits, -logits)
-    log_p = torch.nn.functional.logsigmoid(right)
-    return -((1.0 - log_p.exp()) ** _FOCAL_GAMMA * log_p).mean()
-
-
-def _normalize(norm: Any, values: Any) -> Any:
-    """Batch norm of the last axis by the running statistics."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return values.float() * scale + (norm.bias - norm.running_mean * scale)
