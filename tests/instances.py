@@ -115,7 +115,7 @@ TRAINED_LONGER: dict[str, BaseEstimator] = {
         batch_size=4,
     ),
     "DRAEMDetector": DRAEMDetector(
-        32, width=8, max_steps=150, batch_size=8, learning_rate=5e-3, max_rotation=0
+        32, width=8, max_steps=150, batch_size=8, learning_rate=5e-3, max_rotation=0, brightness=0
     ),
 }
 

@@ -51,6 +51,7 @@ def painter(**options) -> DefectPainter:
             "textures": (Textures("procedural"),),
             "foreground_only": False,
             "max_rotation": 0.0,
+            "brightness": 0.0,
             "region": None,
             **options,
         }
@@ -149,13 +150,27 @@ def test_some_images_are_rotated():
     assert 0.1 < changed < 0.5
 
 
+def test_light_varies_and_is_no_defect():
+    good = np.full((60, *SIZE, 3), 200, np.uint8)
+    seen, clean, masks = painter(brightness=0.2).batch(good, np.random.default_rng(0))
+    levels = clean[:, 0, 0, 0]
+    assert (clean == levels[:, None, None, None]).all()  # each image as a whole
+    assert 160 <= levels.min() < 165 and 235 < levels.max() <= 240
+    outside = ~masks
+    np.testing.assert_array_equal(seen[outside], clean[outside] / np.float32(255))
+    assert masks.any(axis=(1, 2)).sum() < 60  # in other light and without a defect
+    bright = np.full((4, *SIZE, 3), 250, np.uint8)  # does not wrap around
+    _, clean, _ = painter(brightness=0.2).batch(bright, np.random.default_rng(0))
+    assert clean.min() >= 200
+
+
 def test_textures_come_from_where_they_are_asked_for(tmp_path):
     red = np.zeros((20, 20, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes BGR
     assert cv2.imwrite(str(tmp_path / "red.png"), red)
     good = images(8)
     fitted = [
-        tiny(textures=textures).fit(good)
+        tiny(textures=textures, batch_size=6).fit(good)
         for textures in ("mixed", "procedural", "training", tmp_path)
     ]
     losses = {float(detector.history_["loss"][0]) for detector in fitted}
