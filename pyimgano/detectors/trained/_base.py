@@ -92,7 +92,8 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         Loss of a batch; ``step`` has the sources of randomness.
     ``_map(networks, sample) -> ndarray (h, w) or (ndarray (h, w), float)``
         Anomaly map of one sample, a tuple of tensors with a first axis of length one, on the grid
-        of ``_prepare``; with the image's score where that is not a summary of the smoothed map.
+        of ``_prepare``; with a score where the smoothed map does not tell all that the image's
+        score is made of.
 
     and, where the defaults do not do,
 
@@ -100,9 +101,13 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         The arrays of a batch; by default they are stacked.
     ``_rate(step, n_steps) -> float``
         Factor on the learning rates; by default 1.
-    ``_summarize(heat) -> float``
-        Score of an image from the values of its smoothed map inside the region; by default the
-        largest.
+    ``_summarize(heat, own) -> float``
+        Score of an image from the values of its smoothed map inside the region, and from the score
+        that ``_map`` gave it, or None. By default the latter, and where there is none the largest
+        value.
+    ``_after_training(held_out) -> None``
+        Called between training and scoring with an iterator over ``(heat, own)``, as above, of the
+        images that are held out. By default it does nothing.
     ``_map_all(samples) -> list of (ndarray (h, w), float or None)``
         Instead of ``_map``, where torch is not what runs the networks: maps of samples of arrays.
     ``_prepare_grids(grids) -> Prepared``
@@ -200,8 +205,11 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
     def _rate(self, step: int, n_steps: int) -> float:
         return 1.0
 
-    def _summarize(self, heat: np.ndarray) -> float:
-        return float(heat.max())
+    def _summarize(self, heat: np.ndarray, own: float | None) -> float:
+        return float(heat.max()) if own is None else own
+
+    def _after_training(self, held_out: Iterator[tuple[np.ndarray, float | None]]) -> None:
+        return
 
     # ---- input ----------------------------------------------------------------------
     def __sklearn_tags__(self) -> Any:
@@ -322,6 +330,10 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
             self._shapes = [(dtype.name, shape) for dtype, shape in store.shapes]
             self._train(store, held_out)
             grids = PatchGrids.concatenate(geometry)
+            self._after_training(
+                self._judge([store[i]], grids[i : i + 1])[1][0]
+                for i in np.flatnonzero(held_out).tolist()
+            )
             scores = [
                 self._score_samples_alone([store[i]], grids[i : i + 1])[1]
                 for i in range(stream.n_samples)
@@ -421,6 +433,13 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         self, samples: list[Sample], grids: PatchGrids
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Smoothed maps, at the resolution of the networks, and scores of some samples."""
+        fine, seen = self._judge(samples, grids)
+        return fine, np.array([self._summarize(heat, own) for heat, own in seen])
+
+    def _judge(
+        self, samples: list[Sample], grids: PatchGrids
+    ) -> tuple[list[np.ndarray], list[tuple[np.ndarray, float | None]]]:
+        """Smoothed maps, and of each its values inside the region beside ``_map``'s own score."""
         shapes = [(name, tuple(shape)) for name, shape in self._shapes]
         for sample in samples:
             found = [(np.asarray(one).dtype.name, np.asarray(one).shape) for one in sample]
@@ -434,14 +453,12 @@ class BaseTrainedDetector(CompositionMixin, BaseImageDetector[Prepared, Any]):
         masks = [grids.mask_of(i).reshape(heat.shape) for i, (heat, _) in enumerate(judged)]
         values = np.concatenate([heat[mask] for (heat, _), mask in zip(judged, masks)])
         fine = grids.smooth(values, self.smoothing_sigma)
-        scores = np.empty(len(samples))
-        for i, (heat, (_, score), mask) in enumerate(zip(fine, judged, masks)):
-            if score is None:
-                size = heat.shape[::-1]
-                inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-                score = self._summarize(heat[inside.view(bool)])
-            scores[i] = score
-        return fine, scores
+        seen = []
+        for heat, (_, own), mask in zip(fine, judged, masks):
+            size = heat.shape[::-1]
+            inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            seen.append((heat[inside.view(bool)], own))
+        return fine, seen
 
     def _map_all(self, samples: list[Sample]) -> list[tuple[np.ndarray, float | None]]:
         """Map of each sample, with its score where ``_map`` gives one."""

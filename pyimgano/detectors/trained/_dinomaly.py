@@ -325,7 +325,7 @@ class DinomalyDetector(BaseFeatureTrainedDetector):
         heat[mask[0].bool().cpu().numpy()] = ((distances[0] + distances[1]) / 2).cpu().numpy()
         return heat
 
-    def _summarize(self, heat: np.ndarray) -> float:
+    def _summarize(self, heat: np.ndarray, own: float | None) -> float:
         n = max(1, round(self.top_fraction * heat.size))
         return float(np.partition(heat.ravel(), -n)[-n:].mean(dtype=np.float64))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -28,7 +28,7 @@ from pyimgano.detectors.trained._supersimplenet_networks import (
 from pyimgano.exceptions import ImageFormatError, SynthesisError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._state import Number, Sizes, State, fail
+from pyimgano.utils._state import Array, Number, Sizes, State, fail
 
 __all__ = ["SuperSimpleNetDetector"]
 
@@ -59,9 +59,11 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     map is the image's score.
 
     **Known defects** (``y == -1``) are learned from, unlike with other detectors. A second head
-    then sees the features and the map of the whole image and gives its score. ``masks`` say where
-    the defects are, and the map learns from them as well. A few dozen pictures of defects are
-    enough to be of use; the detector still finds defects of other kinds, by the map.
+    then sees the features and the map of the whole image. Its output and the largest value of the
+    map, each divided by its standard deviation over the held-out good images, add up to the
+    image's score. ``masks`` say where the defects are, and the map learns from them as well. Ten
+    pictures of defects are enough to be of use; the detector still finds defects of other kinds,
+    by the map.
 
     Parameters
     ----------
@@ -174,7 +176,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     The score head is that of the conference version [1]_: it sees the adapted features. It sees
     them and the map at the resolution of ``features``, of the map the largest value at each
-    position; the finer grid would cost four times as much and tell it no more. Without
+    position; the finer grid would cost four times as much and tell it no more. With a few known
+    defects it knows these by heart, and finds others less well than the map does, but its errors
+    are others: hence the sum, where the paper has its output alone, and hence no gradient passes
+    from it to the adaptor. Without
     known defects there is none, since the largest value of the map is the better score then. The
     weights of the paper's backbone are torchvision's first ones (``IMAGENET1K_V1``), which are
     the default of :class:`~pyimgano.features.BackbonePatchFeatures`.
@@ -211,10 +216,13 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         "map_loss": [StrOptions({"margin", "cross_entropy"})],
         "n_positions": [Interval(Integral, 1, None, closed="left")],
     }
-    _fitted_state = {"n_defects_": Number(0, whole=True)}
+    _fitted_state = {"n_defects_": Number(0, whole=True), "_spread": Array("float64", 2)}
     _learns_from_known_anomalies = True
 
     n_defects_: int
+    # Standard deviations of the largest value of the map and of the score head's logit over the
+    # held-out images.
+    _spread: np.ndarray
 
     def __init__(
         self,
@@ -571,11 +579,13 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         noisy = torch.cat([noisy, torch.zeros_like(held)]).float()
         defective = noisy.amax(dim=(1, 2))
         defective[len(inside) :] = 1.0
-        adapted = networks["adaptor"](whole.reshape(-1, whole.shape[-1]))
-        adapted = refine(adapted, whole.shape, self.upsample)
-        adapted = adapted + self._noise(adapted, step) * noisy[..., None]
         head = networks["map_head"]
-        with torch.no_grad():  # the map is learned from positions alone
+        # The other networks learn from positions alone: a few whole images, which are soon known
+        # by heart, would make their features worse.
+        with torch.no_grad():
+            adapted = networks["adaptor"](whole.reshape(-1, whole.shape[-1]))
+            adapted = refine(adapted, whole.shape, self.upsample)
+            adapted = adapted + self._noise(adapted, step) * noisy[..., None]
             heat = judge(head, head[0](adapted))
         scores = networks["score_head"](adapted, heat, torch.cat([inside, held]))
         return focal_loss(scores, defective)
@@ -598,11 +608,26 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             adapted = refine(rows, features.shape, self.upsample)
             return found, float(networks["score_head"](adapted, heat, inside)[0])
 
+    def _after_training(self, held_out: Iterator[tuple[np.ndarray, float | None]]) -> None:
+        # Without known defects the divisors stand for nothing.
+        self._spread = np.ones(2)
+        if self.n_defects_:
+            pairs = np.array([(heat.max(), own) for heat, own in held_out], dtype=np.float64)
+            spread = pairs.std(axis=0)
+            self._spread = np.where(spread > 0, spread, 1.0)
+
+    def _summarize(self, heat: np.ndarray, own: float | None) -> float:
+        if own is None:
+            return float(heat.max())
+        return float(np.sum(np.array([heat.max(), own], dtype=np.float64) / self._spread))
+
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         if ("score_head" in state["networks_"]) != (state["n_defects_"] > 0):
             fail(f"{cls.__name__}.networks_", "does not go with n_defects_")
+        if not (state["_spread"] > 0).all():
+            fail(f"{cls.__name__}._spread", "holds what nothing can be divided by")
 
 
 def _inverse_std(store: SampleStore, images: np.ndarray) -> np.ndarray:
