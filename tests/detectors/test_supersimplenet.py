@@ -290,6 +290,20 @@ def test_the_score_head_does_not_see_what_lies_outside_the_region(make, mask):
     assert torch.equal(*scores)
 
 
+def test_defects_without_masks_leave_the_map_as_it_is(make):
+    known, alone = make(max_steps=4).fit(X, Y), make(max_steps=4).fit(GOOD)
+    for name in ("adaptor", "map_head"):
+        assert digest(known.networks_[name]) == digest(alone.networks_[name])
+
+
+def test_map_and_score_head_count_by_what_they_vary_among_held_out_images(make, mask):
+    detector = make(max_steps=4).fit(X, Y, masks=masks_of(mask))
+    judged = [detector._judge(*detector._prepare([image])[:2])[1][0] for image in X]
+    parts = np.array([(heat.max(), own) for heat, own in judged], dtype=np.float64)
+    unit = parts[:12][detector.held_out_].std(axis=0)
+    np.testing.assert_allclose(-detector.score_samples(X), (parts / unit).sum(axis=1), rtol=1e-9)
+
+
 def test_a_cold_start_forgets_the_score_head(make):
     detector = make(max_steps=2).fit(X, Y)
     detector.fit(GOOD)
