@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import joblib
 import numpy as np
@@ -49,6 +49,7 @@ __all__ = ["HOSTILE"]
 
 ROWS = np.random.RandomState(0).normal(size=(40, 4))
 Maker = Callable[[Path], "bytes | Any"]
+Repeated = Union[bytes, tuple[bytes, int]]
 HOSTILE: dict[str, Maker] = {}
 
 
@@ -114,6 +115,28 @@ def files_of(name: str, content: Any) -> dict[str, Any]:
             )
         ),
     }
+
+
+def packed(*pieces: Repeated) -> bytes:
+    """A zlib stream of pieces, which may be repeated, that compresses each piece once."""
+    stream, checksum = b"\x78\x9c", 1
+    for one in pieces:
+        piece, times = one if isinstance(one, tuple) else (one, 1)
+        packer = zlib.compressobj(wbits=-15)
+        # Up to a full flush it refers to nothing before it, and may stand anywhere.
+        stream += (packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)) * times
+        for _ in range(times):
+            checksum = zlib.adler32(piece, checksum)
+    return stream + b"\x03\x00" + struct.pack(">I", checksum)
+
+
+def in_a_scaler(*pieces: Repeated, before: tuple[Repeated, ...] = ()) -> bytes:
+    """A compressed file in which something stands where an array should be.
+
+    What comes before leaves nothing but what it has in the memo.
+    """
+    start, end = A.with_state(A.new(SCALER), A.dict(mean_=b"\0here\0")).split(b"\0here\0")
+    return packed(A.START, *before, start, *pieces, end, A.STOP)
 
 
 class Recipe:
@@ -588,7 +611,7 @@ def sets_of_numbers_that_collide(folder: Path) -> bytes:
     # One list, of which each set is made anew.
     numbers = A.value([i * (2**61 - 1) for i in range(1, 1001)]) + b"\x940"
     made = A.name("builtins.set") + b"\x940"
-    return in_a_scaler_after(numbers + made, b"](" + b"h\x01h\x00\x85R" * 4000 + b"e")
+    return in_a_scaler(b"](" + b"h\x01h\x00\x85R" * 4000 + b"e", before=(numbers + made,))
 
 
 @heavy
@@ -597,7 +620,7 @@ def tuples_that_collide(folder: Path) -> bytes:
     long = [A.MARK + b"N" * 490 + A.value(i * (2**61 - 1)) + b"t" for i in range(1, 900)]
     numbers = b"](" + b"".join(long) + b"e\x940"
     made = A.name("builtins.set") + b"\x940"
-    return in_a_scaler_after(numbers + made, b"](" + b"h\x01h\x00\x85R" * 10 + b"e")
+    return in_a_scaler(b"](" + b"h\x01h\x00\x85R" * 10 + b"e", before=(numbers + made,))
 
 
 @alone
@@ -615,9 +638,9 @@ def a_search_tree_of_small_leaves(folder: Path) -> bytes:
     made = A.call(
         "sklearn.neighbors._kd_tree.newObj", A.name("sklearn.neighbors._kd_tree.KDTree64")
     )
-    points = array_of(dtype("f8"), (n, 2), bytes(16 * n))[2:] + b"\x940"
+    points = array_of(dtype("f8"), (n, 2))[2:], (bytes(10**6), 16 * n // 10**6), b"\x940"
     inner = A.MARK + b"h\x00" + b"".join(rest) + distance + b"Nt"
-    return in_a_scaler_after(points, A.with_state(made, inner))
+    return in_a_scaler(A.with_state(made, inner), before=points)
 
 
 def robust(d: int, n: int) -> bytes:
@@ -630,8 +653,10 @@ def robust(d: int, n: int) -> bytes:
         A.new("sklearn.covariance._robust_covariance.MinCovDet"),
         A.dict(**pieces, covariance_=b"h\x00"),
     )
-    shared = as_written(np.eye(d, dtype=np.float32)) + b"\x940"
-    return in_a_scaler_after(shared, b"](" + one * n + b"e")
+    # Of an identity matrix, each one but the last stands before as many zeros as a row is long.
+    row = np.r_[np.float32(1), np.zeros(d, np.float32)]
+    matrix = array_of(dtype("f4"), (d, d))[2:], (row.tobytes(), d - 1), row[:1].tobytes()
+    return in_a_scaler(b"](" + one * n + b"e", before=(*matrix, b"\x940"))
 
 
 def as_written(value: Any) -> bytes:
@@ -796,7 +821,7 @@ def a_number_of_a_million_digits(folder: Path) -> bytes:
 
 @hostile
 def operations_without_end(folder: Path) -> bytes:
-    return zlib.compress(A.START + b"N0" * 3 * 10**7 + b"N.")
+    return packed(A.START, (b"N0" * 3 * 10**5, 100), b"N.")
 
 
 @hostile
@@ -804,32 +829,18 @@ def six_gigabytes_of_bz2(folder: Path) -> bytes:
     packer = bz2.BZ2Compressor()
     parts = [packer.compress(A.START + b"B" + struct.pack("<I", 2**26 - 1))]
     zeros = bytes(2**24)
-    parts += [packer.compress(zeros) for _ in range(24)]
+    parts += [packer.compress(zeros) for _ in range(17)]
     return b"".join([*parts, packer.flush()])
 
 
 @hostile
 def a_zlib_stream_of_zeros(folder: Path) -> bytes:
-    packer = zlib.compressobj(9)
-    parts = [packer.compress(array_of(dtype("f8"), (3 * 10**7,)))]
-    parts += [packer.compress(bytes(2**24)) for _ in range(24)]
-    return b"".join([*parts, packer.flush()])
+    return packed(array_of(dtype("f8"), (3 * 10**7,)), (bytes(2**20), 24 * 2**4))
 
 
 @hostile
 def a_window_of_two_gigabytes(folder: Path) -> bytes:
     return b"\x5d" + struct.pack("<Iq", 2**31, -1) + bytes(1000)
-
-
-def in_a_scaler(piece: bytes) -> bytes:
-    """A compressed file in which something stands where an array should be."""
-    return zlib.compress(A.file(A.with_state(A.new(SCALER), A.dict(mean_=piece))))
-
-
-def in_a_scaler_after(before: bytes, piece: bytes) -> bytes:
-    """The same, after pieces that leave nothing but what they have in the memo."""
-    scaler = A.with_state(A.new(SCALER), A.dict(mean_=piece))
-    return zlib.compress(A.file(before, scaler))
 
 
 @heavy
@@ -853,14 +864,14 @@ def short_texts_of_wide_letters(folder: Path) -> bytes:
     # In memory, one letter beyond 16 bits makes each of the others four bytes long.
     text = ("\U0001f600" + "a" * 250).encode()
     one = b"\x8c" + bytes([len(text)]) + text
-    return in_a_scaler(b"](" + one * 499_000 + b"e")
+    return in_a_scaler(b"](", (one * 499, 1000), b"e")
 
 
 @hostile
 def long_texts_of_wide_letters(folder: Path) -> bytes:
     text = ("\U0001f600" + "a" * (2**20 - 10)).encode()
     one = b"X" + struct.pack("<I", len(text)) + text
-    return in_a_scaler(b"](" + one * 200 + b"e")
+    return in_a_scaler(b"](", (one, 200), b"e")
 
 
 @hostile
