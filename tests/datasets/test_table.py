@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from pyimgano.datasets import (
 )
 from pyimgano.exceptions import DatasetError, DuplicateImagesWarning, ImageReadError, PluginError
 from pyimgano.inputs import ImageSequence
+from tests import parting
 from tests.datasets import layouts
 
 
@@ -376,7 +375,7 @@ for name in ("broken", "number"):
         found[name] = str(error)
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = parting.run(code)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["names"] == sorted([*DATASETS, "broken", "number", "plugged", "told"])

@@ -7,8 +7,6 @@ import errno
 import os
 import signal
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from pyimgano.utils._outputs import (
     part_of,
     short_name,
 )
+from tests import parting
 from tests.utils.moments import before_every_line, files_of_at_most
 
 PACKAGE = Path(pyimgano.__file__).resolve().parent
@@ -201,8 +200,7 @@ def test_sigterm_in_a_save_leaves_the_last_pipeline_and_nothing_else(tmp_path):
         "        return {}\n"
         "pyimgano.save(Slow(), sys.argv[1])\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "line3.joblib")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = parting.run(code, tmp_path / "line3.joblib")
     assert done.returncode == -signal.SIGTERM and done.stderr == ""
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
