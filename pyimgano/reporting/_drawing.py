@@ -45,7 +45,9 @@ _DASH = 6
 
 def blank(height: int, width: int) -> np.ndarray:
     """White paper."""
-    return np.full((height, width, 3), PAPER, np.uint8)
+    return np.full(
+        (height, width, 3), PAPER[0], np.uint8
+    )  # one value: three take ten times as long
 
 
 def text_width(text: str, scale: float = _SCALE, thickness: int = 1) -> int:
