@@ -117,9 +117,10 @@ def tree(tmp_path_factory, parts):
             cv2.imwrite(str(root / folder / form.format(i)), image[..., ::-1])
 
     good, new = list(parts.X_train[:52]), list(parts.X_test)
-    for folder in ("photos/good", "photos/new_good", "photos/top/good", "photos/side/good"):
+    for folder in ("photos/good", "photos/new_good"):
         write(folder, good)
-    write("photos/left/good", good)
+    for folder in ("photos/top/good", "photos/side/good", "photos/left/good"):
+        write(folder, good[:20])  # of which no page states a rate
     write("photos/golden", [*good[:2], *new[-2:]])
     write("photos/new", [*new, *good[:4]])
     write("line3", new[:2])
@@ -275,10 +276,20 @@ def taken_for_granted(page: str, parts) -> dict:
     return names
 
 
+# Folders of many files, and the word without which a page uses none of them.
+DATASETS = {"data": "data", "VisA": "VisA", "mvtec_anomaly_detection": "mvtec"}
+
+
 @pytest.fixture
-def folder(tree, tmp_path, monkeypatch):
-    """A copy of the folders, to run a page in."""
-    shutil.copytree(tree, tmp_path / "here")
+def folder(tree, page, tmp_path, monkeypatch):
+    """A copy of the folders that a page uses, to run it in."""
+    text = page.read_text(encoding="utf-8")
+    unused = [name for name, word in DATASETS.items() if word not in text]
+
+    def left_out(place, names):
+        return unused if Path(place) == tree else ()
+
+    shutil.copytree(tree, tmp_path / "here", ignore=left_out)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
 

@@ -176,9 +176,11 @@ class PixelThresholdCalibrator(
     >>> from pyimgano import PatchCoreDetector, ThresholdCalibrator
     >>> from pyimgano.calibration import PixelThresholdCalibrator
     >>> from pyimgano.defects import DefectExtractor
+    >>> from pyimgano.features import FilterBankFeatures
     >>> rng = np.random.RandomState(0)
     >>> good = rng.randint(90, 110, size=(24, 64, 64, 3)).astype(np.uint8)
-    >>> verdict = ThresholdCalibrator(PatchCoreDetector("filterbank"), quantile=0.9)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64))
+    >>> verdict = ThresholdCalibrator(detector, quantile=0.9)
     >>> model = PixelThresholdCalibrator(verdict, DefectExtractor(min_area=9), quantile=0.9)
     >>> bad = good[:1].copy()
     >>> bad[0, 20:30, 20:30] = 255

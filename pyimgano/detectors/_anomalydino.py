@@ -116,9 +116,10 @@ class AnomalyDINODetector(NearestNormalMixin, BasePatchDetector):
     --------
     >>> import numpy as np
     >>> from pyimgano.detectors import AnomalyDINODetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> rng = np.random.RandomState(0)
     >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
-    >>> detector = AnomalyDINODetector(features="filterbank").fit(good)
+    >>> detector = AnomalyDINODetector(FilterBankFeatures(resize=64)).fit(good)
     >>> bad = rng.randint(90, 110, size=(1, 64, 64, 3)).astype(np.uint8)
     >>> bad[0, 20:30, 20:30] = 255
     >>> detector.predict(bad)

@@ -135,9 +135,10 @@ class PatchCoreDetector(NearestNormalMixin, BaseIncrementalPatchDetector):
     --------
     >>> import numpy as np
     >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> rng = np.random.RandomState(0)
     >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
-    >>> detector = PatchCoreDetector(features="filterbank").fit(good)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(good)
     >>> bad = good[:1] // 2 + rng.randint(90, 110, size=(1, 64, 64, 3)).astype(np.uint8) // 2
     >>> bad[0, 20:30, 20:30] = 255
     >>> detector.predict(bad)

@@ -116,9 +116,10 @@ class SPADEDetector(NearestNormalMixin, BasePatchDetector):
     --------
     >>> import numpy as np
     >>> from pyimgano.detectors import SPADEDetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> rng = np.random.RandomState(0)
     >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
-    >>> detector = SPADEDetector(features="filterbank", n_neighbors=5).fit(good)
+    >>> detector = SPADEDetector(FilterBankFeatures(resize=64), n_neighbors=5).fit(good)
     >>> bad = rng.randint(90, 110, size=(1, 64, 64, 3)).astype(np.uint8)
     >>> bad[0, 20:30, 20:30] = 255
     >>> detector.predict(bad)

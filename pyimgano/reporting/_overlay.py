@@ -96,10 +96,11 @@ def map_range(estimator: Any, good_images: Any) -> tuple[float, float]:
     --------
     >>> import numpy as np
     >>> from pyimgano import PatchCoreDetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> from pyimgano.reporting import map_range
     >>> rng = np.random.RandomState(0)
     >>> good = rng.randint(90, 110, size=(12, 64, 64, 3)).astype(np.uint8)
-    >>> detector = PatchCoreDetector("filterbank").fit(good)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(good)
     >>> low, high = map_range(detector, good)
     >>> bool(low < detector.anomaly_map(good[:1]).max() < high)
     True
@@ -354,7 +355,7 @@ def write_overlay(path: str | os.PathLike[str], picture: np.ndarray) -> None:
     picture : ndarray of shape (height, width, 3), uint8
         RGB.
     """
-    encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1]
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     with atomic_write(path) as file:  # by Python: OpenCV cannot open every path on Windows
         file.write(encoded.tobytes())
 

@@ -313,7 +313,7 @@ def test_recalibrated_folds_keep_the_rate_that_is_stated():
     knn = pytest.importorskip("pyod.models.knn")
     rates = []
     for seed in range(12):
-        X, shifted = rows(60, seed), rows(2000, 100 + seed) + 1.0
+        X, shifted = rows(60, seed), rows(600, 100 + seed) + 1.0
         model = make_pipeline(StandardScaler(), PyODDetector(knn.KNN()))
         calibrator = ThresholdCalibrator(model, quantile=0.9, ensemble=True).fit(X)
         assert np.mean(calibrator.predict(shifted[100:]) == -1) > 0.2  # parts have changed

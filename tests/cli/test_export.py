@@ -103,8 +103,7 @@ def test_a_pipeline_of_a_run(shop, capsys):
         dataset="synthetic",
         category=["screw", "wood"],
         model="vision_pixel_mad",
-        limit_train=4,
-        limit_test=7,
+        dataset_options={"n_train": 4, "n_test_good": 3, "n_test_defect": 4, "size": 64},
         output_dir="runs",
     ).path
     assert call("export", "--from-run", run, "-o", "b") == 2
