@@ -505,7 +505,7 @@ class BaseImageDetector(AnomalyMapMixin, BaseDetector[Block, Values]):
                 if self.roi_mask_ is None:
                     raise
                 raise TooFewImagesError(
-                    f"{error} Images that differ outside the region of interest only count as one."
+                    f"{error} Images that differ only outside the region of interest count as one."
                 ) from error
             return
         self._learn_steps(train.side_by_side())

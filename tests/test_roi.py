@@ -695,5 +695,5 @@ def test_images_that_are_equal_in_the_region_are_told_to_count_as_one():
     images[:, 16:] = np.arange(6)[:, None, None, None]
     mask = np.zeros((32, 32), bool)
     mask[:16] = True
-    with pytest.raises(TooFewImagesError, match="outside the region of interest only"):
+    with pytest.raises(TooFewImagesError, match="only outside the region of interest"):
         PixelGaussianDetector(resize=32).fit(images, roi_mask=mask)

@@ -311,7 +311,7 @@ def test_a_cold_start_forgets_the_score_head(make):
     np.testing.assert_array_equal(detector.score_samples(X), expected.score_samples(X))
     detector.set_params(warm_start=True, random_state=1).fit(X, Y)  # gets a new one
     assert detector.n_defects_ == 3
-    with pytest.raises(ValueError, match="warm_start=True"):
+    with pytest.raises(ValueError, match="learned from known defects"):
         detector.fit(np.concatenate([GOOD, make_check_images(2, random_state=5)]))
 
 

@@ -80,7 +80,7 @@ class DefectPainter(NamedTuple):
     max_rotation : float
         Some of the images are rotated by up to so many degrees.
     brightness : float
-        All of them get up to this share of light more or less.
+        All of them are made brighter or darker by up to this share.
     region : ndarray of shape (height, width), bool, or None
         The pixels that may be defective; None for all of them.
     """
@@ -197,8 +197,8 @@ class DRAEMDetector(BaseTrainedDetector):
         degrees. Take 0 for parts that always lie in one direction and for textures whose
         direction matters.
     brightness : float, default=0.1
-        Each training image is shown with up to this share of light more or less, drawn anew every
-        time, so that the networks do not take other light for a defect. The paper does not;
+        Each training image is made brighter or darker by up to this share, drawn anew every time,
+        so that the networks do not take other light for a defect. The paper does not;
         0 leaves it out.
     max_steps : int, default=18_000
         Steps of training. The paper's 700 epochs of 209 images are about 18 000.

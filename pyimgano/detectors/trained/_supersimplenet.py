@@ -60,10 +60,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     **Known defects** (``y == -1``) are learned from, unlike with other detectors. A second head
     then sees the features and the map of the whole image. Its output and the largest value of the
-    map, each divided by its standard deviation over the held-out good images, add up to the
-    image's score. ``masks`` say where the defects are, and the map learns from them as well. Ten
-    pictures of defects are enough to be of use; the detector still finds defects of other kinds,
-    by the map.
+    map, each divided by its standard deviation over the held-out good images (where these differ
+    at all), add up to the image's score. ``masks`` say where the defects are, and the map learns
+    from them as well. Ten pictures of defects are enough to be of use; the detector still finds
+    defects of other kinds, by the map.
 
     Parameters
     ----------
@@ -179,10 +179,10 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     position; the finer grid would cost four times as much and tell it no more. With a few known
     defects it knows these by heart, and finds others less well than the map does, but its errors
     are others: hence the sum, where the paper has its output alone, and hence no gradient passes
-    from it to the adaptor. Without
-    known defects there is none, since the largest value of the map is the better score then. The
-    weights of the paper's backbone are torchvision's first ones (``IMAGENET1K_V1``), which are
-    the default of :class:`~pyimgano.features.BackbonePatchFeatures`.
+    from it to the adaptor. Without known defects there is no such head, since the largest value of
+    the map is the better score then. The weights of the paper's backbone are torchvision's first
+    ones (``IMAGENET1K_V1``), which are the default of
+    :class:`~pyimgano.features.BackbonePatchFeatures`.
 
     References
     ----------
@@ -426,15 +426,21 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     def _optimizer(self, networks: dict[str, Any]) -> Any:
         heads = [p for name, one in networks.items() if name != "adaptor" for p in one.parameters()]
-        adaptor = {"params": list(networks["adaptor"].parameters()), "lr": self.learning_rate}
+        first = {"params": list(networks["adaptor"].parameters()), "lr": self.learning_rate}
         rest = {"params": heads, "lr": 2 * self.learning_rate, "weight_decay": 1e-5}
-        return torch_module().optim.AdamW([adaptor, rest], weight_decay=1e-2)
+        return torch_module().optim.AdamW([first, rest], weight_decay=1e-2)
 
     def _rate(self, step: int, n_steps: int) -> float:
         return 0.4 ** ((step >= 0.8 * n_steps) + (step >= 0.9 * n_steps))
 
     # ---- training -------------------------------------------------------------------
     def _train(self, store: SampleStore, held_out: np.ndarray) -> None:
+        if self._go_on and "score_head" in self.networks_ and not self.n_defects_:
+            raise ValueError(
+                "warm_start=True: the networks of the last fit have learned from known defects, "
+                "and there are none in this one. Give them again, with y == -1, or set "
+                "warm_start=False to train new networks."
+            )
         if self.standardize:
             self._scale = _inverse_std(store, np.flatnonzero(~held_out))
         # Features at the positions of each painted defect.
