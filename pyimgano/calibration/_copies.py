@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,10 @@ def fit_with_copies(estimator: Any, X: Any, params: dict[str, Any]) -> tuple[Any
     trained_on, *judged = (
         ImageAugmentation(random_state=seed).transform(image)[0] for seed in range(_N_COPIES + 1)
     )
-    fitted = clone(estimator).fit([image[0], trained_on], **params)
+    with warnings.catch_warnings():
+        # It would count the copy as an image; the warning below says what one image means.
+        warnings.simplefilter("ignore", TooFewImagesWarning)
+        fitted = clone(estimator).fit([image[0], trained_on], **params)
     scores = check_finite(
         flip(fitted.score_samples(judged)), "ThresholdCalibrator", "scores of varied copies"
     )

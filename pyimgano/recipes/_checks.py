@@ -50,6 +50,8 @@ __all__ = ["Check", "check_plan"]
 
 # Images that are taken through the features, and that networks are trained on, for an estimate.
 _N_TRIED, _N_TRAINED_ON = 3, 4
+# Tiles beyond which these take minutes, and no training is tried.
+_MOST_TILES = 400
 _MIB = 2**20
 # What wrong parameters, images, weights, extras and devices, and a lack of memory, end a fit with.
 _FAILURES = (ValueError, ImportError, OSError, RuntimeError, MemoryError)
@@ -220,10 +222,12 @@ def _sizes(name: str, pipeline: Pipeline, config: RecipeConfig) -> Iterator[Chec
     except _FAILURES as error:
         yield Check("wrong", f"{name}: a few images cannot be described: {_in_words(error)}")
         return
+    tiles = f" in {n_tiles} tiles" if n_tiles > 1 else ""
     yield Check(
         "ok",
-        f"{name}: images and their features take about {1000 * seconds:.0f} ms each, measured on "
-        f"{n_tried}: {n} of them {_duration(seconds * n)} for each time that all are looked at",
+        f"{name}: images{tiles} and their features take about {1000 * seconds:.0f} ms each, "
+        f"measured on {n_tried}: {n} of them {_duration(seconds * n)} for each time that all are "
+        "looked at",
     )
     n_bytes = 0
     if isinstance(grids, PatchGrids):
@@ -263,6 +267,13 @@ def _training(name: str, pipeline: Pipeline, plan: Plan, config: RecipeConfig) -
     except _FAILURES as error:
         yield Check("wrong", f"{name}: training fails in its first step: {_in_words(error)}")
         return
+    if tried is None:
+        yield Check(
+            "ok",
+            f"{name}: no training was tried, which would take minutes with {n_tiles} tiles of each "
+            "image; larger tiles make training and verdicts faster",
+        )
+        return
     n_held_out = n_held_out_by(detector, config.data.n_good) * n_tiles
     seconds = tried.estimate(detector.max_steps, n_held_out)
     twice = ""
@@ -282,8 +293,11 @@ def _training(name: str, pipeline: Pipeline, plan: Plan, config: RecipeConfig) -
 
 def _try(
     detector: BaseTrainedDetector, pipeline: Pipeline, plan: Plan, config: RecipeConfig
-) -> tuple[Trial, int]:
-    """Begin the training of a copy; give what it took, and tiles per image."""
+) -> tuple[Trial | None, int]:
+    """Begin the training of a copy; give what it took, and tiles per image.
+
+    Of too many tiles nothing is tried.
+    """
     before = _steps_before(pipeline)
     good = check_images(good_images(config.data))
     chosen = _some_of(good, _N_TRAINED_ON)
@@ -291,13 +305,16 @@ def _try(
     if detector.warm_start and hasattr(detector, "networks_"):
         chosen = _with_new_ones(detector, before, good, len(chosen))
         seen = before.transform(good[chosen])
+    n_tiles = len(seen[0]) if isinstance(seen, TiledImages) else 1
+    if n_tiles > 1 and n_tiles * len(chosen) > _MOST_TILES:
+        return None, n_tiles
     tried = deepcopy(detector).set_params(verbose=False)
     labels = np.asarray(config.data.images.y_train)
     params = plan.params_with(config.fit_params)
     params = index_metadata(params, len(labels), np.flatnonzero(labels == 1)[chosen])
     with trial() as taken:
         tried.fit(seen, **params)
-    return taken, len(seen[0]) if isinstance(seen, TiledImages) else 1
+    return taken, n_tiles
 
 
 def _with_new_ones(

@@ -16,6 +16,8 @@ from pyimgano.recipes._recipe import Plan, RecipeData
 
 # Images from which on other recipes have enough to choose from.
 _MOST = 16
+# Who gives one of these has a network in mind: the model's own, where features does not name it.
+_OF_FEATURES = frozenset({"features", "features__weights", "features__layers"})
 
 
 def few_shot(
@@ -82,7 +84,7 @@ def few_shot(
             f"them (of a dataset, pyimgano train --limit-train {_MOST})."
         )
     options = {"n_rotations": n_rotations, **(model_options or {})}
-    if not any(name.startswith("features") for name in options):
+    if options.keys().isdisjoint(_OF_FEATURES):
         options["features"] = _first_loadable()
     model = make_model("vision_anomalydino", options, random_state, verbose)
     step = feature_step_of(model)

@@ -259,6 +259,9 @@ def test_few_shot_takes_the_best_features_that_are_here(monkeypatch):
         here.discard(name)
     here.add("dinov2_vits14")
     assert list(recipe.plan(RecipeConfig(data)).pipelines) == ["AnomalyDINO (dinov2_vits14)"]
+    here.clear()
+    small = RecipeConfig(data, {"model_options": {"features__resize": 32}})
+    assert list(recipe.plan(small).pipelines) == ["bank of all patches (FilterBankFeatures)"]
     options = {"features": FilterBankFeatures(resize=32), "n_rotations": 4}
     result = run_recipe("few-shot", images, output_dir=None, model_options=options)
     detector = innermost(result.pipeline)[0]
@@ -272,8 +275,9 @@ def test_few_shot_takes_the_best_features_that_are_here(monkeypatch):
 def test_few_shot_with_one_image_promises_no_rate(root):
     data = limited(load_dataset("folder", root, category="wood").to_bunch(), 1, None, 0)
     options = {"features": FilterBankFeatures(resize=32), "n_rotations": 2}
-    with pytest.warns(TooFewImagesWarning, match="is not known"):
+    with pytest.warns(TooFewImagesWarning, match="is not known") as caught:
         result = run_recipe("few-shot", data, output_dir=None, model_options=options)
+    assert len(caught) == 1  # and none that counts the copy
     assert result.report["training"]["decisions"][1:] == [
         "bank: all patches of one good image and a varied copy, each as it is and in 1 turned view",
         "threshold: by varied copies of the one image; the rate of false alarms is unknown",
@@ -606,9 +610,9 @@ def noise(n, side=64):
     return np.random.RandomState(0).randint(90, 110, (n, side, side, 3)).astype(np.uint8)
 
 
-def trial_of(detector, images, **fit_params):
+def trial_of(detector, images, *, tile=None, **fit_params):
     config = RecipeConfig(RecipeData.of(images), fit_params=fit_params)
-    pipeline = calibrated(detector, quantile=0.98, defects=False)
+    pipeline = calibrated(detector, quantile=0.98, defects=False, tile=tile)
     return list(check_plan(Plan({"ours": pipeline}), config, None))
 
 
@@ -631,6 +635,14 @@ def test_a_trial_of_training_tells_how_long_it_takes_and_keeps_nothing(tmp_path,
     # Three steps, and the loss of the two of four images that are held out.
     assert calls == [(3, 18_000)] * 3 + [(2, 18_000)]
     assert not list(tmp_path.iterdir()) and not hasattr(detector, "networks_")
+
+
+def test_no_training_on_thousands_of_tiles_is_tried(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(DRAEMDetector, "_collate", None)
+    *_, last = trial_of(DRAEMDetector(32, width=2), noise(5), tile=6)
+    assert last.state == "ok"
+    assert "no training was tried, which would take minutes with 121 tiles of each" in last.text
 
 
 def test_a_trial_of_training_warns_as_the_training_would(monkeypatch):
