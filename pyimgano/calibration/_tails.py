@@ -138,7 +138,7 @@ def check_enough(n: int, quantile: float, method: str, confidence: float) -> Non
         lower = f", or take a quantile of at most {largest_supported(n)}"
     raise TooFewImagesError(
         f'quantile={quantile:g} with method="{method}" needs the scores of at least {needed} good '
-        f"images, got n_samples={n}: nothing was changed. Give {needed - n} more{lower}."
+        f"images, got n_samples={n}. Give {needed - n} more{lower}."
     )
 
 
@@ -154,7 +154,7 @@ def _check_enough_for_confidence(n: int, quantile: float, confidence: float) -> 
     raise TooFewImagesError(
         f'method="conditional" promises with {confidence:.4g} confidence that at most '
         f"{1.0 - quantile:.4g} of the good parts fail. For quantile={quantile:g} that needs the "
-        f"scores of at least {needed} good images, got n_samples={n}: nothing was changed. "
+        f"scores of at least {needed} good images, got n_samples={n}. "
         f"Give {needed - n} more{lower}."
     )
 

@@ -164,8 +164,8 @@ class DefectSynthesizer(ImageInputMixin, VersionStampMixin, BaseEstimator):
             if found is None:
                 raise SynthesisError(
                     f"{images.name(i)}: none of the kinds {', '.join(kinds)} leaves a visible "
-                    f"trace on this image of {image.shape[0]} x {image.shape[1]} pixels; add "
-                    'kinds, such as "stain", or widen mask.'
+                    f"trace on this image of {image.shape[0]} x {image.shape[1]} pixels; "
+                    f"{_ways_out(kinds, self.mask)}."
                 )
             return found
 
@@ -224,6 +224,15 @@ class DefectSynthesizer(ImageInputMixin, VersionStampMixin, BaseEstimator):
                 "(lowest, highest) of such numbers."
             )
         return float(pair[0]), float(pair[1])
+
+
+def _ways_out(kinds: Sequence[str], mask: Any) -> str:
+    """Say what lets more defects show."""
+    other = next((kind for kind in ("stain", *DEFECT_KINDS) if kind not in kinds), None)
+    ways = [] if other is None else [f'add kinds, such as "{other}"']
+    if mask is not None:
+        ways.append("widen mask")
+    return ", or ".join(ways) or "leave it out, or take larger images"
 
 
 def _checked_indices(indices: Any, n: int) -> list[int]:

@@ -131,8 +131,16 @@ def test_a_kind_that_does_not_show_gives_way_to_the_next():
     blank = np.full((32, 32, 3), 90, np.uint8)
     made = DefectSynthesizer(["blur_spot", "stain"]).synthesize([blank] * 2)
     assert made.kinds == ["stain", "stain"]
-    with pytest.raises(SynthesisError, match=r"image 1.*blur_spot.*32 x 32"):
+    with pytest.raises(SynthesisError, match=r"image 1.*blur_spot.*32 x 32.*such as \"stain\""):
         DefectSynthesizer(["blur_spot"]).synthesize([part(), blank])
+    only = np.zeros((32, 32), bool)
+    only[0, 0] = True
+    for kinds, message in (
+        (["stain"], 'add kinds, such as "scratch", or widen mask'),
+        (DEFECT_KINDS, "pixels; widen mask"),
+    ):
+        with pytest.raises(SynthesisError, match=message):
+            DefectSynthesizer(kinds, mask=only).synthesize([blank])
 
 
 def test_textures_from_files_images_and_the_image_itself(tmp_path):
