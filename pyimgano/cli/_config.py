@@ -28,6 +28,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
     "float": ("a number", (int, float)),
     "int": ("an integer", (int,)),
+    "int | str": ("an integer or a string", (int, str)),
     "str": ("a string", (str,)),
     "table": ("a table of names and values", (dict,)),
 }
@@ -187,7 +188,9 @@ def _kind(action: argparse.Action) -> str:
     if isinstance(action.type, type):
         return action.type.__name__
     returned = str(action.type.__annotations__["return"])
-    return "table" if "tuple[str, Any]" in returned else returned.split(" | ")[0]
+    if "tuple[str, Any]" in returned:
+        return "table"
+    return returned if returned in _KINDS else returned.split(" | ")[0]
 
 
 def collects(action: argparse.Action) -> bool:

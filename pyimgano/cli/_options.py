@@ -174,6 +174,7 @@ def add_model_options(
         "--layers",
         metavar="NAME",
         nargs="+",
+        type=layer,
         help="layers of the network to use, of a transformer the numbers of blocks (default: those "
         "of the model's paper)",
     )
@@ -392,6 +393,11 @@ def region(text: str) -> str | Rectangle:
     return found
 
 
+def layer(text: str) -> int | str:
+    """Option value that is the name of a layer; the blocks of a transformer have numbers."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
 # Words that options for files take beside files: networks' weights, standard input and output.
 _NO_PATHS = {
     "input": ("-",),
@@ -507,17 +513,12 @@ def _one_or_two(sides: list[int]) -> int | tuple[int, ...]:
 # Options for the feature step, and what an option's value means to it.
 _FEATURE_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "weights": lambda text: None if text == "none" else text,
-    "layers": lambda names: tuple(map(_layer, names)),
+    "layers": tuple,
     "resize": lambda sides: _one_or_two(sides) if isinstance(sides, list) else sides,
     "crop": lambda side: side or None,
     "device": str,
     "engine": str,
 }
-
-
-def _layer(name: str) -> str | int:
-    """A layer's name; the blocks of a transformer have numbers."""
-    return int(name) if name.removeprefix("-").isdecimal() else name
 
 
 def name_model(options: argparse.Namespace) -> tuple[str, str]:

@@ -44,6 +44,7 @@ CANDIDATES = {
     "bool": [True, False],
     "float": [0.75, 0.5, 2.5, 100.5],
     "int": [1, 2, 64, 256],
+    "int | str": [2, "layer3"],
     "str": [
         *("cpu", "data.x", "1,2,30,40", "3,4,50,60", "folder", "mvtec_ad", "bgr_u8_hwc"),
         *("gray_u8_hw", "industrial-balanced", "embedded", "clahe", "gamma:gamma=2"),
