@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
 from pyimgano.features import _filterbank  # noqa: E402  (after the variables)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Spare the collector of garbage the million objects that modules and tests are made of."""
+    gc.disable()
+    yield
+    gc.freeze()  # they stay to the end
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
