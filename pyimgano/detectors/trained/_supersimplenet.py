@@ -367,6 +367,12 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     def _fit(self, stream: TrainingStream) -> np.ndarray:
         known = self.__dict__.pop("_known_defects")
+        if known is None and self._go_on and "score_head" in self.networks_:
+            raise ValueError(
+                "warm_start=True: the networks of the last fit have learned from known defects, "
+                "and there are none in this one. Give them again, with y == -1, or set "
+                "warm_start=False to train new networks."
+            )
         # Features, positions inside the region and positions of the defect, -1 if not known.
         self._defects: list[Sample] = []
         learned: dict[bytes, int] = {}
@@ -435,12 +441,6 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     # ---- training -------------------------------------------------------------------
     def _train(self, store: SampleStore, held_out: np.ndarray) -> None:
-        if self._go_on and "score_head" in self.networks_ and not self.n_defects_:
-            raise ValueError(
-                "warm_start=True: the networks of the last fit have learned from known defects, "
-                "and there are none in this one. Give them again, with y == -1, or set "
-                "warm_start=False to train new networks."
-            )
         if self.standardize:
             self._scale = _inverse_std(store, np.flatnonzero(~held_out))
         # Features at the positions of each painted defect.
