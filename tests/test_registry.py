@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 import warnings
 
@@ -39,7 +40,6 @@ from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.registry import resolve_model
 from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
-from tests import parting
 from tests.extras import needs_extra
 
 NAMES = list_models()
@@ -505,7 +505,7 @@ found["heavy"] = [m for m in ("torch", "timm", "pyod") if m in sys.modules]
 found["summary"] = model_info("plugged_in")["summary"]
 print(json.dumps(found))
 """
-    done = parting.run(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

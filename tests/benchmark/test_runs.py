@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,7 +29,6 @@ from pyimgano.datasets import load_dataset, write_inspection_dataset
 from pyimgano.exceptions import DatasetError, RunError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.utils._environment import git_state
-from tests import parting
 from tests.datasets import layouts
 
 NAMES = ["brushed_metal", "terrazzo", "wood"]
@@ -198,7 +198,7 @@ def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path):
     with (
         limits,
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=None
+            n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
     ):
         address = ["--joblib-backend", "dask", "--dask-scheduler", cluster.scheduler_address]
@@ -473,13 +473,15 @@ def test_killed_runs_are_resumed(root, tmp_path, capsys):
     command = [str(one) for one in command]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for last in ("config.json", "categories/brushed_metal/report.json"):
-        code = "import sys; from pyimgano.cli.main import main; sys.exit(main())"
-        with parting.Parted(code, "benchmark", *command, "--output-dir", killed) as process:
+        program = [sys.executable, "-m", "pyimgano", "benchmark", *command]
+        with subprocess.Popen(
+            [*program, "--output-dir", str(killed)], stdout=subprocess.DEVNULL
+        ) as process:
             while not list(killed.glob(f"*/{last}")):
                 assert process.poll() is None
                 time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
     (path,) = killed.iterdir()
     assert not RunDirectory(path).is_complete
     for folder in (killed, whole):

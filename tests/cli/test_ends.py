@@ -25,7 +25,6 @@ from pyimgano.cli.main import COMMANDS, main
 from pyimgano.datasets import load_folder, write_inspection_dataset
 from pyimgano.features import FilterBankFeatures
 from pyimgano.utils import _outputs
-from tests import parting
 from tests.utils.moments import before_every_line, files_of_at_most
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -338,13 +337,14 @@ def test_signals_at_the_shell(number, status, word, root, pipeline_file, tmp_pat
     out = tmp_path / "verdicts.jsonl"
     out.write_text("the last result\n")
     many = [str(root / "wood")] + [str(path) for path in (root / "wood").rglob("*.png")]
-    arguments = pipeline_file, *many, "--save-jsonl", out, "--save-maps", tmp_path / "maps"
-    with parting.Parted(code, *arguments) as process:
+    command = [sys.executable, "-c", code, str(pipeline_file), *many]
+    command += ["--save-jsonl", str(out), "--save-maps", str(tmp_path / "maps")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not records_in(f"{out}.part") and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
-        process.wait()
-    first, last = process.stderr.strip().replace("\n\n", "\n").splitlines()
+        _, err = process.communicate(timeout=60)
+    first, last = err.strip().replace("\n\n", "\n").splitlines()
     assert (process.returncode, last) == (status, f"pyimgano-infer: {word}")
     assert first.endswith(f"were judged, whose records are in {out}.part; --resume goes on")
     assert out.read_text() == "the last result\n"

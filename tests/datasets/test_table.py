@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -30,7 +32,6 @@ from pyimgano.datasets import (
 )
 from pyimgano.exceptions import DatasetError, DuplicateImagesWarning, ImageReadError, PluginError
 from pyimgano.inputs import ImageSequence
-from tests import parting
 from tests.datasets import layouts
 
 
@@ -375,7 +376,7 @@ for name in ("broken", "number"):
         found[name] = str(error)
 print(json.dumps(found))
 """
-    done = parting.run(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["names"] == sorted([*DATASETS, "broken", "number", "plugged", "told"])

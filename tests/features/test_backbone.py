@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import subprocess
 import sys
 import warnings
 
@@ -17,7 +18,6 @@ from pyimgano.detectors import PaDiMDetector
 from pyimgano.exceptions import MissingExtraError, RandomWeightsWarning, WeightsError
 from pyimgano.features import BackbonePatchFeatures, make_features
 from pyimgano.grids import PatchGrids
-from tests import parting
 
 torch = pytest.importorskip("torch", reason="BackbonePatchFeatures needs torch")
 models = pytest.importorskip("torchvision.models", reason="BackbonePatchFeatures needs torchvision")
@@ -270,8 +270,7 @@ def test_saved_without_network_and_loaded_elsewhere(weights, images, tmp_path):
         "joblib.dump(rows, sys.argv[2])\n"
     )
     files = [str(tmp_path / "in.joblib"), str(tmp_path / "out.joblib")]
-    done = parting.run(code, *files)
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
     for name, elsewhere in joblib.load(files[1]).items():
         np.testing.assert_array_equal(elsewhere, rows[name])
     # The random network was drawn at all, and not the one of the file.

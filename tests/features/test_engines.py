@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -31,7 +32,6 @@ from pyimgano.exceptions import DeviceError, MissingExtraError
 from pyimgano.export import export_bundle, open_bundle, validate
 from pyimgano.features import BackbonePatchFeatures, ViTPatchFeatures
 from pyimgano.utils._threads import limit_threads
-from tests import parting
 from tests.extras import needs_extra
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*random weights", "ignore:.*images are few")
@@ -258,12 +258,10 @@ def test_openvino_leaves_the_stack_for_signals_in_place():
     # As a process of its own: with the stack of a network that is gone, the signal would kill it.
     needs_extra("openvino")
     code = """
-import gc, signal, warnings
+import gc, signal
 import numpy as np
 from pyimgano.backbones import _network
 from pyimgano.features import BackbonePatchFeatures
-
-warnings.simplefilter("ignore")
 
 def fitted(seed):
     step = BackbonePatchFeatures("efficientnet_lite0", ("layer1",), None, resize=None,
@@ -279,7 +277,8 @@ for name in ("first", "second"):
 signal.signal(signal.SIGTERM, lambda number, frame: print("came", number))
 signal.raise_signal(signal.SIGTERM)
 """
-    done = parting.run(code)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"came {int(signal.SIGTERM)}\n"), done.stderr
 
 

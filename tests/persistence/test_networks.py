@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +30,6 @@ from pyimgano.backbones import _weights
 from pyimgano.backbones._efficientnet_lite import EfficientNetLite
 from pyimgano.exceptions import RandomWeightsWarning, TooFewImagesWarning, WeightsError
 from pyimgano.features import BackbonePatchFeatures, BasePatchFeatures, ViTPatchFeatures
-from tests import parting
 from tests.extras import needs_extra
 
 torch = pytest.importorskip("torch")
@@ -127,7 +128,8 @@ def test_files_with_their_weights_need_nothing_else(names, tmp_path, elsewhere):
         "    found[name] = [pipe.score_samples(new).tobytes().hex() for pipe in loaded]\n"
         "print(json.dumps(found))\n"
     )
-    done = parting.run(code, *expected, cwd=elsewhere)
+    command = [sys.executable, "-c", code, *expected]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {name: [scores] * 2 for name, scores in expected.items()}
     if len(expected) < len(names):

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import subprocess
+import sys
 import textwrap
 import threading
 import warnings
@@ -22,7 +23,6 @@ import pyimgano
 from pyimgano import PatchCoreDetector, ThresholdCalibrator
 from pyimgano.exceptions import UncheckedFileWarning, UntrustedFileError
 from pyimgano.persistence import read_map_range
-from tests import parting
 
 ROWS = np.random.RandomState(0).normal(size=(60, 5))
 
@@ -82,8 +82,8 @@ def test_scores_are_bit_identical_in_a_new_process(pipeline, tmp_path):
         rows = np.load(folder + "/rows.npy")
         np.save(folder + "/scores.npy", pyimgano.load(folder + "/line3.joblib").score_samples(rows))
     """
-    done = parting.run(textwrap.dedent(code), tmp_path)
-    assert done.returncode == 0 and path.exists(), done.stderr
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=True)
+    assert path.exists()
     scores = np.load(tmp_path / "scores.npy")
     assert scores.tobytes() == pipeline.score_samples(ROWS).tobytes()
 
@@ -156,7 +156,8 @@ def test_kill_during_save_leaves_a_loadable_file(tmp_path):
             os.close(saved), os.close(tell)
         print(len(seen))
     """
-    done = parting.run(textwrap.dedent(code), tmp_path / "line3.joblib")
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "line3.joblib")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 15
 

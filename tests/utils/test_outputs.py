@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -28,7 +30,6 @@ from pyimgano.utils._outputs import (
     part_of,
     short_name,
 )
-from tests import parting
 from tests.utils.moments import before_every_line, files_of_at_most
 
 PACKAGE = Path(pyimgano.__file__).resolve().parent
@@ -200,7 +201,8 @@ def test_sigterm_in_a_save_leaves_the_last_pipeline_and_nothing_else(tmp_path):
         "        return {}\n"
         "pyimgano.save(Slow(), sys.argv[1])\n"
     )
-    done = parting.run(code, tmp_path / "line3.joblib")
+    command = [sys.executable, "-c", code, str(tmp_path / "line3.joblib")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGTERM and done.stderr == ""
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
