@@ -300,8 +300,9 @@ def test_map_and_score_head_count_by_what_they_vary_among_held_out_images(make, 
     detector = make(max_steps=4).fit(X, Y, masks=masks_of(mask))
     judged = [detector._judge(*detector._prepare([image])[:2])[1][0] for image in X]
     parts = np.array([(heat.max(), own) for heat, own in judged], dtype=np.float64)
-    unit = parts[:12][detector.held_out_].std(axis=0)
-    np.testing.assert_allclose(-detector.score_samples(X), (parts / unit).sum(axis=1), rtol=1e-9)
+    of_map, of_head = parts[:12][detector.held_out_].std(axis=0)
+    expected = parts[:, 0] + of_map / of_head * parts[:, 1]
+    np.testing.assert_allclose(-detector.score_samples(X), expected, rtol=1e-9)
 
 
 def test_a_cold_start_forgets_the_score_head(make):

@@ -28,7 +28,7 @@ from pyimgano.detectors.trained._supersimplenet_networks import (
 from pyimgano.exceptions import ImageFormatError, SynthesisError
 from pyimgano.grids import PatchGrids
 from pyimgano.utils._fingerprint import digest
-from pyimgano.utils._state import Array, Number, Sizes, State, fail
+from pyimgano.utils._state import Number, Sizes, State, fail
 
 __all__ = ["SuperSimpleNetDetector"]
 
@@ -59,11 +59,12 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     map is the image's score.
 
     **Known defects** (``y == -1``) are learned from, unlike with other detectors. A second head
-    then sees the features and the map of the whole image. Its output and the largest value of the
-    map, each divided by its standard deviation over the held-out good images (where these differ
-    at all), add up to the image's score. ``masks`` say where the defects are, and the map learns
-    from them as well. Ten pictures of defects are enough to be of use; the detector still finds
-    defects of other kinds, by the map.
+    then sees the features and the map of the whole image. The image's score is the sum of the
+    largest value of the map and the output of that head, multiplied so that both have the same
+    standard deviation over the held-out good images; hold out ten or more, since that of two says
+    little. ``masks`` say where the defects are, and the map learns from them as well. Ten pictures
+    of defects are enough to be of use; the detector still finds defects of other kinds, by the
+    map.
 
     Parameters
     ----------
@@ -216,13 +217,12 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
         "map_loss": [StrOptions({"margin", "cross_entropy"})],
         "n_positions": [Interval(Integral, 1, None, closed="left")],
     }
-    _fitted_state = {"n_defects_": Number(0, whole=True), "_spread": Array("float64", 2)}
+    _fitted_state = {"n_defects_": Number(0, whole=True), "_head_weight": Number(0)}
     _learns_from_known_anomalies = True
 
     n_defects_: int
-    # Standard deviations of the largest value of the map and of the score head's logit over the
-    # held-out images.
-    _spread: np.ndarray
+    # Factor on the output of the score head in the score.
+    _head_weight: float
 
     def __init__(
         self,
@@ -615,25 +615,25 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
             return found, float(networks["score_head"](adapted, heat, inside)[0])
 
     def _after_training(self, held_out: Iterator[tuple[np.ndarray, float | None]]) -> None:
-        # Without known defects the divisors stand for nothing.
-        self._spread = np.ones(2)
+        # In the units of the map, which images that are like no training image are given as well.
+        self._head_weight = 1.0
         if self.n_defects_:
             pairs = np.array([(heat.max(), own) for heat, own in held_out], dtype=np.float64)
-            spread = pairs.std(axis=0)
-            self._spread = np.where(spread > 0, spread, 1.0)
+            of_map, of_head = pairs.std(axis=0).tolist()
+            if of_map > 0 and of_head > 0:
+                self._head_weight = of_map / of_head
 
     def _summarize(self, heat: np.ndarray, own: float | None) -> float:
-        if own is None:
-            return float(heat.max())
-        return float(np.sum(np.array([heat.max(), own], dtype=np.float64) / self._spread))
+        largest = float(heat.max())
+        return largest if own is None else largest + self._head_weight * own
 
     @classmethod
     def _check_fitted_state(cls, state: State, sizes: Sizes) -> None:
         super()._check_fitted_state(state, sizes)
         if ("score_head" in state["networks_"]) != (state["n_defects_"] > 0):
             fail(f"{cls.__name__}.networks_", "does not go with n_defects_")
-        if not (state["_spread"] > 0).all():
-            fail(f"{cls.__name__}._spread", "holds what nothing can be divided by")
+        if state["_head_weight"] == 0:
+            fail(f"{cls.__name__}._head_weight", "leaves out what the score head says")
 
 
 def _inverse_std(store: SampleStore, images: np.ndarray) -> np.ndarray:
