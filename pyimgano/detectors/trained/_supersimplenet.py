@@ -160,7 +160,8 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
     on those inside a Perlin mask. That costs a small part, and a CPU can train it.
 
     With a ResNet-18, ``hidden_width=512`` and 600 to 1000 steps, a processor that computes in
-    bfloat16 trains it in about a minute (``precision="bfloat16"``), with painted defects in two.
+    bfloat16 trains it in about a minute (``precision="bfloat16"``), with painted defects in two,
+    and with known defects beside them in eight.
 
     Where parts vary much and defects are small, noise on features is a poor stand-in for them, and
     ``paint_defects=True`` with ``map_loss="cross_entropy"`` can help. No score head learns from
@@ -177,12 +178,12 @@ class SuperSimpleNetDetector(BaseFeatureTrainedDetector):
 
     The score head is that of the conference version [1]_: it sees the adapted features. It sees
     them and the map at the resolution of ``features``, of the map the largest value at each
-    position; the finer grid would cost four times as much and tell it no more. With a few known
-    defects it knows these by heart, and finds others less well than the map does, but its errors
-    are others: hence the sum, where the paper has its output alone, and hence no gradient passes
-    from it to the adaptor. Without known defects there is no such head, since the largest value of
-    the map is the better score then. The weights of the paper's backbone are torchvision's first
-    ones (``IMAGENET1K_V1``), which are the default of
+    position; the finer grid would cost four times as much and tell it no more. A few known defects
+    are soon memorized: it then finds others less well than the map does, but makes different
+    errors. That is why the score is the sum of both, where the paper takes its output alone, and
+    why its gradient does not reach the adaptor. Without known defects there is no such head, since
+    the largest value of the map is the better score then. The weights of the paper's backbone are
+    torchvision's first ones (``IMAGENET1K_V1``), which are the default of
     :class:`~pyimgano.features.BackbonePatchFeatures`.
 
     References
