@@ -164,6 +164,15 @@ def test_light_varies_and_is_no_defect():
     assert clean.min() >= 200
 
 
+def test_the_detector_varies_the_light_as_it_is_told():
+    good = images(6)
+    losses = [
+        tiny(batch_size=6, max_steps=1, **options).fit(good).history_["loss"][0]
+        for options in ({}, {"brightness": 0.1}, {"brightness": 0.5})
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_textures_come_from_where_they_are_asked_for(tmp_path):
     red = np.zeros((20, 20, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes BGR
