@@ -658,23 +658,50 @@ def test_want_of_memory_is_told_as_such(tmp_path, monkeypatch, kind, where):
         read(path)
 
 
+# Limits memory to so many bytes more than are taken, reads the first image, and once more without
+# the limit. A second image is read before, so that all that is compiled is there.
+READ_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pyimgano.inputs import ImageSequence
+
+images = ImageSequence(sys.argv[2:])
+for image in images[1:]:
+    pass
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), hard))
+try:
+    images[0]
+except Exception as error:
+    print(type(error).__name__, error)
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+print(images[0].mean())
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_real_want_of_memory(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(np.full((3000, 3000, 3), 7, np.uint8)).save(path)
-    code = (
-        "import resource, sys\n"
-        "from pyimgano.inputs import ImageSequence\n"
-        "images = ImageSequence([sys.argv[1]])\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 15_000_000,) * 2)\n"
-        "try: images[0]\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
-    )
-    command = [sys.executable, "-c", code, str(path)]
+    large, small = tmp_path / f"large.{suffix}", tmp_path / f"small.{suffix}"
+    for path, side in ((large, 3000), (small, 30)):
+        Image.fromarray(np.full((side, side, 3), 7, np.uint8)).save(path)
+    check_want_of_memory(15_000_000, large, small)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
+def test_want_of_memory_before_anything_is_compiled(tmp_path, monkeypatch):
+    # Compiling takes more than the image. LLVM would end the process where it finds no memory.
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.full((30, 30, 3), 7, np.uint8)).save(path)
+    check_want_of_memory(30_000_000, path)
+
+
+def check_want_of_memory(margin, *paths):
+    command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY, str(margin), *map(str, paths)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "memory is used up" in result.stdout, result
+    assert result.stdout.endswith("7.0\n"), result
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (7, 1, 3), (23, 31, 3), (23, 31)])
