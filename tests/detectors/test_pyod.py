@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from pyod.models.base import BaseDetector
 from pyod.models.cblof import CBLOF
 from pyod.models.copod import COPOD
@@ -52,19 +53,28 @@ def rows(n=60, seed=0):
     return np.random.RandomState(seed).normal(size=(n, 4))
 
 
-class Noise(BaseDetector):
-    """Draws its scores from the global generator; keeps and then spoils what it is given."""
+def draw_by_numpy(n):
+    return np.random.random_sample(n)  # noqa: NPY002
 
-    def __init__(self, contamination=0.1):
+
+def draw_by_torch(n):
+    return torch.rand(n, dtype=torch.float64).numpy()
+
+
+class Noise(BaseDetector):
+    """Draws its scores from a global generator; keeps and then spoils what it is given."""
+
+    def __init__(self, draw=draw_by_numpy, contamination=0.1):
         super().__init__(contamination=contamination)
+        self.draw = draw
 
     def fit(self, X, y=None):
-        self.weights_ = np.random.random_sample(X.shape[1])  # noqa: NPY002
+        self.weights_ = self.draw(X.shape[1])
         X[:] = 0
         return self
 
     def decision_function(self, X):
-        scores = X @ self.weights_ + np.random.random_sample(len(X))  # noqa: NPY002
+        scores = X @ self.weights_ + self.draw(len(X))
         X[:] = 0
         return scores
 
@@ -152,13 +162,16 @@ def test_what_is_not_pyod_is_refused():
         PyODDetector(StandardScaler()).fit(rows())
 
 
-def test_global_generators_and_input_stay_untouched_and_scores_repeat():
+@pytest.mark.parametrize("draw", [draw_by_numpy, draw_by_torch])
+def test_global_generators_and_input_stay_untouched_and_scores_repeat(draw):
     X, new = rows(), rows(5, seed=1)
     before = X.copy()
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
-    detector = PyODDetector(Noise()).fit(X)
+    state, state_of_torch = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    detector = PyODDetector(Noise(draw)).fit(X)
     first = detector.score_samples(new)
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), state_of_torch)
+    draw(1)
     np.testing.assert_array_equal(X, before)
     np.testing.assert_array_equal(detector.score_samples(new), first)
     np.testing.assert_array_equal(detector.score_samples(new[2:3]), first[2:3])
