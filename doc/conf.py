@@ -10,7 +10,9 @@ from typing import Any
 
 import pyimgano
 
-sys.path.insert(0, str(Path(__file__).parent))  # mathml, picture_files
+sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml
+
+from gallery import check_pictures  # noqa: E402
 
 project = "pyimgano"
 author = "The pyimgano developers"
@@ -81,7 +83,9 @@ numpydoc_validation_exclude = {r"\.ImageFormat$", r"\.ImageFormat\."}
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    "image_scrapers": ("matplotlib", "picture_files.scrape"),
+    "image_scrapers": ("matplotlib", "gallery.scrape"),
+    "reset_modules": ("matplotlib", "gallery.make_warnings_errors"),
+    "reset_modules_order": "both",
     "backreferences_dir": "api/backreferences",
     "doc_module": ("pyimgano",),
     "within_subsection_order": "ExampleTitleSortKey",
@@ -130,5 +134,6 @@ def _names_are_no_lists(
 
 
 def setup(app: Any) -> None:
+    app.connect("build-finished", check_pictures)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _names_are_no_lists, priority=900)  # after numpydoc

@@ -18,7 +18,7 @@ from pyimgano.inference import score_with_maps
 # %%
 # Brushed metal in 384 x 384 pixels, with two defects of seven pixels: a dark spot and a scratch.
 data = make_inspection_dataset(
-    "brushed_metal", n_train=3, n_test_good=2, n_test_defect=0, size=384, random_state=0
+    "brushed_metal", n_train=6, n_test_good=2, n_test_defect=0, size=384, random_state=0
 )
 good, bad = data.X_test[0], data.X_test[1].copy()
 spots = [(90, 300), (285, 76)]  # row and column
