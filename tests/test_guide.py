@@ -30,6 +30,8 @@ from pyimgano.features import BackbonePatchFeatures, FilterBankFeatures
 from pyimgano.recipes import _recipe
 from tests.datasets import layouts
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "doc/user_guide"
 PAGES = [ROOT / "README.md", ROOT / "doc/index.rst", *sorted(GUIDE.glob("*.rst"))]

@@ -55,6 +55,8 @@ from pyimgano.inputs import _sequence
 from tests.datasets import layouts
 from tests.extras import needs_extra
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 SMALL = {"n_train": 14, "n_test_good": 4, "n_test_defect": 5, "size": 64}
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
 
@@ -304,6 +306,7 @@ def test_validation_images_put_the_threshold(tmp_path):
     assert (threshold["part"], threshold["scores"]) == ("train", "2 folds")
 
 
+@pytest.mark.usefixtures("whole_runs")  # the short ones find nothing to compare
 def test_loco_has_saturated_overlap_for_each_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "_seeds", itertools.count())  # the same pictures in any order
     root = layouts.mvtec_loco(tmp_path)

@@ -16,6 +16,8 @@ from pyimgano.datasets import write_inspection_dataset
 from pyimgano.exceptions import RunError
 from pyimgano.features import FilterBankFeatures
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
 
 

@@ -25,6 +25,8 @@ from pyimgano.exceptions import ImageFormatError
 from pyimgano.features import FilterBankFeatures
 from tests.datasets import layouts
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 SMALL = {"n_train": 10, "n_test_good": 3, "n_test_defect": 3, "size": 64}
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=64), coreset_ratio=0.02)
 

@@ -31,9 +31,12 @@ from pyimgano.features import FilterBankFeatures
 from pyimgano.utils._environment import git_state
 from tests.datasets import layouts
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 NAMES = ["brushed_metal", "terrazzo", "wood"]
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.02)
-# Other processes know nothing of the tests' short cuts, of which this model meets none.
+# Other processes know nothing of the tests' short cuts: comparisons with them are of this model,
+# and of `whole_runs`.
 NOT_CUT_SHORT = "vision_pixel_mad"
 
 
@@ -170,6 +173,7 @@ def test_arguments_that_cannot_be_followed_are_refused(root, tmp_path, arguments
 
 
 # ---- side by side -----------------------------------------------------------------------
+@pytest.mark.usefixtures("whole_runs")
 def test_two_processes_write_what_one_writes(root, tmp_path):
     one, two = (
         run(root, tmp_path, category=NAMES[:2], n_jobs=n_jobs, model=NOT_CUT_SHORT)
@@ -189,6 +193,7 @@ def test_an_address_that_is_no_scheduler_is_refused(capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("whole_runs")
 def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path):
     distributed = pytest.importorskip("distributed")
     command = ["--dataset", "folder", "--root", root, "--category", *NAMES[:2]]
@@ -463,6 +468,7 @@ def test_a_run_that_is_going_on_is_not_resumed(root, tmp_path, monkeypatch):
     assert list(run(root, tmp_path, category="wood").categories) == ["wood"]
 
 
+@pytest.mark.usefixtures("whole_runs")
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
 def test_killed_runs_are_resumed(root, tmp_path, capsys):
     # benchmarks/kill_and_resume.py does this at random moments.

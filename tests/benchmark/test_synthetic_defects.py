@@ -27,6 +27,8 @@ from pyimgano.exceptions import ImageFormatError, RunError, TooFewImagesError
 from pyimgano.features import FilterBankFeatures
 from pyimgano.inputs import ImageSequence
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 MODEL = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.05)
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from pyimgano.cli.clean import CSV_COLUMNS, main
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 SMALL = ("--features", "filterbank", "--resize", "32", "--set", "neighborhoods=[1]")
 
 

@@ -49,6 +49,8 @@ from pyimgano.registry import list_models, model_info
 from pyimgano.reporting import map_range, overlay
 from tests.extras import needs_extra
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

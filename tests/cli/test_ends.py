@@ -28,7 +28,10 @@ from pyimgano.utils import _outputs
 from tests.utils.moments import before_every_line, files_of_at_most
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX"),
+    pytest.mark.usefixtures("short_runs"),
+]
 
 
 @pytest.fixture(scope="module")

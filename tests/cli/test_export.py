@@ -16,6 +16,8 @@ from pyimgano.datasets import make_inspection_dataset
 from pyimgano.export import json_schema, open_bundle
 from pyimgano.features import FilterBankFeatures
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 DATA = make_inspection_dataset(n_train=8, n_test_good=2, n_test_defect=2, size=64, random_state=0)
 
 

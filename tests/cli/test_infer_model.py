@@ -11,6 +11,8 @@ from pyimgano.cli import infer, train
 from pyimgano.datasets import write_inspection_dataset
 from tests.extras import needs_extra
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 MODEL = "--model", "vision_patchcore", "--features", "filterbank", "--resize", "32"
 
 

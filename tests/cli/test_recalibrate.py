@@ -21,6 +21,8 @@ from pyimgano.detectors import SSIMTemplateDetector
 from pyimgano.features import FilterBankFeatures
 from pyimgano.persistence import read_map_range
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):

@@ -15,6 +15,8 @@ from pyimgano.datasets import load_folder, write_inspection_dataset
 from pyimgano.robustness import CORRUPTIONS, robustness_report, run_robust_benchmark
 from tests.cli.test_commands import call
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 MODEL = ["--model", "industrial-fast-filterbank", "--resize", "32", "--quantile", "0.8"]
 CORRUPT = ["--corruptions", "dust", "shift", "--severities", "5", "1"]
 

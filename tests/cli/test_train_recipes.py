@@ -19,6 +19,8 @@ from pyimgano.datasets import write_inspection_dataset
 from pyimgano.recipes import list_recipes, recipe_info
 from tests.extras import needs_extra
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 SMALL = (
     *("--model", "industrial-fast-filterbank", "--resize", "64", "--quantile", "0.9"),
     *("--set", "features__n_components=8"),
