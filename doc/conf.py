@@ -12,7 +12,7 @@ import pyimgano
 
 sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml
 
-from gallery import check_pictures  # noqa: E402
+from gallery import check_pictures
 
 project = "pyimgano"
 author = "The pyimgano developers"

@@ -10,7 +10,6 @@ from typing import Any
 from sphinx.errors import ExtensionError
 from sphinx_gallery.scrapers import figure_rst
 
-
 _filters = ExitStack()
 
 

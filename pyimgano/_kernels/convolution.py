@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.lanes import (
     LANES,
     VECTOR,
@@ -230,7 +230,7 @@ def _sum_in_vectors(
     return signature, generate
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _convolve(x, first, last, run, step, stride, weights, bias, others, relu, rows):
     """Rows ``first`` to ``last`` of a convolution of ``x (height, width * channels)``.
 
@@ -257,7 +257,7 @@ def _convolve(x, first, last, run, step, stride, weights, bias, others, relu, ro
                 line[k] = zero if line[k] < zero else line[k]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _max_pool(x, out):
     height, row = x.shape
     down, across, channels = out.shape

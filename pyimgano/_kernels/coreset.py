@@ -25,10 +25,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.neighbors import (
     _STEP,
     NearestNeighbors,
@@ -127,7 +127,7 @@ def _float_margin(d: int) -> float:
     return (d + 8) * 2.0**-23
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _quick(a, i, b, j):
     """Squared distance of two float32 rows, in float32 and in any order of summation."""
     # One loop of a length unknown to the compiler is what it turns into SIMD code; a
@@ -162,7 +162,7 @@ class _Taken(NamedTuple):
     by: NDArray[np.int64]  # (capacity,) which of the new picks
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _move(lists, target, source):
     """Move one entry of the lists."""
     lists.ids[target] = lists.ids[source]
@@ -171,14 +171,14 @@ def _move(lists, target, source):
         lists.kept[target, m] = lists.kept[source, m]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _safe_distance(points, i, j, float_margin):
     """Points that are no farther than this (squared) from i are at least as far from j."""
     apart = np.float64(_quick(points, i, points, j))
     return 0.25 * (apart * (1.0 - float_margin) - UNDERFLOW)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _closer(points, i, j, than, float_margin):
     """Squared distance of two points if it is below ``than``, otherwise ``than``."""
     if _quick(points, i, points, j) > than * (1.0 + float_margin) + UNDERFLOW:
@@ -186,7 +186,7 @@ def _closer(points, i, j, than, float_margin):
     return min(than, squared_distance(points[i], points[j]))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _farthest(ids, dist, n):
     """Position of the largest of n distances, of the lowest id on ties; -1 if all are picked."""
     best = -1
@@ -198,7 +198,7 @@ def _farthest(ids, dist, n):
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _approach(points, ids, dist, kept, n, new, new_kept, row, margin, float_margin):
     """Lower n distances to those to the point ``new``, whose sketch is ``new_kept[row]``."""
     for k in range(n):
@@ -207,7 +207,7 @@ def _approach(points, ids, dist, kept, n, new, new_kept, row, margin, float_marg
             dist[k] = _closer(points, ids[k], new, e, float_margin)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _pick_from_pool(points, ids, dist, kept, cutoff, margin, float_margin, chosen):
     """Pick from the pool as long as its farthest point is the farthest of all.
 
@@ -226,7 +226,7 @@ def _pick_from_pool(points, ids, dist, kept, cutoff, margin, float_margin, chose
     return chosen.shape[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _take_from_lists(
     points, margin, float_margin, begin, stop, picks, centers, new, new_kept, columns, lists, taken
 ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -16,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.lanes import (
     LANES,
     VECTOR,
@@ -166,7 +166,7 @@ _some_pixels, _vector_sums = _sums_of(_PIXELS)
 _one_pixel, _ = _sums_of(1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _depthwise(frame, weights, bias, size, stride, out):
     row, n = frame.shape[1], bias.shape[0]
     width = out.shape[1] // n
@@ -187,7 +187,7 @@ def _depthwise(frame, weights, bias, size, stride, out):
                              first, results, at + x * n, n)  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def rectify_into_frame(values, bias, limit, top, left, frame):
     """Add bias to rows of pixels, rectify them, and put them into a frame of zeros.
 
@@ -222,7 +222,7 @@ def rectify_into_frame(values, bias, limit, top, left, frame):
                 b[k] = largest if value > largest else value
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def unfold(frame, stride, out):
     """Write down what a kernel of 3 x 3 pixels sees at each place, one row for each.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
+
+from pyimgano._kernels.compiling import kernel
 
 __all__ = [
     "COMPLETE",
@@ -113,7 +114,7 @@ def _rows_of_table(counts: bytes, symbols: bytes) -> tuple[np.ndarray, ...] | No
     return fast, steps, largest, shift, all_symbols
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fill(data, at, bits, n):
     """Take bytes in until 32 bits are there or a marker comes; the last ``n`` bits are valid."""
     if n < 32 and at + 4 <= len(data):
@@ -138,7 +139,7 @@ def _fill(data, at, bits, n):
     return at, bits, n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _ahead(bits, n):
     """The next 16 bits, with zeros for those that are not there."""
     if n >= 16:
@@ -146,7 +147,7 @@ def _ahead(bits, n):
     return (bits << np.uint64(16 - n)) & np.uint64(0xFFFF)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _long_symbol(ahead, slot, largest, shift, symbols):
     """Length and value of a code of more than 10 bits; length 0 if there is no such code."""
     for length in range(_FAST_BITS + 1, 17):
@@ -156,7 +157,7 @@ def _long_symbol(ahead, slot, largest, shift, symbols):
     return 0, 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _symbol(bits, n, slot, fast, largest, shift, symbols):
     """Length and value of the code that comes next; length 0 if there is no such code."""
     ahead = _ahead(bits, n)
@@ -166,7 +167,7 @@ def _symbol(bits, n, slot, fast, largest, shift, symbols):
     return _long_symbol(ahead, slot, largest, shift, symbols)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _skip(data, at, bits, n, count):
     """Pass over ``count`` bits; ``n`` is negative if there are not so many."""
     while count > n:
@@ -178,7 +179,7 @@ def _skip(data, at, bits, n, count):
     return at, bits, n - count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _restart(data, at, n, number):
     """Pass a restart marker; a negative place if it is not the next thing in the data."""
     if n >= 8:
@@ -190,7 +191,7 @@ def _restart(data, at, n, number):
     return at + 2
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _rest(data, at, bits, n):
     """Tell whether nothing but padding lies before the next marker, and where that is."""
     whole = n // 8 * 8
@@ -200,7 +201,7 @@ def _rest(data, at, bits, n):
     return padded and (at >= len(data) or data[at] == 0xFF), at
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def walk_sequential(
     data, at, n_units, interval, dc, ac, kind, fast, steps, largest, shift, symbols
 ):
@@ -278,7 +279,7 @@ def walk_sequential(
     return at, COMPLETE if padded else TOO_LONG, n_units
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def walk_progressive_ac(
     data, at, nonzero, interval, slot, first, last, refining, fast, steps, largest, shift, symbols
 ):
@@ -370,7 +371,7 @@ def walk_progressive_ac(
     return at, COMPLETE if padded and to_skip == 0 else TOO_LONG, len(nonzero)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def count_gif_lzw(codes, min_bits, n_wanted):
     """Count the pixels in the LZW codes of a GIF.
 
@@ -426,7 +427,7 @@ def count_gif_lzw(codes, min_bits, n_wanted):
         previous = code
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def count_bmp_rle(codes, width, height, nibbles):
     """Count the pixels that the run-length codes of a BMP set.
 
@@ -544,7 +545,7 @@ def count_fax_rows(
     return _count_fax_rows(codes, width, n_rows, group, two_dimensional, _fax_tables())
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _peek(codes, at, count):
     """The next bits, with zeros for those that are not there."""
     value = 0
@@ -554,7 +555,7 @@ def _peek(codes, at, count):
     return (value >> (32 - (at & 7) - count)) & ((1 << count) - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fax_run(codes, at, color, table):
     """The length of a run and where its codes end; -1 for an invalid code."""
     total = 0
@@ -569,7 +570,7 @@ def _fax_run(codes, at, color, table):
             return total, at
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _count_fax_rows(codes, width, n_rows, group, two_dimensional, table):
     n_bits = 8 * len(codes)
     before = np.full(width + 16, width, np.int64)  # where the color changes in the row before

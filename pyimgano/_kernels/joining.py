@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
+
+from pyimgano._kernels.compiling import kernel
 
 __all__ = ["join_maps"]
 
@@ -68,7 +69,7 @@ def _between(n: int, n_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return before, np.minimum(before + 1, n_cells - 1), (place - before).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _average(one, pool):
     """Mean of each cell's neighborhood, zeros beyond the border."""
     height, width, d = one.shape
@@ -91,7 +92,7 @@ def _average(one, pool):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _interpolate(one, top, bottom, down, left, right, across, joined, first):
     for y in range(joined.shape[0]):
         for x in range(joined.shape[1]):

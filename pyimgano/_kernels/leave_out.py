@@ -12,10 +12,10 @@ import time
 from threading import Lock
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.coreset import (
     _SKETCH,
     _SKETCH_MARGIN,
@@ -72,7 +72,7 @@ class _Local(NamedTuple):
     kept: NDArray[np.float32]  # (n, 32) sketches
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _refill_some(
     points,
     sketch,

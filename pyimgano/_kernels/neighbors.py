@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.sketches import (
     UNDERFLOW,
     check_range,
@@ -56,7 +56,7 @@ _WIDE = 2 * _SKETCH
 _LOOSE = {"nnan", "nsz", "reassoc", "contract"}
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def squared_distance(a, b):
     """Squared Euclidean distance of two float32 rows, summed in float64.
 
@@ -80,7 +80,7 @@ def squared_distance(a, b):
     return (s0 + s1) + (s2 + s3)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def row_distances(points, rows, others):
     """Squared distances between ``points[rows[i]]`` and ``points[others[i]]``, float64."""
     out = np.empty(rows.shape[0], np.float64)
@@ -96,7 +96,7 @@ def read_only(array: NDArray) -> NDArray:
     return view
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _insert(distance, index, value, position):
     """Insert one candidate into the k best of a row; ties go to the lowest index."""
     k = distance.shape[0] - 1
@@ -113,7 +113,7 @@ def _insert(distance, index, value, position):
     index[k] = position
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+@kernel(fastmath={"nnan", "nsz", "reassoc"})
 def _smallest(product, bias):
     smallest = np.float32(np.inf)
     for j in range(product.shape[0]):
@@ -121,7 +121,7 @@ def _smallest(product, bias):
     return smallest
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _take_candidates(rows, bank, offset, product, bias, floor, group, exclude, distance, index):
     """Settle one block: measure exactly every bank row that may be among the k best.
 
@@ -166,7 +166,7 @@ def _take_candidates(rows, bank, offset, product, bias, floor, group, exclude, d
                     limit = distance[q, last] - floor[q]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_LOOSE)
+@kernel(fastmath=_LOOSE)
 def _bound_leaves(query, low, high, bound):
     """Squared distance of a sketch to each leaf's box, in the leading numbers."""
     for part in range(low.shape[0]):
@@ -180,7 +180,7 @@ def _bound_leaves(query, low, high, bound):
             bound[i] = total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_LOOSE)
+@kernel(fastmath=_LOOSE)
 def _bound_rows(query, leaf, reach, bound):
     """Squared distances of a sketch to a leaf's; returns how many are within reach.
 
@@ -201,7 +201,7 @@ def _bound_rows(query, leaf, reach, bound):
     return n
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_LOOSE)
+@kernel(fastmath=_LOOSE)
 def _roughly(a, b):
     """Squared distance in float32; rounding changes it by at most ``(d + 2) / 2**24`` of it."""
     total = np.float32(0.0)
@@ -211,7 +211,7 @@ def _roughly(a, b):
     return np.float64(total)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _search_leaves(
     rows, sketches, wrong, bank, members, leaves, low, high, group, exclude, distance, index
 ):

@@ -6,10 +6,10 @@ All pairs of patches are bounded at once, by a product of their sketches (see
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.sketches import squared_norms, squared_rest
 
 __all__ = ["keep_nearest", "match_sketches", "rest_norms"]
@@ -54,7 +54,7 @@ def match_sketches(
     return sketch, squared_norms(sketch) * (1.0 - _MARGIN)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+@kernel(fastmath={"nnan", "nsz", "reassoc"})
 def _smallest(values):
     smallest = np.float32(np.inf)
     for j in range(values.shape[0]):
@@ -62,7 +62,7 @@ def _smallest(values):
     return smallest
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nsz", "reassoc", "contract"})
+@kernel(fastmath={"nsz", "reassoc", "contract"})
 def _part_of_distance(query, row, begin, stop):
     total = np.float32(0.0)
     for k in range(begin, stop):
@@ -71,7 +71,7 @@ def _part_of_distance(query, row, begin, stop):
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _distance(query, row, than):
     """Squared distance of two rows, or ``than`` if it is not below."""
     d = query.shape[0]
@@ -83,7 +83,7 @@ def _distance(query, row, than):
     return min(total, than)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def keep_nearest(queries, gallery, bound, floor, best):
     """Keep each query's smallest squared distances in ``best``, ascending.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from pyimgano._kernels.compiling import kernel
 
 __all__ = ["unfilter"]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def unfilter(filtered: np.ndarray, step: int, out: np.ndarray) -> bool:
     """Undo the filters of the rows of a PNG.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.lanes import LANES
 from pyimgano._kernels.products import GROUPS, ROWS, WIDEST, enough, multiply, packed
 
@@ -70,7 +70,7 @@ class PointwiseConvolution:
         _into_frame(x.ravel(), width, self._weights, self._bias, limit, top, left, rows, frame)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _add_to(pixels, weights, bias, others, out):
     n_pixels, outputs = out.shape
     padded = bias.shape[0]
@@ -113,7 +113,7 @@ def _add_to(pixels, weights, bias, others, out):
             flat[k] += more[k]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _into_frame(pixels, width, weights, bias, limit, top, left, rows, frame):
     outputs = bias.shape[0]
     run = weights.shape[0] // outputs

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.lanes import (
     LANES,
     VECTOR,
@@ -169,7 +169,7 @@ _two_vectors, _ = _sums_of(2)
 _three_vectors, _ = _sums_of(3)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def multiply(rows, run, weights, bias, low, high, out, places):
     """All sums of rows, of which there are at least ``ROWS``, to their places in ``out``.
 
@@ -205,7 +205,7 @@ def multiply(rows, run, weights, bias, low, high, out, places):
         i = at + groups * ROWS
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def enough(rows, run):
     """The rows, or with the last one over and over behind them if they are too few."""
     n = rows.shape[0] // run

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.vector_code import compiles
 
 __all__ = ["LANES", "squared_mahalanobis", "whiten"]
@@ -23,7 +23,7 @@ _ROW = types.Array(types.float32, 1, "C")
 _SIGNATURE = types.void(_ROW, types.intp, _ROW, types.intp, _ROW)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def whiten(factor, values):
     """Solve ``factor z = values`` at each position, in place.
 
@@ -50,7 +50,7 @@ def whiten(factor, values):
                 out[i] *= f0
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def squared_mahalanobis(values, mean, factor, first, last, out):
     """Squared Mahalanobis distances ``out (n, positions)`` of up to ``LANES`` images.
 

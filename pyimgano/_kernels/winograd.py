@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.products import ROWS, multiply, packed
 from pyimgano._kernels.scratch import aligned, scratch
 from pyimgano.utils._threads import even_slices, map_in_threads
@@ -116,7 +116,7 @@ def _scratch(tiles: int, inputs: int, width: int) -> tuple[np.ndarray, np.ndarra
     return spectrum.reshape(36, tiles, inputs), products.reshape(36, tiles, width)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _multiply_tiles(spectrum, matrices, products):
     """Multiply the tiles of each frequency with its matrix."""
     _, tiles, inputs = spectrum.shape
@@ -128,7 +128,7 @@ def _multiply_tiles(spectrum, matrices, products):
                  products[at].ravel(), places)  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def _input_transform(a, step, b, gap, n):
     """Transform six runs of ``n`` values, ``step`` apart, to six that lie ``gap`` apart."""
     two, four, five = np.float32(2), np.float32(4), np.float32(5)
@@ -155,7 +155,7 @@ def _input_transform(a, step, b, gap, n):
         out[c] = four * a1[c] - five * a3[c] + a5[c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def _output_transform(a, step, b, gap, n, wanted):
     """Transform six runs of ``n`` values, ``step`` apart in ``a``, to the ``wanted`` first of four.
 
@@ -182,7 +182,7 @@ def _output_transform(a, step, b, gap, n, wanted):
             out[c] = (a1[c] - a2[c]) + eight * (a3[c] - a4[c]) + a5[c]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _read_tiles(x, first, last, across, spectrum):
     """Transform the 6 x 6 inputs of some rows of tiles: ``spectrum (36, tiles, channels)``.
 
@@ -213,7 +213,7 @@ def _read_tiles(x, first, last, across, spectrum):
                 )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _write_tiles(spectrum, first, last, across, bias, others, add, out):
     """Bring products ``(36, tiles, at least channels)`` back to pixels; add bias and others."""
     height, row = out.shape
@@ -243,7 +243,7 @@ def _write_tiles(spectrum, first, last, across, bias, others, add, out):
                     line[c] += other[c]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _rectify(rows):
     """Make negative values zero; what is no number stays none."""
     values, zero = rows.ravel(), np.float32(0)

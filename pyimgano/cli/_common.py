@@ -394,7 +394,7 @@ def run(prog: str, job: Callable[[], int], argv: Sequence[str] | None = None) ->
             if not is_out_of_room(error):
                 _say_error(getattr(error, "prog", prog), message(error), debug)
                 return EXIT_USAGE
-            _say_error(prog, f"{message(error)}{_of_compiled_code(error)}", debug)
+            _say_error(prog, message(error), debug)
             return EXIT_STOPPED
         except Exception as error:
             _say_error(prog, _of_fault(error, debug), debug)
@@ -499,21 +499,6 @@ def stopping(what_there_is: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise StoppedError(f"{message(error)}; {what_there_is}") from error
-
-
-def _of_compiled_code(error: BaseException) -> str:
-    """Name the folder if it was numba that found no room, which names no file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not any(
-        frame.filename.endswith(os.path.join("numba", "core", "caching.py")) for frame in frames
-    ):
-        return ""
-    from pyimgano.cli.doctor import numba_folder
-
-    return (
-        f": compiled code is kept in {numba_folder()}. Set the environment variable "
-        "NUMBA_CACHE_DIR to a folder with more room"
-    )
 
 
 def _show_warning(prog: str) -> Callable[..., None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from pyimgano.cli import _common
 
-__all__ = ["main", "numba_folder"]
+__all__ = ["main"]
 
 _PROG = "pyimgano doctor"
 _DESCRIPTION = """\
@@ -57,11 +56,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _examine() -> dict[str, Any]:
+    from pyimgano._kernels.compiling import NO_FOLDER, cache_folder
     from pyimgano.backbones._weights import weights_folders
     from pyimgano.utils import environment
     from pyimgano.utils._optional import EXTRAS, has_extra
     from pyimgano.utils._threads import n_threads
 
+    compiled = cache_folder()
     found: dict[str, Any] = {
         "environment": environment(),
         "threads_used": n_threads(),
@@ -70,9 +71,11 @@ def _examine() -> dict[str, Any]:
             {"folder": str(folder), "what": what, "files": _weights_in(folder)}
             for folder, what in weights_folders()
         ],
-        "compiled_code": str(numba_folder()),
+        "compiled_code": None if compiled is None else str(compiled),
     }
-    found["problems"] = [*_opencv_problems(found["environment"]["packages"]), *_numba_problems()]
+    found["problems"] = _opencv_problems(found["environment"]["packages"])
+    if compiled is None:
+        found["problems"].append(NO_FOLDER)
     return found
 
 
@@ -80,31 +83,6 @@ def _weights_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(one.name for one in folder.iterdir() if one.suffix in (".pth", ".safetensors"))
-
-
-def numba_folder() -> Path:
-    """Folder in which numba keeps what it has compiled of this package."""
-    import numba
-
-    config: Any = numba.config
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR)
-    import pyimgano._kernels
-
-    return Path(pyimgano._kernels.__path__[0]) / "__pycache__"
-
-
-def _numba_problems() -> list[str]:
-    folder = numba_folder()
-    home = Path.home()  # numba keeps it in a folder of the user's where it must
-    for wanted in (folder, home):
-        place = next(one for one in (wanted, *wanted.parents) if one.exists())
-        if os.access(place, os.W_OK):
-            return []
-    return [
-        f"neither {folder} nor {home} can be written to: numba then compiles in every process, "
-        "which takes tens of seconds. Set NUMBA_CACHE_DIR to a folder that can."
-    ]
 
 
 def _opencv_problems(packages: dict[str, str]) -> list[str]:
@@ -134,7 +112,7 @@ def _in_words(found: dict[str, Any]) -> list[str]:
     for place in found["weights"]:
         files = ", ".join(place["files"]) or "none"
         lines.append(f"weights in {place['folder']} ({place['what']}): {files}")
-    lines.append(f"compiled code: {found['compiled_code']}")
+    lines.append(f"compiled code: {found['compiled_code'] or 'kept nowhere'}")
     lines += [f"problem: {text}" for text in found["problems"]] or ["no problem found"]
     return lines
 

@@ -6,11 +6,11 @@ from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
-import numba
 import numpy as np
 from scipy.linalg import solve_triangular
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.detectors._bank import PatchWeights
 from pyimgano.detectors._patchcore import PatchCoreDetector
@@ -324,7 +324,7 @@ class _Neighbors:
         return out.T
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _outliers(distance, index, groups, without, k, lof, out):
     """Distances to the nearest, or local outlier factors, of all samples at some positions."""
     positions, n, held = distance.shape

@@ -7,13 +7,13 @@ from numbers import Integral
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from pyimgano import _defaults
+from pyimgano._kernels.compiling import kernel
 from pyimgano._kernels.neighbors import NearestNeighbors
 from pyimgano.features._base import BasePatchFeatures
 from pyimgano.grids import PatchGrids
@@ -329,7 +329,7 @@ def _cells_under(n_cells: int, window: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(index, window)[::per_patch].copy()
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def _respond(plane, cell, out):
     """Mean rectified responses of first and second derivatives in each cell.
 
@@ -388,7 +388,7 @@ def _respond(plane, cell, out):
                 out[r, c, k] = total * scale
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def _pool(cells, rows_under, columns_under, out):
     """Mean of the cells under each patch's window."""
     n_features = cells.shape[2]

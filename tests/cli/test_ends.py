@@ -202,21 +202,6 @@ def test_a_full_folder_of_temporary_files_is_named(commands, tmp_path, monkeypat
     assert contents(tmp_path) == {}
 
 
-def test_a_full_folder_of_compiled_code_is_named(monkeypatch, tmp_path, capsys):
-    import numba
-
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-
-    @numba.njit(cache=True)
-    def twice(x):
-        return 2 * x
-
-    with files_of_at_most(100):
-        assert _common.run("command", lambda: twice(1)) == 4
-    err = capsys.readouterr().err
-    assert f"compiled code is kept in {tmp_path}. Set the environment variable NUMBA_C" in err
-
-
 def test_benchmark_on_a_full_disk_keeps_the_last_run(commands, tmp_path, capsys):
     assert commands["benchmark"]() == 0
     before = contents(tmp_path)
