@@ -143,10 +143,10 @@ def anomaly_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     >>> import numpy as np
     >>> from sklearn.pipeline import make_pipeline
     >>> from pyimgano import ImageFormatNormalizer, PatchCoreDetector, anomaly_map
+    >>> from pyimgano.features import FilterBankFeatures
     >>> frames = np.random.RandomState(0).randint(0, 256, size=(4, 64, 64, 3)).astype(np.uint8)
-    >>> pipe = make_pipeline(
-    ...     ImageFormatNormalizer(input_format="bgr_u8_hwc"), PatchCoreDetector("filterbank")
-    ... ).fit(frames)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64))
+    >>> pipe = make_pipeline(ImageFormatNormalizer(input_format="bgr_u8_hwc"), detector).fit(frames)
     >>> anomaly_map(pipe, frames).shape
     (4, 64, 64)
     """

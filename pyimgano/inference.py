@@ -183,9 +183,10 @@ def infer(
     --------
     >>> import numpy as np
     >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> from pyimgano.inference import infer
     >>> from pyimgano.testing import make_check_images
-    >>> detector = PatchCoreDetector("filterbank").fit(make_check_images(8))
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(make_check_images(8))
     >>> frame = make_check_images(1, defect=True, random_state=1)[0]  # height, width, 3
     >>> (result,) = infer(detector, frame)
     >>> result.label, result.score > result.threshold
@@ -430,9 +431,10 @@ def calibrate_threshold(
     Examples
     --------
     >>> from pyimgano.detectors import PatchCoreDetector
+    >>> from pyimgano.features import FilterBankFeatures
     >>> from pyimgano.inference import calibrate_threshold, infer
     >>> from pyimgano.testing import make_check_images
-    >>> detector = PatchCoreDetector("filterbank").fit(make_check_images(8))
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(make_check_images(8))
     >>> good = make_check_images(20, random_state=1)
     >>> calibrated = calibrate_threshold(detector, good, quantile=0.9)
     >>> results = infer(calibrated, make_check_images(2, random_state=2))

@@ -185,8 +185,9 @@ def nearest_normal(
     >>> from pyimgano import PatchCoreDetector
     >>> from pyimgano.datasets import make_inspection_dataset
     >>> from pyimgano.detectors import nearest_normal
+    >>> from pyimgano.features import FilterBankFeatures
     >>> data = make_inspection_dataset("wood", n_train=8, n_test_good=0, n_test_defect=1, size=64)
-    >>> detector = PatchCoreDetector("filterbank").fit(data.X_train)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(data.X_train)
     >>> found = nearest_normal(detector, data.X_test[:1], data.X_train, n_matches=2)
     >>> len(found.matches), found.matches[0].distance <= found.matches[1].distance
     (2, True)

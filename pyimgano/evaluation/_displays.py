@@ -64,8 +64,9 @@ class AnomalyMapDisplay:
     >>> from pyimgano import PatchCoreDetector
     >>> from pyimgano.datasets import make_inspection_dataset
     >>> from pyimgano.evaluation import AnomalyMapDisplay
+    >>> from pyimgano.features import FilterBankFeatures
     >>> data = make_inspection_dataset("wood", n_train=8, n_test_good=1, n_test_defect=1, size=64)
-    >>> detector = PatchCoreDetector("filterbank").fit(data.X_train)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(data.X_train)
     >>> display = AnomalyMapDisplay.from_estimator(
     ...     detector, data.X_test, masks=data.masks_test
     ... )  # doctest: +SKIP

@@ -54,9 +54,10 @@ def nearest_normal_picture(found: NearestNormal) -> np.ndarray:
     >>> from pyimgano import PatchCoreDetector
     >>> from pyimgano.datasets import make_inspection_dataset
     >>> from pyimgano.detectors import nearest_normal
+    >>> from pyimgano.features import FilterBankFeatures
     >>> from pyimgano.reporting import nearest_normal_picture
     >>> data = make_inspection_dataset("wood", n_train=8, n_test_good=0, n_test_defect=1, size=64)
-    >>> detector = PatchCoreDetector("filterbank").fit(data.X_train)
+    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=64)).fit(data.X_train)
     >>> found = nearest_normal(detector, data.X_test[:1], data.X_train)
     >>> nearest_normal_picture(found).shape
     (506, 856, 3)

@@ -105,11 +105,9 @@ def check_image_detector(detector: Any) -> list[str]:
 
     Examples
     --------
-    >>> from pyimgano.detectors import PatchCoreDetector
-    >>> from pyimgano.features import FilterBankFeatures
+    >>> from pyimgano.detectors import PixelGaussianDetector
     >>> from pyimgano.testing import check_image_detector
-    >>> detector = PatchCoreDetector(FilterBankFeatures(resize=32), coreset_ratio=0.1)
-    >>> len(check_image_detector(detector))
+    >>> len(check_image_detector(PixelGaussianDetector(resize=32)))
     35
     """
     ran = []

@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
+import textwrap
 from collections import Counter
 from pathlib import Path
 from unittest import mock
@@ -203,7 +202,7 @@ def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path):
     with (
         limits,
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
+            n_workers=1, threads_per_worker=1, dashboard_address=None
         ) as cluster,
     ):
         address = ["--joblib-backend", "dask", "--dask-scheduler", cluster.scheduler_address]
@@ -220,13 +219,13 @@ def test_failures_and_warnings_of_other_processes_arrive(root, tmp_path):
     next((data / "terrazzo" / "train" / "good").iterdir()).write_bytes(b"junk")
     next((data / "wood" / "ground_truth").rglob("*.png")).write_bytes(b"junk")
     with pytest.warns(UserWarning, match="wood: 1 test images are left out of the pixel metrics"):
-        result = run(data, tmp_path, n_jobs=2)
+        result = run(data, tmp_path, n_jobs=2, model=NOT_CUT_SHORT)
     assert list(result.categories) == ["brushed_metal", "wood"]
     assert result.report["failed"]["terrazzo"].startswith("ImageReadError: train/good/")
 
 
 def test_pipelines_that_are_not_saved_come_back(root, tmp_path):
-    result = run(root, tmp_path, n_jobs=2, save_pipeline=False)
+    result = run(root, tmp_path, n_jobs=2, save_pipeline=False, model=NOT_CUT_SHORT)
     assert list(result.pipelines) == NAMES and result.pipelines.paths == {}
     images = load_dataset("folder", root, category="wood").images("test")
     scores = [-record["score"] for record in result.records["wood"]]
@@ -469,7 +468,7 @@ def test_a_run_that_is_going_on_is_not_resumed(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("whole_runs")
-@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork and SIGKILL")
 def test_killed_runs_are_resumed(root, tmp_path, capsys):
     # benchmarks/kill_and_resume.py does this at random moments.
     command = [
@@ -478,16 +477,25 @@ def test_killed_runs_are_resumed(root, tmp_path, capsys):
     ]
     command = [str(one) for one in command]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for last in ("config.json", "categories/brushed_metal/report.json"):
-        program = [sys.executable, "-m", "pyimgano", "benchmark", *command]
-        with subprocess.Popen(
-            [*program, "--output-dir", str(killed)], stdout=subprocess.DEVNULL
-        ) as process:
+    # In a process of its own, which has one thread and can fork without harm.
+    code = """
+        import os, pathlib, signal, sys, time
+        import pyimgano.benchmark
+        from pyimgano.cli import benchmark
+        killed = pathlib.Path(sys.argv[1])
+        for last in ("config.json", "categories/brushed_metal/report.json"):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(benchmark.main([*sys.argv[2:], "--output-dir", sys.argv[1]]))
             while not list(killed.glob(f"*/{last}")):
-                assert process.poll() is None
+                assert os.waitpid(pid, os.WNOHANG) == (0, 0)
                 time.sleep(0.005)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    """
+    program = [sys.executable, "-c", textwrap.dedent(code), str(killed), *command]
+    subprocess.run(program, stdout=subprocess.DEVNULL, check=True, timeout=120)
     (path,) = killed.iterdir()
     assert not RunDirectory(path).is_complete
     for folder in (killed, whole):

@@ -658,34 +658,41 @@ def test_want_of_memory_is_told_as_such(tmp_path, monkeypatch, kind, where):
         read(path)
 
 
-# Limits memory to so many bytes more than are taken, reads the first image, and once more without
-# the limit. A second image is read before, so that all that is compiled is there.
+# Limits memory to so many bytes more than are taken for each of the first images, a number of them,
+# and reads it; reads them once more without the limit. The others are read before, so that all that
+# is compiled is there.
 READ_WITH_LITTLE_MEMORY = """
 import resource, sys
 from pyimgano.inputs import ImageSequence
 
-images = ImageSequence(sys.argv[2:])
-for image in images[1:]:
+margin, n, images = int(sys.argv[1]), int(sys.argv[2]), ImageSequence(sys.argv[3:])
+for image in images[n:]:
     pass
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), hard))
-try:
-    images[0]
-except Exception as error:
-    print(type(error).__name__, error)
-resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-print(images[0].mean())
+for i in range(n):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + margin, hard))
+    try:
+        images[i]
+    except Exception as error:
+        print(type(error).__name__, error)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+print([float(image.mean()) for image in images[:n]])
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_real_want_of_memory(tmp_path, suffix):
-    large, small = tmp_path / f"large.{suffix}", tmp_path / f"small.{suffix}"
-    for path, side in ((large, 3000), (small, 30)):
-        Image.fromarray(np.full((side, side, 3), 7, np.uint8)).save(path)
-    check_want_of_memory(15_000_000, large, small)
+def test_real_want_of_memory(tmp_path):
+    suffixes = ("png", "jpg", "tif")
+    for name, side in (("large", 3000), ("small", 30)):
+        for suffix in suffixes:
+            image = Image.fromarray(np.full((side, side, 3), 7, np.uint8))
+            image.save(tmp_path / f"{name}.{suffix}")
+    check_want_of_memory(
+        15_000_000,
+        [tmp_path / f"large.{suffix}" for suffix in suffixes],
+        [tmp_path / f"small.{suffix}" for suffix in suffixes],
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
@@ -694,14 +701,18 @@ def test_want_of_memory_before_anything_is_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     path = tmp_path / "a.jpg"
     Image.fromarray(np.full((30, 30, 3), 7, np.uint8)).save(path)
-    check_want_of_memory(30_000_000, path)
+    check_want_of_memory(30_000_000, [path])
 
 
-def check_want_of_memory(margin, *paths):
-    command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY, str(margin), *map(str, paths)]
+def check_want_of_memory(margin, images, read_before=()):
+    arguments = [str(one) for one in (margin, len(images), *images, *read_before)]
+    command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "memory is used up" in result.stdout, result
-    assert result.stdout.endswith("7.0\n"), result
+    *errors, means = result.stdout.splitlines()
+    assert means == str([7.0] * len(images)), result
+    assert len(errors) == len(images), result
+    for error, path in zip(errors, images):
+        assert path.name in error and "memory is used up" in error, result
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (7, 1, 3), (23, 31, 3), (23, 31)])
