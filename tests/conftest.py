@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,3 +92,25 @@ def short_runs() -> Iterator[None]:
 def whole_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a file that asks for `short_runs`, what users get."""
     _set_up_runs(monkeypatch, *_OF_RUNS)
+
+
+@pytest.fixture(scope="module")
+def metrics_kept() -> Iterator[None]:
+    """Let each metric of the filter bank be computed once for the tests of a file.
+
+    Most of the time of a fit on a dozen tiny images is the arithmetic that makes the metric of
+    their descriptors, and tests of detectors learn from the same images again and again. What is
+    kept is found by all that the function is given, and is what it would return. For files that
+    are not about this step.
+    """
+    learn, kept = _filterbank._learn_metric, {}
+
+    def learned_before(rows, owner, n_components):
+        key = (*(hashlib.sha256(one).digest() for one in (rows, owner)), rows.shape, n_components)
+        if key not in kept:
+            kept[key] = learn(rows, owner, n_components)
+        return tuple(one.copy() for one in kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_filterbank, "_learn_metric", learned_before)
+        yield

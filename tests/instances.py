@@ -69,7 +69,7 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
     "PaDiMDetector": [PaDiMDetector()],
     "PatchCoreDetector": [PatchCoreDetector(), PatchCoreDetector(coreset_ratio=1.0)],
     "PixelGaussianDetector": [PixelGaussianDetector()],
-    "PixelThresholdCalibrator": [PixelThresholdCalibrator(PatchCoreDetector(), quantile=0.5)],
+    "PixelThresholdCalibrator": [PixelThresholdCalibrator(PaDiMDetector(), quantile=0.5)],
     "PixelMADDetector": [PixelMADDetector()],
     "SPADEDetector": [SPADEDetector(), SPADEDetector(n_neighbors=5, n_pixel_neighbors=2)],
     "SSIMTemplateDetector": [SSIMTemplateDetector()],
@@ -78,11 +78,11 @@ TABLE_INSTANCES: dict[str, list[BaseEstimator]] = {
         SoftPatchDetector(discriminator="gaussian", coreset_ratio=1.0),
     ],
     "PyODDetector": [PyODDetector(KNN())],
-    "PyODView": [as_pyod(PatchCoreDetector())],
+    "PyODView": [as_pyod(PaDiMDetector())],
     "ScoreEnsemble": [
-        ScoreEnsemble([("bank", PatchCoreDetector()), ("gauss", PaDiMDetector())]),
+        ScoreEnsemble([("gauss", PaDiMDetector()), ("pixels", PixelGaussianDetector())]),
     ],
-    "ThresholdCalibrator": [ThresholdCalibrator(PatchCoreDetector()), ThresholdCalibrator()],
+    "ThresholdCalibrator": [ThresholdCalibrator(PaDiMDetector()), ThresholdCalibrator()],
 }
 
 # Detectors that take images only: scikit-learn's battery has one check for them.

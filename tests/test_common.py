@@ -40,6 +40,8 @@ from tests.instances import (
     TRANSFORMER_INSTANCES,
 )
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 # Checks that may fail, with the reason. Nothing else may.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
 

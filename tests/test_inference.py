@@ -48,6 +48,8 @@ from pyimgano.inference import (
 from pyimgano.inputs import ImageFormatNormalizer, ImageSequence
 from pyimgano.testing import make_check_images
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 TRAIN = make_check_images(10)
 NEW = np.concatenate(
     [make_check_images(2, random_state=1), make_check_images(1, defect=True, random_state=2)]

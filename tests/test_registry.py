@@ -42,6 +42,8 @@ from pyimgano.testing import make_check_images
 from pyimgano.utils import all_estimators
 from tests.extras import needs_extra
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 NAMES = list_models()
 # Those that train networks have their checks in tests/test_common.py, with tiny ones.
 TRAINED = list_models(family="trained network")

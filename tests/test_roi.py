@@ -31,11 +31,13 @@ from pyimgano.detectors import (
     SPADEDetector,
 )
 from pyimgano.exceptions import ImageFormatError, TooFewImagesError
-from pyimgano.features import BasePatchFeatures
+from pyimgano.features import BasePatchFeatures, FilterBankFeatures
 from pyimgano.grids import PatchGrids, cells_inside, smooth_inside
 from pyimgano.inference import infer
 from pyimgano.inputs import ImageFormatNormalizer
 from pyimgano.persistence import save
+
+pytestmark = pytest.mark.usefixtures("metrics_kept")
 
 HEIGHT, WIDTH = 32, 40
 
@@ -430,7 +432,7 @@ def test_a_mask_of_everything_changes_nothing():
 
 def test_the_mask_belongs_to_the_model(tmp_path):
     mask = region()
-    detector = PatchCoreDetector("filterbank").fit(GOOD, roi_mask=mask)
+    detector = PatchCoreDetector(FilterBankFeatures(resize=32)).fit(GOOD, roi_mask=mask)
     scores, maps = detector.score_samples(NEW), detector.anomaly_map(NEW)
     mask[:] = False
     np.testing.assert_array_equal(detector.roi_mask_, region())

@@ -29,6 +29,8 @@ from pyimgano.inputs import ImageFormatNormalizer, ImageSequence, check_images
 from pyimgano.testing import make_check_images, yield_image_checks
 from pyimgano.tiling import TiledImages
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 BLENDS = ("hann", "gaussian", "mean", "max")
 
 

@@ -314,7 +314,7 @@ def test_recalibrated_folds_keep_the_rate_that_is_stated():
     rates = []
     for seed in range(12):
         X, shifted = rows(60, seed), rows(600, 100 + seed) + 1.0
-        model = make_pipeline(StandardScaler(), PyODDetector(knn.KNN()))
+        model = make_pipeline(StandardScaler(), PyODDetector(knn.KNN(), cv=2))
         calibrator = ThresholdCalibrator(model, quantile=0.9, ensemble=True).fit(X)
         assert np.mean(calibrator.predict(shifted[100:]) == -1) > 0.2  # parts have changed
         calibrator.recalibrate(shifted[:100])

@@ -23,6 +23,8 @@ from pyimgano.grids import PatchGrids
 from pyimgano.testing import make_check_images, make_check_parts
 from pyimgano.tiling import TilingTransformer
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 
 def two_kinds(shares, seed=0):
     """Grids of ten patches, of which a share lies near (10, 0) and the rest near (0, 0)."""

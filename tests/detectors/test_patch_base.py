@@ -23,7 +23,7 @@ from pyimgano.exceptions import TooFewImagesWarning
 from pyimgano.features import FilterBankFeatures
 from pyimgano.reporting import map_range, range_of_maps
 
-pytestmark = pytest.mark.usefixtures("cross_fit")
+pytestmark = pytest.mark.usefixtures("metrics_kept", "cross_fit")
 
 BANK = FilterBankFeatures(resize=48)
 DETECTORS = [

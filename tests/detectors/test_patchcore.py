@@ -20,6 +20,8 @@ from pyimgano.model_selection import anomaly_roc_auc
 from pyimgano.testing import make_check_images
 from pyimgano.utils import _progress
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 
 def grids(n=10, shape=(3, 4), d=6, seed=0):
     return PatchGrids.from_array(np.random.RandomState(seed).normal(size=(n, *shape, d)))

@@ -22,7 +22,7 @@ import pytest
 import pyimgano
 from tests.golden import _cases, compare, make
 
-pytestmark = pytest.mark.usefixtures("cross_fit")
+pytestmark = pytest.mark.usefixtures("metrics_kept", "cross_fit")
 
 HERE = Path(__file__).resolve().parent
 GOLDEN: dict[str, Any] = json.loads((HERE / "golden.json").read_text("utf-8"))

@@ -34,7 +34,12 @@ def _reference(
     full = cdist(rows.astype(np.float64), bank.astype(np.float64))
     if allowed is not None:
         full[~allowed] = np.inf
-    order = np.argsort(full, axis=1, kind="stable")[:, :k]
+    last = min(k, len(bank)) - 1
+    farthest = np.partition(full, last, axis=1)[:, last, None]
+    order = np.empty((len(rows), last + 1), np.int64)
+    for own, distances, near in zip(order, full, full <= farthest):
+        candidates = np.flatnonzero(near)
+        own[:] = candidates[np.argsort(distances[candidates], kind="stable")[: last + 1]]
     distance = np.take_along_axis(full, order, axis=1)
     order = np.where(np.isinf(distance), -1, order)
     pad = ((0, 0), (0, k - order.shape[1]))
