@@ -389,9 +389,7 @@ def run(prog: str, job: Callable[[], int], argv: Sequence[str] | None = None) ->
             _say_error(prog, message(error), debug)
             return EXIT_STOPPED
         except _user_errors() as error:
-            from pyimgano.utils._outputs import is_out_of_room
-
-            if not is_out_of_room(error):
+            if not _is_out_of_room(error):
                 _say_error(getattr(error, "prog", prog), message(error), debug)
                 return EXIT_USAGE
             _say_error(prog, message(error), debug)
@@ -459,6 +457,15 @@ def _user_errors() -> tuple[type[BaseException], ...]:
 
         found.append(InvalidParameterError)
     return tuple(found)
+
+
+def _is_out_of_room(error: BaseException) -> bool:
+    if not isinstance(error, OSError):
+        return False
+    # It takes a second, which an answer to wrong options is not to take.
+    from pyimgano.utils._outputs import is_out_of_room
+
+    return is_out_of_room(error)
 
 
 def message(error: BaseException) -> str:

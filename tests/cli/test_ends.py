@@ -264,17 +264,30 @@ def test_a_benchmark_whose_summary_cannot_be_written_prints_it(root, tmp_path, m
 
 
 # ---- SIGTERM --------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
 @pytest.mark.parametrize("name", ["train", "benchmark"])
-@pytest.mark.parametrize("where", ["joblib.dump", "pyimgano.persistence._saving.read_saved"])
-def test_sigterm_cleans_up(name, where, commands, tmp_path, monkeypatch, capsys):
-    def terminated(*arguments, **options):
-        signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    "where",
+    [
+        "pyimgano.features._filterbank._learn_metric",
+        "joblib.dump",
+        "pyimgano.persistence._saving.read_saved",
+    ],
+)
+def test_signals_clean_up(
+    where, name, number, status, word, commands, tmp_path, monkeypatch, capsys
+):
+    def stopped(*arguments, **options):
+        signal.raise_signal(number)
         raise AssertionError("was not reached")
 
-    monkeypatch.setattr(where, terminated)
-    assert commands[name]() == 143
+    monkeypatch.setattr(where, stopped)
+    assert commands[name]() == status
     *before, last = capsys.readouterr().err.splitlines()
-    assert last == f"pyimgano-{name}: terminated"
+    assert last == f"pyimgano-{name}: {word}"
     nothing = "pyimgano-benchmark: no category is complete, and nothing was kept"
     assert (nothing in before) == (name == "benchmark")
     assert contents(tmp_path) == {}
@@ -409,6 +422,13 @@ def test_records_that_standard_output_has_no_room_for(root, pipeline_file, monke
         patch.setattr(sys, "stdout", stream_that_is("full"))
         assert infer.main([str(pipeline_file), str(root / "wood/test")]) == 4
     expected = "standard output: No space left on device; stopped after 0 of 7 images\n"
+    assert capsys.readouterr().err == f"pyimgano-infer: error: {expected}"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream_that_is("closed"))
+        assert infer.main([str(pipeline_file), str(root / "wood/test"), "--save-jsonl", "-"]) == 2
+    expected = (
+        "standard output is closed, and the records would go there; give --save-jsonl FILE\n"
+    )
     assert capsys.readouterr().err == f"pyimgano-infer: error: {expected}"
 
 
