@@ -122,7 +122,7 @@ def tree(tmp_path_factory, parts):
     for folder in ("photos/good", "photos/new_good"):
         write(folder, good)
     for folder in ("photos/top/good", "photos/side/good", "photos/left/good"):
-        write(folder, good[:20])  # of which no page states a rate
+        write(folder, good[:9])  # of which no page states a rate
     write("photos/golden", [*good[:2], *new[-2:]])
     write("photos/new", [*new, *good[:4]])
     write("line3", new[:2])
@@ -131,7 +131,7 @@ def tree(tmp_path_factory, parts):
     (root / "maps").mkdir()
     (root / "runs/line3/checkpoints").mkdir(parents=True)
     for category in ("bottle", "screw"):
-        write(f"data/{category}/train/good", good[:50])
+        write(f"data/{category}/train/good", good[:16])
         write(f"data/{category}/test/good", new[:3])
         write(f"data/{category}/test/scratch", new[8:11])
         masks = [read_mask(one, (SIDE, SIDE)) for one in parts.masks_test[8:11]]
@@ -144,15 +144,15 @@ def tree(tmp_path_factory, parts):
     shutil.copytree(root / "data/screw/ground_truth/scratch", masks / "Anomaly")
     folder = "candle/Data/Images"
     rows = [
-        *[("candle", "test" if i > 45 else "train", "normal", f"{folder}/Normal/{i:03d}.png", "")
-          for i in range(50)],
+        *[("candle", "test" if i > 12 else "train", "normal", f"{folder}/Normal/{i:03d}.png", "")
+          for i in range(16)],
         *[("candle", "test", "anomaly", f"{folder}/Anomaly/{i:03d}.png",
            f"candle/Data/Masks/Anomaly/{i:03d}.png") for i in range(3)],
     ]  # fmt: skip
     layouts.table(root / "VisA/split_csv/2cls_highshot.csv", rows)
     lines = [
         "path,split,label",
-        *[f"data/bottle/train/good/{i:03d}.png,train,good" for i in range(50)],
+        *[f"data/bottle/train/good/{i:03d}.png,train,good" for i in range(16)],
         "data/bottle/test/good/000.png,test,good",
         "data/bottle/test/scratch/000.png,test,defective",
     ]

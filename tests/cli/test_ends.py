@@ -426,9 +426,7 @@ def test_records_that_standard_output_has_no_room_for(root, pipeline_file, monke
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream_that_is("closed"))
         assert infer.main([str(pipeline_file), str(root / "wood/test"), "--save-jsonl", "-"]) == 2
-    expected = (
-        "standard output is closed, and the records would go there; give --save-jsonl FILE\n"
-    )
+    expected = "standard output is closed, and the records would go there; give --save-jsonl FILE\n"
     assert capsys.readouterr().err == f"pyimgano-infer: error: {expected}"
 
 
