@@ -25,6 +25,8 @@ from pyimgano.model_selection import anomaly_roc_auc
 from pyimgano.testing import make_check_images
 from pyimgano.tiling import TilingTransformer
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 BOTH = pytest.mark.parametrize("cls", [PatchCoreDetector, PaDiMDetector])
 # Copies of images within a part and of images of an earlier part.
 COPIES = [0, 1, 2, 3, 4, 5, 6, 7, 2, 8, 9, 2, 0, 10, 11, 10, 12, 13]

@@ -22,6 +22,8 @@ from pyimgano.features import FilterBankFeatures
 from pyimgano.reporting import nearest_normal_picture
 from pyimgano.tiling import TilingTransformer
 
+pytestmark = pytest.mark.usefixtures("metrics_kept")
+
 FEATURES = FilterBankFeatures(resize=64)
 DETECTORS = {
     "PatchCore": lambda **options: PatchCoreDetector(FEATURES, coreset_ratio=0.2, **options),
