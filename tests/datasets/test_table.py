@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -30,7 +28,13 @@ from pyimgano.datasets import (
     read_mask,
     register_dataset,
 )
-from pyimgano.exceptions import DatasetError, DuplicateImagesWarning, ImageReadError, PluginError
+from pyimgano.exceptions import (
+    DatasetError,
+    DuplicateImagesWarning,
+    ImageReadError,
+    PluginError,
+    PluginWarning,
+)
 from pyimgano.inputs import ImageSequence
 from tests.datasets import layouts
 
@@ -333,7 +337,7 @@ def test_registering_refuses_what_cannot_work():
         load_dataset("line3")
 
 
-def test_plug_ins_are_found_and_broken_ones_are_named(tmp_path):
+def test_plug_ins_are_found_and_broken_ones_are_named(tmp_path, monkeypatch):
     meta = tmp_path / "plugin-1.0.dist-info"
     meta.mkdir()
     (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
@@ -354,40 +358,25 @@ def test_plug_ins_are_found_and_broken_ones_are_named(tmp_path):
         "INFO = DatasetInfo('another', load, splits=('s',), license='MIT')\n"
         "NUMBER = 1\n"
     )
-    code = f"""
-import json, sys, warnings
-sys.path.insert(0, {str(tmp_path)!r})
-from pyimgano.datasets import dataset_info, list_datasets, load_dataset
-from pyimgano.exceptions import PluginError, PluginWarning
-found = {{}}
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    found["names"] = list_datasets()
-found["warnings"] = [str(w.message) for w in caught if w.category is PluginWarning]
-found["loaded"] = [m for m in ("plugin_broken", "plugin_sets") if m in sys.modules]
-found["opened"] = repr(load_dataset("plugged", {str(tmp_path)!r}))
-found["split"] = load_dataset("told", {str(tmp_path)!r}).category
-found["license"] = dataset_info("told").license
-found["name"] = dataset_info("told").name
-for name in ("broken", "number"):
-    try:
-        load_dataset(name, ".")
-    except PluginError as error:
-        found[name] = str(error)
-print(json.dumps(found))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["names"] == sorted([*DATASETS, "broken", "number", "plugged", "told"])
-    (warning,) = found["warnings"]
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("_entry_points", "_plugin"):  # a process looks once
+        monkeypatch.setattr(_table, name, getattr(_table, name).__wrapped__)
+    with pytest.warns(PluginWarning) as caught:
+        names = list_datasets()
+    assert names == sorted([*DATASETS, "broken", "number", "plugged", "told"])
+    (warning,) = (str(one.message) for one in caught if one.category is PluginWarning)
     assert "'mvtec' (pyimgano.datasets: plugin_sets:load) is left out" in warning
-    assert found["loaded"] == []
-    assert found["opened"] == "<InspectionDataset plugged, None: 1 train, 0 validation, 0 test>"
-    assert (found["split"], found["license"], found["name"]) == ("s", "MIT", "told")
-    assert "'broken' (pyimgano.datasets: plugin_broken:load)" in found["broken"]
-    assert "ZeroDivisionError" in found["broken"]
-    assert "is of type int; it must be a function" in found["number"]
+    assert not {"plugin_broken", "plugin_sets"} & set(sys.modules)
+    opened = load_dataset("plugged", tmp_path)
+    assert repr(opened) == "<InspectionDataset plugged, None: 1 train, 0 validation, 0 test>"
+    assert load_dataset("told", tmp_path).category == "s"
+    assert (dataset_info("told").name, dataset_info("told").license) == ("told", "MIT")
+    with pytest.raises(PluginError, match="ZeroDivisionError") as error:
+        load_dataset("broken", ".")
+    assert "'broken' (pyimgano.datasets: plugin_broken:load)" in str(error.value)
+    with pytest.raises(PluginError, match="is of type int; it must be a function"):
+        load_dataset("number", ".")
+    monkeypatch.delitem(sys.modules, "plugin_sets")
 
 
 # ---- the user guide -------------------------------------------------------------------

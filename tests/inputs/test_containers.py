@@ -156,7 +156,7 @@ def test_parts_of_images_and_grids_keep_their_part_of_the_index(paths):
     column = pd.Series(paths, index=[f"part {i}" for i in range(12)])
     images = check_images(column)
     assert list(images[[3, 1]].index) == ["part 3", "part 1"]
-    grids = FilterBankFeatures(n_components=4).fit(column).transform(images[2:8])
+    grids = FilterBankFeatures(n_components=4, resize=32).fit(column).transform(images[2:8])
     assert list(grids[1:3].index) == ["part 3", "part 4"]
     mask = np.zeros((32, 32), bool)
     mask[:, 16:] = True
@@ -177,7 +177,7 @@ def overwrite(path):
     "step",
     [
         ColorMoments(),
-        FilterBankFeatures(n_components=4),
+        FilterBankFeatures(n_components=4, resize=32),
         TilingTransformer(tile=16),
         make_pipeline(ImageFormatNormalizer(), ColorMoments()),
     ],
