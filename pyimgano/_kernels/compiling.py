@@ -23,7 +23,7 @@ from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 
-__all__ = ["NO_FOLDER", "cache_folder", "keep_compiled", "kernel"]
+__all__ = ["NO_FOLDER", "cache_folder", "kernel"]
 
 # Bytes of address space. Compiling the largest kernel takes about 90 MB, and loading one 20.
 _NEEDED = 128 << 20
@@ -51,33 +51,13 @@ def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher: Any = numba.njit(nogil=True, fastmath=fastmath)(function)
-        if not keep_compiled(dispatcher):
+        try:
+            dispatcher._cache = _Cache(function)  # what cache=True does, with a stricter cache
+        except RuntimeError:
             _warn(NO_FOLDER)
         return dispatcher
 
     return compiled
-
-
-def keep_compiled(dispatcher: Any) -> bool:
-    """Keep in files what a function of numba's compiles to, and look there first.
-
-    Parameters
-    ----------
-    dispatcher : numba dispatcher
-        A compiled function that calls no other one of another file: numba would not notice that
-        it changes.
-
-    Returns
-    -------
-    bool
-        False if no folder can be written to.
-    """
-    try:
-        # What cache=True does, with a stricter cache.
-        dispatcher._cache = _Cache(dispatcher.py_func)
-    except RuntimeError:
-        return False
-    return True
 
 
 def cache_folder() -> Path | None:

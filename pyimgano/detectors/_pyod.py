@@ -9,13 +9,12 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from numbers import Integral
 from threading import RLock
 from typing import Any
 
 import numpy as np
-from numba.core.caching import NullCache
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
@@ -26,7 +25,6 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import validate_data
 
 from pyimgano._checks import input_kind
-from pyimgano._kernels.compiling import keep_compiled
 from pyimgano._moved import current_name
 from pyimgano._pyod_models import PYOD, SCALE_SETTLES, PyODRow, check_pyod_parameters
 from pyimgano._training import SampleKey, TrainingStream
@@ -388,26 +386,7 @@ def _draws_when_scoring(model: Any, rows: np.ndarray, seed: int) -> bool:
     return not same or after[2] is not None  # a model that brought torch along may draw from it
 
 
-# Functions that PyOD compiles in each process anew, which takes a second or two.
-_COMPILED = {
-    "pyod.models.abod": "_wcos",
-    "pyod.models.hbos": "_calculate_outlier_scores",
-    "pyod.utils.stat_models": "_pairwise_distances_no_broadcast_helper",
-}
-
-
-_keep_once = cache(keep_compiled)
-
-
-def _keep_what_pyod_compiles() -> None:
-    for module, name in _COMPILED.items():
-        function = getattr(sys.modules.get(module), name, None)
-        if isinstance(getattr(function, "_cache", None), NullCache):
-            _keep_once(function)
-
-
 def _fit_model(model: Any, rows: np.ndarray, seed: int) -> Any:
-    _keep_what_pyod_compiles()
     with _generators_kept(seed) if _draws_when_fitted(model) else nullcontext():
         fresh = clone(model)  # some draw already when they are constructed
         parameters = fresh.get_params(deep=False)
@@ -545,7 +524,6 @@ def _scores(
     model: Any, rows: np.ndarray, seed: int, one_by_one: bool, draws: bool = True
 ) -> np.ndarray:
     """Anomaly scores ``(n,)``; a model that draws at random draws the same every time."""
-    _keep_what_pyod_compiles()
     parts = []
     for part in np.split(rows, len(rows)) if one_by_one else [rows]:
         own = copy.copy(model)  # some keep intermediate results of the batch in themselves

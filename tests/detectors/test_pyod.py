@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import re
 import time
@@ -12,12 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from pyod.models.abod import ABOD
 from pyod.models.base import BaseDetector
 from pyod.models.cblof import CBLOF
 from pyod.models.copod import COPOD
 from pyod.models.ecod import ECOD
-from pyod.models.hbos import HBOS
 from pyod.models.iforest import IForest
 from pyod.models.inne import INNE
 from pyod.models.kde import KDE
@@ -605,22 +602,6 @@ def test_inne_of_copies_has_a_finite_threshold():
     detector = PyODDetector(INNE(n_estimators=20)).fit(X)
     assert np.isfinite(detector.training_scores_).all() and np.isfinite(detector.offset_)
     assert detector.predict(own[:5] + 50).tolist() == [-1] * 5
-
-
-@pytest.mark.parametrize(
-    ("model", "compiled"),
-    [
-        (ABOD(), "pyod.models.abod:_wcos"),
-        (CBLOF(n_clusters=2), "pyod.utils.stat_models:_pairwise_distances_no_broadcast_helper"),
-        (HBOS(), "pyod.models.hbos:_calculate_outlier_scores"),
-    ],
-)
-def test_what_pyod_compiles_is_kept_for_other_processes(model, compiled):
-    module, _, name = compiled.partition(":")
-    function = getattr(importlib.import_module(module), name)
-    PyODDetector(model, cv=2).fit(rows())
-    assert function.signatures  # it is what the model calls
-    assert function.stats.cache_path is not None
 
 
 @pytest.mark.parametrize(
