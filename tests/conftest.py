@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
@@ -61,39 +60,6 @@ def cross_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_filterbank, name, value)
 
 
-# Half of the time of a command or a run on tiny images went into what neither is about: the
-# metric of the default features, and a thousand draws for each interval of a pixel metric. Files
-# of tests about commands and runs ask for `short_runs`; the tests of features, of detectors, of
-# evaluation and the golden ones do not. Other processes know nothing of it: `whole_runs` is for
-# comparisons with them.
-_OF_RUNS = (_filterbank._learn_metric, PixelMetric.bootstrap_interval.__kwdefaults__["n_resamples"])
-
-
-def _scaled(rows: np.ndarray, owner: np.ndarray, n_components: int) -> tuple:
-    """Instead of a learned metric, the first numbers of a descriptor by how much they vary."""
-    projection = np.diag(1 / (rows.std(axis=0) + 0.1))[:, :n_components]
-    return rows.mean(axis=0), projection.astype(np.float32)
-
-
-def _set_up_runs(patch: pytest.MonkeyPatch, learn_metric: Callable, n_resamples: int) -> None:
-    patch.setattr(_filterbank, "_learn_metric", learn_metric)
-    patch.setitem(PixelMetric.bootstrap_interval.__kwdefaults__, "n_resamples", n_resamples)
-
-
-@pytest.fixture(scope="module")
-def short_runs() -> Iterator[None]:
-    """Commands and runs take little time over the features and over intervals."""
-    with pytest.MonkeyPatch.context() as patch:
-        _set_up_runs(patch, _scaled, 50)
-        yield
-
-
-@pytest.fixture
-def whole_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a file that asks for `short_runs`, what users get."""
-    _set_up_runs(monkeypatch, *_OF_RUNS)
-
-
 @pytest.fixture(scope="module")
 def metrics_kept() -> Iterator[None]:
     """Let each metric of the filter bank be computed once for the tests of a file.
@@ -114,3 +80,24 @@ def metrics_kept() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_filterbank, "_learn_metric", learned_before)
         yield
+
+
+# An interval of a pixel metric is a thousand draws, half of the time of a run on tiny images. Files
+# of tests about commands and runs ask for `short_runs`; the tests of evaluation and the golden
+# ones do not. Other processes know nothing of it: `whole_runs` is for comparisons with them.
+_DEFAULTS_OF_INTERVALS = PixelMetric.bootstrap_interval.__kwdefaults__
+_N_DRAWS = _DEFAULTS_OF_INTERVALS["n_resamples"]
+
+
+@pytest.fixture(scope="module")
+def short_runs(metrics_kept: None) -> Iterator[None]:
+    """Commands and runs take little time over the features and over intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_DEFAULTS_OF_INTERVALS, "n_resamples", 50)
+        yield
+
+
+@pytest.fixture
+def whole_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file that asks for `short_runs`, the intervals that users get."""
+    monkeypatch.setitem(_DEFAULTS_OF_INTERVALS, "n_resamples", _N_DRAWS)

@@ -305,7 +305,6 @@ def test_validation_images_put_the_threshold(tmp_path):
     assert (threshold["part"], threshold["scores"]) == ("train", "2 folds")
 
 
-@pytest.mark.usefixtures("whole_runs")  # the short ones find nothing to compare
 def test_loco_has_saturated_overlap_for_each_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "_seeds", itertools.count())  # the same pictures in any order
     root = layouts.mvtec_loco(tmp_path)
