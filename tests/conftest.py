@@ -18,6 +18,9 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
+# Processes that tests start write as those of users do, who set no such variable.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 from pyimgano.evaluation._pixel_metrics import PixelMetric  # noqa: E402  (after the variables)
 from pyimgano.features import _filterbank  # noqa: E402
 
