@@ -23,7 +23,7 @@ from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 
-__all__ = ["NO_FOLDER", "cache_folder", "kernel"]
+__all__ = ["cache_folder", "kernel"]
 
 # Bytes of address space. Compiling the largest kernel takes about 90 MB, and loading one 20.
 _NEEDED = 128 << 20
@@ -32,7 +32,7 @@ _NOT_KEPT = (
     "compiled code is not kept, because {}. Each process compiles it again, which takes tens of "
     "seconds. Set the environment variable NUMBA_CACHE_DIR to a folder that can be written to."
 )
-NO_FOLDER = _NOT_KEPT.format("no folder can be written to")
+_said: set[str] = set()
 
 
 def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Any]:
@@ -53,19 +53,23 @@ def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]
         dispatcher: Any = numba.njit(nogil=True, fastmath=fastmath)(function)
         try:
             dispatcher._cache = _Cache(function)  # what cache=True does, with a stricter cache
-        except RuntimeError:
-            _warn(NO_FOLDER)
+        except RuntimeError as error:
+            _warn(_no_folder(error))
         return dispatcher
 
     return compiled
 
 
-def cache_folder() -> Path | None:
-    """Folder in which compiled code of this package is kept; None if none can be written to."""
+def cache_folder() -> tuple[Path | None, str]:
+    """Folder in which compiled code of the kernels is kept; None, and why, if there is none."""
     try:
-        return Path(_Cache(cache_folder).cache_path)
-    except RuntimeError:
-        return None
+        return Path(_Cache(cache_folder).cache_path), ""
+    except RuntimeError as error:
+        return None, _no_folder(error)
+
+
+def _no_folder(error: RuntimeError) -> str:
+    return _NOT_KEPT.format(f"numba finds no folder that it can write to ({error})")
 
 
 class _Cache(FunctionCache):
@@ -90,6 +94,7 @@ class _Cache(FunctionCache):
         try:
             self.flush()
         except OSError as error:
+            self.disable()  # saving would read what is there once more
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
@@ -97,7 +102,10 @@ class _Cache(FunctionCache):
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    """Warn once: kernels fail alike, and numba has Python forget which warnings it showed."""
+    if not _said:
+        _said.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 class _RoomCheck(event.Listener):
@@ -111,8 +119,8 @@ class _RoomCheck(event.Listener):
             mmap.mmap(-1, _NEEDED).close()
         except OSError as error:
             raise MemoryError(
-                f"less than {_NEEDED >> 20} MB of memory is left, which numba needs to prepare "
-                "compiled code"
+                f"less than {_NEEDED >> 20} MB of memory is left, which numba may need to prepare "
+                "compiled code; free memory, or raise the limit of this process (ulimit -v)"
             ) from error
 
     def on_end(self, event: Any) -> None:

@@ -56,13 +56,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _examine() -> dict[str, Any]:
-    from pyimgano._kernels.compiling import NO_FOLDER, cache_folder
+    from pyimgano._kernels.compiling import cache_folder
     from pyimgano.backbones._weights import weights_folders
     from pyimgano.utils import environment
     from pyimgano.utils._optional import EXTRAS, has_extra
     from pyimgano.utils._threads import n_threads
 
-    compiled = cache_folder()
+    compiled, why_not = cache_folder()
     found: dict[str, Any] = {
         "environment": environment(),
         "threads_used": n_threads(),
@@ -75,7 +75,7 @@ def _examine() -> dict[str, Any]:
     }
     found["problems"] = _opencv_problems(found["environment"]["packages"])
     if compiled is None:
-        found["problems"].append(NO_FOLDER)
+        found["problems"].append(why_not)
     return found
 
 

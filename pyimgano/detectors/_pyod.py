@@ -342,11 +342,7 @@ def _generators_kept(seed: int | None = None) -> Iterator[None]:
             np.random.seed(seed)  # noqa: NPY002
             random.seed(seed)
             if torch is not None:
-                # Not torch.manual_seed: it also notes a seed for GPUs that there are not, with a
-                # stack trace at each call.
-                torch.default_generator.manual_seed(seed)
-                if torch.cuda.is_available():
-                    torch.cuda.manual_seed_all(seed)
+                torch.manual_seed(seed)
         try:
             yield
         finally:

@@ -234,7 +234,7 @@ def read_image(path: str, u16_max: int, resize: tuple[int, int] | None) -> np.nd
     except (MemoryError, cv2.error) as error:
         if not _lacks_memory(error):
             raise
-        raise ImageReadError(path, _NO_MEMORY) from error
+        raise ImageReadError(path, _no_memory(error)) from error
 
 
 def as_canonical(raw: np.ndarray, u16_max: int, where: str) -> np.ndarray:
@@ -322,8 +322,14 @@ def _tolerant(path: str, step: Callable[[], _T]) -> _T:
         raise ImageReadError(path, f"{_PILLOWS_LIMIT} ({error})") from error
     except (*_DECODE_ERRORS, MemoryError) as error:
         if _lacks_memory(error):
-            raise ImageReadError(path, _NO_MEMORY) from error
+            raise ImageReadError(path, _no_memory(error)) from error
         raise ImageReadError(path, f"is truncated or damaged ({error})") from error
+
+
+def _no_memory(error: BaseException) -> str:
+    """Say what there is to do; an image may be small, and what it takes to decode it large."""
+    what = str(error) if isinstance(error, MemoryError) else ""
+    return f"{_NO_MEMORY} ({what})" if what else _NO_MEMORY
 
 
 def _lacks_memory(error: BaseException) -> bool:

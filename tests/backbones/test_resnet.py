@@ -41,7 +41,8 @@ def test_names_shapes_and_published_weights_are_torchvisions(backbone):
     assert ResNet.published(backbone) == (str(first), first.url)
     graph = build_graph(backbone, ("layer4", "layer1.0"))
     whole = TorchModule(graph, COLORS, "cpu", "float32").shapes
-    # Of the others there is what comes before: torchvision takes long to cut off each.
+    # The shapes of shorter networks are the first of this one's; torchvision takes long to cut
+    # off each.
     for layers, before in (
         (("layer4", "layer1.0"), ("",)),
         (("layer2", "layer3"), ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.")),

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import textwrap
+import time
 from collections import Counter
 from pathlib import Path
 from unittest import mock
@@ -202,7 +203,7 @@ def test_workers_of_a_cluster_write_what_one_process_writes(root, tmp_path):
     with (
         limits,
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=None
+            n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
     ):
         address = ["--joblib-backend", "dask", "--dask-scheduler", cluster.scheduler_address]
@@ -468,7 +469,7 @@ def test_a_run_that_is_going_on_is_not_resumed(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("whole_runs")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork and SIGKILL")
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
 def test_killed_runs_are_resumed(root, tmp_path, capsys):
     # benchmarks/kill_and_resume.py does this at random moments.
     command = [
@@ -477,25 +478,16 @@ def test_killed_runs_are_resumed(root, tmp_path, capsys):
     ]
     command = [str(one) for one in command]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # In a process of its own, which has one thread and can fork without harm.
-    code = """
-        import os, pathlib, signal, sys, time
-        import pyimgano.benchmark
-        from pyimgano.cli import benchmark
-        killed = pathlib.Path(sys.argv[1])
-        for last in ("config.json", "categories/brushed_metal/report.json"):
-            pid = os.fork()
-            if pid == 0:
-                os._exit(benchmark.main([*sys.argv[2:], "--output-dir", sys.argv[1]]))
+    for last in ("config.json", "categories/brushed_metal/report.json"):
+        program = [sys.executable, "-m", "pyimgano", "benchmark", *command]
+        with subprocess.Popen(
+            [*program, "--output-dir", str(killed)], stdout=subprocess.DEVNULL
+        ) as process:
             while not list(killed.glob(f"*/{last}")):
-                assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+                assert process.poll() is None
                 time.sleep(0.005)
-            os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    """
-    program = [sys.executable, "-c", textwrap.dedent(code), str(killed), *command]
-    subprocess.run(program, stdout=subprocess.DEVNULL, check=True, timeout=120)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
     (path,) = killed.iterdir()
     assert not RunDirectory(path).is_complete
     for folder in (killed, whole):

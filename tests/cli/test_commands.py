@@ -1347,6 +1347,25 @@ def test_interrupt_leaves_whole_lines(pipeline_file, root, tmp_path, monkeypatch
     assert not out.exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process")
+def test_ctrl_c_at_the_shell(tmp_path):
+    # As a process, because what Ctrl-C meets there may be anywhere, the imports included.
+    # A shell starts what it runs in the background with interrupts ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pyimgano.cli.benchmark import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "--dataset", "synthetic", "--output-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        told = next((line for line in process.stderr if b"fitting" in line), None)
+        assert told is not None  # else it has ended by itself
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.decode().strip() == "pyimgano-benchmark: interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_output_that_nobody_reads_is_no_error(pipeline_file, root):
     code = "import sys; from pyimgano.cli.infer import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "--pipeline", str(pipeline_file), "--save-jsonl", "-"]
@@ -1715,7 +1734,7 @@ def test_doctor_finds_two_opencvs_and_that_no_folder_can_be_written_to(capsys, m
     assert call(doctor.main) == 1
     text = capsys.readouterr().out
     assert "compiled code: kept nowhere\n" in text
-    assert "problem: compiled code is not kept, because no folder can be written to." in text
+    assert "problem: compiled code is not kept, because numba finds no folder that it can" in text
     assert "problem: opencv-python and opencv-python-headless are installed" in text
 
 

@@ -253,7 +253,7 @@ def test_real_weights_on_bottles(shared_data):
 # --- state ---------------------------------------------------------------------------------
 
 
-def test_saved_without_network_and_loaded_elsewhere(weights, images, tmp_path):
+def test_saved_without_network_and_loaded_again(weights, images, tmp_path):
     steps = {
         "file": BackbonePatchFeatures("resnet18", weights=weights, **SMALL).fit(images),
         "random": BackbonePatchFeatures("resnet18", weights=None, random_state=4, **SMALL),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import os
 import warnings
 
@@ -11,12 +12,18 @@ import numba
 import pytest
 from numba.core import caching
 
+from pyimgano._kernels import compiling
+
 CODE = """
 from pyimgano._kernels.compiling import kernel
 
 @kernel()
 def twice(x):
     return 2 * x
+
+@kernel()
+def four_times(x):
+    return 2 * twice(x)
 """
 
 
@@ -27,19 +34,29 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch):
+    monkeypatch.setattr(compiling, "_said", set())
+
+
 @pytest.fixture
-def twice(tmp_path):
-    """A function that gives the kernel as another process would have it."""
+def import_anew(tmp_path):
+    """A function that gives the kernels as another process would have them."""
     path = tmp_path / "module.py"
     path.write_text(CODE)
 
-    def import_anew():
+    def imported():
         spec = importlib.util.spec_from_file_location("module", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.twice
+        return module
 
-    return import_anew
+    return imported
+
+
+@pytest.fixture
+def twice(import_anew):
+    return lambda: import_anew().twice
 
 
 def files(folder, suffix):
@@ -70,6 +87,30 @@ def test_a_file_that_was_cut_short_is_made_anew(folder, twice, suffix, left):
     assert n_compiled(later) == 0
 
 
+def test_a_file_that_was_cut_short_and_cannot_be_replaced_is_no_error(folder, twice, monkeypatch):
+    twice()(3)
+    (path,) = files(folder, ".nbi")
+    path.write_bytes(b"")
+
+    def write(self, overloads):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "_save_index", write)
+    with pytest.warns(RuntimeWarning, match=r"not permitted.*NUMBA_CACHE_DIR"):
+        assert twice()(3) == 6
+
+
+def test_a_full_disk_is_said_once(folder, import_anew, monkeypatch):
+    def write(self, name, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "_save_data", write)
+    with pytest.warns(RuntimeWarning, match="No space left") as warned:
+        module = import_anew()
+        assert (module.twice(3), module.twice(1.5), module.four_times(3)) == (6, 3, 12)
+    assert len(warned) == 1
+
+
 def test_a_full_disk_is_said_and_no_error(folder, twice, monkeypatch):
     def write(self, name, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -98,8 +139,31 @@ def test_no_folder_at_all_is_said_and_no_error(twice, monkeypatch):
     locators = caching.FunctionCache._impl_class._locator_classes
     for locator in locators:  # as on a system of files that is read-only
         monkeypatch.setattr(locator, "from_function", lambda *args: None)
-    with pytest.warns(RuntimeWarning, match=r"no folder can be written to.*NUMBA_CACHE_DIR"):
+    with pytest.warns(RuntimeWarning, match=r"finds no folder.*NUMBA_CACHE_DIR"):
         made = twice()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert made(3) == 6
+
+
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_memory_is_asked_for_once_before_a_kernel_and_what_it_calls(
+    import_anew, monkeypatch, n_before
+):
+    """Numba would make errors of its own of what is raised when it has begun."""
+    asked = []
+
+    def mapped(*arguments):
+        asked.append(arguments)
+        if len(asked) > n_before:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return io.BytesIO()
+
+    four_times = import_anew().four_times
+    monkeypatch.setattr(compiling.mmap, "mmap", mapped)
+    if n_before:
+        assert four_times(3) == 12
+    else:
+        with pytest.raises(MemoryError, match=r"less than 128 MB .* free memory"):
+            four_times(3)
+    assert len(asked) == 1
